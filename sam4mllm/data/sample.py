@@ -1,0 +1,67 @@
+"""Sample: one phrase about one picture, with the masks it means. The record that every reader makes and every stage takes.
+
+Masks travel as COCO's compressed run lengths and are decoded when asked for, so a list of 120,000 samples stays light.
+This module knows no file format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm.data.masks import Rle, decode
+from sam4mllm.geometry import Box
+
+
+@dataclass(frozen=True, slots=True)
+class MaskObject:
+    """One annotated object of a picture.
+
+    `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the target store.
+    `box` is the annotated box where the format has one, else the tight box of the mask.
+    """
+
+    id: str
+    rle: Rle
+    box: Box
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The mask (H, W), bool, at the picture's size."""
+        return decode(self.rle)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One phrase about one picture. `objects` is what the phrase means: none ("no object"), one or several.
+
+    `ignore` marks the pixels that count for nobody when scores are taken (ReasonSeg's 255), or None.
+
+    Raises:
+        ValueError: a mask whose size is not the picture's.
+    """
+
+    id: str
+    image: Path
+    size_wh: tuple[int, int]
+    phrase: str
+    objects: tuple[MaskObject, ...]
+    ignore: Rle | None = None
+
+    def __post_init__(self) -> None:
+        width, height = self.size_wh
+        for what, rle in [(f"object {o.id}", o.rle) for o in self.objects] + [("ignore mask", self.ignore)]:
+            if rle is not None and tuple(rle["size"]) != (height, width):
+                raise ValueError(
+                    f"sample {self.id}: the {what} is {tuple(rle['size'])} (H, W), its picture is {(height, width)}"
+                )
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the picture."""
+        width, height = self.size_wh
+        union = np.zeros((height, width), dtype=bool)
+        for item in self.objects:
+            union |= item.mask()
+        return union

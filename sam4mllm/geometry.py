@@ -1,0 +1,147 @@
+"""Box, Point, SamPrompt and the coordinate grid: the only place that scales or rounds a coordinate.
+
+Every coordinate is continuous, x to the right and y downwards, in pixels of the original picture: pixel (column c, row r)
+covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2 exclusive, so
+COCO's (x, y, w, h) is (x, y, x + w, y + h) and a mask of one pixel has a box of area 1.
+
+This module knows nothing about text, models or files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+POSITIVE = 1
+NEGATIVE = 0
+
+
+class Box(NamedTuple):
+    """A box (x1, y1, x2, y2) in pixels of the original picture, x2 and y2 exclusive."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @property
+    def width(self) -> float:
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels; 0 for a box without extent."""
+        return max(self.width, 0.0) * max(self.height, 0.0)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union with `other`, in [0, 1]; no pixel is added to a side."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        intersection = max(width, 0.0) * max(height, 0.0)
+        union = self.area + other.area - intersection
+        return intersection / union if union > 0 else 0.0
+
+    def clip(self, size_wh: tuple[int, int]) -> Box:
+        """The part of the box inside a picture of `size_wh` pixels."""
+        width, height = size_wh
+        return Box(
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+            min(max(self.x2, 0.0), width),
+            min(max(self.y2, 0.0), height),
+        )
+
+    def widen(self, share: float, size_wh: tuple[int, int]) -> Box:
+        """The box grown on each side by `share` of its width and height, clipped to the picture."""
+        dx, dy = self.width * share, self.height * share
+        return Box(self.x1 - dx, self.y1 - dy, self.x2 + dx, self.y2 + dy).clip(size_wh)
+
+
+class Point(NamedTuple):
+    """A point prompt in pixels of the original picture; `label` is POSITIVE (on the object) or NEGATIVE (off it)."""
+
+    x: float
+    y: float
+    label: int
+
+
+@dataclass(frozen=True, slots=True)
+class SamPrompt:
+    """What SAM is asked for one object: a box, points, or both.
+
+    Raises:
+        ValueError: neither box nor points; a coordinate that is not finite; a box whose corners are out of order; a label
+            that is neither 1 nor 0.
+    """
+
+    box: Box | None
+    points: tuple[Point, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.box is None and not self.points:
+            raise ValueError("a SAM prompt needs a box or at least one point; got neither")
+        if self.box is not None:
+            if not all(math.isfinite(value) for value in self.box):
+                raise ValueError(f"box coordinates must be finite; got {tuple(self.box)}")
+            if self.box.x1 > self.box.x2 or self.box.y1 > self.box.y2:
+                raise ValueError(f"a box is (x1 <= x2, y1 <= y2); got {tuple(self.box)}")
+        for point in self.points:
+            if not (math.isfinite(point.x) and math.isfinite(point.y)):
+                raise ValueError(f"point coordinates must be finite; got {tuple(point)}")
+            if point.label not in (POSITIVE, NEGATIVE):
+                raise ValueError(f"a point label is 1 (positive) or 0 (negative); got {point.label}")
+
+    @property
+    def positives(self) -> tuple[Point, ...]:
+        return tuple(point for point in self.points if point.label == POSITIVE)
+
+    @property
+    def negatives(self) -> tuple[Point, ...]:
+        return tuple(point for point in self.points if point.label == NEGATIVE)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The integer coordinates in which a model writes: `bins_wh` bins across and down the picture.
+
+    A bin is half open, [k, k + 1) * size / bins; a coordinate goes to the bin it lies in, and a bin comes back as its centre,
+    so `to_bin(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A coordinate on the far edge
+    of the picture belongs to the last bin.
+    """
+
+    bins_wh: tuple[int, int] = (1000, 1000)
+
+    def __post_init__(self) -> None:
+        if min(self.bins_wh) < 1:
+            raise ValueError(f"a grid has at least one bin each way; got {self.bins_wh}")
+
+    def to_bins(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """The bins (column, row) of a point in pixels; points outside the picture go to the nearest bin."""
+        return tuple(  # type: ignore[return-value]
+            min(max(math.floor(value * bins / size), 0), bins - 1)
+            for value, bins, size in zip((x, y), self.bins_wh, size_wh, strict=True)
+        )
+
+    def to_pixels(self, column: int, row: int, size_wh: tuple[int, int]) -> tuple[float, float]:
+        """The centre, in pixels, of the bin (column, row)."""
+        return tuple(  # type: ignore[return-value]
+            (index + 0.5) * size / bins
+            for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
+        )
+
+
+def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
+    """The tight box of a mask (H, W) bool; None for an empty mask."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    if rows.size == 0:
+        return None
+    columns = np.flatnonzero(mask.any(axis=0))
+    return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
