@@ -1,0 +1,75 @@
+"""Method: how a model is taught to name a region and how it is asked for one.
+
+Nothing outside `methods/` assumes that an answer is text with a box and points: what leaves a method is SAM prompts
+with a status, or conversations to learn. This module knows no text form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.data.sample import Sample
+from sam4mllm.geometry import SamPrompt
+from sam4mllm.mllm.generate import Engine
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A phrase about a picture of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB."""
+
+    image: str | Path | Image | npt.NDArray[np.uint8]
+    phrase: str
+    size_wh: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model answered. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed"."""
+
+    status: Literal["ok", "no_object", "malformed"]
+    prompts: tuple[SamPrompt, ...]
+    text: str
+    reason: str | None = None
+
+
+class Taught(Protocol):
+    """The part of a stored target (`targets.store.ObjectTarget`) that methods read: prompts, the best one first."""
+
+    @property
+    def prompts(self) -> Sequence[SamPrompt]: ...
+
+
+class Method(Protocol):
+    """A way to teach regions to an MLLM and to ask for them."""
+
+    name: str
+
+    def settings(self) -> dict[str, Any]:
+        """All that `methods.method_from_settings` needs to make this method again; plain JSON, `name` included."""
+        ...
+
+    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
+        """The conversations that teach the phrases of one picture. `targets` is by object id.
+
+        A phrase one of whose objects has no target is left out: half of its objects would be a wrong answer.
+        """
+        ...
+
+    def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """The model's answers, in the order of the questions, with prompts in pixels of each picture."""
+        ...
+
+
+def teachable(sample: Sample, targets: Mapping[str, Taught]) -> bool:
+    """Whether every object that the phrase means has a target to teach; true for a phrase that means nothing."""
+    return all(item.id in targets and targets[item.id].prompts for item in sample.objects)

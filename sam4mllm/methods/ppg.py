@@ -1,0 +1,126 @@
+"""PPG, prompt-point generation: the model writes box and points in one answer (SAM4MLLM, arXiv 2409.10542, section 3).
+
+Taught: per object, the box and the point group that SAM did best with. Asked: the same question, one phrase at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sam4mllm.chat.conversation import Conversation, asking, teaching
+from sam4mllm.chat.grammar import AnswerGrammar
+from sam4mllm.chat.questions import ask_prompts
+from sam4mllm.data.sample import Sample
+from sam4mllm.geometry import Grid, SamPrompt
+from sam4mllm.methods.base import Answer, Question, Taught, teachable
+from sam4mllm.mllm.generate import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Ppg:
+    """PPG with `positives` points on and `negatives` points off each object, on a `grid` of bins each way.
+
+    With no points at all it teaches and asks boxes alone. `phrases` is how many phrases of a picture are taught in one
+    conversation; each is asked in one of its own.
+
+    Raises:
+        ValueError: a negative number of points; no bin, or no phrase.
+    """
+
+    positives: int
+    negatives: int
+    grid: int
+    phrases: int
+
+    name = "ppg"
+
+    def __post_init__(self) -> None:
+        if min(self.positives, self.negatives) < 0:
+            raise ValueError(f"the numbers of points are 0 or more; got {self.positives} on, {self.negatives} off")
+        if min(self.grid, self.phrases) < 1:
+            raise ValueError(f"grid and phrases are 1 or more; got grid={self.grid}, phrases={self.phrases}")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "positives": self.positives,
+            "negatives": self.negatives,
+            "grid": self.grid,
+            "phrases": self.phrases,
+        }
+
+    @property
+    def grammar(self) -> AnswerGrammar:
+        return AnswerGrammar(Grid((self.grid, self.grid)))
+
+    def question(self, phrase: str) -> str:
+        return ask_prompts(phrase, self.positives, self.negatives)
+
+    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
+        """One conversation for every `phrases` phrases of the picture, and that once for each rank of kept prompts.
+
+        Phrases that mean the same objects go to different conversations, because in one the second answer could be
+        copied from the first. An object with fewer prompts than another repeats its last one.
+
+        Raises:
+            ValueError: samples of several pictures.
+        """
+        pictures = {sample.image for sample in samples}
+        if len(pictures) > 1:
+            raise ValueError(f"a conversation is about one picture; got samples of {sorted(map(str, pictures))}")
+        conversations = []
+        for group in _groups([sample for sample in samples if teachable(sample, targets)], self.phrases):
+            kept = [len(targets[item.id].prompts) for sample in group for item in sample.objects]
+            for rank in range(max(kept, default=1)):
+                exchanges = [(self.question(s.phrase), self._answer(s, targets, rank)) for s in group]
+                conversations.append(teaching(group[0].image, exchanges))
+        return conversations
+
+    def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        conversations = [asking(question.image, self.question(question.phrase)) for question in questions]
+        texts = engine.generate(conversations, max_new_tokens)
+        return [self._read(text, question.size_wh) for text, question in zip(texts, questions, strict=True)]
+
+    def _answer(self, sample: Sample, targets: Mapping[str, Taught], rank: int) -> str:
+        chosen = [targets[item.id].prompts for item in sample.objects]
+        prompts = [self._cut(prompts[min(rank, len(prompts) - 1)]) for prompts in chosen]
+        return self.grammar.write(reading_order(prompts), sample.size_wh)
+
+    def _cut(self, prompt: SamPrompt) -> SamPrompt:
+        """The prompt with the points that the question asks for, the first ones of each kind."""
+        return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])
+
+    def _read(self, text: str, size_wh: tuple[int, int]) -> Answer:
+        parsed = self.grammar.parse(text, size_wh)
+        return Answer(parsed.status, parsed.prompts, text, parsed.reason)
+
+
+def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
+    """The prompts by their box's left edge, then its top: an order that a model can learn, as the file's is not.
+
+    Raises:
+        ValueError: a prompt without a box.
+    """
+
+    def corner(prompt: SamPrompt) -> tuple[float, float]:
+        if prompt.box is None:
+            raise ValueError(f"reading order goes by boxes; got a prompt with points only: {prompt.points}")
+        return prompt.box.x1, prompt.box.y1
+
+    return sorted(prompts, key=corner)
+
+
+def _groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """The samples in groups of at most `size`, no two of which mean the same objects."""
+    layers: list[list[Sample]] = []
+    seen: dict[frozenset[str], int] = {}
+    for sample in samples:
+        meaning = frozenset(item.id for item in sample.objects)
+        layer = seen.get(meaning, 0)
+        seen[meaning] = layer + 1
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(sample)
+    return [layer[start : start + size] for layer in layers for start in range(0, len(layer), size)]

@@ -1,0 +1,122 @@
+"""Engine: conversations in, answers out. What runs the model is behind it, so that another server can take its place.
+
+An engine knows nothing about what the answers mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
+from sam4mllm.mllm.load import Mllm
+
+
+class Engine(Protocol):
+    """Whatever answers conversations. Several may be about one picture; the engine may profit from that."""
+
+    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
+        """The answer to each conversation's last turn, in the order given, of at most `max_new_tokens` tokens each."""
+        ...
+
+
+class TransformersEngine:
+    """Greedy answers of a loaded model, in left-padded batches of `batch_size`.
+
+    Conversations of like size share a batch, so little is padded; answers come back in the order asked, and depend on
+    the batch only as far as the rounding of the device's arithmetic does.
+
+    Raises:
+        ValueError: a batch size below 1.
+    """
+
+    def __init__(self, mllm: Mllm, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f"a batch holds at least one conversation; got batch_size={batch_size}")
+        self.mllm = mllm
+        self.batch_size = batch_size
+
+    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
+        """The answers, without special tokens and surrounding white space.
+
+        Raises:
+            ValueError: a conversation whose last turn is not the user's.
+            DataError: a picture cannot be read.
+        """
+        for conversation in conversations:
+            if not conversation.asks:
+                raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
+        order = sorted(range(len(conversations)), key=lambda index: _cost(conversations[index]))
+        answers = [""] * len(conversations)
+        with _evaluating(self.mllm.model):
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                texts = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
+                for index, text in zip(batch, texts, strict=True):
+                    answers[index] = text
+        return answers
+
+    def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
+        import torch
+        from transformers import GenerationConfig
+
+        mllm = self.mllm
+        tokenizer = mllm.processor.tokenizer
+        inputs = model_inputs(
+            mllm.processor,
+            [messages_with_picture(conversation) for conversation in conversations],
+            padding_side="left",
+            add_generation_prompt=True,
+        ).to(mllm.device, mllm.dtype)
+        # Each value that would change greedy decoding is set here, because transformers fills the others from the
+        # checkpoint's own generation_config, and some chat models ship a repetition penalty, which spoils coordinates.
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=mllm.end_ids,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=True,
+        )
+        with torch.inference_mode():
+            tokens = mllm.model.generate(**inputs, generation_config=settings)
+        written = tokens[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+
+def _cost(conversation: Conversation) -> tuple[int, int]:
+    """What decides the number of tokens: the picture's area in pixels and the characters of the turns.
+
+    A picture that cannot be opened sorts first; the batch it comes to says what is wrong with it.
+    """
+    return _area(conversation.image), sum(len(turn.text) for turn in conversation.turns)
+
+
+def _area(image: Any) -> int:
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return int(np.prod(image.shape[:2]))
+    if isinstance(image, Image.Image):
+        return image.width * image.height
+    try:
+        with Image.open(image) as header:
+            return header.width * header.height
+    except OSError:
+        return 0
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """The model in evaluation mode, and back in the mode it was found in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

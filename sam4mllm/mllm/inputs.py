@@ -1,0 +1,49 @@
+"""Conversations to the tensors that a model takes: pictures opened, chat template rendered, text tokenised and padded.
+
+Training and generation both pass here, so what is taught and what is asked are fed in alike. This module knows no
+labels and no answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.predict.images import as_rgb
+
+
+def messages_with_picture(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
+    """The first `turns` turns (all for None) as messages that carry the opened picture.
+
+    Raises:
+        DataError: the picture cannot be read.
+    """
+    from PIL import Image
+
+    messages = conversation.messages(turns)
+    messages[0]["content"][0]["image"] = Image.fromarray(as_rgb(conversation.image))
+    return messages
+
+
+def model_inputs(
+    processor: Any,
+    messages: Sequence[list[dict[str, Any]]],
+    *,
+    padding_side: Literal["left", "right"],
+    add_generation_prompt: bool = False,
+    assistant_mask: bool = False,
+) -> Any:
+    """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the pictures' tensors.
+
+    With `assistant_mask`, `assistant_masks` (B, T) marks what the template's `{% generation %}` blocks hold.
+    """
+    return processor.apply_chat_template(
+        list(messages),
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=add_generation_prompt,
+        return_assistant_tokens_mask=assistant_mask,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": padding_side},
+    )

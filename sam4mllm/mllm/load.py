@@ -1,0 +1,169 @@
+"""A multimodal LLM with its processor, from the Hub, a folder or the package, with or without a LoRA adapter.
+
+This module knows no masks, no grammar and no training; it ends at a model that is ready to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sam4mllm.errors import ModelError
+from sam4mllm.mllm.families import Family, family_of
+
+if TYPE_CHECKING:
+    import torch
+
+EMBEDDED = "shapes"
+"""The name of the small model that travels with the package."""
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["4bit", "8bit"]
+
+_ADAPTER_CONFIG = "adapter_config.json"
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Mllm:
+    """A model, the processor that feeds it, and what is known of its family.
+
+    `model` is a transformers model, or a `PeftModel` around one. Its tokenizer has a padding token.
+    """
+
+    model: Any
+    processor: Any
+    family: Family
+    quantization: Quantization | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the picture's numbers: that of the model's weights (LoRA's own are kept in float32)."""
+        return self.model.dtype
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens at which an answer ends, ascending."""
+        configured = self.model.generation_config.eos_token_id
+        ids = configured if isinstance(configured, list) else [configured]
+        return sorted({token for token in [*ids, self.processor.tokenizer.eos_token_id] if token is not None})
+
+
+def load_mllm(
+    base: str,
+    adapter: str | Path | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: DType = "auto",
+    quantization: Quantization | None = None,
+    attn_implementation: str | None = None,
+) -> Mllm:
+    """The model `base` ("shapes", a folder or a Hub id) in evaluation mode, with `adapter` (a folder or Hub id) on it.
+
+    The processor is the adapter's where it has one, as a run folder does, else the base's. `dtype` "auto" takes what
+    the checkpoint was saved in; `quantization` needs bitsandbytes.
+
+    Raises:
+        ModelError: base, processor or adapter cannot be loaded, or the processor has no chat template.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    place = _place_of(base)
+    extra: dict[str, Any] = {}
+    if attn_implementation is not None:
+        extra["attn_implementation"] = attn_implementation
+    if quantization is not None:
+        extra["quantization_config"] = _quantization_config(quantization)
+        extra["device_map"] = {"": str(device)}
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **extra
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(
+            f"base model {base!r} does not load as an image-text-to-text model: {_first_line(error)}; "
+            'give a folder made by save_pretrained, a Hub id, or "shapes"'
+        ) from error
+    if quantization is None:
+        model = model.to(device)
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    processor = _load_processor(base, place, adapter)
+    return Mllm(model.eval(), processor, family_of(model.config.model_type), quantization)
+
+
+def _place_of(base: str) -> str:
+    if base != EMBEDDED:
+        if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
+            raise ModelError(f"base model {base!r}: no such folder")
+        return str(Path(base).expanduser()) if base.startswith("~") else base
+    from sam4mllm import models
+
+    return str(models.path("mllm"))
+
+
+def _quantization_config(quantization: Quantization) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    try:
+        if quantization == "8bit":
+            return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    except ImportError as error:
+        raise ModelError(
+            f"model.quantization {quantization!r} needs bitsandbytes: pip install sam4mllm[quantization]"
+        ) from error
+
+
+def _with_adapter(model: Any, adapter: str | Path) -> Any:
+    from peft import PeftModel
+
+    if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{adapter}: no LoRA adapter here ({_ADAPTER_CONFIG} is missing); train one, or leave it out")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"adapter {str(adapter)!r} does not load on {model.config.model_type!r}: {_first_line(error)}; "
+            "was it trained on another base?"
+        ) from error
+
+
+def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
+    from transformers import AutoProcessor
+
+    source = place
+    if adapter is not None and any((Path(adapter) / name).is_file() for name in _PROCESSOR_FILES):
+        source = str(adapter)
+    try:
+        processor = AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"the processor of {source!r} does not load: {_first_line(error)}") from error
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise ModelError(f"{source!r} has no processor for pictures and text: got {type(processor).__name__}")
+    if processor.chat_template is None:
+        if tokenizer.chat_template is None:
+            raise ModelError(f"base model {base!r} has no chat template; take the chat-tuned variant of the model")
+        processor.chat_template = tokenizer.chat_template
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _first_line(error: BaseException) -> str:
+    """What an error of a library says, on one line; its class where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

@@ -1,0 +1,49 @@
+"""LoRA on a loaded model, from the recipe's `lora` section: peft's own keys, with the family's defaults.
+
+This module knows neither data nor training loops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sam4mllm.errors import RecipeError
+from sam4mllm.mllm.load import Mllm
+
+
+def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int) -> Mllm:
+    """The model with a fresh, trainable adapter; everything else is frozen.
+
+    `lora` holds `peft.LoraConfig`'s keys; `target_modules` and `exclude_modules` default to the family's, which reach
+    the linear layers of the language model alone. The adapter's first values depend on `seed` and on nothing else.
+
+    Raises:
+        RecipeError: peft refuses the settings, or they match no layer.
+    """
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "target_modules": mllm.family.lora_targets,
+        "exclude_modules": mllm.family.lora_exclude,
+        **lora,
+    }
+    base = mllm.model
+    if mllm.quantization is not None:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    set_seed(seed)
+    try:
+        model = get_peft_model(base, LoraConfig(**settings))
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"lora: peft refuses these settings: {str(error).strip().splitlines()[0]}") from error
+    return replace(mllm, model=model)
+
+
+def adapted_modules(mllm: Mllm) -> list[str]:
+    """The names of the modules that the adapter changes, in the model's order."""
+    from peft.tuners.lora import LoraLayer
+
+    return [name for name, module in mllm.model.named_modules() if isinstance(module, LoraLayer)]
