@@ -1,0 +1,136 @@
+"""The checks behind a recipe and what is said when they fail: nearest keys, the libraries' own keys, one line an error.
+
+This module knows no recipe file: it is told the sections and the settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pydantic
+from pydantic import BaseModel
+
+# Keys of the libraries that another setting of the recipe decides: the key, and the setting to use.
+_DECIDED_ELSEWHERE = {
+    "lora": {"base_model_name_or_path": "model.base"},
+    "training": {"output_dir": "output", "seed": "seed", "data_seed": "seed"},
+}
+# So many valid keys can be read at a glance.
+_FEW = 15
+# Keys of the section that are ours, not the library's.
+_OURS = {"lora": (), "training": ("validate",)}
+
+
+def nearest(word: str, valid: Iterable[str], what: str) -> str:
+    """The valid word that `word` was probably meant to be, or all of them where none is near and they are few."""
+    valid = sorted(valid)
+    few = len(valid) <= _FEW
+    near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5 if few else 0.0)
+    return f"did you mean {near[0]}?" if near else f"the {what} are {', '.join(valid) or 'none'}"
+
+
+def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> list[str]:
+    """One line for each thing that is wrong with the sections under `root`, led by its dotted key."""
+    lines = []
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key; {_meant(str(item['loc'][-1]), item['loc'][:-1], root)}")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: is missing")
+        elif item["type"] == "value_error":
+            # A section's own validators lead their line with the key within the section.
+            lines.append(f"{key}.{item['ctx']['error']}")
+        else:
+            lines.append(f"{key}: {_lower_first(item['msg'])}; got {item['input']!r}")
+    return lines
+
+
+def library_problems(settings: Mapping[str, Any]) -> list[str]:
+    """One line for each key of `lora` and `training` that the installed library lacks or whose value is of another type.
+
+    The libraries are imported only where the section holds one of their keys, for that takes seconds.
+    """
+    lines = []
+    for section, ours in _OURS.items():
+        keys = settings.get(section)
+        keys = {key: value for key, value in keys.items() if key not in ours} if isinstance(keys, dict) else {}
+        if not keys:
+            continue
+        library = _library(section)
+        hints = typing.get_type_hints(library)
+        fields = [field.name for field in dataclasses.fields(library) if field.init]
+        decided = _DECIDED_ELSEWHERE[section]
+        for key, value in keys.items():
+            if key in decided:
+                lines.append(f"{section}.{key}: is decided by the recipe's {decided[key]}; set that instead")
+            elif key not in fields:
+                hint = nearest(key, {*fields, *ours} - decided.keys(), "valid keys")
+                lines.append(f"{section}.{key}: unknown key of {library.__name__}; {hint}")
+            elif problem := _wrong_type(value, hints[key]):
+                lines.append(f"{section}.{key}: {problem}; got {value!r}")
+    return lines
+
+
+def _library(section: str) -> type:
+    """The dataclass whose keys the section holds."""
+    if section == "lora":
+        from peft import LoraConfig
+
+        return LoraConfig
+    from transformers import TrainingArguments
+
+    return TrainingArguments
+
+
+def _wrong_type(value: Any, annotation: Any) -> str | None:
+    """What keeps `value`, as JSON has it, from being what the library annotates; None for nothing."""
+    try:
+        pydantic.TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
+    except pydantic.errors.PydanticUserError:
+        # An annotation that pydantic cannot check: the library itself does, when it is given the value.
+        return None
+    except pydantic.ValidationError as error:
+        return "; or ".join(dict.fromkeys(_lower_first(item["msg"]) for item in error.errors()))
+    return None
+
+
+def _meant(word: str, location: Iterable[str | int], root: type[BaseModel]) -> str:
+    """What an unknown key was probably meant to be: that very key in another section, or a near one in its own."""
+    section = root
+    for part in location:
+        if isinstance(part, str):
+            names = {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+            section = next(kind for kind in _kinds(names[part]) if issubclass(kind, BaseModel))
+    elsewhere = [
+        f"{name}.{word}"
+        for name, field in root.model_fields.items()
+        for kind in _kinds(field.annotation)
+        if issubclass(kind, BaseModel) and word in kind.model_fields
+    ]
+    elsewhere += [
+        f"{name}.{word}"
+        for name in _OURS
+        if name in root.model_fields and word in {field.name for field in dataclasses.fields(_library(name))}
+    ]
+    valid = [field.alias or name for name, field in section.model_fields.items()]
+    if elsewhere and not difflib.get_close_matches(word, valid, cutoff=0.8):
+        return f"did you mean {elsewhere[0]}?"
+    return nearest(word, valid, "valid keys")
+
+
+def _kinds(annotation: Any) -> list[type]:
+    """The classes that an annotation such as `list[DataEntry] | None` is made of."""
+    arguments = typing.get_args(annotation)
+    if arguments:
+        return [kind for part in arguments for kind in _kinds(part)]
+    return [annotation] if isinstance(annotation, type) else []
+
+
+def _lower_first(message: str) -> str:
+    return message[0].lower() + message[1:]
