@@ -1,0 +1,60 @@
+"""Fields of records that come from files, checked one by one where they enter.
+
+This module knows no format: a reader says which fields it needs and where the record stands.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sam4mllm.errors import DataError
+
+T = TypeVar("T")
+
+
+def need(record: object, key: str, kind: type[T], where: str) -> T:
+    """The field `key` of a record, of type `kind`; True and False are no whole numbers.
+
+    Raises:
+        DataError: the record is no object, has no such field, or the field is of another type.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object with the field {key!r}; found {shorten(record)}")
+    if key not in record:
+        raise DataError(f"{where}: the field {key!r} is missing; found {', '.join(map(repr, record)) or 'no field'}")
+    value = record[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise DataError(f"{where}: the field {key!r} must be {kind.__name__}; found {shorten(value)}")
+    return value
+
+
+def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) -> Any:
+    """The value in a JSON file in UTF-8, or in `fallback_encoding` where it is no UTF-8.
+
+    Raises:
+        DataError: no such file; not JSON, or not text in these encodings.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {what} was expected there")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if fallback_encoding is None:
+            raise DataError(f"{path}: {what} must be UTF-8: {error}") from error
+        try:
+            text = content.decode(fallback_encoding)
+        except UnicodeDecodeError as second:
+            raise DataError(f"{path}: {what} is neither UTF-8 nor {fallback_encoding}: {second}") from second
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {what} must be JSON: {error}") from error
+
+
+def shorten(value: object) -> str:
+    """The value as an error shows it: its start is enough to find it again."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,45 @@
+"""gRefCOCO on disk: grefs(unc).json beside COCO's instances.json -> samples that mean one object, several or none.
+
+RefCOCO's records, but `ann_id` is an id or a list of ids, and [-1] says that the phrase means nothing in the picture.
+This module knows nothing about models or scores.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.fields import read_json, shorten
+from sam4mllm.data.instances import Instances
+from sam4mllm.data.refcoco import parse_refs, samples_of_refs
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+
+NO_TARGET = -1
+
+
+def read_grefcoco(
+    name: str, root: Path, split: str, *, images: Path, split_by: str, limit: int | None = None
+) -> list[Sample]:
+    """The sentences of one split, in the order of the file; arguments and errors as in `read_refcoco`."""
+    path = root / name / f"grefs({split_by}).json"
+    refs = parse_refs(read_json(path, "the list of refs"), path, _targets)
+    return samples_of_refs(refs, Instances(root / name / "instances.json", images, name), name, split, path, limit)
+
+
+def _targets(record: dict[str, Any], where: str) -> tuple[int, ...]:
+    """The annotation ids of a ref, in order, each once; none for no target.
+
+    Raises:
+        DataError: no ids; -1 among others; `no_target: true`, which some copies carry, beside an annotation.
+    """
+    value = record.get("ann_id")
+    ids = value if isinstance(value, list) else [value]
+    if not ids or not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
+        raise DataError(f"{where}: ann_id is an id, a list of ids or [-1] for no target; found {shorten(value)}")
+    targets = () if set(ids) == {NO_TARGET} else tuple(dict.fromkeys(ids))
+    if NO_TARGET in targets:
+        raise DataError(f"{where}: ann_id says no target (-1) beside annotations: {shorten(value)}")
+    if record.get("no_target") is True and targets:
+        raise DataError(f"{where}: no_target is true, but ann_id names annotations: {shorten(value)}")
+    return targets

@@ -1,0 +1,105 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg on disk: refs(unc).p beside COCO's instances.json -> samples, a sentence each.
+
+A ref names one annotated object and the sentences that people wrote for it (UNC's `refer` format). The picture's file
+name is taken from instances.json, because a ref's own may carry one more suffix. gRefCOCO shares the records but for
+the target. This module knows nothing about models or scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.fields import need
+from sam4mllm.data.instances import Instances
+from sam4mllm.data.sample import Sample
+from sam4mllm.data.unpickle import load_plain
+from sam4mllm.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One ref: the annotations that it means (none for "no target") and its sentences as (sent_id, text)."""
+
+    ref_id: int
+    image_id: int
+    annotation_ids: tuple[int, ...]
+    split: str
+    sentences: tuple[tuple[int, str], ...]
+
+
+def read_refcoco(
+    name: str, root: Path, split: str, *, images: Path, split_by: str, limit: int | None = None
+) -> list[Sample]:
+    """The sentences of one split, in the order of the file.
+
+    Args:
+        name: `refcoco`, `refcoco+` or `refcocog`: the folder under `root` and the beginning of every id.
+        root: the folder that holds the data sets' folders.
+        split: `train`, `val`, `testA`, `testB` or `test`, as the refs name it.
+        images: the folder that holds the pictures.
+        split_by: who split the data: `unc`, `umd` or `google`.
+        limit: at most so many samples, from the beginning.
+
+    Raises:
+        DataError: a file that is missing or not what it promises; a split that no ref belongs to.
+    """
+    path = root / name / f"refs({split_by}).p"
+    refs = parse_refs(load_plain(path, "the list of refs"), path, _single_target)
+    return samples_of_refs(refs, Instances(root / name / "instances.json", images, name), name, split, path, limit)
+
+
+def parse_refs(records: object, path: Path, target: Callable[[dict[str, Any], str], tuple[int, ...]]) -> list[Ref]:
+    """Every record of a refs file, checked; `target(record, where)` reads the annotations that it means.
+
+    Raises:
+        DataError: the first record that is not a ref, by its ref_id or its place in the list.
+    """
+    if not isinstance(records, list):
+        raise DataError(f"{path}: a refs file is a list of refs; found {type(records).__name__}")
+    refs = []
+    for index, record in enumerate(records):
+        ref_id = need(record, "ref_id", int, f"{path}, record {index}")
+        where = f"{path}, ref {ref_id}"
+        sentences = []
+        for sentence in need(record, "sentences", list, where):
+            sentences.append((need(sentence, "sent_id", int, where), need(sentence, "sent", str, where)))
+        image_id, split = need(record, "image_id", int, where), need(record, "split", str, where)
+        refs.append(Ref(ref_id, image_id, target(record, where), split, tuple(sentences)))
+    return refs
+
+
+def samples_of_refs(
+    refs: Sequence[Ref], instances: Instances, name: str, split: str, path: Path, limit: int | None
+) -> list[Sample]:
+    """A sample for each sentence of each ref of the split, in order; ids are `{name}/{split}/{ref_id}/{sent_id}`.
+
+    Raises:
+        DataError: no ref of that split; an id that comes twice; a picture or annotation that instances.json does not
+            hold.
+    """
+    chosen = [ref for ref in refs if ref.split == split]
+    if not chosen:
+        found = ", ".join(sorted({ref.split for ref in refs})) or "none"
+        raise DataError(f"{path}: no ref belongs to the split {split!r}; the file has: {found}")
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for ref in chosen:
+        where = f"{path}, ref {ref.ref_id}"
+        picture = instances.picture(ref.image_id, where)
+        objects = tuple(instances.object(annotation, ref.image_id, where) for annotation in ref.annotation_ids)
+        for sent_id, phrase in ref.sentences:
+            identity = f"{name}/{split}/{ref.ref_id}/{sent_id}"
+            if identity in seen:
+                raise DataError(f"{where}: the sentence {sent_id} comes twice, so {identity} would name two queries")
+            seen.add(identity)
+            samples.append(Sample(identity, picture.path, picture.size_wh, phrase, objects))
+            if len(samples) == limit:
+                return samples
+    return samples
+
+
+def _single_target(record: dict[str, Any], where: str) -> tuple[int, ...]:
+    return (need(record, "ann_id", int, where),)
