@@ -1,0 +1,62 @@
+"""Pictures where they enter: a path, a PIL image or an array becomes one RGB array, or an error says why not.
+
+This module knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sam4mllm.errors import DataError
+
+Rgb: TypeAlias = npt.NDArray[np.uint8]
+Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
+
+
+def load_image(path: str | os.PathLike[str]) -> Rgb:
+    """The picture in a file as it is meant to be seen: RGB (H, W, 3) uint8, turned as its EXIF tag says.
+
+    Raises:
+        DataError: no such file, no picture, or a picture that is cut short.
+    """
+    place = Path(path)
+    if not place.is_file():
+        raise DataError(f"{place}: no such file; a picture was expected")
+    try:
+        with Image.open(place) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError:
+        raise DataError(f"{place}: not a picture that can be read (JPEG, PNG, WebP, ...)") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{place}: the picture is damaged: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Rgb:
+    """RGB (H, W, 3) uint8 of a PIL image; transparent pixels are laid over white, 16 bits are brought down to 8."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        with_alpha = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha)
+    elif image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+    return np.array(image.convert("RGB"))
+
+
+def as_rgb(picture: Picture) -> Rgb:
+    """RGB (H, W, 3) uint8 of whatever a caller holds: a path, a PIL image, or such an array already.
+
+    Raises:
+        DataError: a file that is no picture; an array of another shape or dtype.
+    """
+    if isinstance(picture, Image.Image):
+        return to_rgb(picture)
+    if isinstance(picture, np.ndarray):
+        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
+            raise DataError(f"a picture array is (H, W, 3) uint8, RGB; got {picture.shape} {picture.dtype}")
+        return picture
+    return load_image(picture)

@@ -1,0 +1,67 @@
+"""Pictures where they enter: what is read, how it is turned, what is refused and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.errors import DataError
+from sam4mllm.predict.images import as_rgb, load_image
+
+
+def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (30, 20), "black")
+    image.paste("white", (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = load_image(tmp_path / "turned.png")
+    assert upright.shape == (30, 20, 3)
+    assert upright[0, -1].min() == 255 and upright[-1, 0].max() == 0
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb_uint8(mode: str) -> None:
+    pixels = as_rgb(Image.new(mode, (7, 5)))
+    assert pixels.shape == (5, 7, 3) and pixels.dtype == np.uint8
+
+
+def test_what_is_transparent_is_white() -> None:
+    assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).min() == 255
+
+
+def test_sixteen_bits_are_brought_down_not_cut_off() -> None:
+    image = Image.fromarray(np.full((2, 2), 0x8000, dtype=np.uint16))
+    assert int(as_rgb(image)[0, 0, 0]) == 0x80
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere\.jpg: no such file"):
+        load_image(tmp_path / "nowhere.jpg")
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("not a picture")
+    with pytest.raises(DataError, match=r"note\.jpg: not a picture"):
+        load_image(tmp_path / "note.jpg")
+
+
+def test_a_picture_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"cut\.jpg: the picture is damaged"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
+)
+def test_an_array_of_another_kind_is_refused_with_its_shape(array: np.ndarray) -> None:
+    with pytest.raises(DataError, match=r"\(H, W, 3\) uint8"):
+        as_rgb(array)
