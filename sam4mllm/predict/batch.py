@@ -1,0 +1,252 @@
+"""The batch run: many queries to DIR/predictions.jsonl, killed anywhere and taken up again, to the same bytes.
+
+    DIR/job.json              what is asked of what; a folder belongs to one job
+    DIR/shards/00000.jsonl    whole shards: a file that is there is complete
+    DIR/predictions.jsonl     all shards, written when the last one is done
+
+Queries of one picture stand in one shard, so a picture is read and embedded once. A picture that cannot be read or
+answered gives lines of status "error", and the rest goes on; a later run asks those shards again. This module knows no
+scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam4mllm.data.masks import encode
+from sam4mllm.data.queries import PredictedObject, PredictionLine, Query, dump_line
+from sam4mllm.errors import DataError, Sam4mllmError
+from sam4mllm.predict.images import Rgb, load_image
+from sam4mllm.predict.pipeline import Pipeline, Result, batched
+from sam4mllm.progress import Advance, ignore
+
+SHARD_SIZE = 64
+"""Queries of a shard, at least: what a killed run may have to do again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """How a batch run ended: the file of predictions, and how many lines it has of each status."""
+
+    predictions: Path
+    ok: int
+    no_object: int
+    malformed: int
+    error: int
+
+    @property
+    def total(self) -> int:
+        return self.ok + self.no_object + self.malformed + self.error
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "predictions": str(self.predictions),
+            "total": self.total,
+            "ok": self.ok,
+            "no_object": self.no_object,
+            "malformed": self.malformed,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Queries packed into shards, in a folder that holds what is done of them.
+
+    Raises:
+        DataError: (`open`) the folder belongs to another job.
+    """
+
+    output: Path
+    shards: tuple[tuple[Query, ...], ...]
+
+    @classmethod
+    def open(cls, pipeline: Pipeline, queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE) -> Job:
+        """The job of asking `queries` of `pipeline` in the folder `output`, new or taken up again."""
+        shards = _pack(queries, shard_size)
+        text = "".join(dump_line(query) for shard in shards for query in shard)
+        about = {
+            "queries": hashlib.sha256(text.encode()).hexdigest(),
+            "shards": [len(shard) for shard in shards],
+            **pipeline.identity,
+        }
+        place = output / "job.json"
+        if place.is_file():
+            found = json.loads(place.read_text(encoding="utf-8"))
+            differing = sorted(key for key in about.keys() | found.keys() if about.get(key) != found.get(key))
+            if differing:
+                raise DataError(
+                    f"{output}: holds another job's predictions (different: {', '.join(differing)}); choose another "
+                    "--output, or remove the folder"
+                )
+        (output / "shards").mkdir(parents=True, exist_ok=True)
+        _write_whole(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
+        return cls(output, shards)
+
+    def place(self, index: int) -> Path:
+        """Where shard `index` is when it is done."""
+        return self.output / "shards" / f"{index:05d}.jsonl"
+
+    def done(self, index: int) -> bool:
+        """Whether shard `index` is there, with no line that a picture which has been mended since could change."""
+        place = self.place(index)
+        if not place.is_file():
+            return False
+        with place.open(encoding="utf-8") as lines:
+            return all(json.loads(line)["status"] != "error" for line in lines)
+
+    def merge(self) -> BatchSummary:
+        """All shards as one file, in the shards' order."""
+        statuses: Counter[str] = Counter()
+        merged = self.output / "predictions.jsonl"
+        part = merged.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as out:
+            for index in range(len(self.shards)):
+                with self.place(index).open(encoding="utf-8") as lines:
+                    for line in lines:
+                        statuses[json.loads(line)["status"]] += 1
+                        out.write(line)
+        os.replace(part, merged)
+        return BatchSummary(merged, **{name: statuses[name] for name in ("ok", "no_object", "malformed", "error")})
+
+
+def predict(
+    pipeline: Pipeline,
+    queries: Sequence[Query],
+    output: Path,
+    *,
+    shard_size: int = SHARD_SIZE,
+    advance: Advance = ignore,
+) -> BatchSummary:
+    """Answer all queries into `output`; shards that an earlier run left there are not computed again.
+
+    `advance` is told of the queries done, those of earlier runs at once.
+
+    Raises:
+        DataError: `output` holds the predictions of other queries or another model.
+    """
+    job = Job.open(pipeline, queries, output, shard_size)
+    pending = [index for index in range(len(job.shards)) if not job.done(index)]
+    advance(len(queries) - sum(len(job.shards[index]) for index in pending))
+    for index in pending:
+        lines: list[str] = []
+        groups = list(_by_picture(job.shards[index]).values())
+        for batch in batched(groups, pipeline.picture_batch):
+            lines += [dump_line(line) for line in _answer(pipeline, batch)]
+            advance(sum(len(group) for group in batch))
+        _write_whole(job.place(index), "".join(lines))
+    return job.merge()
+
+
+def line_of(query: Query, result: Result) -> PredictionLine:
+    """The prediction that a result makes of its query.
+
+    Raises:
+        DataError: a score that is no finite number, as half precision can make.
+    """
+    scores = [float(score) for score in result.scores.cpu()]
+    if not all(math.isfinite(score) for score in scores):
+        raise DataError(f"{query.image}: the segmenter's scores are not finite: {scores}; give it --dtype float32")
+    masks = result.masks.cpu().numpy()
+    return PredictionLine(
+        id=query.id,
+        status=result.status,
+        objects=tuple(
+            PredictedObject(encode(mask), prompt, score)
+            for mask, prompt, score in zip(masks, result.prompts, scores, strict=True)
+        ),
+        image=query.image,
+        phrase=query.phrase,
+        answer=result.answer,
+    )
+
+
+def _answer(pipeline: Pipeline, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
+    """The lines of some pictures' queries, in their order. What a picture breaks, it breaks for itself alone."""
+    pictures: list[Rgb | None] = []
+    broken: dict[int, str] = {}
+    for owner, group in enumerate(groups):
+        try:
+            pictures.append(load_image(group[0].image))
+        except DataError as error:
+            pictures.append(None)
+            broken[owner] = str(error)
+    readable = [owner for owner in range(len(groups)) if owner not in broken]
+    answered: dict[int, list[PredictionLine]] = {}
+    try:
+        answered = _answer_together(pipeline, groups, pictures, readable)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:
+        # One of the pictures is not to the model's liking (a side of one pixel, say), but which? Each is tried alone.
+        for owner in readable:
+            try:
+                answered |= _answer_together(pipeline, groups, pictures, [owner])
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except Exception as error:
+                broken[owner] = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"
+    return [
+        line
+        for owner, group in enumerate(groups)
+        for line in (answered[owner] if owner in answered else [_error_line(query, broken[owner]) for query in group])
+    ]
+
+
+def _answer_together(
+    pipeline: Pipeline, groups: Sequence[Sequence[Query]], pictures: Sequence[Rgb | None], owners: Sequence[int]
+) -> dict[int, list[PredictionLine]]:
+    held = [picture for owner in owners if (picture := pictures[owner]) is not None]
+    asked = [(place, query) for place, owner in enumerate(owners) for query in groups[owner]]
+    results = pipeline.answer(held, [(place, query.phrase) for place, query in asked]) if asked else []
+    lines: dict[int, list[PredictionLine]] = {owner: [] for owner in owners}
+    for (place, query), result in zip(asked, results, strict=True):
+        lines[owners[place]].append(line_of(query, result))
+    return lines
+
+
+def _error_line(query: Query, message: str) -> PredictionLine:
+    return PredictionLine(id=query.id, status="error", image=query.image, phrase=query.phrase, error=message)
+
+
+def _by_picture(queries: Sequence[Query]) -> dict[Path, list[Query]]:
+    groups: dict[Path, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.image, []).append(query)
+    return groups
+
+
+def _pack(queries: Sequence[Query], size: int) -> tuple[tuple[Query, ...], ...]:
+    """Shards of `size` queries or a few more, pictures in the order of their first query, no picture in two shards.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"a shard holds at least one query; got {size}")
+    shards: list[list[Query]] = []
+    for group in _by_picture(queries).values():
+        if not shards or len(shards[-1]) >= size:
+            shards.append([])
+        shards[-1] += group
+    return tuple(tuple(shard) for shard in shards)
+
+
+def _write_whole(place: Path, text: str) -> None:
+    """The file, or no file: written aside, brought to the disk, then renamed."""
+    part = place.with_suffix(".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, place)

@@ -1,0 +1,234 @@
+"""Pipeline: pictures and phrases in, masks out; the whole way from asking to segmenting in one process.
+
+    pictures, phrases -> method asks the engine -> prompts -> segmenter -> masks on the device
+
+It holds no training and no files: what comes from a run folder is gathered by `loading.py`, what goes to
+predictions.jsonl is written by `batch.py`. It does not know how a method asks or what an answer looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import torch
+
+from sam4mllm.geometry import SamPrompt
+from sam4mllm.methods.base import Answer, Method, Question
+from sam4mllm.mllm.generate import Engine
+from sam4mllm.predict.images import Picture, Rgb, as_rgb
+from sam4mllm.segment.base import Segmenter
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_NEW_TOKENS = 256
+"""Room for some six objects with three points each at one token a character; a run folder's recipe says better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one phrase means in one picture.
+
+    masks: bool (N, H, W) at the picture's own size, on the pipeline's device; N = 0 unless status is "ok".
+    prompts: the N prompts that SAM was given, in pixels of the original picture.
+    scores: float32 (N,), SAM's own guess of each mask's IoU.
+    status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
+    answer: the text that the model wrote. reason: why it could not be read, else None.
+    """
+
+    masks: torch.Tensor
+    prompts: list[SamPrompt]
+    scores: torch.Tensor
+    status: Literal["ok", "no_object", "malformed"]
+    answer: str
+    reason: str | None = None
+
+    @property
+    def mask(self) -> torch.Tensor:
+        """The union of the masks, bool (H, W), on their device; all False for N = 0."""
+        return self.masks.any(dim=0)
+
+    def draw(self, picture: Picture, long_side: int = 0) -> Image.Image:
+        """The picture with masks, boxes and points over it; see `render.overlay`."""
+        from sam4mllm.render import overlay
+
+        return overlay(as_rgb(picture), list(self.masks.cpu().numpy()), self.prompts, long_side=long_side)
+
+
+class Pipeline:
+    """Answers (picture, phrase) pairs with masks.
+
+    Attributes:
+        method: how the model is asked.
+        engine: what generates the answers.
+        segmenter: what turns prompts into masks; the results lie on its device.
+        max_new_tokens: the longest answer.
+        picture_batch: how many pictures are held and embedded at once.
+        identity: names the models and settings; two pipelines of equal identity give equal results.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        engine: Engine,
+        segmenter: Segmenter,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        picture_batch: int = 8,
+        engine_identity: str = "",
+    ) -> None:
+        if picture_batch < 1 or max_new_tokens < 1:
+            raise ValueError(f"expected 1 or more; got {picture_batch=}, {max_new_tokens=}")
+        self.method = method
+        self.engine = engine
+        self.segmenter = segmenter
+        self.max_new_tokens = max_new_tokens
+        self.picture_batch = picture_batch
+        self.identity: dict[str, Any] = {
+            "method": method.settings(),
+            "engine": engine_identity or type(engine).__name__,
+            "segmenter": segmenter.fingerprint,
+            "max_new_tokens": max_new_tokens,
+        }
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path,
+        adapter: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        segmenter: str | Path | Segmenter | None = None,
+        method: Mapping[str, Any] | None = None,
+        batch_size: int = 8,
+    ) -> Pipeline:
+        """The pipeline of a run folder, or of a base model with or without an adapter.
+
+        Args:
+            model: a run folder, or a base model: a folder, a Hub id, or "shapes" for the one in the package.
+            adapter: a LoRA adapter for a base model.
+            device: "cpu", "cuda", ...; "auto" is cuda where there is one.
+            dtype: of the MLLM: "auto" (the run's, or the checkpoint's), "float32", "bfloat16" or "float16".
+            segmenter: a SAM checkpoint (.pth, or "shapes"), or a Segmenter; None takes the run's, and for the base
+                "shapes" its companion.
+            method: the settings of a method; None takes the run's, and for a base model asks for boxes alone, which is
+                what models know untaught.
+            batch_size: questions generated at once.
+
+        Raises:
+            ModelError: model, adapter or segmenter cannot be loaded, or none is named.
+        """
+        from sam4mllm.predict.loading import load_pipeline
+
+        return load_pipeline(
+            model,
+            adapter,
+            device=device,
+            dtype=dtype,
+            segmenter=segmenter,
+            method=method,
+            batch_size=batch_size,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks lie."""
+        return self.segmenter.device
+
+    @overload
+    def __call__(self, image: Picture, phrase: str) -> Result: ...
+
+    @overload
+    def __call__(self, image: Iterable[tuple[Picture, str]]) -> list[Result]: ...
+
+    def __call__(
+        self, image: Picture | Iterable[tuple[Picture, str]], phrase: str | None = None
+    ) -> Result | list[Result]:
+        """The masks of one phrase, or of each (picture, phrase) pair of a list, in its order.
+
+        A picture is a path, a PIL image or an array (H, W, 3) uint8 RGB. Pairs that name the same path, or hold the
+        same object, share one embedding of the picture.
+
+        Raises:
+            DataError: a picture cannot be read.
+            TypeError: neither a picture with a phrase nor pairs.
+        """
+        if phrase is not None:
+            return self.answer([as_rgb(image)], [(0, phrase)])[0]  # type: ignore[arg-type]
+        return self._answer_pairs(_pairs(image))
+
+    def answer(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, str]]) -> list[Result]:
+        """The results of (index of the picture, phrase) pairs, in their order; all pictures are embedded at once."""
+        sizes_wh = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+        questions = [Question(pictures[index], phrase, sizes_wh[index]) for index, phrase in asked]
+        with torch.no_grad():
+            answers = self.method.ask(self.engine, questions, self.max_new_tokens)
+            return self._segment(pictures, [index for index, _ in asked], answers)
+
+    def _segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
+        """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding."""
+        named = sorted({owner for owner, answer in zip(owners, answers, strict=True) if answer.prompts})
+        place = {owner: index for index, owner in enumerate(named)}
+        requests = [
+            (place[owner], prompt) for owner, answer in zip(owners, answers, strict=True) for prompt in answer.prompts
+        ]
+        masks: list[torch.Tensor] = []
+        scores = torch.zeros(0, device=self.device)
+        if requests:
+            decoded = self.segmenter.decode(self.segmenter.embed([pictures[owner] for owner in named]), requests)
+            masks, scores = self.segmenter.masks(decoded), decoded.iou
+        results, start = [], 0
+        for owner, answer in zip(owners, answers, strict=True):
+            end = start + len(answer.prompts)
+            height, width = pictures[owner].shape[:2]
+            none = torch.zeros((0, height, width), dtype=torch.bool, device=self.device)
+            results.append(
+                Result(
+                    masks=torch.stack(masks[start:end]) if end > start else none,
+                    prompts=list(answer.prompts),
+                    scores=scores[start:end],
+                    status=answer.status,
+                    answer=answer.text,
+                    reason=answer.reason,
+                )
+            )
+            start = end
+        return results
+
+    def _answer_pairs(self, pairs: Sequence[tuple[Picture, str]]) -> list[Result]:
+        by_picture: dict[object, list[int]] = {}
+        for index, (picture, _) in enumerate(pairs):
+            by_picture.setdefault(picture_key(picture), []).append(index)
+        results: dict[int, Result] = {}
+        for group in batched(list(by_picture.values()), self.picture_batch):
+            pictures = [as_rgb(pairs[indices[0]][0]) for indices in group]
+            places = [(owner, index) for owner, indices in enumerate(group) for index in indices]
+            answers = self.answer(pictures, [(owner, pairs[index][1]) for owner, index in places])
+            results.update(zip((index for _, index in places), answers, strict=True))
+        return [results[index] for index in range(len(pairs))]
+
+
+def picture_key(picture: Picture) -> object:
+    """What tells two pictures apart without opening them: the path of a file, the identity of an object in memory."""
+    return str(picture) if isinstance(picture, str | Path) else id(picture)
+
+
+def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    """Runs of `size` items; the last may be shorter."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _pairs(given: Any) -> list[tuple[Picture, str]]:
+    expected = "a pipeline takes (image, phrase), or a list of such pairs"
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes) or hasattr(given, "shape"):
+        raise TypeError(f"{expected}; got one {type(given).__name__} and no phrase")
+    pairs = list(given)
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
+            raise TypeError(f"{expected}; item {index} is {pair!r:.80}")
+    return [(picture, phrase) for picture, phrase in pairs]

@@ -1,0 +1,131 @@
+"""The pipeline with a scripted model and a segmenter whose mask is the box: what goes in, what comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import box_of_mask
+from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.segment.fake import BoxSegmenter
+
+SCRIPT = {
+    "ring": "[100,200,499,599] +(300,400)(350,400) -(110,210)",
+    "all": "[000,000,249,249] +(100,100); [500,500,999,999] +(700,700)",
+    "dragon": "No object found.",
+    "riddle": "[1,2,3",
+}
+
+
+def make_pipeline(script: object = SCRIPT, **options: object) -> Pipeline:
+    method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
+    return Pipeline(method, ScriptedEngine(script), BoxSegmenter(), **options)  # type: ignore[arg-type]
+
+
+def picture(width: int = 100, height: int = 80) -> np.ndarray:
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+def test_one_phrase_gives_one_mask_at_the_pictures_size() -> None:
+    result = make_pipeline()(picture(), "the red ring")
+    assert result.status == "ok" and result.answer == SCRIPT["ring"] and result.reason is None
+    assert result.masks.shape == (1, 80, 100) and result.masks.dtype == torch.bool
+    assert result.scores.shape == (1,) and result.scores.dtype == torch.float32
+    assert len(result.prompts[0].positives) == 2 and len(result.prompts[0].negatives) == 1
+    box = box_of_mask(result.masks[0].numpy())
+    assert box is not None and tuple(box) == pytest.approx((10, 16, 50, 48), abs=1)
+
+
+def test_several_objects_come_in_the_order_of_the_answer_and_their_union_is_the_mask() -> None:
+    result = make_pipeline()(picture(), "all of them")
+    assert result.masks.shape == (2, 80, 100) and len(result.prompts) == 2 and result.scores.shape == (2,)
+    assert result.masks[0, 5, 5] and not result.masks[0, 70, 90] and result.masks[1, 70, 90]
+    assert torch.equal(result.mask, result.masks[0] | result.masks[1])
+
+
+@pytest.mark.parametrize(("phrase", "status"), [("a dragon", "no_object"), ("a riddle", "malformed")])
+def test_no_object_and_malformed_are_two_things_and_both_have_no_mask(phrase: str, status: str) -> None:
+    result = make_pipeline()(picture(), phrase)
+    assert result.status == status
+    assert result.masks.shape == (0, 80, 100) and result.prompts == [] and result.scores.shape == (0,)
+    assert not result.mask.any() and result.mask.shape == (80, 100)
+    assert (result.reason is None) == (status == "no_object")
+
+
+def test_a_list_of_pairs_comes_back_in_its_order_whatever_the_batch() -> None:
+    small, large = picture(60, 40), picture(200, 120)
+    pairs = [(small, "ring"), (large, "all"), (small, "dragon"), (large, "ring"), (small, "riddle"), (small, "all")]
+    runs = [make_pipeline(picture_batch=size)(pairs) for size in (1, 2, 8)]
+    for results in runs:
+        assert [result.status for result in results] == ["ok", "ok", "no_object", "ok", "malformed", "ok"]
+        assert [tuple(result.masks.shape) for result in results] == [
+            (1, 40, 60), (2, 120, 200), (0, 40, 60), (1, 120, 200), (0, 40, 60), (2, 40, 60),
+        ]  # fmt: skip
+        for result, other in zip(results, runs[0], strict=True):
+            assert torch.equal(result.masks, other.masks) and result.prompts == other.prompts
+
+
+def test_a_picture_of_several_phrases_is_embedded_once_and_one_without_prompts_never() -> None:
+    seen: list[int] = []
+
+    class Counting(BoxSegmenter):
+        def embed(self, images):  # type: ignore[no-untyped-def]
+            seen.append(len(images))
+            return super().embed(images)
+
+    pipe = make_pipeline()
+    pipe.segmenter = Counting()
+    one, two = picture(), picture()
+    pipe([(one, "ring"), (one, "all"), (two, "dragon"), (one, "ring of all")])
+    assert seen == [1]
+    pipe([(two, "dragon")])
+    assert seen == [1]
+
+
+def test_paths_pil_images_and_arrays_are_the_same_picture_to_the_model(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    shown: list[np.ndarray] = []
+
+    def answer(conversation: Conversation) -> str:
+        shown.append(np.asarray(conversation.image))
+        return "No object found."
+
+    pipe = make_pipeline(answer)
+    for given in (pixels, Image.fromarray(pixels), tmp_path / "a.png", str(tmp_path / "a.png")):
+        pipe(given, "x")
+    assert len(shown) == 4 and all(np.array_equal(image, pixels) for image in shown)
+
+
+def test_the_empty_list_is_answered_by_the_empty_list() -> None:
+    assert make_pipeline()([]) == []
+
+
+@pytest.mark.parametrize("wrong", ["street.jpg", picture(), [("a.jpg",)], [("a.jpg", 3)], 7])
+def test_what_is_no_pair_is_refused_in_words(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"\(image, phrase\)"):
+        make_pipeline()(wrong)  # type: ignore[call-overload]
+
+
+def test_a_missing_picture_is_a_data_error() -> None:
+    with pytest.raises(DataError, match="no such file"):
+        make_pipeline()("nowhere.jpg", "ring")
+
+
+def test_a_result_draws_itself_over_its_picture() -> None:
+    drawn = make_pipeline()(picture(), "ring").draw(picture(), long_side=300)
+    assert drawn.size == (300, 240) and np.asarray(drawn).any()
+
+
+def test_identity_tells_settings_and_segmenters_apart() -> None:
+    assert make_pipeline().identity == make_pipeline(picture_batch=3).identity
+    assert make_pipeline().identity != make_pipeline(max_new_tokens=7).identity
+    assert make_pipeline().identity != make_pipeline(engine_identity="another adapter").identity
