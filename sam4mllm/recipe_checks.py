@@ -52,7 +52,7 @@ def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> 
 
 
 def library_problems(settings: Mapping[str, Any]) -> list[str]:
-    """One line for each key of `lora` and `training` that the installed library lacks or whose value is of another type.
+    """One line for each key of `lora` and `training` that the library installed lacks or whose value has another type.
 
     The libraries are imported only where the section holds one of their keys, for that takes seconds.
     """
