@@ -19,13 +19,14 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
 from sam4mllm.predict.images import Picture, Rgb, as_rgb
-from sam4mllm.segment.base import Segmenter
+from sam4mllm.recipe import GenerationSection
+from sam4mllm.segment.base import Embeddings, Segmenter
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MAX_NEW_TOKENS = 256
-"""Room for some six objects with three points each at one token a character; a run folder's recipe says better."""
+_EMBEDDED_AT_ONCE = 4
+"""Pictures of one device batch of the segmenter's encoder; the largest SAM takes about a gigabyte for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ class Pipeline:
         method: how the model is asked.
         engine: what generates the answers.
         segmenter: what turns prompts into masks; the results lie on its device.
-        max_new_tokens: the longest answer.
-        picture_batch: how many pictures are held and embedded at once.
+        max_new_tokens: the longest answer; unless told, as long as a recipe's is by default.
+        picture_batch: how many pictures are held, and their phrases asked, at once.
         identity: names the models and settings; two pipelines of equal identity give equal results.
     """
 
@@ -76,10 +77,12 @@ class Pipeline:
         engine: Engine,
         segmenter: Segmenter,
         *,
-        max_new_tokens: int = MAX_NEW_TOKENS,
-        picture_batch: int = 8,
-        engine_identity: str = "",
+        max_new_tokens: int | None = None,
+        picture_batch: int = 16,
+        engine_identity: Mapping[str, Any] | None = None,
     ) -> None:
+        if max_new_tokens is None:
+            max_new_tokens = GenerationSection().max_new_tokens
         if picture_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {picture_batch=}, {max_new_tokens=}")
         self.method = method
@@ -89,7 +92,7 @@ class Pipeline:
         self.picture_batch = picture_batch
         self.identity: dict[str, Any] = {
             "method": method.settings(),
-            "engine": engine_identity or type(engine).__name__,
+            "engine": dict(engine_identity or {"class": type(engine).__name__}),
             "segmenter": segmenter.fingerprint,
             "max_new_tokens": max_new_tokens,
         }
@@ -104,7 +107,7 @@ class Pipeline:
         dtype: str = "auto",
         segmenter: str | Path | Segmenter | None = None,
         method: Mapping[str, Any] | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> Pipeline:
         """The pipeline of a run folder, or of a base model with or without an adapter.
 
@@ -117,7 +120,7 @@ class Pipeline:
                 "shapes" its companion.
             method: the settings of a method; None takes the run's, and for a base model asks for boxes alone, which is
                 what models know untaught.
-            batch_size: questions generated at once.
+            batch_size: questions generated at once; None takes the run's.
 
         Raises:
             ModelError: model, adapter or segmenter cannot be loaded, or none is named.
@@ -179,7 +182,10 @@ class Pipeline:
         masks: list[torch.Tensor] = []
         scores = torch.zeros(0, device=self.device)
         if requests:
-            decoded = self.segmenter.decode(self.segmenter.embed([pictures[owner] for owner in named]), requests)
+            parts = [
+                self.segmenter.embed([pictures[owner] for owner in some]) for some in batched(named, _EMBEDDED_AT_ONCE)
+            ]
+            decoded = self.segmenter.decode(Embeddings.concat(parts), requests)
             masks, scores = self.segmenter.masks(decoded), decoded.iou
         results, start = [], 0
         for owner, answer in zip(owners, answers, strict=True):

@@ -44,7 +44,9 @@ def make_pipeline(picture_batch: int = 2, die_after: int | None = None) -> tuple
 
     engine = ScriptedEngine(reply)
     method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
-    return Pipeline(method, engine, BoxSegmenter(), picture_batch=picture_batch, engine_identity="test"), engine
+    return Pipeline(
+        method, engine, BoxSegmenter(), picture_batch=picture_batch, engine_identity={"name": "test"}
+    ), engine
 
 
 def make_queries(folder: Path, pictures: int = 6, phrases: int = 3) -> list[Query]:
@@ -166,7 +168,7 @@ def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path
     predict(pipeline, queries, tmp_path / "out")
     with pytest.raises(DataError, match=r"different: queries"):
         predict(pipeline, [*queries[1:], Query("q/0/0", queries[0].image, "thing 99")], tmp_path / "out")
-    pipeline.identity["engine"] = "another adapter"
+    pipeline.identity["engine"] = {"adapter": "another"}
     with pytest.raises(DataError, match=r"different: engine\)"):
         predict(pipeline, queries, tmp_path / "out")
 

@@ -128,4 +128,4 @@ def test_a_result_draws_itself_over_its_picture() -> None:
 def test_identity_tells_settings_and_segmenters_apart() -> None:
     assert make_pipeline().identity == make_pipeline(picture_batch=3).identity
     assert make_pipeline().identity != make_pipeline(max_new_tokens=7).identity
-    assert make_pipeline().identity != make_pipeline(engine_identity="another adapter").identity
+    assert make_pipeline().identity != make_pipeline(engine_identity={"adapter": "another"}).identity

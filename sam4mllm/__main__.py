@@ -1,0 +1,7 @@
+"""`python -m sam4mllm`: the command line."""
+
+import sys
+
+from sam4mllm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,253 @@
+"""The command line: one verb per stage. Here are its options, and how errors and interruptions end the program.
+
+Nothing heavy is imported before a verb runs, so that `--help` answers at once. What a verb does lies in `commands.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from sam4mllm import __version__
+from sam4mllm.errors import Sam4mllmError
+
+DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes")
+
+_ROOT_HELP = (
+    "folder that holds refcoco/refs(unc).p and instances.json, grefcoco/, ReasonSeg/ and "
+    "images/mscoco/images/train2014/"
+)
+_JSON_HELP = "also write the figures to FILE as one JSON object; - is standard output"
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser with one line per error, and the nearest name for a mistyped one."""
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.partition(" ")[2]
+        see = f"sam4mllm {verb} --help".replace("  ", " ")
+        self.exit(2, f"sam4mllm: error: {message} (see `{see}`)\n")
+
+    def known_options(self) -> list[str]:
+        return [option for action in self._actions for option in action.option_strings]
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a base model (a folder, a Hub id, or `shapes`)")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for a base model")
+    parser.add_argument(
+        "--segmenter", metavar="FILE", help="SAM checkpoint (.pth, or `shapes`); default: the one that the run names"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: the checkpoint's"
+    )
+
+
+def _dataset_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
+    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help=_ROOT_HELP)
+    parser.add_argument("--split", required=True, help="val, testA, testB, test ...")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not the usual one under --root"
+    )
+    parser.add_argument("--split-by", metavar="NAME", help="whose split: refs(NAME).p; default: unc, for refcocog umd")
+    parser.add_argument(
+        "--protocol", choices=("refcoco", "grefcoco", "reasonseg"), help="default: the data set's own, as published"
+    )
+    parser.add_argument(
+        "--min-pixels", type=_positive, default=1, metavar="N", help="a smaller mask counts as no target (default: 1)"
+    )
+
+
+def _recipe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="a YAML file, or the name of a recipe that travels with sam4mllm"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's: training.max_steps=100"
+    )
+
+
+def _json_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help=_JSON_HELP)
+
+
+def _batch_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=_positive, metavar="N", help="questions generated at once (default: the run's)"
+    )
+
+
+def _positive(text: str) -> int:
+    """A whole number of at least 1; argparse turns the ValueError into its message."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more; got {text}")
+    return value
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each verb leaves the name of its function in `commands.py` as `command`."""
+    parser = _Parser(
+        prog="sam4mllm",
+        description="Referring segmentation by talking: a multimodal LLM answers with a box and points, SAM turns them "
+        "into masks.",
+        epilog="Try it: sam4mllm demo, then: sam4mllm segment runs/demo PICTURE.jpg 'the red ring' -o out.png",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sam4mllm {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+
+    def verb(name: str, short: str, detail: str = "") -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name,
+            help=short,
+            description=f"{short[0].upper()}{short[1:]}. {detail}".strip(),
+            formatter_class=argparse.HelpFormatter,
+            allow_abbrev=False,
+        )
+        added.set_defaults(command=name)
+        return added
+
+    demo = verb(
+        "demo",
+        "the whole way on the embedded data and models: targets, training, prediction, scores, pictures",
+        "Downloads nothing. Leaves a run folder, scores.json and pictures.",
+    )
+    demo.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+
+    prepare = verb(
+        "prepare",
+        "read the data sets, score point groups with SAM, store the targets",
+        "Resumes where an earlier run stopped; an unchanged recipe computes nothing twice.",
+    )
+    _recipe_options(prepare)
+    _device_option(prepare)
+    _json_option(prepare)
+
+    inspect = verb(
+        "inspect",
+        "draw what will be taught: mask, box, chosen points, IoU, the exact text",
+        "Writes a page (index.html) and one picture per sample; prepares the targets of those samples if need be.",
+    )
+    _recipe_options(inspect)
+    inspect.add_argument("--output", type=Path, metavar="DIR", help="default: inspect/ in the recipe's output folder")
+    inspect.add_argument("--limit", type=_positive, default=60, metavar="N", help="samples on the page (default: 60)")
+    _device_option(inspect)
+
+    train = verb(
+        "train",
+        "LoRA training; validates by mask IoU, not by loss alone",
+        "Resumes from the last checkpoint in the recipe's output folder.",
+    )
+    _recipe_options(train)
+
+    segment = verb("segment", "segment one picture", "Prints the answer, and writes the picture with its masks.")
+    _model_options(segment)
+    segment.set_defaults(batch_size=1)
+    segment.add_argument("image", metavar="IMAGE", type=Path)
+    segment.add_argument("phrase", metavar="PHRASE")
+    segment.add_argument(
+        "-o", "--output", type=Path, metavar="FILE.png", help="the picture with masks, boxes and points"
+    )
+    segment.add_argument("--mask", type=Path, metavar="FILE.png", help="the union of the masks alone, 0 and 255")
+    segment.add_argument(
+        "--json", metavar="FILE", help="the answer as one line of predictions.jsonl; - is standard output"
+    )
+
+    predict = verb(
+        "predict",
+        "segment many pictures",
+        "Writes DIR/predictions.jsonl; resumes from whole shards. A bad input spoils one line; the exit status is 1.",
+    )
+    _model_options(predict)
+    predict.add_argument("queries", metavar="QUERIES.jsonl", type=Path, help='lines of {"id", "image", "phrase"}')
+    predict.add_argument("--output", required=True, type=Path, metavar="DIR")
+    _batch_option(predict)
+    _json_option(predict)
+
+    evaluate = verb(
+        "evaluate",
+        "predict a data set's split and score it, beside published results",
+        "Resumes; the predictions stay in --output.",
+    )
+    _model_options(evaluate)
+    _dataset_options(evaluate)
+    evaluate.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: evaluate/DATASET-SPLIT in the run folder, or in runs/"
+    )
+    evaluate.add_argument(
+        "--limit", type=_positive, metavar="N", help="only the first N sentences; no figure to publish"
+    )
+    _batch_option(evaluate)
+    _json_option(evaluate)
+
+    score = verb("score", "score a file of predictions, from this or any other program")
+    score.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path)
+    _dataset_options(score)
+    _json_option(score)
+
+    shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
+    shapes.add_argument("directory", metavar="DIR", type=Path)
+    shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")
+    shapes.add_argument("--seed", type=int, default=0, help="default: 0")
+    return parser
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; a mistyped verb or option ends the program with the nearest right one."""
+    parser = build_parser()
+    assert isinstance(parser, _Parser)
+    verbs = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    given = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if given is not None and given not in verbs:
+        parser.error(f"unknown verb {given!r}{_nearest(given, list(verbs))}")
+    options, rest = parser.parse_known_args(arguments)
+    if "overrides" in options:
+        # argparse ends a list of positionals at the first option; those after it belong to the list as well.
+        options.overrides += [argument for argument in rest if not argument.startswith("-")]
+        rest = [argument for argument in rest if argument.startswith("-")]
+    if rest:
+        used = verbs[options.verb]
+        used.error(f"unknown argument {rest[0]!r}{_nearest(rest[0].partition('=')[0], used.known_options())}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit status: 0, or 1 when some lines came out as errors, 2 for what the user can mend, 130 when interrupted.
+    """
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
+    except Sam4mllmError as error:
+        if options.traceback:
+            raise
+        print(f"sam4mllm: error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("sam4mllm: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`); not even the interpreter's own flush has anywhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

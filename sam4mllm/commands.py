@@ -1,0 +1,160 @@
+"""What each verb of the command line does: read the inputs, call one stage, print, and return the exit status.
+
+Every function takes the verb's options and returns 0, or 1 when part of the work came out as errors. What they need is
+imported late, so that a verb loads only what it uses. This module knows no algorithm.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from sam4mllm.data.sample import Sample
+    from sam4mllm.predict.batch import BatchSummary
+    from sam4mllm.predict.pipeline import Pipeline
+
+
+def segment(options: Namespace) -> int:
+    """One picture and one phrase; the status is 1 when the model's answer could not be read."""
+    from sam4mllm.data.queries import Query
+    from sam4mllm.predict.batch import line_of
+    from sam4mllm.predict.images import load_image
+    from sam4mllm.render import mask_image
+
+    picture = load_image(options.image)
+    _writable(options.output, options.mask)
+    result = _pipeline(options)(picture, options.phrase)
+    if options.json != "-":
+        objects = f"{len(result.prompts)} object{'' if len(result.prompts) == 1 else 's'}"
+        said = {"ok": objects, "no_object": "no object", "malformed": f"malformed answer: {result.reason}"}
+        print(f"{said[result.status]}\n{result.answer}")
+    if options.output is not None:
+        result.draw(picture, long_side=384).save(options.output)
+    if options.mask is not None:
+        mask_image(result.mask.cpu().numpy()).save(options.mask)
+    if options.json is not None:
+        _write_json(line_of(Query("", options.image, options.phrase), result).to_json(), options.json)
+    return 1 if result.status == "malformed" else 0
+
+
+def predict(options: Namespace) -> int:
+    """A file of queries; the status is 1 when a line came out as an error."""
+    from sam4mllm.data.queries import read_queries
+
+    queries = read_queries(options.queries)
+    summary = _predict(_pipeline(options), queries, options.output)
+    _tell(summary)
+    _write_json(summary.to_json(), options.json)
+    return 1 if summary.error else 0
+
+
+def evaluate(options: Namespace) -> int:
+    """A data set's split, predicted and scored; the status is 1 when a line came out as an error."""
+    from sam4mllm.data.queries import queries_of, read_predictions
+    from sam4mllm.evaluate.report import report
+    from sam4mllm.evaluate.score import score as score_predictions
+
+    samples = _samples(options, limit=options.limit)
+    home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
+    output = options.output or home / "evaluate" / f"{options.dataset}-{options.split}"
+    summary = _predict(_pipeline(options), queries_of(samples), output)
+    _tell(summary)
+    scores = score_predictions(
+        read_predictions(summary.predictions),
+        samples,
+        dataset=options.dataset,
+        split=options.split,
+        protocol=options.protocol,
+        min_pixels=options.min_pixels,
+    )
+    if options.json != "-":
+        print(report({str(options.run): scores}, beside_published=options.limit is None), end="")
+    _write_json(scores.to_json(), options.json)
+    return 1 if summary.error else 0
+
+
+def score(options: Namespace) -> int:
+    """A file of predictions, from this or any other program."""
+    from sam4mllm.data.queries import read_predictions
+    from sam4mllm.evaluate.report import report
+    from sam4mllm.evaluate.score import score as score_predictions
+
+    scores = score_predictions(
+        read_predictions(options.predictions),
+        _samples(options),
+        dataset=options.dataset,
+        split=options.split,
+        protocol=options.protocol,
+        min_pixels=options.min_pixels,
+    )
+    if options.json != "-":
+        print(report({options.predictions.name: scores}), end="")
+    _write_json(scores.to_json(), options.json)
+    return 0
+
+
+def _pipeline(options: Namespace) -> Pipeline:
+    from sam4mllm.predict.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(
+        options.run,
+        options.adapter,
+        device=options.device,
+        dtype=options.dtype,
+        segmenter=options.segmenter,
+        batch_size=options.batch_size,
+    )
+
+
+def _samples(options: Namespace, limit: int | None = None) -> list[Sample]:
+    from sam4mllm.data.readers import read_dataset
+
+    return read_dataset(
+        options.dataset, options.root, options.split, images=options.images, split_by=options.split_by, limit=limit
+    )
+
+
+def _predict(pipeline: Pipeline, queries: list[Any], output: Path) -> BatchSummary:
+    from sam4mllm.predict.batch import predict as predict_all
+    from sam4mllm.progress import bar
+
+    with bar("predict", len(queries), unit="phrases") as advance:
+        return predict_all(pipeline, queries, output, advance=advance)
+
+
+def _tell(summary: BatchSummary) -> None:
+    """How a batch run ended, on standard error, which stays readable when standard output is a program's."""
+    print(
+        f"{summary.total} predictions in {summary.predictions}: {summary.ok} ok, {summary.no_object} no object, "
+        f"{summary.malformed} malformed, {summary.error} errors",
+        file=sys.stderr,
+    )
+
+
+def _write_json(record: dict[str, Any], place: str | None) -> None:
+    """The record as JSON into the file `place`, or to standard output for "-"; nothing for None."""
+    if place is None:
+        return
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    if place == "-":
+        sys.stdout.write(text)
+        return
+    _writable(Path(place))
+    Path(place).write_text(text, encoding="utf-8")
+
+
+def _writable(*places: Path | None) -> None:
+    """Makes sure, before any work is done, that files can be written to `places`.
+
+    Raises:
+        DataError: a folder that is missing, or an ending that names no picture format.
+    """
+    for place in places:
+        if place is not None and not place.parent.is_dir():
+            raise DataError(f"{place}: its folder {place.parent} does not exist; make it first")

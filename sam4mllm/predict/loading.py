@@ -1,0 +1,161 @@
+"""From names to a pipeline: which files are the model, the adapter, the method and the segmenter, and what they are.
+
+A run folder names all four. A base model names itself alone, so the rest is asked for or has one stated default. This
+module answers no question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.errors import ModelError
+from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.generate import TransformersEngine
+from sam4mllm.mllm.load import EMBEDDED, load_mllm
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.recipe import GenerationSection, MethodSection
+from sam4mllm.segment.base import Segmenter
+from sam4mllm.train.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
+
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def load_pipeline(
+    model: str | Path,
+    adapter: str | Path | None,
+    *,
+    device: str,
+    dtype: str,
+    segmenter: str | Path | Segmenter | None,
+    method: Mapping[str, Any] | None,
+    batch_size: int | None,
+) -> Pipeline:
+    """See `Pipeline.from_pretrained`."""
+    run = _run_of(model, adapter)
+    place = chosen_device(device)
+    # An adapter that is a run folder brings its method and segmenter along, on whatever base it is put.
+    base = str(model) if adapter is not None or run is None else run.recipe.model.base
+    weights = run.path if run is not None else adapter
+    settings = run.recipe.model if run is not None else None
+    if dtype == "auto" and settings is not None:
+        dtype = settings.dtype
+    quantization = settings.quantization if settings is not None else None
+    eyes = _segmenter(segmenter, base, run, place)
+    mllm = load_mllm(
+        base,
+        weights,
+        device=place,
+        dtype=dtype,  # type: ignore[arg-type]
+        quantization=quantization,
+        attn_implementation=settings.attn_implementation if settings is not None else None,
+    )
+    if method is not None:
+        asks = method_from_settings(method)
+    elif run is not None:
+        asks = run.method
+    else:
+        grid = mllm.family.native_grid or MethodSection().grid
+        asks = method_from_settings(MethodSection(positives=0, negatives=0, grid=grid).model_dump())
+    generation = run.recipe.generation if run is not None else GenerationSection()
+    return Pipeline(
+        asks,
+        TransformersEngine(mllm, batch_size or generation.batch_size),
+        eyes,
+        max_new_tokens=generation.max_new_tokens,
+        engine_identity={
+            "base": base,
+            "base_files": _files_of(base),
+            "adapter": _digest(weights),
+            "dtype": str(mllm.dtype),
+            "quantization": quantization,
+        },
+    )
+
+
+def chosen_device(name: str) -> str:
+    """The device that `name` means: "auto" is cuda where there is one, else the CPU.
+
+    Raises:
+        ModelError: no such device, or none here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {name!r}: this machine has no CUDA device that torch can use; try cpu")
+    return name
+
+
+def _run_of(model: str | Path, adapter: str | Path | None) -> RunFolder | None:
+    """The run folder among the names, if one is.
+
+    Raises:
+        ModelError: a folder that is neither a run nor a model; a path where nothing is; an unfinished run.
+    """
+    named = Path(adapter if adapter is not None else model)
+    if (named / "recipe.yaml").is_file():
+        return RunFolder.open(named)
+    if adapter is not None:
+        return None
+    if named.is_dir() and not (named / "config.json").is_file():
+        if (named / ADAPTER_CONFIG).is_file():
+            raise ModelError(f"{model}: is an adapter alone; give its base model first, and it with --adapter")
+        return RunFolder.open(named)
+    if not named.is_dir() and str(model) != EMBEDDED and _is_path(str(model)):
+        return RunFolder.open(named)
+    return None
+
+
+def _is_path(name: str) -> bool:
+    """Whether `name` cannot be a Hub id ("owner/name"), or stands in a folder that is here."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+
+
+def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder | None, device: str) -> Segmenter:
+    from sam4mllm.segment.segment_anything import load_segmenter
+
+    if given is not None and not isinstance(given, str | Path):
+        return given
+    if given is not None:
+        return load_segmenter(str(given), device)
+    if run is not None:
+        return load_segmenter(run.recipe.segmenter.checkpoint, device, run.recipe.segmenter.dtype)
+    if base == EMBEDDED:
+        return load_segmenter(EMBEDDED, device)
+    raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter FILE.pth)")
+
+
+def _digest(adapter: str | Path | None) -> str | None:
+    """sha256 of an adapter's weights; the name of one that is not a folder here; None for none."""
+    if adapter is None:
+        return None
+    weights = Path(adapter) / ADAPTER_WEIGHTS
+    if not weights.is_file():
+        return str(adapter)
+    with weights.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files_of(base: str) -> list[str] | None:
+    """Names and sizes of the weights in a base model's folder, which tell two of them apart without reading gigabytes.
+
+    None for a Hub id, whose name is enough.
+    """
+    if base == EMBEDDED:
+        from sam4mllm import models
+
+        folder = models.path("mllm")
+    else:
+        folder = Path(base).expanduser()
+    if not folder.is_dir():
+        return None
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
+    return [f"{file.name} {file.stat().st_size}" for file in files]
