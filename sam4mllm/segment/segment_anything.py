@@ -1,0 +1,186 @@
+"""Facebook's segment_anything as a Segmenter: `.pth` checkpoints such as sam_vit_b, in the package's own classes.
+
+SAM adds half a pixel of its input square to every coordinate, because it was taught whole pixel numbers. Ours are
+continuous (a pixel's centre ends in .5 already), so the half is taken off again after scaling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sam4mllm.errors import ModelError
+from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.base import Decoded, Embeddings, Segmenter
+from sam4mllm.segment.frame import InputFrame, Upsampling
+from sam4mllm.segment.shared_decoder import SharedDecoder
+
+EMBEDDED = "shapes"
+"""The name of the segmenter that travels with the package."""
+
+
+class SegmentAnything(Segmenter):
+    """A segment_anything Sam.
+
+    The image encoder and the mask decoder compute in `dtype`, prompts in float32. The model is changed in place (moved,
+    cast, frozen) and must not change afterwards.
+
+    Args:
+        sam: A `segment_anything.modeling.Sam`.
+        device: Where it computes.
+        dtype: torch.float32, torch.bfloat16 or torch.float16.
+    """
+
+    def __init__(self, sam: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self._sam = sam.to(self.device).eval().requires_grad_(False)
+        self._sam.image_encoder.to(dtype)
+        self._sam.mask_decoder.to(dtype)
+        self._frame = InputFrame(int(sam.image_encoder.img_size))
+        self._coarse_side = 4 * int(sam.prompt_encoder.image_embedding_size[0])
+        with torch.inference_mode():
+            self._decoder = SharedDecoder(self._sam)
+        self._upsamplings: dict[tuple[int, int], Upsampling] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over names, shapes and values of the weights, what shapes do not tell, and the number type."""
+        digest = hashlib.sha256()
+        sam = self._sam
+        heads = [block.attn.num_heads for block in sam.image_encoder.blocks]
+        windows = [block.window_size for block in sam.image_encoder.blocks]
+        decoder_heads = sam.mask_decoder.transformer.layers[0].self_attn.num_heads
+        statistics = [sam.pixel_mean.flatten().tolist(), sam.pixel_std.flatten().tolist()]
+        digest.update(repr((str(self.dtype), self._frame.side, heads, windows, decoder_heads, statistics)).encode())
+        for name, weight in sorted(sam.state_dict().items()):
+            digest.update(f"{name} {tuple(weight.shape)}".encode())
+            digest.update(weight.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
+        """See `Segmenter.embed`.
+
+        Raises:
+            ValueError: a picture that is not (H, W, 3) uint8.
+        """
+        if not images:
+            raise ValueError("no pictures to embed")
+        side = self._frame.side
+        batch = torch.zeros(len(images), 3, side, side, device=self.device)
+        for place, image in enumerate(images):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"a picture is (H, W, 3) uint8; got {image.shape} {image.dtype}")
+            resized = torch.from_numpy(np.array(self._frame.resize(image))).to(self.device).permute(2, 0, 1)
+            height, width = resized.shape[1:]
+            # Padding comes after the normalisation, so it is 0 there (Sam.preprocess).
+            batch[place, :, :height, :width] = (resized - self._sam.pixel_mean) / self._sam.pixel_std
+        features = self._sam.image_encoder(batch.to(self.dtype))
+        return Embeddings((features,), tuple((image.shape[1], image.shape[0]) for image in images))
+
+    @torch.inference_mode()
+    def decode_points(
+        self,
+        embeddings: Embeddings,
+        index: torch.Tensor,
+        boxes_xyxy: torch.Tensor | None,
+        points_xy: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> Decoded:
+        """See `Segmenter.decode_points`. Of SAM's three masks, the one with the highest predicted IoU."""
+        # Only the pictures asked for: with one picture, the decoder shares all that it can.
+        pictures, local = torch.unique(index, return_inverse=True)
+        scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        points = (points_xy * scale[:, None] - 0.5, labels) if points_xy.shape[1] else None
+        boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
+        sparse, _ = self._sam.prompt_encoder(points=points, boxes=boxes, masks=None)
+        logits, iou = self._decoder.decode(self._decoder.read_pictures(embeddings.features[0][pictures]), local, sparse)
+        return Decoded(logits, iou, index, embeddings.sizes_wh)
+
+    def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
+        """See `Segmenter.upsampling`. Kept for the last 64 sizes."""
+        found = self._upsamplings.pop(size_wh, None)
+        if found is None:
+            found = self._frame.upsampling(size_wh, self._coarse_side).to(self.device)
+        self._upsamplings[size_wh] = found
+        if len(self._upsamplings) > 64:
+            del self._upsamplings[next(iter(self._upsamplings))]
+        return found
+
+
+def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "auto") -> SegmentAnything:
+    """Loads a segment_anything checkpoint.
+
+    Args:
+        checkpoint: A `.pth` that holds a state dict (as Facebook's do) or `{"model": state dict, "architecture":
+        {...}}`, the
+            second a part of `SamArchitecture`; or "shapes" for the small one that travels with the package.
+        device: Where it computes.
+        dtype: "float32", "bfloat16", "float16" or "auto": bfloat16 on a GPU that has it, else float32.
+
+    Raises:
+        ModelError: no such file, not a checkpoint, not a SAM, missing or misshapen weights, or an unknown number type.
+    """
+    torch_device = torch.device(device)
+    torch_dtype = _dtype(dtype, torch_device)
+    path = Path(checkpoint)
+    if str(checkpoint) == EMBEDDED:
+        from sam4mllm import models
+
+        path = Path(models.path("segmenter")) / "sam_shapes.pth"
+    weights, beside = _read(path)
+    try:
+        architecture = SamArchitecture.infer(weights, beside)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    sam = architecture.build()
+    expected = sam.state_dict()
+    missing = sorted(set(expected) - set(weights))
+    unknown = sorted(set(weights) - set(expected))
+    misshapen = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    for what, names in (("no", missing), ("unknown", unknown), ("misshapen", misshapen)):
+        if names:
+            raise ModelError(f"{path}: {what} weights {names[:3]} ({len(names)} in all); is it a whole SAM checkpoint?")
+    sam.load_state_dict(weights)
+    return SegmentAnything(sam, torch_device, torch_dtype)
+
+
+def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None:
+    """Writes a Sam in the form that `load_segmenter` reads, with the architecture beside the weights."""
+    torch.save({"model": sam.state_dict(), "architecture": architecture.to_dict()}, path)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise ModelError(f"unknown number type {name!r} for the segmenter; use auto, {', '.join(known)}")
+    return known[name]
+
+
+def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
+    """The weights of a checkpoint and what stands beside them."""
+    if not path.is_file():
+        raise ModelError(f"no segmenter checkpoint at {path}; give a segment_anything .pth, or {EMBEDDED!r}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path} is no checkpoint of plain weights: {reason}") from None
+    beside: Mapping[str, Any] = {}
+    if isinstance(content, Mapping) and "model" in content:
+        beside = content.get("architecture", {})
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelError(f"{path} holds no state dict; a segmenter checkpoint maps names to tensors")
+    return content, beside
