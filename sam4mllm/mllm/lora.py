@@ -39,6 +39,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int) -> Mllm:
         model = get_peft_model(base, LoraConfig(**settings))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"lora: peft refuses these settings: {str(error).strip().splitlines()[0]}") from error
+    _freeze_statistics(model)
     return replace(mllm, model=model)
 
 
@@ -47,3 +48,19 @@ def adapted_modules(mllm: Mllm) -> list[str]:
     from peft.tuners.lora import LoraLayer
 
     return [name for name, module in mllm.model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def _freeze_statistics(model: Any) -> None:
+    """Keep layers with running statistics (a convolutional tower's batch norms) as they are in use.
+
+    The trainer sets the whole model to training mode at every step. Such a layer would then see the other pictures of
+    its batch, and drift from the base, which the adapter's file does not record.
+    """
+    from torch.nn.modules.batchnorm import _NormBase
+
+    def to_evaluation(module: Any, inputs: Any) -> None:
+        module.eval()
+
+    for module in model.modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            module.register_forward_pre_hook(to_evaluation)

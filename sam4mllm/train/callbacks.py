@@ -1,0 +1,53 @@
+"""What happens beside the training loop: the log, and validation that keeps the best adapter.
+
+These callbacks draw no random number and change no weight, so a run with them ends in the weights of one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.train.validation import Validation
+
+_LOGGED = ("loss", "learning_rate", "grad_norm")
+
+
+class LogCallback(TrainerCallback):
+    """Writes the loss to the run's log whenever the trainer logs it."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._log = run.log
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            figures = {name: float(logs[name]) for name in _LOGGED if name in logs}
+            self._log.append({"step": state.global_step, "epoch": state.epoch, **figures})
+
+
+class ValidationCallback(TrainerCallback):
+    """Validates every `every_steps` steps (0: never by itself), logs the figures and keeps the best adapter by cIoU."""
+
+    def __init__(self, run: RunFolder, validate: Callable[[], Validation], every_steps: int) -> None:
+        self._run = run
+        self._validate = validate
+        self._every_steps = every_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        due = self._every_steps and state.global_step % self._every_steps == 0
+        if due and state.is_world_process_zero:
+            self.validate_at(state.global_step, model)
+
+    def validate_at(self, step: int, model: Any) -> None:
+        """Validate now, unless the log holds this step already."""
+        if step in self._run.log.validations():
+            return
+        found = self._validate()
+        best = self._run.best()
+        # The adapter first: killed between the two, a resume validates this step again and finds the same.
+        if best is None or found.ciou > best[1]:
+            self._run.keep_best(model, step, found.ciou)
+        self._run.log.append({"step": step, "validation": found.record()})

@@ -1,0 +1,224 @@
+"""RunFolder: what a training leaves behind and all that inference needs.
+
+    adapter_config.json, adapter_model.safetensors   the adapter, as peft saves it; there once training has ended
+    processor and tokenizer files                    as the base's processor saves them
+    recipe.yaml                                      every setting of the run, defaults written out
+    method.json                                      how to ask: `Method.settings()`
+    versions.json                                    the libraries that trained it
+    train_log.jsonl                                  loss and validation, by step
+    checkpoints/                                     what a resume needs, and the best adapter so far
+
+What is done is known from these files alone. This module loads no model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.errors import ModelError, RecipeError
+from sam4mllm.methods import Method, method_from_settings
+from sam4mllm.recipe import Recipe, load_recipe
+from sam4mllm.train.train_log import TrainLog
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+LIBRARIES = ("sam4mllm", "torch", "transformers", "peft", "accelerate", "datasets", "segment-anything", "timm")
+
+_CHECKPOINT = "checkpoint-"
+_BEST = "best-"
+_BEST_FIGURE = "validation.json"
+_TRAINER_STATE = "trainer_state.json"
+
+
+class RunFolder:
+    """A run folder at `path`. Made by `create`, to train in, or `open`, to use what was trained."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, recipe: Recipe) -> RunFolder:
+        """The folder `recipe.output`, new or left by an earlier start of the very same recipe.
+
+        Raises:
+            RecipeError: the folder holds a run of another recipe.
+        """
+        run = cls(recipe.output)
+        written = run.path / "recipe.yaml"
+        if written.is_file():
+            changed = _differences(_flat(run.recipe), _flat(recipe))
+            if changed:
+                raise RecipeError(
+                    f"{run.path}: holds a run of another recipe ({'; '.join(changed)}); "
+                    "choose another output, or remove that folder's recipe.yaml, adapter and checkpoints"
+                )
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        _write(written, recipe.to_yaml())
+        method = method_from_settings(recipe.method.model_dump())
+        _write(run.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
+        _write(run.path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The run folder of a training that has ended.
+
+        Raises:
+            ModelError: no such folder, or one without recipe or adapter.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise ModelError(f"{path}: no such run folder; train one with `sam4mllm train RECIPE`")
+        if not (run.path / "recipe.yaml").is_file():
+            raise ModelError(f"{path}: is no run folder (recipe.yaml is missing); `sam4mllm train RECIPE` makes one")
+        if not run.is_finished:
+            raise ModelError(
+                f"{path}: this run folder has no adapter ({ADAPTER_CONFIG} is missing); "
+                f"train it to its end with `sam4mllm train {run.path / 'recipe.yaml'}`"
+            )
+        return run
+
+    @property
+    def recipe(self) -> Recipe:
+        return load_recipe(self.path / "recipe.yaml")
+
+    @property
+    def method(self) -> Method:
+        """How to ask this run's model.
+
+        Raises:
+            ModelError: method.json is missing or damaged.
+        """
+        file = self.path / "method.json"
+        try:
+            return method_from_settings(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{file}: does not say how to ask the model: {error}") from error
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the adapter is there; its config is written last."""
+        return (self.path / ADAPTER_CONFIG).is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> TrainLog:
+        return TrainLog(self.path / "train_log.jsonl")
+
+    def last_checkpoint(self) -> Path | None:
+        """The latest checkpoint that was written to its end, or None; those cut short are removed.
+
+        The trainer writes its state last, so a checkpoint is whole when its state can be read.
+        """
+        whole = []
+        for step, folder in _numbered(self.checkpoints, _CHECKPOINT):
+            if _is_json(folder / _TRAINER_STATE):
+                whole.append((step, folder))
+            else:
+                shutil.rmtree(folder)
+        return max(whole)[1] if whole else None
+
+    def best(self) -> tuple[int, float, Path] | None:
+        """Step, cIoU and folder of the best adapter so far, or None."""
+        kept = _numbered(self.checkpoints, _BEST)
+        if not kept:
+            return None
+        step, folder = max(kept)
+        figures = json.loads((folder / _BEST_FIGURE).read_text(encoding="utf-8"))
+        return step, float(figures["ciou"]), folder
+
+    def keep_best(self, model: Any, step: int, ciou: float) -> None:
+        """The adapter on `model` as the best so far; the one before it is removed once this one is whole."""
+        folder = self.checkpoints / f"{_BEST}{step}"
+        unfinished = folder.with_name(f"unfinished-{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        _write(unfinished / _BEST_FIGURE, json.dumps({"step": step, "ciou": ciou}) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+        self._drop_best(lambda other: other != step)
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`, from where training goes on and will meet it all again."""
+        self.log.truncate(step)
+        self._drop_best(lambda other: other > step)
+
+    def finish(self, model: Any, processor: Any) -> None:
+        """Write the processor, then the best adapter, or the one on `model` where none was validated."""
+        processor.save_pretrained(self.path)
+        best = self.best()
+        source = self.path / "checkpoints" / "unfinished-adapter"
+        shutil.rmtree(source, ignore_errors=True)
+        if best is None:
+            model.save_pretrained(source)
+        else:
+            shutil.copytree(best[2], source)
+        os.replace(source / ADAPTER_WEIGHTS, self.path / ADAPTER_WEIGHTS)
+        os.replace(source / ADAPTER_CONFIG, self.path / ADAPTER_CONFIG)
+        shutil.rmtree(source)
+
+    def _drop_best(self, unwanted: Any) -> None:
+        for step, folder in _numbered(self.checkpoints, _BEST):
+            if unwanted(step):
+                shutil.rmtree(folder)
+
+
+def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
+    """The sub-folders `{prefix}{number}` with their numbers, ascending."""
+    found = [(place.name.removeprefix(prefix), place) for place in folder.glob(f"{prefix}*") if place.is_dir()]
+    return sorted((int(number), place) for number, place in found if number.isdecimal())
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Every setting but `output`, by its dotted key: a run folder may be moved."""
+
+    def walk(prefix: str, value: Any) -> dict[str, Any]:
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+        if items is None:
+            return {prefix: value}
+        return {key: leaf for name, part in items for key, leaf in walk(f"{prefix}.{name}", part).items()}
+
+    settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
+    return {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
+
+
+def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The settings that differ, as text; at most three."""
+    keys = [key for key in {**there, **wanted} if there.get(key, "unset") != wanted.get(key, "unset")]
+    texts = [f"{key} is {there.get(key, 'unset')!r} there, {wanted.get(key, 'unset')!r} here" for key in keys[:3]]
+    return texts + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])
+
+
+def _versions() -> dict[str, str | None]:
+    """Versions by library; None for one that is not installed as a distribution."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            versions[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            versions[library] = None
+    return versions
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _write(file: Path, text: str) -> None:
+    """Write a whole file or none."""
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, file)

@@ -1,0 +1,35 @@
+import re
+import warnings
+
+import pytest
+
+from sam4mllm.mllm.families import FAMILIES, OUTSIDE_THE_LANGUAGE_MODEL, family_of
+
+
+def test_a_known_type_has_its_row_and_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert family_of("qwen2_vl").native_grid == 1000
+    assert all(name == family.model_type for name, family in FAMILIES.items())
+
+
+def test_an_unknown_type_gets_the_defaults_and_a_warning():
+    with pytest.warns(UserWarning, match="'my_vlm' was not tried"):
+        family = family_of("my_vlm")
+    assert (family.model_type, family.native_grid, family.lora_targets) == ("my_vlm", None, "all-linear")
+
+
+@pytest.mark.parametrize(
+    ("module", "excluded"),
+    [
+        ("model.vision_tower.blocks.0.attn.qkv", True),
+        ("model.visual.merger.mlp.0", True),
+        ("model.multi_modal_projector.linear_1", True),
+        ("model.connector.modality_projection.proj", True),
+        ("lm_head", True),
+        ("model.language_model.layers.0.self_attn.q_proj", False),
+        ("model.text_model.layers.3.mlp.down_proj", False),
+    ],
+)
+def test_what_lora_leaves_alone(module, excluded):
+    assert (re.fullmatch(OUTSIDE_THE_LANGUAGE_MODEL, module) is not None) is excluded

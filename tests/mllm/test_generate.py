@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from sam4mllm.chat.conversation import Conversation, Turn, asking, teaching
+from sam4mllm.errors import DataError
+from sam4mllm.mllm.generate import TransformersEngine
+from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
+from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.scripted import ScriptedEngine
+
+SIZES = [(64, 64), (90, 60), (30, 120), (64, 64), (80, 80)]
+
+
+def questions() -> list[Conversation]:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
+    return [asking(picture, "Where is it?" + "x" * 9 * index) for index, picture in enumerate(pictures)]
+
+
+@pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl"])
+def mllm(request):
+    return load_mllm(request.getfixturevalue(request.param))
+
+
+def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
+    asked = questions()
+    alone = [TransformersEngine(mllm, 1).generate([question], 8)[0] for question in asked]
+    assert len(set(alone)) > 1
+    for batch_size in (2, 5):
+        assert TransformersEngine(mllm, batch_size).generate(asked, 8) == alone
+    assert TransformersEngine(mllm, 3).generate(asked[::-1], 8) == alone[::-1]
+    assert TransformersEngine(mllm, 3).generate([], 8) == []
+
+
+def test_left_padded_logits_equal_those_of_singles(mllm):
+    messages = [messages_with_picture(question) for question in questions()]
+
+    def last_logits(chosen) -> torch.Tensor:
+        inputs = model_inputs(mllm.processor, chosen, padding_side="left", add_generation_prompt=True)
+        with torch.inference_mode():
+            # The position of a token counts from the first that is no padding, as in generation.
+            return mllm.model.generate(
+                **inputs, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+            ).logits[0]
+
+    together = last_logits(messages)
+    for row, message in enumerate(messages):
+        torch.testing.assert_close(together[row], last_logits([message])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_settings_of_the_checkpoint_do_not_change_greedy_answers(mllm):
+    engine = TransformersEngine(mllm, 5)
+    plain = engine.generate(questions(), 8)
+    config = mllm.model.generation_config
+    before = (config.do_sample, config.repetition_penalty, config.temperature)
+    config.do_sample, config.repetition_penalty, config.temperature = True, 5.0, 9.0
+    try:
+        assert engine.generate(questions(), 8) == plain
+    finally:
+        config.do_sample, config.repetition_penalty, config.temperature = before
+
+
+def test_the_model_comes_back_in_the_mode_it_was_found_in(mllm):
+    for training in (True, False):
+        mllm.model.train(training)
+        TransformersEngine(mllm, 2).generate(questions()[:1], 2)
+        assert mllm.model.training is training
+
+
+def test_bad_requests(mllm, tmp_path):
+    engine = TransformersEngine(mllm, 2)
+    with pytest.raises(ValueError, match="last turn must be the user's"):
+        engine.generate([teaching(np.zeros((8, 8, 3), np.uint8), [("q", "a")])], 4)
+    with pytest.raises(DataError, match="no such file"):
+        engine.generate([asking(tmp_path / "none.jpg", "q")], 4)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        TransformersEngine(mllm, 0)
+
+
+def test_scripted_answers_by_order_by_part_and_by_function():
+    asked = [asking("a.jpg", 'Where is "the ring"?'), asking("a.jpg", 'Where is "the red ring"?')]
+    assert ScriptedEngine(["one", "two"]).generate(asked, 1) == ["one", "two"]
+    assert ScriptedEngine({"ring": "any", "red ring": "red"}).generate(asked, 1) == ["any", "red"]
+    engine = ScriptedEngine(lambda conversation: conversation.turns[-1].text.upper())
+    assert engine.generate(asked, 1)[0] == 'WHERE IS "THE RING"?'
+    assert engine.asked == asked
+
+
+def test_a_script_never_makes_an_answer_up():
+    question = Conversation("a.jpg", (Turn("user", "Where is it?"),))
+    with pytest.raises(LookupError, match="asked once more"):
+        ScriptedEngine([]).generate([question], 1)
+    with pytest.raises(LookupError, match="no scripted answer"):
+        ScriptedEngine({"ring": "x"}).generate([question], 1)
