@@ -49,10 +49,14 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--segmenter", metavar="FILE", help="SAM checkpoint (.pth, or `shapes`); default: the one that the run names"
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
+    _device_option(parser)
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: the checkpoint's"
     )
+
+
+def _device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
 
 
 def _dataset_options(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +158,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Resumes from the last checkpoint in the recipe's output folder.",
     )
     _recipe_options(train)
+    _device_option(train)
 
     segment = verb("segment", "segment one picture", "Prints the answer, and writes the picture with its masks.")
     _model_options(segment)
@@ -205,10 +210,6 @@ def build_parser() -> argparse.ArgumentParser:
     shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")
     shapes.add_argument("--seed", type=int, default=0, help="default: 0")
     return parser
-
-
-def _device_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

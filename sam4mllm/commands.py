@@ -15,9 +15,95 @@ from typing import TYPE_CHECKING, Any
 from sam4mllm.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from sam4mllm.data.sample import Sample
     from sam4mllm.predict.batch import BatchSummary
     from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.recipe import Recipe
+    from sam4mllm.targets.store import ObjectTarget
+
+
+def demo(options: Namespace) -> int:
+    """The whole way on what travels with the package."""
+    from sam4mllm.demo import run_demo
+
+    run_demo(options.output)
+    return 0
+
+
+def prepare(options: Namespace) -> int:
+    """The targets of a recipe's training data."""
+    from sam4mllm.recipe import load_recipe
+    from sam4mllm.train.dataset import read_entries
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    targets = _targets(recipe, read_entries(recipe.data.train), options.device)
+    ious = [target.ious[0] for target in targets.values()]
+    boxes = [target.box_iou for target in targets.values()]
+    figures = {
+        "store": str(recipe.targets.store),
+        "objects": len(targets),
+        "mean_iou_chosen": sum(ious) / len(ious) if ious else None,
+        "mean_iou_box_alone": sum(boxes) / len(boxes) if boxes else None,
+    }
+    if options.json != "-":
+        means = (
+            f": mean IoU {sum(ious) / len(ious):.3f}, of the box alone {sum(boxes) / len(boxes):.3f}" if ious else ""
+        )
+        print(f"{len(targets)} targets in {recipe.targets.store}{means}")
+    _write_json(figures, options.json)
+    return 0
+
+
+def inspect(options: Namespace) -> int:
+    """A page of what a recipe teaches, spread evenly over its training data."""
+    from sam4mllm.inspect import write_page
+    from sam4mllm.methods import method_from_settings
+    from sam4mllm.progress import bar
+    from sam4mllm.recipe import load_recipe
+    from sam4mllm.train.dataset import read_entries, spread
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    samples = spread(read_entries(recipe.data.train), options.limit)
+    targets = _targets(recipe, samples, options.device)
+    output = options.output or recipe.output / "inspect"
+    with bar("draw", len(samples), unit="phrases") as advance:
+        page = write_page(
+            samples,
+            targets,
+            method_from_settings(recipe.method.model_dump()),
+            output,
+            title=f"What {options.recipe} teaches",
+            advance=advance,
+        )
+    print(page)
+    return 0
+
+
+def train(options: Namespace) -> int:
+    """A recipe's training, to the end of it."""
+    import logging
+
+    from sam4mllm.predict.loading import chosen_device
+    from sam4mllm.recipe import load_recipe
+    from sam4mllm.train.trainer import train as train_recipe
+
+    log = logging.getLogger("sam4mllm")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler())
+    run = train_recipe(load_recipe(options.recipe, options.overrides), device=chosen_device(options.device))
+    print(f"{run.path}: trained; try `sam4mllm segment {run.path} PICTURE PHRASE -o out.png`")
+    return 0
+
+
+def shapes(options: Namespace) -> int:
+    """The generated data set, to a folder."""
+    from sam4mllm.data.shapes.writer import write_dataset
+
+    write_dataset(options.directory, scenes=options.scenes, seed=options.seed)
+    print(options.directory)
+    return 0
 
 
 def segment(options: Namespace) -> int:
@@ -28,7 +114,7 @@ def segment(options: Namespace) -> int:
     from sam4mllm.render import mask_image
 
     picture = load_image(options.image)
-    _writable(options.output, options.mask)
+    _check_pictures(options.output, options.mask)
     result = _pipeline(options)(picture, options.phrase)
     if options.json != "-":
         objects = f"{len(result.prompts)} object{'' if len(result.prompts) == 1 else 's'}"
@@ -112,6 +198,16 @@ def _pipeline(options: Namespace) -> Pipeline:
     )
 
 
+def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> Mapping[str, ObjectTarget]:
+    """The targets of `samples` by object id, computed where the store lacks them."""
+    from sam4mllm.predict.loading import chosen_device
+    from sam4mllm.segment.segment_anything import load_segmenter
+    from sam4mllm.targets.prepare import prepare_targets
+
+    segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
+    return prepare_targets(samples, segmenter, recipe.targets, recipe.targets.store).read()
+
+
 def _samples(options: Namespace, limit: int | None = None) -> list[Sample]:
     from sam4mllm.data.readers import read_dataset
 
@@ -145,16 +241,25 @@ def _write_json(record: dict[str, Any], place: str | None) -> None:
     if place == "-":
         sys.stdout.write(text)
         return
-    _writable(Path(place))
-    Path(place).write_text(text, encoding="utf-8")
+    try:
+        Path(place).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{place}: cannot be written: {error.strerror}") from error
 
 
-def _writable(*places: Path | None) -> None:
-    """Makes sure, before any work is done, that files can be written to `places`.
+def _check_pictures(*places: Path | None) -> None:
+    """Makes sure, before any work is done, that pictures can be written to `places`.
 
     Raises:
         DataError: a folder that is missing, or an ending that names no picture format.
     """
+    from PIL import Image
+
+    endings = {ending for ending, format in Image.registered_extensions().items() if format in Image.SAVE}
     for place in places:
-        if place is not None and not place.parent.is_dir():
+        if place is None:
+            continue
+        if not place.parent.is_dir():
             raise DataError(f"{place}: its folder {place.parent} does not exist; make it first")
+        if place.suffix.lower() not in endings:
+            raise DataError(f"{place}: {place.suffix or 'no ending'} names no picture format; take .png or .jpg")

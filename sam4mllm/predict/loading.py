@@ -60,10 +60,12 @@ def load_pipeline(
         grid = mllm.family.native_grid or MethodSection().grid
         asks = method_from_settings(MethodSection(positives=0, negatives=0, grid=grid).model_dump())
     generation = run.recipe.generation if run is not None else GenerationSection()
+    at_once = batch_size or generation.batch_size
     return Pipeline(
         asks,
-        TransformersEngine(mllm, batch_size or generation.batch_size),
+        TransformersEngine(mllm, at_once),
         eyes,
+        picture_batch=at_once,
         max_new_tokens=generation.max_new_tokens,
         engine_identity={
             "base": base,

@@ -186,7 +186,8 @@ class Pipeline:
                 self.segmenter.embed([pictures[owner] for owner in some]) for some in batched(named, _EMBEDDED_AT_ONCE)
             ]
             decoded = self.segmenter.decode(Embeddings.concat(parts), requests)
-            masks, scores = self.segmenter.masks(decoded), decoded.iou
+            # The copy is no inference tensor, whatever mode the segmenter computed in.
+            masks, scores = self.segmenter.masks(decoded), decoded.iou.clone()
         results, start = [], 0
         for owner, answer in zip(owners, answers, strict=True):
             end = start + len(answer.prompts)

@@ -132,11 +132,17 @@ def test_bad_pictures_spoil_their_own_lines_and_a_later_run_asks_them_again(tmp_
 
 
 def test_a_picture_that_breaks_the_model_spoils_only_its_own_lines(tmp_path: Path) -> None:
-    queries = make_queries(tmp_path)
-    Image.new("RGB", (300, 20)).save(tmp_path / "2.png")  # larger than the BoxSegmenter takes
-    summary = predict(make_pipeline(picture_batch=6)[0], queries, tmp_path / "out")
+    class Picky(BoxSegmenter):
+        def embed(self, images):  # type: ignore[no-untyped-def]
+            if any(image.shape == (42, 60, 3) for image in images):
+                raise ValueError("not to my liking")
+            return super().embed(images)
+
+    pipeline, _ = make_pipeline(picture_batch=6)
+    pipeline.segmenter = Picky()
+    summary = predict(pipeline, make_queries(tmp_path), tmp_path / "out")
     assert (summary.ok, summary.error) == (15, 3)
-    assert lines_of(tmp_path / "out")["q/2/0"]["error"].startswith("ValueError: ")
+    assert lines_of(tmp_path / "out")["q/2/0"]["error"] == "ValueError: not to my liking"
 
 
 def test_running_out_of_memory_ends_the_run(tmp_path: Path) -> None:

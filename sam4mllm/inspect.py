@@ -1,0 +1,120 @@
+"""The inspect page: what will be taught, to be looked at before hours are spent on it.
+
+One card a sample: the picture with the true masks, the boxes and the chosen points; the phrase; the figures of its
+targets; and the exact text of question and answer. This module chooses nothing and scores nothing: it shows what
+`targets/` chose and what the method writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+from sam4mllm.data.sample import Sample
+from sam4mllm.methods import Method
+from sam4mllm.predict.images import load_image
+from sam4mllm.progress import Advance, ignore
+from sam4mllm.render import contact_sheet, overlay
+from sam4mllm.targets.store import ObjectTarget
+
+PAGE = "index.html"
+SHEET = "sheet.png"
+_LONG_SIDE = 384
+
+_HEAD = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #191919; background: #fff; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.5rem; }}
+article {{ border: 1px solid #ccc; border-radius: 6px; padding: 1rem; overflow-wrap: anywhere; }}
+img {{ max-width: 100%; }}
+h2 {{ font-size: 1rem; margin: .6rem 0 .2rem; }}
+pre {{ white-space: pre-wrap; background: #f4f4f4; padding: .5rem; margin: .4rem 0; }}
+table {{ border-collapse: collapse; }} td, th {{ text-align: right; padding: .1rem .6rem .1rem 0; }}
+.id, .why {{ color: #666; font-size: .85rem; }}
+</style></head><body>
+<h1>{title}</h1>
+<p>{summary}</p>
+<p class="why">Green dots: points on the object. Red crosses: points off it. IoU: of SAM's mask with the true one.
+Spread: over all groups drawn for the object.</p>
+<main>
+"""
+
+
+def write_page(
+    samples: Sequence[Sample],
+    targets: Mapping[str, ObjectTarget],
+    method: Method,
+    output: Path,
+    *,
+    title: str,
+    advance: Advance = ignore,
+) -> Path:
+    """The page of `samples`, with its pictures beside it in `output`; one picture more shows them all.
+
+    Args:
+        samples: what is shown, in this order.
+        targets: by object id; an object without one is shown as not taught.
+        method: writes the text.
+        output: a folder, made if need be.
+        title: of the page.
+        advance: told of each sample drawn.
+
+    Returns:
+        The page's file.
+
+    Raises:
+        DataError: a picture that cannot be read.
+    """
+    (output / "pictures").mkdir(parents=True, exist_ok=True)
+    cards, drawn = [], []
+    for index, sample in enumerate(samples):
+        chosen = [targets[item.id].prompts[0] for item in sample.objects if item.id in targets]
+        picture = overlay(
+            load_image(sample.image), [item.mask() for item in sample.objects], chosen, long_side=_LONG_SIDE
+        )
+        place = Path("pictures") / f"{index:04d}.png"
+        picture.save(output / place)
+        drawn.append(picture.copy())
+        drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
+        cards.append(_card(sample, targets, method, place.as_posix()))
+        advance(1)
+    if drawn:
+        contact_sheet(drawn, columns=8).save(output / SHEET)
+    objects = {item.id for sample in samples for item in sample.objects}
+    without = len(objects - targets.keys())
+    summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)."
+    head = _HEAD.format(title=escape(title), summary=escape(summary))
+    page = output / PAGE
+    page.write_text(head + "\n".join(cards) + "\n</main></body></html>\n", encoding="utf-8")
+    return page
+
+
+def _card(sample: Sample, targets: Mapping[str, ObjectTarget], method: Method, picture: str) -> str:
+    parts = [
+        "<article>",
+        f'<img src="{escape(picture)}" alt="">',
+        f"<h2>{escape(sample.phrase)}</h2>",
+        f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',
+    ]
+    if sample.objects:
+        parts.append(_figures(sample, targets))
+    conversations = method.teach([sample], targets)
+    if not conversations:
+        parts.append('<div class="why">Not taught: an object that it means has no target.</div>')
+    parts += [f"<pre>{escape(turn.text)}</pre>" for talk in conversations for turn in talk.turns]
+    return "\n".join([*parts, "</article>"])
+
+
+def _figures(sample: Sample, targets: Mapping[str, ObjectTarget]) -> str:
+    rows = ["<tr><th>IoU: chosen</th><th>box alone</th><th>mean</th><th>spread</th></tr>"]
+    for item in sample.objects:
+        target = targets.get(item.id)
+        if target is None:
+            rows.append(f'<tr><td colspan="4">{escape(item.id)}: no target</td></tr>')
+            continue
+        figures = (target.ious[0], target.box_iou, target.mean_iou, target.std_iou)
+        rows.append("<tr>" + "".join(f"<td>{figure:.3f}</td>" for figure in figures) + "</tr>")
+    return "<table>" + "".join(rows) + "</table>"

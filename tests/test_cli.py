@@ -1,0 +1,294 @@
+"""The command line: quick help, one clear line for what is wrong, and each verb's files, with a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm import commands
+from sam4mllm.cli import build_parser, main
+from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.recipe import MethodSection
+from sam4mllm.segment.fake import BoxSegmenter
+from tests.data.tiny_datasets import annotation, picture, ref, write_instances, write_picture, write_refs
+
+VERBS = ("demo", "prepare", "inspect", "train", "segment", "predict", "evaluate", "score", "shapes")
+
+# The objects of the tiny data set below, as a perfect model would name them on a grid of 1000 over 20 x 10 pixels.
+ANSWERS = {
+    "left": "[100,100,399,499] +(200,200)(300,300) -(900,900)",
+    "right": "[500,100,799,499] +(600,200)(700,300) -(900,900)",
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    write_instances(folder / "refcoco", [picture(5)], [annotation(50, 5), annotation(51, 5, x=10)])
+    write_refs(folder / "refcoco", [ref(1, 50, 5, "val", "the left one", "left"), ref(2, 51, 5, "val", "right")])
+    write_picture(folder / "images/mscoco/images/train2014" / picture(5)["file_name"])
+    return folder
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every verb that loads a model gets a scripted one, and a segmenter whose mask is the box."""
+
+    def pipeline(options: Namespace) -> Pipeline:
+        answers = {**ANSWERS, "dragon": "No object found.", "riddle": "who knows"}
+        return Pipeline(method_from_settings(MethodSection().model_dump()), ScriptedEngine(answers), BoxSegmenter())
+
+    monkeypatch.setattr(commands, "_pipeline", pipeline)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line as a user starts it: another process."""
+    command = [sys.executable, "-m", "sam4mllm", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """The least of five runs' processor time, which a busy machine stretches less than the clock's."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+def test_help_answers_within_0_4_seconds_of_a_bare_python() -> None:
+    assert cpu_seconds("-m", "sam4mllm", "--help") - cpu_seconds("-c", "pass") < 0.4
+
+
+def test_help_and_the_package_load_nothing_heavy() -> None:
+    code = (
+        "import sys, sam4mllm, sam4mllm.cli; sam4mllm.cli.build_parser().format_help(); "
+        "print([name for name in ('torch', 'transformers', 'numpy', 'PIL', 'datasets', 'tqdm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_has_a_command(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: sam4mllm {verb}" in capsys.readouterr().out
+    assert callable(getattr(commands, verb))
+
+
+def test_the_verbs_are_those_of_the_contract() -> None:
+    assert all(f"    {verb} " in build_parser().format_help() for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean train?"),
+        (["segmnet", "a", "b"], "did you mean segment?"),
+        (["xyzzy"], "unknown verb 'xyzzy' (see"),
+        ([], "VERB"),
+        (["predict", "run", "q.jsonl", "--ouput", "x", "--output", "y"], "did you mean --output?"),
+        (["train", "recipe", "--divice=cpu"], "unknown argument '--divice=cpu'; did you mean --device?"),
+        (["score", "p.jsonl", "--dataset", "refcocoo", "--root", ".", "--split", "val"], "refcoco"),
+        (["shapes", "d", "--scenes", "0"], "1 or more"),
+        (["segment", "run"], "IMAGE"),
+    ],
+)
+def test_a_mistyped_command_gets_one_line_and_status_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
+
+
+def test_settings_may_stand_before_and_after_options() -> None:
+    from sam4mllm.cli import parse
+
+    options = parse(["train", "shapes_ppg", "seed=1", "--device", "cpu", "training.max_steps=3"])
+    assert options.overrides == ["seed=1", "training.max_steps=3"] and options.device == "cpu"
+
+
+def prediction(identity: str = "refcoco/val/1/10", **changes: object) -> dict[str, object]:
+    return {"id": identity, "status": "no_object", "objects": []} | changes
+
+
+BAD_INPUTS = {
+    "a missing root": (lambda root: (root / "nowhere", [prediction()]), "no such folder"),
+    "a refs file that is no plain data": (lambda root: (malicious(root), [prediction()]), "refs(unc).p"),
+    "a root without the data set": (lambda root: (root / "refcoco", [prediction()]), "refcoco"),
+    "an unknown id": (lambda root: (root, [prediction("refcoco/val/9/9")]), "refcoco/val/9/9"),
+    "a doubled id": (lambda root: (root, [prediction(), prediction()]), "twice"),
+    "no status": (lambda root: (root, [{"id": "x"}]), "line 1"),
+}
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch harm",)
+
+
+def malicious(root: Path) -> Path:
+    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([Malicious()]))
+    return root
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_bad_input_gets_one_line_and_status_2(
+    name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make, says = BAD_INPUTS[name]
+    place, lines = make(root)
+    predictions = tmp_path / "p.jsonl"
+    predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["score", str(predictions), "--dataset", "refcoco", "--root", str(place), "--split", "val"]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
+    assert not (tmp_path / "harm").exists()
+
+
+def test_another_process_ends_with_the_status_and_no_traceback(tmp_path: Path) -> None:
+    done = run("score", tmp_path / "none.jsonl", "--dataset", "refcoco", "--root", tmp_path / "no", "--split", "val")
+    assert done.returncode == 2 and done.stderr.startswith("sam4mllm: error: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["segment", "{tmp}/empty", "{tmp}/a.png", "x"], "is no run folder"),
+        (["segment", "{tmp}/nowhere", "{tmp}/a.png", "x"], "no such run folder"),
+        (["segment", "{tmp}/unfinished", "{tmp}/a.png", "x"], "no adapter"),
+        (["segment", "{tmp}/empty", "{tmp}/b.png", "x"], "b.png: no such file"),
+        (["segment", "{tmp}/empty", "{tmp}/note.txt", "x"], "not a picture"),
+        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "-o", "{tmp}/no/o.png"], "does not exist"),
+        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "-o", "{tmp}/o.txt"], "picture format"),
+        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "--device", "warp"], "run folder"),
+        (["predict", "{tmp}/empty", "{tmp}/note.txt", "--output", "{tmp}/out"], "line 1"),
+        (["prepare", "shapes_pgp"], "shapes_ppg"),
+    ],
+)
+def test_what_cannot_be_loaded_gets_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "recipe.yaml").write_text("seed: 0\n")
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    (tmp_path / "note.txt").write_text("no picture\n")
+    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
+
+
+def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(options: Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "sam4mllm: interrupted\n"
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(options: Namespace) -> int:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(commands, "demo", defect)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["demo"])
+
+
+@pytest.mark.usefixtures("scripted")
+def test_segment_writes_the_picture_the_mask_and_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = write_picture(tmp_path / "a.png")
+    files = ["-o", str(tmp_path / "o.png"), "--mask", str(tmp_path / "m.png"), "--json", str(tmp_path / "l.json")]
+    assert main(["segment", "run", str(image), "the left one", *files]) == 0
+    assert capsys.readouterr().out == f"1 object\n{ANSWERS['left']}\n"
+    mask = np.asarray(Image.open(tmp_path / "m.png"))
+    assert mask.shape == (10, 20) and mask[3, 5] == 255 and mask[3, 15] == 0
+    assert Image.open(tmp_path / "o.png").size == (400, 200)
+    assert json.loads((tmp_path / "l.json").read_text())["status"] == "ok"
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    ("phrase", "status", "said"), [("a dragon", 0, "no object\nNo object found.\n"), ("a riddle", 1, "malformed")]
+)
+def test_segment_tells_no_object_from_malformed(
+    phrase: str, status: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["segment", "run", str(write_picture(tmp_path / "a.png")), phrase]) == status
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("scripted")
+def test_json_on_standard_output_is_nothing_but_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["segment", "run", str(write_picture(tmp_path / "a.png")), "left", "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["objects"][0]["segmentation"]["size"] == [10, 20]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_predict_ends_with_1_when_a_line_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, bad = write_picture(tmp_path / "a.png"), tmp_path / "b.png"
+    queries = tmp_path / "q.jsonl"
+    asked = [("1", good, "left"), ("2", bad, "left"), ("3", good, "a dragon")]
+    lines = [json.dumps({"id": identity, "image": str(image), "phrase": phrase}) for identity, image, phrase in asked]
+    queries.write_text("\n".join(lines))
+    arguments = ["predict", "run", str(queries), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "s.json")]
+    assert main(arguments) == 1
+    assert "3 predictions" in (told := capsys.readouterr().err) and "1 errors" in told
+    assert json.loads((tmp_path / "s.json").read_text())["error"] == 1
+    write_picture(bad)
+    assert main(arguments) == 0
+
+
+@pytest.mark.usefixtures("scripted")
+def test_evaluate_predicts_and_scores_and_score_agrees(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    out = tmp_path / "out"
+    assert main(["evaluate", "run", *data, "--output", str(out), "--json", str(tmp_path / "e.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "protocol refcoco" in printed and "LISA-7B" in printed
+    assert main(["score", str(out / "predictions.jsonl"), *data, "--json", "-"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores == json.loads((tmp_path / "e.json").read_text())
+    assert (scores["n"], scores["missing"], scores["malformed"], scores["acc_50"]) == (3, 0, 0, 1.0)
+    assert scores["ciou"] > 0.7 and scores["n_acc"] is None
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_limited_evaluation_is_not_set_beside_published_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val", "--limit", "2"]
+    assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "2 queries" in printed and "LISA" not in printed
+
+
+def test_what_was_scored_can_be_piped_to_a_program_that_stops_reading(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("")
+    command = f"{sys.executable} -m sam4mllm score {tmp_path}/p.jsonl --dataset refcoco --root {root} --split val"
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr
