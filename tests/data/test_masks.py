@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sam4mllm.data.masks import area, check_rle, decode, encode, from_segmentation
+
+MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
+
+
+@given(MASKS)
+def test_run_lengths_come_back_as_the_mask(mask: np.ndarray) -> None:
+    rle = encode(mask)
+    assert check_rle(rle) == rle
+    assert np.array_equal(decode(rle), mask)
+    assert area(rle) == mask.sum()
+
+
+@given(MASKS)
+def test_uncompressed_run_lengths_are_the_same_mask(mask: np.ndarray) -> None:
+    runs, value = [0], False
+    for pixel in mask.flatten(order="F"):
+        if pixel != value:
+            runs.append(0)
+            value = not value
+        runs[-1] += 1
+    assert from_segmentation({"size": list(mask.shape), "counts": runs}, mask.shape) == encode(mask)
+
+
+@given(MASKS, st.data())
+def test_counts_cut_short_are_refused_or_fill_nothing_else(mask: np.ndarray, data: st.DataObject) -> None:
+    rle = encode(mask)
+    cut = rle["counts"][: data.draw(st.integers(0, len(rle["counts"]) - 1))]
+    with pytest.raises(ValueError, match="counts"):
+        check_rle({"size": rle["size"], "counts": cut})
+
+
+@given(st.text(max_size=20))
+def test_any_text_as_counts_is_a_mask_or_a_clear_error(counts: str) -> None:
+    try:
+        rle = check_rle({"size": [3, 4], "counts": counts})
+    except ValueError as error:
+        assert "counts" in str(error)
+    else:
+        assert decode(rle).shape == (3, 4)
+
+
+def test_overlapping_polygons_are_their_or() -> None:
+    left, right = [0, 0, 6, 0, 6, 4, 0, 4], [3, 0, 9, 0, 9, 4, 3, 4]
+    mask = decode(from_segmentation([left, right], (4, 10)))
+    expected = np.zeros((4, 10), dtype=bool)
+    expected[:, :9] = True
+    assert np.array_equal(mask, expected)
+
+
+def test_a_mask_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the mask is \(3, 4\) \(H, W\), its picture is \(4, 3\)"):
+        from_segmentation(encode(np.ones((3, 4), dtype=bool)), (4, 3))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "list of polygons or run lengths"),
+        ([], "list of polygons or run lengths"),
+        ("text", "list of polygons or run lengths"),
+        # pycocotools would take four numbers for a box.
+        ([[1, 1, 3, 3]], "three points"),
+        ([[0, 0, 4, 0, 4, 4, 0]], "three points"),
+        ([[0, 0, 4, 0, 4, "4"]], "finite numbers"),
+        ([[0, 0, 4, 0, 4, float("nan")]], "finite numbers"),
+        ([0, 0, 4, 0, 4, 4], "finite numbers"),
+        ({"size": [4, 4]}, "run lengths are"),
+        ({"size": [4], "counts": "d0"}, "whole and positive"),
+        ({"size": [4, -4], "counts": "d0"}, "whole and positive"),
+        ({"size": [4, 4], "counts": [10, 5]}, "fill"),
+        ({"size": [4, 4], "counts": [20, -4]}, "fill"),
+        ({"size": [4, 4], "counts": [8.0, 8.0]}, "whole numbers"),
+        ({"size": [4, 4], "counts": 16}, "whole numbers"),
+    ],
+)
+def test_what_is_no_segmentation_is_refused(segmentation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_segmentation(segmentation, (4, 4))

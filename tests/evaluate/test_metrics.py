@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sam4mllm.evaluate.metrics import (
+    Judged,
+    Overlap,
+    cumulative_iou,
+    mean_iou,
+    no_target_accuracy,
+    overlap,
+    precision_at,
+    target_accuracy,
+)
+
+MASKS = hnp.arrays(bool, (5, 7))
+
+
+@given(MASKS, MASKS)
+def test_overlap_counts_pixels(predicted: np.ndarray, truth: np.ndarray) -> None:
+    pairs = list(zip(predicted.ravel().tolist(), truth.ravel().tolist(), strict=True))
+    assert overlap(predicted, truth) == Overlap(sum(p and t for p, t in pairs), sum(p or t for p, t in pairs))
+
+
+def test_masks_of_different_shapes_are_refused() -> None:
+    # Numpy would broadcast these two.
+    with pytest.raises(ValueError, match="one shape"):
+        overlap(np.ones((1, 4), dtype=bool), np.ones((4, 4), dtype=bool))
+
+
+def _judged(intersection: int, union: int) -> Judged:
+    return Judged(intersection, union, intersection / union, True, True)
+
+
+def test_ciou_weighs_by_area_and_giou_does_not() -> None:
+    sentences = [_judged(1, 2), _judged(90, 100)]
+    assert cumulative_iou(sentences) == pytest.approx(91 / 102)
+    assert mean_iou(sentences) == pytest.approx((0.5 + 0.9) / 2)
+
+
+def test_a_threshold_is_reached_by_equality() -> None:
+    sentences = [_judged(7, 10), _judged(69, 100), _judged(9, 10)]
+    assert precision_at(0.7, sentences) == pytest.approx(2 / 3)
+    assert precision_at(0.9, sentences) == pytest.approx(1 / 3)
+
+
+def test_accuracies_of_saying_whether_there_is_a_target() -> None:
+    facts = [(True, True), (True, False), (True, True), (False, False), (False, True)]
+    sentences = [Judged(0, 0, 0.0, targeted, answered) for targeted, answered in facts]
+    assert target_accuracy(sentences) == pytest.approx(2 / 3)
+    assert no_target_accuracy(sentences) == pytest.approx(1 / 2)
+
+
+def test_a_figure_over_nothing_is_none() -> None:
+    assert cumulative_iou([Judged(0, 0, 1.0, False, False)]) is None
+    assert mean_iou([]) is None
+    assert precision_at(0.7, []) is None
+    assert no_target_accuracy([_judged(1, 2)]) is None
+    assert target_accuracy([Judged(0, 0, 1.0, False, False)]) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**6)), min_size=1), st.randoms())
+def test_no_figure_depends_on_the_order(counts: list[tuple[int, int]], rng: random.Random) -> None:
+    sentences = [_judged(min(pair), max(pair)) for pair in counts]
+    mixed = rng.sample(sentences, len(sentences))
+    assert (cumulative_iou(mixed), mean_iou(mixed)) == (cumulative_iou(sentences), mean_iou(sentences))

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sam4mllm.errors import DataError
+from sam4mllm.evaluate.metrics import Judged, Mask
+from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET, PROTOCOLS, Answer, protocol_for
+
+
+def _columns(first: int, last: int) -> Mask:
+    """A mask (2, 10) with the columns first to last - 1 set: two pixels each."""
+    mask: Mask = np.zeros((2, 10), dtype=bool)
+    mask[:, first:last] = True
+    return mask
+
+
+EMPTY = _columns(0, 0)
+TRUTH = _columns(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "answer", "truth", "expected"),
+    [
+        # The truth holds 8 pixels, the answer 8, half of them shared: I = 4, U = 12.
+        ("refcoco", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
+        ("grefcoco", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
+        ("reasonseg", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
+        # A target, and an answer without a pixel.
+        ("refcoco", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("grefcoco", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("reasonseg", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
+        # A target, and an answer that says "no target" beside a mask: ReLA counts the raw mask, the others do not.
+        ("refcoco", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("grefcoco", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 12, 0.0, True, False)),
+        ("reasonseg", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 8, 0.0, True, False)),
+        # No target, and none answered.
+        ("grefcoco", Answer(EMPTY), EMPTY, Judged(0, 0, 1.0, False, False)),
+        ("grefcoco", Answer(_columns(2, 6), said_none=True), EMPTY, Judged(0, 0, 1.0, False, False)),
+        ("reasonseg", Answer(EMPTY), EMPTY, Judged(0, 0, 1.0, False, False)),
+        ("refcoco", Answer(EMPTY), EMPTY, Judged(0, 0, 0.0, False, False)),
+        # No target, but one answered.
+        ("grefcoco", Answer(_columns(2, 6)), EMPTY, Judged(0, 8, 0.0, False, True)),
+        ("reasonseg", Answer(_columns(2, 6)), EMPTY, Judged(0, 8, 0.0, False, True)),
+    ],
+)
+def test_one_sentence_is_judged(protocol: str, answer: Answer, truth: Mask, expected: Judged) -> None:
+    assert PROTOCOLS[protocol].judge(answer, truth, None, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "truth", "expected"),
+    [
+        ("refcoco", TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("grefcoco", TRUTH, Judged(0, 10, 0.0, True, False)),
+        ("grefcoco", EMPTY, Judged(0, 0, 1.0, False, False)),
+        ("reasonseg", TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("reasonseg", EMPTY, Judged(0, 0, 1.0, False, False)),
+    ],
+)
+def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expected: Judged) -> None:
+    answer = Answer(_columns(3, 5))
+    assert PROTOCOLS[protocol].judge(answer, truth, None, 5) == expected
+    assert PROTOCOLS[protocol].judge(answer, truth, None, 4).answered
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "expected"),
+    [
+        # Columns 4 to 7 count for nobody: of the answer's 8 pixels 4 remain, all on the truth.
+        (Answer(_columns(2, 6)), TRUTH, Judged(4, 8, 0.5, True, True)),
+        # An answer on ignored pixels alone says nothing.
+        (Answer(_columns(4, 8)), EMPTY, Judged(0, 0, 1.0, False, False)),
+        (Answer(_columns(4, 8)), TRUTH, Judged(0, 8, 0.0, True, False)),
+        (Answer(_columns(4, 9)), EMPTY, Judged(0, 2, 0.0, False, True)),
+    ],
+)
+def test_ignored_pixels_count_for_nobody(answer: Answer, truth: Mask, expected: Judged) -> None:
+    assert PROTOCOLS["reasonseg"].judge(answer, truth, _columns(4, 8), 1) == expected
+
+
+def test_every_data_set_has_its_protocol() -> None:
+    for dataset, name in PROTOCOL_OF_DATASET.items():
+        assert protocol_for(dataset).name == name
+    assert protocol_for("refcoco", "grefcoco").name == "grefcoco"
+    assert protocol_for("my own", "reasonseg").name == "reasonseg"
+
+
+@pytest.mark.parametrize(("dataset", "protocol"), [("refcoco", "gres"), ("my own", None)])
+def test_an_unknown_protocol_is_told_with_the_known_ones(dataset: str, protocol: str | None) -> None:
+    with pytest.raises(DataError, match="name one of: refcoco, grefcoco, reasonseg"):
+        protocol_for(dataset, protocol)

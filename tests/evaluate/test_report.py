@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import pytest
+
+from sam4mllm.evaluate.published import published
+from sam4mllm.evaluate.report import report, text_table
+from sam4mllm.evaluate.score import Scores
+
+
+def _scores(dataset: str, split: str, ciou: float | None = 0.5) -> Scores:
+    protocol = dataset if dataset in ("grefcoco", "reasonseg") else "refcoco"
+    return Scores(dataset, split, protocol, 40, 3, 2, ciou, 0.6, None, None, 0.3, 0.2, 0.1, 0.789)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "systems"),
+    [
+        ("refcoco", "val", 10),
+        ("refcoco", "testA", 11),
+        ("refcoco+", "testB", 10),
+        ("refcocog", "test", 11),
+        ("refcocog", "testA", 0),
+        ("grefcoco", "val", 4),
+        ("grefcoco", "testA", 0),
+        ("reasonseg", "val", 5),
+        ("shapes", "val", 0),
+    ],
+)
+def test_each_split_has_its_published_rows(dataset: str, split: str, systems: int) -> None:
+    rows = published(dataset, split)
+    assert len({row.system for row in rows}) == len(rows) == systems
+    for row in rows:
+        assert row.source
+        figures = [figure for figure in (row.ciou, row.giou, row.n_acc) if figure is not None]
+        assert figures
+        assert all(40 < figure < 100 for figure in figures)
+
+
+def test_the_papers_own_figures_stand_in_their_columns() -> None:
+    def of_sam4mllm(dataset: str, split: str) -> tuple[float | None, ...]:
+        row = published(dataset, split)[0]
+        assert row.system == "SAM4MLLM (LLaVA-NeXT 8B)"
+        return row.ciou, row.giou, row.n_acc
+
+    assert of_sam4mllm("refcoco", "testB") == (74.7, None, None)
+    assert of_sam4mllm("refcoco+", "testA") == (80.0, None, None)
+    assert of_sam4mllm("refcocog", "test") == (76.4, None, None)
+    assert of_sam4mllm("grefcoco", "val") == (67.83, 71.86, 66.08)
+    assert of_sam4mllm("reasonseg", "val") == (48.1, 46.7, None)
+
+
+def test_ours_stand_above_the_published_ones() -> None:
+    text = report({"base": _scores("refcoco", "val"), "tuned": _scores("refcoco", "val", ciou=None)})
+    lines = text.splitlines()
+    assert lines[0] == "refcoco val, protocol refcoco, percent"
+    assert lines[1] == "base: 40 queries, 3 without prediction, 2 malformed"
+    header = lines[4].split()
+    assert header == ["cIoU", "gIoU", "Pr@0.7", "Pr@0.8", "Pr@0.9", "Acc@0.5", "source"]
+    assert lines[6].split() == ["base", "50.0", "60.0", "30.0", "20.0", "10.0", "78.9"]
+    assert lines[7].split()[:3] == ["tuned", "-", "60.0"]
+    assert lines[8].startswith("SAM4MLLM (LLaVA-NeXT 8B)")
+    assert "79.8" in lines[8]
+    assert lines[8].endswith("as tabulated by later papers (MLLMSeg, SegAgent, DeRIS)")
+    assert "SAM4MLLM" not in report({"base": _scores("refcoco", "val")}, beside_published=False)
+
+
+def test_rows_of_different_splits_make_no_table() -> None:
+    with pytest.raises(ValueError, match="one data set, split and protocol"):
+        report({"a": _scores("refcoco", "val"), "b": _scores("refcoco", "testA")})
+    with pytest.raises(ValueError, match="one data set, split and protocol"):
+        report({})
+
+
+def test_a_table_lines_up_and_drops_what_says_nothing() -> None:
+    rows = [["long name", "1.0", "-", "x"], ["b", "100.0", "-", ""]]
+    assert text_table(["", "cIoU", "N-acc", "source"], rows) == [
+        "            cIoU  source",
+        "---------  -----  ------",
+        "long name    1.0  x",
+        "b          100.0",
+    ]
