@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sam4mllm.data.masks import decode
 from sam4mllm.data.readers import read_dataset
@@ -100,9 +101,8 @@ def test_text_is_utf_8_or_else_cp1252(tmp_path: Path, encoding: str) -> None:
 
 def test_a_picture_taken_sideways_has_the_size_it_is_seen_at(tmp_path: Path) -> None:
     path = write_reasonseg(tmp_path, "val", "a", ["x"], [rectangle("target", 0, 15, 3, 19)])
-    exif = (
-        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
-    )
+    exif = Image.Exif()
+    exif[0x0112] = 6
     write_picture(path.with_suffix(".jpg"), 20, 10, exif=exif)
     (sample,) = read_dataset("reasonseg", tmp_path, "val")
     assert sample.size_wh == (10, 20)

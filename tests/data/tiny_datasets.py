@@ -1,4 +1,4 @@
-"""Small data sets in the real formats, written by hand so that the readers are tested against the formats and not our writer."""
+"""Small data sets in the real formats, written by hand: readers are tested against the formats, not our own writer."""
 
 from __future__ import annotations
 
