@@ -16,7 +16,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import EMBEDDED, load_mllm
 from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe import GenerationSection, MethodSection
+from sam4mllm.recipe import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.train.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
 
@@ -127,12 +127,14 @@ def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder |
     if given is not None and not isinstance(given, str | Path):
         return given
     if given is not None:
-        return load_segmenter(str(given), device)
-    if run is not None:
-        return load_segmenter(run.recipe.segmenter.checkpoint, device, run.recipe.segmenter.dtype)
-    if base == EMBEDDED:
-        return load_segmenter(EMBEDDED, device)
-    raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter FILE.pth)")
+        section = SegmenterSection(checkpoint=str(given))
+    elif run is not None:
+        section = run.recipe.segmenter
+    elif base == EMBEDDED:
+        section = SegmenterSection(checkpoint=EMBEDDED)
+    else:
+        raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter FILE.pth)")
+    return load_segmenter(section.checkpoint, device, section.dtype)
 
 
 def _digest(adapter: str | Path | None) -> str | None:

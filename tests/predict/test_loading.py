@@ -1,0 +1,156 @@
+"""Pipelines from names: a run folder, a base model, a base with an adapter; tiny random models of the real classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam4mllm import Pipeline, load_recipe
+from sam4mllm.cli import main
+from sam4mllm.errors import ModelError
+from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.predict.loading import chosen_device
+from sam4mllm.recipe import MethodSection
+from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.segment_anything import save_checkpoint
+from sam4mllm.train.run_folder import RunFolder
+from tests.mllm import tiny
+
+RECIPE = """
+output: {folder}/run
+model: {{base: {folder}/base}}
+segmenter: {{checkpoint: {folder}/sam.pth}}
+data: {{train: [{{dataset: shapes, root: {folder}, split: train}}]}}
+method: {{positives: 1, negatives: 0, grid: 500}}
+lora: {{r: 2}}
+generation: {{batch_size: 3, max_new_tokens: 6}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base model, a tiny SAM and a run whose adapter is as `attach_lora` made it."""
+    folder = tmp_path_factory.mktemp("home")
+    tiny.save_fast_vlm(folder / "base", seed=1)
+    torch.manual_seed(0)
+    architecture = SamArchitecture(
+        image_size=64,
+        patch_size=16,
+        embed_dim=32,
+        depth=1,
+        num_heads=2,
+        prompt_embed_dim=32,
+        window_size=2,
+        global_attn_indexes=(0,),
+        mask_in_chans=4,
+        decoder_heads=2,
+        decoder_mlp_dim=32,
+        iou_head_hidden_dim=32,
+    )
+    save_checkpoint(folder / "sam.pth", architecture.build(), architecture)
+    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
+    recipe = load_recipe(folder / "recipe.yaml")
+    mllm = attach_lora(load_mllm(recipe.model.base), recipe.lora, seed=0)
+    RunFolder.create(recipe).finish(mllm.model, mllm.processor)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / "a.png")
+    return folder
+
+
+def test_a_run_folder_brings_everything(home: Path) -> None:
+    pipe = Pipeline.from_pretrained(home / "run", device="cpu")
+    assert pipe.method.settings()["grid"] == 500 and pipe.method.settings()["positives"] == 1
+    assert pipe.max_new_tokens == 6 and pipe.device.type == "cpu"
+    result = pipe(home / "a.png", "the ring")
+    assert result.status in ("ok", "no_object", "malformed") and result.masks.shape[1:] == (40, 60)
+
+
+def test_a_run_folder_may_be_moved_and_a_base_named_for_it(home: Path, tmp_path: Path) -> None:
+    (home / "base").rename(tmp_path / "base")
+    try:
+        pipe = Pipeline.from_pretrained(str(tmp_path / "base"), home / "run", device="cpu")
+        assert pipe.method.settings()["grid"] == 500
+    finally:
+        (tmp_path / "base").rename(home / "base")
+
+
+def test_a_base_model_is_asked_for_boxes_alone(home: Path) -> None:
+    pipe = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=str(home / "sam.pth"))
+    assert (pipe.method.settings()["positives"], pipe.method.settings()["negatives"]) == (0, 0)
+    assert pipe.method.settings()["grid"] == MethodSection().grid
+
+
+def test_a_method_and_a_segmenter_may_be_given(home: Path) -> None:
+    method = MethodSection(positives=3, grid=100).model_dump()
+    segmenter = BoxSegmenter()
+    pipe = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=segmenter, method=method)
+    assert pipe.method == method_from_settings(method) and pipe.segmenter is segmenter
+
+
+def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path: Path) -> None:
+    one = Pipeline.from_pretrained(home / "run", device="cpu")
+    two = Pipeline.from_pretrained(home / "run", device="cpu", batch_size=1)
+    bare = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=str(home / "sam.pth"))
+    assert one.identity == two.identity == json.loads(json.dumps(one.identity))
+    assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "says"),
+    [
+        ("{home}/nowhere", None, "no such run folder"),
+        ("{home}/empty", None, "is no run folder"),
+        ("{home}/unfinished", None, "no adapter"),
+        ("{home}/adapter", None, "--adapter"),
+        ("{home}/base", None, "names no segmenter"),
+        ("{home}/base", "{home}/empty", "no LoRA adapter"),
+    ],
+)
+def test_what_is_missing_is_named(home: Path, model: str, adapter: str | None, says: str) -> None:
+    for name in ("empty", "unfinished", "adapter"):
+        (home / name).mkdir(exist_ok=True)
+    (home / "unfinished" / "recipe.yaml").write_text("seed: 0\n")
+    (home / "adapter" / "adapter_config.json").write_text("{}")
+    segmenter = None if says == "names no segmenter" else BoxSegmenter()
+    with pytest.raises(ModelError, match=says):
+        Pipeline.from_pretrained(
+            model.format(home=home),
+            adapter and adapter.format(home=home),
+            device="cpu",
+            segmenter=segmenter,
+        )
+
+
+@pytest.mark.parametrize("name", ["warp", "cuda:x"])
+def test_a_device_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=name):
+        chosen_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_cuda_without_a_device_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(ModelError, match="no CUDA device"):
+        chosen_device("cuda")
+    assert chosen_device("auto") == "cpu"
+
+
+def test_predict_runs_from_end_to_end_and_takes_up_its_own_work(home: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "q.jsonl"
+    lines = [{"id": str(n), "image": str(home / "a.png"), "phrase": f"thing {n}"} for n in range(4)]
+    lines.append({"id": "bad", "image": str(home / "none.png"), "phrase": "x"})
+    queries.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(arguments) == 1
+    first = (tmp_path / "out/predictions.jsonl").read_bytes()
+    read = [json.loads(line) for line in first.splitlines()]
+    assert [line["id"] for line in read] == ["0", "1", "2", "3", "bad"]
+    assert [line["status"] == "error" for line in read] == [False] * 4 + [True]
+    assert main([*arguments, "--batch-size", "2"]) == 1
+    assert (tmp_path / "out/predictions.jsonl").read_bytes() == first
