@@ -1,0 +1,82 @@
+"""The project's own files: public names, tested versions, and that make and CI say what they do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sam4mllm
+
+HOME = Path(__file__).parent.parent
+
+
+def requirements() -> dict[str, str]:
+    """Lower bounds by name, of all that pyproject.toml asks for."""
+    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    return dict(line.split(">=") for line in wanted if not line.startswith("sam4mllm"))
+
+
+def constraints() -> dict[str, str]:
+    lines = [line for line in (HOME / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line) for line in lines)
+    return {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+
+
+def as_numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def test_every_requirement_has_a_lower_bound_and_a_tested_version_above_it() -> None:
+    tested = constraints()
+    for name, bound in requirements().items():
+        assert as_numbers(tested[name]) >= as_numbers(bound), name
+
+
+def test_no_version_is_pinned_that_only_one_kind_of_machine_has() -> None:
+    assert not [name for name in constraints() if name.startswith(("nvidia", "cuda", "triton"))]
+
+
+@pytest.mark.parametrize("name", sam4mllm.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert getattr(sam4mllm, name) is not None and name in dir(sam4mllm)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="Pipelin"):
+        sam4mllm.Pipelin  # noqa: B018
+
+
+def test_the_package_says_that_it_is_typed_and_how_it_may_be_used() -> None:
+    assert (HOME / "sam4mllm" / "py.typed").is_file()
+    assert "Apache License" in (HOME / "LICENSE").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("target", "runs"), [("install", "pip install"), ("test", "pytest"), ("demo", "sam4mllm demo"), ("check", "mypy")]
+)
+def test_make_makes_the_environment_first_where_it_is_absent(target: str, runs: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["make", "-n", target, f"VENV={tmp_path / 'venv'}"],
+        cwd=HOME,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert "-m venv" in done.stdout and runs in done.stdout
+
+
+def test_the_ci_script_is_sound_and_may_be_run() -> None:
+    script = HOME / ".ci" / "run"
+    subprocess.run(["bash", "-n", str(script)], check=True, timeout=30)
+    assert script.stat().st_mode & 0o111
