@@ -203,9 +203,10 @@ def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> Mapping[
     from sam4mllm.predict.loading import chosen_device
     from sam4mllm.segment.segment_anything import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
+    from sam4mllm.targets.settings import TargetSettings
 
     segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
-    return prepare_targets(samples, segmenter, recipe.targets, recipe.targets.store).read()
+    return prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
 
 
 def _samples(options: Namespace, limit: int | None = None) -> list[Sample]:
