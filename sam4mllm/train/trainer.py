@@ -25,8 +25,6 @@ from sam4mllm.train.validation import Validation
 logger = logging.getLogger(__name__)
 
 RESERVED = {
-    "output_dir": "set `output` instead",
-    "seed": "set the recipe's own `seed` instead",
     "remove_unused_columns": "conversations have no columns; leave it out",
     "resume_from_checkpoint": "a run resumes by itself; leave it out",
     "eval_strategy": "training is validated by generating; set training.validate",
@@ -34,7 +32,7 @@ RESERVED = {
     "save_only_model": "a resume needs the optimiser's moments; leave it out",
     "ignore_data_skip": "a resume keeps the order of the data; leave it out",
 }
-"""Keys of TrainingArguments that a recipe may not set, and why."""
+"""Keys of TrainingArguments that a run decides, and what to do instead."""
 
 
 def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()) -> RunFolder:
@@ -52,6 +50,7 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     from sam4mllm.mllm.lora import attach_lora
     from sam4mllm.segment.segment_anything import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
+    from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_lessons, read_entries, spread
 
     run = RunFolder.create(recipe)
@@ -63,7 +62,7 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     samples = read_entries(recipe.data.train)
     held_out = read_entries([recipe.data.validation]) if recipe.data.validation else []
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    store = prepare_targets(samples, segmenter, recipe.targets, recipe.targets.store)
+    store = prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
     method = method_from_settings(recipe.method.model_dump())
     lessons = make_lessons(samples, store.read(), method, frozenset(sample.image for sample in held_out))
     logger.info("%d phrases in %d conversations", lessons.phrases, len(lessons.conversations))

@@ -1,0 +1,155 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam4mllm.data.masks import encode
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.errors import RecipeError
+from sam4mllm.geometry import Box, Point, SamPrompt
+from sam4mllm.methods import Question, method_from_settings
+from sam4mllm.methods.base import teachable
+from sam4mllm.methods.ppg import Ppg, reading_order
+from sam4mllm.mllm.scripted import ScriptedEngine
+
+SIZE_WH = (100, 50)
+IMAGE = Path("street.jpg")
+
+
+@dataclass(frozen=True)
+class Target:
+    prompts: tuple[SamPrompt, ...]
+
+
+def prompt(x: float, *labels: int) -> SamPrompt:
+    return SamPrompt(
+        Box(x, 10, x + 20, 30), tuple(Point(x + 5 + index, 20, label) for index, label in enumerate(labels))
+    )
+
+
+def sample(name: str, *object_ids: str, image: Path = IMAGE) -> Sample:
+    rle = encode(np.ones((50, 100), dtype=bool))
+    objects = tuple(MaskObject(each, rle, Box(0, 0, 100, 50)) for each in object_ids)
+    return Sample(f"refcoco/val/{name}/0", image, SIZE_WH, name, objects)
+
+
+TARGETS = {"left": Target((prompt(10, 1, 0, 1),)), "right": Target((prompt(60, 1, 1, 0),)), "hard": Target(())}
+PPG = Ppg(positives=2, negatives=1, grid=1000, phrases=5)
+
+
+def texts(conversation) -> list[str]:
+    return [turn.text for turn in conversation.turns]
+
+
+def test_what_is_taught_word_for_word():
+    (conversation,) = PPG.teach([sample("both", "right", "left"), sample("a cloud")], TARGETS)
+    assert conversation.image == IMAGE
+    assert texts(conversation) == [
+        'Where is "both"? Box each object, with 2 points on it and 1 off it.',
+        "[100,200,300,600] +(150,400)(170,400) -(160,400); [600,200,800,600] +(650,400)(660,400) -(670,400)",
+        PPG.question("a cloud"),
+        "No object found.",
+    ]
+    assert [turn.supervised for turn in conversation.turns] == [False, True] * 2
+
+
+def test_what_is_taught_is_what_is_asked():
+    taught = PPG.teach([sample("the left one", "left")], TARGETS)[0]
+    engine = ScriptedEngine([taught.turns[1].text])
+    (answer,) = PPG.ask(engine, [Question(IMAGE, "the left one", SIZE_WH)], 99)
+    assert texts(engine.asked[0]) == [taught.turns[0].text]
+    assert answer.status == "ok" and answer.reason is None
+    (read,) = answer.prompts
+    written = TARGETS["left"].prompts[0]
+    assert np.allclose(read.box, written.box, atol=0.06)
+    assert [point.label for point in read.points] == [1, 1, 0]
+
+
+def test_phrases_share_a_conversation_up_to_the_limit():
+    samples = [sample(f"cloud {n}", f"o{n}") for n in range(5)]
+    targets = {f"o{n}": Target((prompt(n, 1, 1, 0),)) for n in range(5)}
+    lengths = [len(c.turns) // 2 for c in Ppg(2, 1, 1000, phrases=2).teach(samples, targets)]
+    assert lengths == [2, 2, 1]
+
+
+def test_no_answer_can_be_copied_from_one_before_it():
+    samples = [
+        sample("a", "left"),
+        sample("b", "left"),
+        sample("c", "right"),
+        sample("d", "left"),
+        sample("e", "right"),
+    ]
+    phrases = [[text.split('"')[1] for text in texts(c)[::2]] for c in PPG.teach(samples, TARGETS)]
+    assert phrases == [["a", "c"], ["b", "e"], ["d"]]
+
+
+def test_a_phrase_with_an_object_without_target_is_left_out_whole():
+    samples = [sample("both", "left", "hard"), sample("left", "left"), sample("gone", "unknown")]
+    (conversation,) = PPG.teach(samples, TARGETS)
+    assert texts(conversation)[::2] == [PPG.question("left")]
+    assert [teachable(each, TARGETS) for each in samples] == [False, True, False]
+    assert PPG.teach(samples[:1], TARGETS) == []
+
+
+def test_each_rank_of_kept_prompts_is_taught_once():
+    targets = {"left": Target((prompt(10, 1, 1, 0), prompt(11, 1, 1, 0))), "right": TARGETS["right"]}
+    first, second = PPG.teach([sample("both", "left", "right"), sample("none")], targets)
+    assert texts(first)[1].startswith("[100,") and texts(second)[1].startswith("[110,")
+    assert texts(first)[1].split("; ")[1] == texts(second)[1].split("; ")[1]
+
+
+def test_without_points_boxes_alone_are_taught():
+    boxes = Ppg(0, 0, 1000, 5)
+    (conversation,) = boxes.teach([sample("the left one", "left")], TARGETS)
+    assert texts(conversation) == ['Where is "the left one"? Box each object.', "[100,200,300,600]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "count"),
+    [("No object found.", "no_object", 0), ("[1,2,3", "malformed", 0), ("", "malformed", 0), ("[1,2,3,4]", "ok", 1)],
+)
+def test_the_three_ways_to_answer(text, status, count):
+    (answer,) = PPG.ask(ScriptedEngine([text]), [Question(IMAGE, "it", SIZE_WH)], 9)
+    assert (answer.status, len(answer.prompts), answer.text) == (status, count, text)
+    assert (answer.reason is not None) is (status == "malformed")
+
+
+def test_each_answer_is_read_at_its_own_pictures_size():
+    engine = ScriptedEngine(["[000,000,499,499]"] * 2)
+    wide, high = PPG.ask(engine, [Question("a.jpg", "x", (1000, 100)), Question("b.jpg", "x", (10, 2000))], 9)
+    assert np.allclose(wide.prompts[0].box, (0.5, 0.05, 499.5, 49.95))
+    assert np.allclose(high.prompts[0].box, (0.005, 1, 4.995, 999))
+
+
+def test_samples_of_two_pictures_are_refused():
+    with pytest.raises(ValueError, match="one picture"):
+        PPG.teach([sample("a", "left"), sample("b", "left", image=Path("other.jpg"))], TARGETS)
+
+
+def test_reading_order_is_left_to_right_then_down():
+    boxes = [Box(5, 0, 6, 1), Box(1, 9, 2, 10), Box(1, 3, 2, 4)]
+    prompts = [SamPrompt(box) for box in boxes]
+    assert reading_order(prompts) == [prompts[2], prompts[1], prompts[0]]
+    with pytest.raises(ValueError, match="points only"):
+        reading_order([SamPrompt(None, (Point(1, 1, 1),))])
+
+
+def test_settings_make_the_same_method_again():
+    assert method_from_settings(PPG.settings()) == PPG
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "pqpp"}, "'pqpp' is unknown; the methods are: ppg"),
+        ({}, "None is unknown"),
+        ({"name": "ppg", "points": 3}, "method ppg: "),
+        ({**PPG.settings(), "positives": -1}, "0 or more; got -1 on, 1 off"),
+        ({**PPG.settings(), "phrases": 0}, "phrases=0"),
+    ],
+)
+def test_settings_that_make_no_method(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        method_from_settings(settings)

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.data.masks import encode
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.train.validation import validate
+
+ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "all": "[0,0,9,9]"}
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def sample(picture, phrase: str, columns: int, size: int = 20) -> Sample:
+    mask = np.zeros((size, size), dtype=bool)
+    mask[:, :columns] = True
+    objects = (MaskObject(phrase, encode(mask), Box(0, 0, columns, size)),) if columns else ()
+    return Sample(phrase, picture, (size, size), phrase, objects)
+
+
+def pipeline() -> Pipeline:
+    return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(ANSWERS), BoxSegmenter())
+
+
+def test_figures_by_hand(picture):
+    # Bins are 2 pixels wide and come back as centres: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
+    samples = [sample(picture, "half", 10), sample(picture, "none", 0), sample(picture, "broken", 5)]
+    found = validate(pipeline(), samples)
+    assert found.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
+    assert (found.malformed, found.n) == (pytest.approx(1 / 3), 3)
+    assert found.record() == {"ciou": found.ciou, "malformed": found.malformed, "n": 3}
+
+
+def test_all_empty_is_no_overlap(picture):
+    assert validate(pipeline(), [sample(picture, "none", 0)]).ciou == 0
+
+
+def test_an_annotation_of_another_size_is_an_error(picture):
+    with pytest.raises(DataError, match=r"the picture is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
+        validate(pipeline(), [sample(picture, "all", 3, size=30)])
