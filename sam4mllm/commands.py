@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from sam4mllm.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sam4mllm.data.sample import Sample
     from sam4mllm.predict.batch import BatchSummary
     from sam4mllm.predict.pipeline import Pipeline
     from sam4mllm.recipe import Recipe
-    from sam4mllm.targets.store import ObjectTarget
+    from sam4mllm.targets.store import TargetStore
 
 
 def demo(options: Namespace) -> int:
@@ -34,30 +34,33 @@ def demo(options: Namespace) -> int:
 
 def prepare(options: Namespace) -> int:
     """The targets of a recipe's training data."""
+    from statistics import fmean
+
     from sam4mllm.recipe import load_recipe
     from sam4mllm.train.dataset import read_entries
 
     recipe = load_recipe(options.recipe, options.overrides)
-    targets = _targets(recipe, read_entries(recipe.data.train), options.device)
-    ious = [target.ious[0] for target in targets.values()]
-    boxes = [target.box_iou for target in targets.values()]
-    figures = {
-        "store": str(recipe.targets.store),
-        "objects": len(targets),
-        "mean_iou_chosen": sum(ious) / len(ious) if ious else None,
-        "mean_iou_box_alone": sum(boxes) / len(boxes) if boxes else None,
+    store = _targets(recipe, read_entries(recipe.data.train), options.device)
+    targets = list(store.read().values())
+    figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped())}
+    means = {
+        "iou_chosen": fmean(target.ious[0] for target in targets) if targets else None,
+        "iou_box_alone": fmean(target.box_iou for target in targets) if targets else None,
+        "iou_random_group": fmean(target.mean_iou for target in targets) if targets else None,
     }
     if options.json != "-":
-        means = (
-            f": mean IoU {sum(ious) / len(ious):.3f}, of the box alone {sum(boxes) / len(boxes):.3f}" if ious else ""
-        )
-        print(f"{len(targets)} targets in {recipe.targets.store}{means}")
-    _write_json(figures, options.json)
+        print(f"{len(targets)} objects with a target, {figures['skipped']} without, in {store.path}")
+        if targets:
+            print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
+    _write_json({**figures, **means}, options.json)
     return 0
 
 
 def inspect(options: Namespace) -> int:
-    """A page of what a recipe teaches, spread evenly over its training data."""
+    """A page of what a recipe teaches, spread evenly over its training data.
+
+    Only what is shown is computed. An object's targets depend on the object alone, so they are those of `prepare`.
+    """
     from sam4mllm.inspect import write_page
     from sam4mllm.methods import method_from_settings
     from sam4mllm.progress import bar
@@ -66,15 +69,16 @@ def inspect(options: Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     samples = spread(read_entries(recipe.data.train), options.limit)
-    targets = _targets(recipe, samples, options.device)
+    store = _targets(recipe, samples, options.device)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(
             samples,
-            targets,
+            store.read(),
             method_from_settings(recipe.method.model_dump()),
             output,
             title=f"What {options.recipe} teaches",
+            reasons=store.skipped(),
             advance=advance,
         )
     print(page)
@@ -198,15 +202,16 @@ def _pipeline(options: Namespace) -> Pipeline:
     )
 
 
-def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> Mapping[str, ObjectTarget]:
-    """The targets of `samples` by object id, computed where the store lacks them."""
+def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetStore:
+    """The targets of `samples`, computed where the store lacks them."""
     from sam4mllm.predict.loading import chosen_device
     from sam4mllm.segment.segment_anything import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
 
+    settings = TargetSettings.from_recipe(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
-    return prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
+    return prepare_targets(samples, segmenter, settings, recipe.targets.store)
 
 
 def _samples(options: Namespace, limit: int | None = None) -> list[Sample]:

@@ -50,6 +50,7 @@ def write_page(
     output: Path,
     *,
     title: str,
+    reasons: Mapping[str, str] | None = None,
     advance: Advance = ignore,
 ) -> Path:
     """The page of `samples`, with its pictures beside it in `output`; one picture more shows them all.
@@ -60,6 +61,7 @@ def write_page(
         method: writes the text.
         output: a folder, made if need be.
         title: of the page.
+        reasons: why an object has no target, by object id, where that is known.
         advance: told of each sample drawn.
 
     Returns:
@@ -79,7 +81,7 @@ def write_page(
         picture.save(output / place)
         drawn.append(picture.copy())
         drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
-        cards.append(_card(sample, targets, method, place.as_posix()))
+        cards.append(_card(sample, targets, reasons or {}, method, place.as_posix()))
         advance(1)
     if drawn:
         contact_sheet(drawn, columns=8).save(output / SHEET)
@@ -92,7 +94,9 @@ def write_page(
     return page
 
 
-def _card(sample: Sample, targets: Mapping[str, ObjectTarget], method: Method, picture: str) -> str:
+def _card(
+    sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mapping[str, str], method: Method, picture: str
+) -> str:
     parts = [
         "<article>",
         f'<img src="{escape(picture)}" alt="">',
@@ -100,7 +104,7 @@ def _card(sample: Sample, targets: Mapping[str, ObjectTarget], method: Method, p
         f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',
     ]
     if sample.objects:
-        parts.append(_figures(sample, targets))
+        parts.append(_figures(sample, targets, reasons))
     conversations = method.teach([sample], targets)
     if not conversations:
         parts.append('<div class="why">Not taught: an object that it means has no target.</div>')
@@ -108,12 +112,13 @@ def _card(sample: Sample, targets: Mapping[str, ObjectTarget], method: Method, p
     return "\n".join([*parts, "</article>"])
 
 
-def _figures(sample: Sample, targets: Mapping[str, ObjectTarget]) -> str:
+def _figures(sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mapping[str, str]) -> str:
     rows = ["<tr><th>IoU: chosen</th><th>box alone</th><th>mean</th><th>spread</th></tr>"]
     for item in sample.objects:
         target = targets.get(item.id)
         if target is None:
-            rows.append(f'<tr><td colspan="4">{escape(item.id)}: no target</td></tr>')
+            why = reasons.get(item.id, "none was computed")
+            rows.append(f'<tr><td colspan="4">{escape(item.id)} has no target: {escape(why)}</td></tr>')
             continue
         figures = (target.ious[0], target.box_iou, target.mean_iou, target.std_iou)
         rows.append("<tr>" + "".join(f"<td>{figure:.3f}</td>" for figure in figures) + "</tr>")
