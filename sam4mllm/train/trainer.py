@@ -44,10 +44,9 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
         RecipeError: settings that contradict each other, or a run folder of another recipe.
         DataError, ModelError: data or models that cannot be read.
     """
-    import torch
-
     from sam4mllm.mllm.load import load_mllm
     from sam4mllm.mllm.lora import attach_lora
+    from sam4mllm.predict.loading import chosen_device
     from sam4mllm.segment.segment_anything import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
@@ -57,8 +56,7 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     if run.is_finished:
         logger.info("%s: trained already", run.path)
         return run
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device(device)
     samples = read_entries(recipe.data.train)
     held_out = read_entries([recipe.data.validation]) if recipe.data.validation else []
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)

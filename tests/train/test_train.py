@@ -1,0 +1,81 @@
+"""`train`: from files on disk to a run folder that a pipeline opens, on tiny random models."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.errors import DataError
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.recipe import Recipe, load_recipe
+from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.segment_anything import save_checkpoint
+from sam4mllm.train import trainer
+from sam4mllm.train.run_folder import RunFolder
+
+RECIPE = """
+output: {folder}/run
+model: {{base: {base}}}
+segmenter: {{checkpoint: {folder}/sam.pth}}
+data:
+  train: [{{dataset: reasonseg, root: {folder}, split: train}}]
+  validation: {{dataset: reasonseg, root: {folder}, split: val}}
+targets: {{groups: 4, store: {folder}/targets}}
+lora: {{r: 4}}
+training:
+  max_steps: 2
+  per_device_train_batch_size: 2
+  logging_steps: 1
+  validate: {{every_steps: 1, samples: 2, batch_size: 2}}
+generation: {{max_new_tokens: 4}}
+"""
+
+
+def write_reasonseg(folder, split: str, count: int) -> None:
+    place = folder / "ReasonSeg" / split
+    place.mkdir(parents=True)
+    rng = np.random.default_rng(count)
+    for index in range(count):
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(place / f"{split}{index}.jpg")
+        outline = [[8, 8], [40, 8], [40, 30 + index], [8, 30]]
+        record = {
+            "text": [f"what is {index}?"],
+            "is_sentence": True,
+            "shapes": [{"label": "target", "points": outline}],
+        }
+        (place / f"{split}{index}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def recipe(tmp_path, fast_vlm) -> Recipe:
+    write_reasonseg(tmp_path, "train", 3)
+    write_reasonseg(tmp_path, "val", 2)
+    architecture = SamArchitecture(
+        image_size=64, patch_size=16, embed_dim=16, depth=1, num_heads=2, prompt_embed_dim=32, decoder_mlp_dim=32
+    )
+    save_checkpoint(tmp_path / "sam.pth", architecture.build(), architecture)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, base=fast_vlm))
+    return load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch):
+    run = trainer.train(recipe, device="cpu")
+    assert RunFolder.open(run.path).recipe == recipe
+    validations = run.log.validations()
+    assert list(validations) == [1, 2]
+    assert all(found["n"] == 2 and 0 <= found["malformed"] <= 1 for found in validations.values())
+
+    result = Pipeline.from_pretrained(run.path, device="cpu")(tmp_path / "ReasonSeg/val/val0.jpg", "what is 0?")
+    assert result.status in ("ok", "no_object", "malformed") and result.masks.shape[1:] == (48, 64)
+
+    # A run that has ended is left as it is: nothing of it is computed again.
+    monkeypatch.setattr(trainer, "fit", None)
+    assert trainer.train(recipe, device="cpu").path == run.path
+
+
+def test_pictures_that_are_none(recipe, tmp_path):
+    for file in (tmp_path / "ReasonSeg/train").glob("*.jpg"):
+        file.write_bytes(b"not a picture")
+    with pytest.raises(DataError, match="train0"):
+        trainer.train(recipe, device="cpu")
