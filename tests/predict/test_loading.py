@@ -18,11 +18,10 @@ from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.recipe import MethodSection
-from sam4mllm.segment.architecture import SamArchitecture
 from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.segment.segment_anything import save_checkpoint
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
+from tests.tiny_sam import save_sam
 
 RECIPE = """
 output: {folder}/run
@@ -40,22 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny base model, a tiny SAM and a run whose adapter is as `attach_lora` made it."""
     folder = tmp_path_factory.mktemp("home")
     tiny.save_fast_vlm(folder / "base", seed=1)
-    torch.manual_seed(0)
-    architecture = SamArchitecture(
-        image_size=64,
-        patch_size=16,
-        embed_dim=32,
-        depth=1,
-        num_heads=2,
-        prompt_embed_dim=32,
-        window_size=2,
-        global_attn_indexes=(0,),
-        mask_in_chans=4,
-        decoder_heads=2,
-        decoder_mlp_dim=32,
-        iou_head_hidden_dim=32,
-    )
-    save_checkpoint(folder / "sam.pth", architecture.build(), architecture)
+    save_sam(folder / "sam.pth")
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
     recipe = load_recipe(folder / "recipe.yaml")
     mllm = attach_lora(load_mllm(recipe.model.base), recipe.lora, seed=0)

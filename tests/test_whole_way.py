@@ -1,0 +1,92 @@
+"""The whole way by the command line, on tiny random models: each verb reads what the one before it left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.cli import main
+from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
+from tests.mllm import tiny
+from tests.tiny_sam import save_sam
+
+RECIPE = """
+output: {home}/run
+model: {{base: {home}/base}}
+segmenter: {{checkpoint: {home}/sam.pth}}
+data:
+  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
+  validation: {{dataset: refcoco, root: {home}/data, split: val}}
+targets: {{groups: 4, store: {home}/targets}}
+lora: {{r: 2}}
+training: {{max_steps: 2, per_device_train_batch_size: 2, validate: {{every_steps: 1, samples: 2}}}}
+generation: {{max_new_tokens: 6}}
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    tiny.save_fast_vlm(folder / "base", seed=1)
+    save_sam(folder / "sam.pth")
+    data = folder / "data"
+    numbers = range(1, 5)
+    write_instances(
+        data / "refcoco",
+        [picture(number, 60, 40) for number in numbers],
+        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
+    )
+    splits = {1: "train", 2: "train", 3: "train", 4: "val"}
+    write_refs(data / "refcoco", [ref(n, 10 * n, n, splits[n], f"thing {n}", "the only thing") for n in numbers])
+    (data / PICTURES).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in numbers:
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
+    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
+    return folder
+
+
+def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, cpu = str(home / "recipe.yaml"), ["--device", "cpu"]
+
+    assert main(["prepare", recipe, *cpu, "--json", "-"]) == 0
+    prepared = json.loads(capsys.readouterr().out)
+    assert (prepared["objects"], prepared["skipped"]) == (3, 0)
+    assert prepared["iou_chosen"] >= prepared["iou_random_group"]
+
+    assert main(["inspect", recipe, *cpu]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == home / "run/inspect/index.html" and "thing 2" in page.read_text()
+
+    assert main(["train", recipe, *cpu]) == 0
+    assert (home / "run/adapter_model.safetensors").is_file()
+    assert str(home / "run") in capsys.readouterr().out
+
+    data = ["--dataset", "refcoco", "--root", str(home / "data"), "--split", "val"]
+    assert main(["evaluate", str(home / "run"), *data, *cpu, "--json", str(home / "e.json")]) == 0
+    predictions = home / "run/evaluate/refcoco-val/predictions.jsonl"
+    assert len(predictions.read_text().splitlines()) == 2
+    assert main(["score", str(predictions), *data, "--json", str(home / "s.json")]) == 0
+    assert json.loads((home / "e.json").read_text()) == json.loads((home / "s.json").read_text())
+
+    image = str(home / "data" / PICTURES / picture(4)["file_name"])
+    assert main(["segment", str(home / "run"), image, "thing 4", *cpu, "-o", str(home / "out.png")]) in (0, 1)
+    assert Image.open(home / "out.png").size == (420, 280)
+
+
+def test_a_setting_on_the_command_line_replaces_the_recipes(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(home / "recipe.yaml")
+    assert main(["prepare", recipe, "targets.min_iou=1.0", "--device", "cpu", f"targets.store={home}/strict"]) == 0
+    assert "0 objects with a target, 3 without" in capsys.readouterr().out
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(home / "recipe.yaml"), "training.learning_rat=1", "targets.grups=3"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sam4mllm: error: ") and "Traceback" not in error
+    assert "learning_rate" in error and "groups" in error
