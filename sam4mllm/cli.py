@@ -252,3 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone (`| head`); not even the interpreter's own flush has anywhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        # A full disk, a folder that may not be written: the machine's, not ours.
+        if options.traceback:
+            raise
+        print(f"sam4mllm: error: {error}", file=sys.stderr)
+        return 2

@@ -199,6 +199,18 @@ def test_what_cannot_be_loaded_gets_one_line(
     assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
 
 
+@pytest.mark.usefixtures("scripted")
+def test_an_output_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "image": "a.png", "phrase": "left"}))
+    (tmp_path / "taken").write_text("a file, not a folder")
+    arguments = ["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "taken")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and "taken" in error
+    with pytest.raises(OSError, match="taken"):
+        main(["--traceback", *arguments])
+
+
 def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(options: Namespace) -> int:
         raise KeyboardInterrupt

@@ -125,6 +125,14 @@ def test_cuda_without_a_device_is_refused_before_anything_is_loaded() -> None:
     assert chosen_device("auto") == "cpu"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_the_masks_stay_there_and_are_the_cpus(home: Path) -> None:
+    pipe = Pipeline.from_pretrained(home / "run", device="cuda")
+    result = pipe(home / "a.png", "the ring")
+    assert result.masks.device.type == "cuda" and result.scores.device.type == "cuda"
+    assert result.answer == Pipeline.from_pretrained(home / "run", device="cpu")(home / "a.png", "the ring").answer
+
+
 def test_predict_runs_from_end_to_end_and_takes_up_its_own_work(home: Path, tmp_path: Path) -> None:
     queries = tmp_path / "q.jsonl"
     lines = [{"id": str(n), "image": str(home / "a.png"), "phrase": f"thing {n}"} for n in range(4)]
