@@ -55,7 +55,7 @@ class SegmenterSection(_Section):
     kind: Literal["segment_anything"] = "segment_anything"
     """The library whose checkpoint it is."""
     dtype: Dtype = "float32"
-    """The type that the image encoder computes in; "auto" takes the one the weights are stored in."""
+    """The type that it computes in; "auto" is bfloat16 on a GPU that has it, else float32."""
 
 
 class DataEntry(_Section):

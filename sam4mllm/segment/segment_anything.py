@@ -117,7 +117,7 @@ class SegmentAnything(Segmenter):
         return found
 
 
-def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "auto") -> SegmentAnything:
+def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "float32") -> SegmentAnything:
     """Loads a segment_anything checkpoint.
 
     Args:
@@ -125,13 +125,12 @@ def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", d
         {...}}`, the
             second a part of `SamArchitecture`; or "shapes" for the small one that travels with the package.
         device: Where it computes.
-        dtype: "float32", "bfloat16", "float16" or "auto": bfloat16 on a GPU that has it, else float32.
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that has it, else float32. Weights are
+            brought to it from whatever type they are stored in.
 
     Raises:
         ModelError: no such file, not a checkpoint, not a SAM, missing or misshapen weights, or an unknown number type.
     """
-    torch_device = torch.device(device)
-    torch_dtype = _dtype(dtype, torch_device)
     path = Path(checkpoint)
     if str(checkpoint) == EMBEDDED:
         from sam4mllm import models
@@ -151,7 +150,7 @@ def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", d
         if names:
             raise ModelError(f"{path}: {what} weights {names[:3]} ({len(names)} in all); is it a whole SAM checkpoint?")
     sam.load_state_dict(weights)
-    return SegmentAnything(sam, torch_device, torch_dtype)
+    return SegmentAnything(sam, device, _dtype(dtype, torch.device(device)))
 
 
 def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None:
@@ -160,11 +159,11 @@ def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    halves = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    auto = torch.bfloat16 if halves else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": auto}
     if name not in known:
-        raise ModelError(f"unknown number type {name!r} for the segmenter; use auto, {', '.join(known)}")
+        raise ModelError(f"unknown number type {name!r} for the segmenter; use one of {', '.join(known)}")
     return known[name]
 
 
