@@ -1,0 +1,197 @@
+"""From samples to stored targets: each object's groups are drawn, judged by SAM and the best kept. It resumes.
+
+Work goes by shards of whole pictures, planned from the data alone, so a resumed run writes the same files as one that
+was never stopped. This module knows no phrases and no text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import SamPrompt
+from sam4mllm.predict.images import load_image
+from sam4mllm.progress import bar
+from sam4mllm.segment.base import Segmenter
+from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
+from sam4mllm.targets.scoring import Candidate, Scores, score_picture
+from sam4mllm.targets.settings import TargetSettings
+from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+
+SHARD_OBJECTS = 256
+"""Objects after which a shard ends with its picture: what a killed run loses at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class PictureObjects:
+    """A picture and the objects in it that phrases mean, each once."""
+
+    image: Path
+    size_wh: tuple[int, int]
+    objects: tuple[MaskObject, ...]
+
+
+def prepare_targets(
+    samples: Iterable[Sample], segmenter: Segmenter, settings: TargetSettings, store_root: Path
+) -> TargetStore:
+    """The store with a target, or a reason why there is none, for every object of `samples`; computes what is missing.
+
+    Raises:
+        DataError: a picture that is missing, broken or of another size than its annotation; an object id that names two
+            masks; a store that cannot be used.
+    """
+    pictures = pictures_of(samples)
+    store = TargetStore.open(store_root, store_key(pictures, segmenter, settings))
+    plan = plan_shards(pictures)
+    done = set(store.shards())
+    counts = [sum(len(picture.objects) for picture in shard) for shard in plan]
+    finished = sum(count for number, count in enumerate(counts) if number in done)
+    with bar("targets", sum(counts), done=finished, unit="objects") as advance:
+        for number, shard in enumerate(plan):
+            if number in done:
+                continue
+            results: list[ObjectTarget | SkippedObject] = []
+            for picture in shard:
+                results += judge_picture(picture, segmenter, settings)
+                advance(len(picture.objects))
+            store.write_shard(number, results)
+    return store
+
+
+def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
+    """The pictures of `samples` with their objects, in the order in which they are met.
+
+    Raises:
+        DataError: an object id that names two masks, or two pictures.
+    """
+    met: dict[str, tuple[Path, MaskObject]] = {}
+    pictures: dict[Path, tuple[tuple[int, int], list[MaskObject]]] = {}
+    for sample in samples:
+        for item in sample.objects:
+            if item.id in met:
+                if met[item.id] != (sample.image, item):
+                    raise DataError(
+                        f"two different objects are named {item.id}: in {met[item.id][0]} and {sample.image}"
+                    )
+                continue
+            met[item.id] = (sample.image, item)
+            pictures.setdefault(sample.image, (sample.size_wh, []))[1].append(item)
+    return [PictureObjects(image, size_wh, tuple(objects)) for image, (size_wh, objects) in pictures.items()]
+
+
+def plan_shards(pictures: Sequence[PictureObjects]) -> list[list[PictureObjects]]:
+    """The pictures, in their order, in runs of at least `SHARD_OBJECTS` objects; the last run may have fewer."""
+    shards: list[list[PictureObjects]] = []
+    room = 0
+    for picture in pictures:
+        if room <= 0:
+            shards.append([])
+            room = SHARD_OBJECTS
+        shards[-1].append(picture)
+        room -= len(picture.objects)
+    return shards
+
+
+def store_key(pictures: Sequence[PictureObjects], segmenter: Segmenter, settings: TargetSettings) -> dict[str, object]:
+    """All that decides the targets: the pictures' bytes and their objects, the segmenter, the settings.
+
+    Paths do not count, so a data set may move.
+
+    Raises:
+        DataError: a picture that cannot be read.
+    """
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:
+        for picture, content in zip(pictures, pool.map(_content, (p.image for p in pictures)), strict=True):
+            objects = [[item.id, item.rle["counts"], list(item.box)] for item in picture.objects]
+            digest.update(json.dumps([content, picture.size_wh, objects]).encode())
+    return {
+        "data": digest.hexdigest(),
+        "segmenter": segmenter.fingerprint,
+        "settings": settings.deciding(),
+        "shard_objects": SHARD_OBJECTS,
+    }
+
+
+def judge_picture(
+    picture: PictureObjects, segmenter: Segmenter, settings: TargetSettings
+) -> list[ObjectTarget | SkippedObject]:
+    """A target, or the reason why there is none, for each object of one picture, in their order.
+
+    Raises:
+        DataError: the picture is missing, broken or of another size than its annotation.
+    """
+    image = load_image(picture.image)
+    found_wh = (image.shape[1], image.shape[0])
+    if found_wh != picture.size_wh:
+        raise DataError(f"{picture.image} is {found_wh} (W, H), but its annotation says {picture.size_wh}")
+    candidates: list[Candidate | str] = [_candidate(item, picture.size_wh, settings) for item in picture.objects]
+    ready = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
+    scores = iter(score_picture(segmenter, segmenter.embed([image]), ready, settings.batch_size) if ready else [])
+    return [
+        SkippedObject(item.id, candidate)
+        if isinstance(candidate, str)
+        else _target(item, candidate.groups, next(scores), settings)
+        for item, candidate in zip(picture.objects, candidates, strict=True)
+    ]
+
+
+def _candidate(item: MaskObject, size_wh: tuple[int, int], settings: TargetSettings) -> Candidate | str:
+    """The object's groups and the boxes to judge them under; text when no group can be drawn."""
+    truth = item.mask()
+    try:
+        groups = draw_groups(
+            truth,
+            item.box,
+            seeded(settings.seed, "points", item.id),
+            groups=settings.groups,
+            positives=settings.positives,
+            negatives=settings.negatives,
+            widen=settings.widen,
+        )
+    except DataError as error:
+        return str(error)
+    boxes = np.array([item.box], dtype=np.float32)
+    if settings.judge == "jittered":
+        rng = seeded(settings.seed, "boxes", item.id)
+        boxes = jittered_boxes(item.box, size_wh, rng, share=settings.jitter, count=settings.jitter_boxes)
+    return Candidate(truth, groups, None if settings.judge == "none" else boxes, boxes)
+
+
+def _target(
+    item: MaskObject, groups: PointGroups, scores: Scores, settings: TargetSettings
+) -> ObjectTarget | SkippedObject:
+    """The chosen groups as prompts with the true box; a reason when even the best group stays below the floor."""
+    best = float(scores.ious.max())
+    if best < settings.min_iou:
+        return SkippedObject(item.id, f"the best group's IoU {best:.3f} is below min_iou {settings.min_iou}")
+    # The groups are drawn at random, so the first ones are random ones. Of equal groups, the one drawn first.
+    chosen = np.arange(settings.keep)
+    if settings.choose == "top":
+        chosen = np.argsort(-scores.ious, kind="stable")[: settings.keep]
+        chosen = chosen[scores.ious[chosen] >= settings.min_iou]
+    return ObjectTarget(
+        item.id,
+        tuple(SamPrompt(item.box, groups.points(group)) for group in chosen.tolist()),
+        tuple(float(scores.ious[group]) for group in chosen),
+        scores.box_iou,
+        float(scores.ious.mean()),
+        float(scores.ious.std()),
+    )
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"the picture {path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,177 @@
+"""TargetStore: the chosen prompts of each object, in Parquet files under a folder named by all that decides them.
+
+A shard is written whole (under another name, then renamed), so the files alone say what is done. Another recipe,
+segmenter or data set has another key, hence another folder: stale targets are never read. This module computes no
+targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box, Point, SamPrompt
+
+FORMAT = 1
+"""Of the files and of the way targets are made; another number makes every store anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTarget:
+    """What is taught for one object: prompts with the true box and the chosen points, best first, and how they did.
+
+    `ious` are those of the prompts' groups as they were judged; `box_iou` that of the box alone; `mean_iou` and
+    `std_iou` (population) those over all groups that were drawn.
+    """
+
+    object_id: str
+    prompts: tuple[SamPrompt, ...]
+    ious: tuple[float, ...]
+    box_iou: float
+    mean_iou: float
+    std_iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedObject:
+    """An object that cannot be taught, and why."""
+
+    object_id: str
+    reason: str
+
+
+class TargetStore:
+    """The targets of one data set under one segmenter and one set of parameters.
+
+    `path` is the folder, `key` what decided its name. Make one by `open`.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path = path
+        self.key = dict(key)
+
+    @classmethod
+    def open(cls, root: Path, key: Mapping[str, Any]) -> TargetStore:
+        """The store of `key` (plain JSON values) under `root`, made if it is not there.
+
+        Raises:
+            DataError: the folder holds the store of another key, or cannot be made.
+        """
+        text = json.dumps({"format": FORMAT, **key}, indent=2, sort_keys=True)
+        path = root / hashlib.sha256(text.encode()).hexdigest()[:32]
+        file = path / "key.json"
+        try:
+            if not file.is_file():
+                path.mkdir(parents=True, exist_ok=True)
+                _write_whole(file, lambda place: place.write_text(text, encoding="utf-8"))
+            found = file.read_text(encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"cannot use {path} as a target store: {error}") from error
+        if found != text:
+            raise DataError(f"{file} is not the key of this store; delete the folder {path} to compute it again")
+        return cls(path, key)
+
+    def shards(self) -> list[int]:
+        """Numbers of the shards that are there, rising."""
+        return sorted(int(file.stem.removeprefix("targets-")) for file in self.path.glob("targets-*.parquet"))
+
+    def write_shard(self, number: int, results: Sequence[ObjectTarget | SkippedObject]) -> None:
+        """Writes shard `number` whole; a reader sees all of it or nothing."""
+        from datasets import Features, List, Value
+        from pyarrow import Table, parquet
+
+        features = Features(
+            {
+                "object_id": Value("string"),
+                "reason": Value("string"),
+                "box_xyxy": List(Value("float64")),
+                "points_xy": List(List(List(Value("float32")))),
+                "point_labels": List(List(Value("int8"))),
+                "ious": List(Value("float32")),
+                "box_iou": Value("float32"),
+                "mean_iou": Value("float32"),
+                "std_iou": Value("float32"),
+            }
+        )
+        table = Table.from_pylist([_row(result) for result in results], schema=features.arrow_schema)
+        _write_whole(self.path / f"targets-{number:05d}.parquet", lambda place: parquet.write_table(table, place))
+
+    def results(self) -> Iterable[ObjectTarget | SkippedObject]:
+        """Every object of the store, shard by shard.
+
+        Raises:
+            DataError: a shard that cannot be read.
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        for number in self.shards():
+            file = self.path / f"targets-{number:05d}.parquet"
+            try:
+                rows = parquet.read_table(file).to_pylist()
+            except (OSError, pyarrow.ArrowException) as error:
+                raise DataError(f"{file} cannot be read ({error}); delete it to compute it again") from error
+            yield from map(_result, rows)
+
+    def read(self) -> dict[str, ObjectTarget]:
+        """The objects that can be taught, by their ids."""
+        return {result.object_id: result for result in self.results() if isinstance(result, ObjectTarget)}
+
+    def skipped(self) -> dict[str, str]:
+        """Why the other objects are not taught, by their ids."""
+        return {result.object_id: result.reason for result in self.results() if isinstance(result, SkippedObject)}
+
+    def missing(self, object_ids: Iterable[str]) -> list[str]:
+        """The ids of which the store knows nothing yet, neither a target nor a reason, in their order."""
+        known = {result.object_id for result in self.results()}
+        return [object_id for object_id in object_ids if object_id not in known]
+
+
+def _write_whole(place: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill another file of the folder, then gives it its name; two writers do not meet."""
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
+    write(unfinished)
+    os.replace(unfinished, place)
+
+
+def _row(result: ObjectTarget | SkippedObject) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "object_id": result.object_id,
+        "reason": None,
+        "box_xyxy": None,
+        "points_xy": None,
+        "point_labels": None,
+        "ious": None,
+        "box_iou": None,
+        "mean_iou": None,
+        "std_iou": None,
+    }
+    if isinstance(result, SkippedObject):
+        return row | {"reason": result.reason}
+    box = result.prompts[0].box
+    return row | {
+        "box_xyxy": None if box is None else list(box),
+        "points_xy": [[[point.x, point.y] for point in prompt.points] for prompt in result.prompts],
+        "point_labels": [[point.label for point in prompt.points] for prompt in result.prompts],
+        "ious": list(result.ious),
+        "box_iou": result.box_iou,
+        "mean_iou": result.mean_iou,
+        "std_iou": result.std_iou,
+    }
+
+
+def _result(row: Mapping[str, Any]) -> ObjectTarget | SkippedObject:
+    if row["reason"] is not None:
+        return SkippedObject(row["object_id"], row["reason"])
+    box = Box(*row["box_xyxy"])
+    prompts = tuple(
+        SamPrompt(box, tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)))
+        for points, labels in zip(row["points_xy"], row["point_labels"], strict=True)
+    )
+    return ObjectTarget(row["object_id"], prompts, tuple(row["ious"]), row["box_iou"], row["mean_iou"], row["std_iou"])

@@ -1,0 +1,53 @@
+"""Settings and samples for the tests of targets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sam4mllm.data.masks import encode
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.geometry import Box, box_of_mask
+from sam4mllm.targets.settings import TargetSettings
+
+SETTINGS = TargetSettings(
+    positives=2,
+    negatives=1,
+    groups=8,
+    keep=1,
+    judge="exact",
+    choose="top",
+    jitter=0.1,
+    jitter_boxes=3,
+    widen=0.1,
+    min_iou=0.0,
+    seed=0,
+    batch_size=16,
+)
+
+
+def disc(centre_xy: tuple[float, float], radius: float, size_wh: tuple[int, int]) -> np.ndarray:
+    rows, columns = np.mgrid[: size_wh[1], : size_wh[0]] + 0.5
+    return np.hypot(columns - centre_xy[0], rows - centre_xy[1]) < radius
+
+
+def mask_object(object_id: str, mask: np.ndarray) -> MaskObject:
+    return MaskObject(object_id, encode(mask), box_of_mask(mask) or Box(0, 0, 1, 1))
+
+
+def make_samples(folder: Path, pictures: int = 4) -> list[Sample]:
+    """Pictures with two discs each, three phrases a picture: each disc, and both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number in range(pictures):
+        size_wh = (60 + number, 40)
+        rng = np.random.default_rng(number)
+        image = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)).save(image)
+        discs = [disc((15, 15), 9.5, size_wh), disc((40, 22 + number), 11, size_wh)]
+        objects = tuple(mask_object(f"ann/{number}/{place}", mask) for place, mask in enumerate(discs))
+        for name, meant in (("left", objects[:1]), ("right", objects[1:]), ("both", objects), ("none", ())):
+            samples.append(Sample(f"{number}/{name}", image, size_wh, name, meant))
+    return samples

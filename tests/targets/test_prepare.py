@@ -1,0 +1,201 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+from sam4mllm.segment.base import Decoded
+from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.segment_anything import SegmentAnything
+from sam4mllm.targets import prepare
+from sam4mllm.targets.prepare import pictures_of, plan_shards, prepare_targets, store_key
+from sam4mllm.targets.store import TargetStore
+from tests.segment.tiny import tiny_sam
+from tests.targets.examples import SETTINGS, make_samples, mask_object
+
+
+class Counting(BoxSegmenter):
+    """Counts the pictures embedded and the prompts decoded, and stops with `stop_after` pictures."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(points_cut=True)
+        self.pictures = 0
+        self.prompts = 0
+        self.stop_after = stop_after
+
+    def embed(self, images: Any) -> Any:
+        if self.pictures == self.stop_after:
+            raise KeyboardInterrupt
+        self.pictures += len(images)
+        return super().embed(images)
+
+    def decode_points(self, embeddings: Any, index: Any, boxes_xyxy: Any, points_xy: Any, labels: Any) -> Decoded:
+        self.prompts += len(index)
+        return super().decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
+
+
+def content(store: TargetStore) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in store.path.iterdir()}
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    return make_samples(tmp_path / "pictures")
+
+
+def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: list[Sample], tmp_path: Path) -> None:
+    segmenter = Counting()
+    targets = prepare_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
+    assert list(targets) == [f"ann/{picture}/{place}" for picture in range(4) for place in range(2)]
+    assert segmenter.pictures == 4
+    assert segmenter.prompts == 8 * (8 + 1)
+    boxes = {item.id: item.box for sample in samples for item in sample.objects}
+    embeddings = {sample.image: segmenter.embed([np.zeros((40, sample.size_wh[0], 3), np.uint8)]) for sample in samples}
+    for sample in samples:
+        for item in sample.objects:
+            target = targets[item.id]
+            (prompt,) = target.prompts
+            assert prompt.box == boxes[item.id]
+            assert [point.label for point in prompt.points] == [1, 1, 0]
+            mask = segmenter.masks(segmenter.decode(embeddings[sample.image], [(0, prompt)]))[0].numpy()
+            iou = (mask & item.mask()).sum() / (mask | item.mask()).sum()
+            assert target.ious == (pytest.approx(iou),)
+            assert target.ious[0] >= target.mean_iou
+            assert target.std_iou > 0
+            assert 0.6 < target.box_iou < 0.9
+
+
+def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> None:
+    first = prepare_targets(samples, Counting(), SETTINGS, tmp_path / "store")
+    idle = Counting(stop_after=0)
+    second = prepare_targets(samples, idle, replace(SETTINGS, batch_size=3), tmp_path / "store")
+    assert idle.prompts == 0
+    assert second.path == first.path
+    assert second.read() == first.read()
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
+    whole = prepare_targets(samples, Counting(), SETTINGS, tmp_path / "whole")
+    assert whole.shards() == [0, 1]
+    with pytest.raises(KeyboardInterrupt):
+        prepare_targets(samples, Counting(stop_after=3), SETTINGS, tmp_path / "stopped")
+    stopped = TargetStore.open(tmp_path / "stopped", whole.key)
+    assert stopped.shards() == [0]
+    assert stopped.missing(whole.read()) == [f"ann/{picture}/{place}" for picture in (2, 3) for place in (0, 1)]
+    rest = Counting()
+    assert content(prepare_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(whole)
+    assert rest.pictures == 2
+
+
+@pytest.mark.parametrize("judge", ["exact", "jittered", "none"])
+def test_targets_do_not_depend_on_the_batch_or_the_company(samples: list[Sample], tmp_path: Path, judge: Any) -> None:
+    segmenter = SegmentAnything(tiny_sam())
+    settings = replace(SETTINGS, judge=judge)
+    whole = prepare_targets(samples, segmenter, settings, tmp_path / "whole").read()
+    small = prepare_targets(samples, segmenter, replace(settings, batch_size=5), tmp_path / "small").read()
+    backwards = prepare_targets(samples[::-1], segmenter, settings, tmp_path / "backwards").read()
+    for other in (small, backwards):
+        assert set(other) == set(whole)
+        for object_id, target in whole.items():
+            assert other[object_id].prompts == target.prompts
+            assert other[object_id].mean_iou == pytest.approx(target.mean_iou, abs=2e-3)
+
+
+def test_what_decides_the_targets_is_in_the_key(samples: list[Sample], tmp_path: Path) -> None:
+    pictures = pictures_of(samples)
+    key = store_key(pictures, BoxSegmenter(), SETTINGS)
+    assert store_key(pictures_of(samples), BoxSegmenter(), replace(SETTINGS, batch_size=1)) == key
+    others = [
+        store_key(pictures, BoxSegmenter(points_cut=True), SETTINGS),
+        store_key(pictures, BoxSegmenter(), replace(SETTINGS, seed=1)),
+        store_key(pictures_of(samples[:-4]), BoxSegmenter(), SETTINGS),
+    ]
+    moved = shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    elsewhere = [replace(sample, image=Path(moved) / sample.image.name) for sample in samples]
+    assert store_key(pictures_of(elsewhere), BoxSegmenter(), SETTINGS) == key
+    # Another picture of the same name and size.
+    shutil.copy(Path(moved) / "0.png", Path(moved) / "copy.png")
+    with (Path(moved) / "0.png").open("ab") as file:
+        file.write(b" ")
+    others.append(store_key(pictures_of(elsewhere), BoxSegmenter(), SETTINGS))
+    assert len({str(sorted(other.items())) for other in [key, *others]}) == 5
+
+
+def test_objects_that_cannot_be_taught_are_kept_with_their_reason(samples: list[Sample], tmp_path: Path) -> None:
+    size_wh = samples[0].size_wh
+    empty = mask_object("empty", np.zeros(size_wh[::-1], dtype=bool))
+    full = mask_object("full", np.ones(size_wh[::-1], dtype=bool))
+    first = replace(samples[0], objects=(empty, samples[0].objects[0], full))
+    segmenter = Counting()
+    store = prepare_targets([first], segmenter, SETTINGS, tmp_path / "store")
+    assert list(store.read()) == ["ann/0/0"]
+    assert store.skipped() == {
+        "empty": "the mask is empty",
+        "full": "the mask leaves 0 pixels of the picture; no place for 1 negative points",
+    }
+    again = Counting(stop_after=0)
+    assert prepare_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
+
+
+def test_the_floor_takes_out_objects_and_groups(samples: list[Sample], tmp_path: Path) -> None:
+    segmenter = Counting()
+    free = prepare_targets(samples, segmenter, replace(SETTINGS, keep=8), tmp_path).read()
+    floor = float(np.median([iou for target in free.values() for iou in target.ious]))
+    store = prepare_targets(samples, segmenter, replace(SETTINGS, keep=8, min_iou=floor), tmp_path)
+    for object_id, target in free.items():
+        over = tuple(iou for iou in target.ious if iou >= floor)
+        assert target.ious == tuple(sorted(target.ious, reverse=True))
+        if over:
+            assert store.read()[object_id].ious == over
+        else:
+            assert f"is below min_iou {floor}" in store.skipped()[object_id]
+    strict = prepare_targets(samples, segmenter, replace(SETTINGS, min_iou=1.0), tmp_path)
+    assert strict.read() == {}
+    assert len(strict.skipped()) == 8
+
+
+def test_random_choice_takes_the_first_groups_drawn(samples: list[Sample], tmp_path: Path) -> None:
+    top = prepare_targets(samples, Counting(), replace(SETTINGS, keep=8), tmp_path).read()
+    random = prepare_targets(samples, Counting(), replace(SETTINGS, keep=2, choose="random"), tmp_path).read()
+    for object_id, target in random.items():
+        assert target.prompts != top[object_id].prompts[:2] or target.ious == top[object_id].ious[:2]
+        assert set(target.prompts) <= set(top[object_id].prompts)
+    assert np.mean([t.ious[0] for t in random.values()]) < np.mean([t.ious[0] for t in top.values()])
+
+
+def test_a_name_for_two_objects_is_refused(samples: list[Sample], tmp_path: Path) -> None:
+    other = replace(samples[4], objects=(replace(samples[4].objects[0], id="ann/0/0"),))
+    with pytest.raises(DataError, match="two different objects are named ann/0/0"):
+        prepare_targets([samples[0], other], BoxSegmenter(), SETTINGS, tmp_path)
+
+
+def test_a_picture_that_is_missing_or_of_another_size_is_told(samples: list[Sample], tmp_path: Path) -> None:
+    missing = replace(samples[0], image=tmp_path / "none.jpg")
+    with pytest.raises(DataError, match=r"none.jpg cannot be read: No such file"):
+        prepare_targets([missing], BoxSegmenter(), SETTINGS, tmp_path / "store")
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    with pytest.raises(DataError, match=r"text.jpg"):
+        prepare_targets([replace(samples[0], image=text)], BoxSegmenter(), SETTINGS, tmp_path / "store")
+    with pytest.raises(DataError, match=r"1.png is \(61, 40\) \(W, H\), but its annotation says \(60, 40\)"):
+        prepare_targets([replace(samples[0], image=samples[4].image)], BoxSegmenter(), SETTINGS, tmp_path / "store")
+
+
+def test_shards_hold_whole_pictures(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
+    pictures = pictures_of(samples)
+    assert [len(shard) for shard in plan_shards(pictures)] == [2, 2]
+    assert [picture for shard in plan_shards(pictures) for picture in shard] == pictures
+    assert plan_shards([]) == []
+
+
+def test_phrases_that_mean_nothing_make_an_empty_store(samples: list[Sample], tmp_path: Path) -> None:
+    store = prepare_targets([replace(samples[0], objects=())], BoxSegmenter(), SETTINGS, tmp_path)
+    assert store.read() == {}

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box, box_of_mask
+from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
+
+
+def rng(object_id: str = "a") -> np.random.Generator:
+    return seeded(0, "points", object_id)
+
+
+def draw(mask: np.ndarray, positives: int = 2, negatives: int = 1, groups: int = 16, widen: float = 0.1) -> PointGroups:
+    box = box_of_mask(mask)
+    assert box is not None
+    return draw_groups(mask, box, rng(), groups=groups, positives=positives, negatives=negatives, widen=widen)
+
+
+@st.composite
+def masks(draw: st.DrawFn) -> np.ndarray:
+    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    share = draw(st.sampled_from([0.02, 0.3, 0.95]))
+    return np.random.default_rng(draw(st.integers(0, 10**6))).random((height, width)) < share
+
+
+@settings(max_examples=150, deadline=None)
+@given(mask=masks(), positives=st.integers(0, 4), negatives=st.integers(0, 3))
+def test_positives_lie_on_the_mask_and_negatives_off_it(mask: np.ndarray, positives: int, negatives: int) -> None:
+    assume(mask.any() and (~mask).sum() >= negatives)
+    drawn = draw(mask, positives, negatives)
+    assert drawn.xy.shape == (16, positives + negatives, 2)
+    assert drawn.labels.tolist() == [1] * positives + [0] * negatives
+    pixels = drawn.xy.astype(int)
+    np.testing.assert_array_equal(drawn.xy, pixels + 0.5)
+    on_mask = mask[pixels[..., 1], pixels[..., 0]]
+    assert (on_mask == drawn.labels.astype(bool)).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(mask=masks(), count=st.integers(1, 4))
+def test_the_points_of_a_group_differ_and_go_from_left_to_right(mask: np.ndarray, count: int) -> None:
+    assume(mask.sum() >= count and (~mask).sum() >= count)
+    for points in draw(mask, count, count).xy:
+        for kind in (points[:count], points[count:]):
+            assert [tuple(point) for point in kind] == sorted({tuple(point) for point in kind})
+
+
+def test_negatives_stay_in_the_widened_box() -> None:
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[40:60, 30:50] = True
+    mask[45:55, 35:45] = False
+    exact = draw(mask, groups=500, widen=0.0).xy[:, 2]
+    assert exact[:, 0].min() >= 35 and exact[:, 0].max() <= 45
+    wide = draw(mask, groups=2000, widen=0.1).xy[:, 2]
+    assert (wide[:, 0].min(), wide[:, 0].max()) == (28.5, 51.5)
+    assert (wide[:, 1].min(), wide[:, 1].max()) == (38.5, 61.5)
+
+
+def test_a_full_box_sends_negatives_to_the_whole_picture() -> None:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, 5:15] = True
+    negatives = draw(mask, widen=0.0, groups=200).xy[:, 2]
+    assert negatives[:, 0].min() < 5 and negatives[:, 0].max() > 15
+
+
+def test_a_mask_without_room_is_told() -> None:
+    with pytest.raises(DataError, match="leaves 0 pixels of the picture; no place for 1 negative"):
+        draw(np.ones((4, 4), dtype=bool))
+    with pytest.raises(DataError, match="the mask is empty"):
+        draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, widen=0.1)
+
+
+def test_a_mask_of_one_pixel_repeats_it() -> None:
+    mask = np.zeros((5, 5), dtype=bool)
+    mask[3, 1] = True
+    assert draw(mask).xy[:, :2].tolist() == [[[1.5, 3.5], [1.5, 3.5]]] * 16
+
+
+def test_every_pair_of_places_is_as_likely_as_another() -> None:
+    mask = np.zeros((4, 4), dtype=bool)
+    mask[0, :] = True
+    pairs = draw(mask, groups=6000).xy[:, :2, 0]
+    _, counts = np.unique(pairs, axis=0, return_counts=True)
+    assert len(counts) == 6
+    assert counts.min() > 850 and counts.max() < 1150
+
+
+def test_draws_depend_on_seed_purpose_and_object_alone() -> None:
+    mask = np.random.default_rng(0).random((30, 30)) < 0.5
+    first = draw(mask)
+    np.testing.assert_array_equal(first.xy, draw(mask).xy)
+    others = [seeded(0, "points", "b"), seeded(1, "points", "a"), seeded(0, "boxes", "a")]
+    for other in others:
+        drawn = draw_groups(mask, Box(0, 0, 30, 30), other, groups=16, positives=2, negatives=1, widen=0.1)
+        assert not np.array_equal(drawn.xy, first.xy)
+
+
+def test_points_carry_their_labels() -> None:
+    groups = PointGroups(np.array([[[1.5, 2.5], [3.5, 0.5]]], dtype=np.float32), np.array([1, 0]))
+    assert groups.points(0) == ((1.5, 2.5, 1), (3.5, 0.5, 0))
+    assert len(groups) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    x=st.floats(0, 50),
+    y=st.floats(0, 50),
+    width=st.floats(0.5, 50),
+    height=st.floats(0.5, 50),
+    share=st.floats(0, 0.49),
+)
+def test_jittered_boxes_are_off_by_at_most_the_share(
+    x: float, y: float, width: float, height: float, share: float
+) -> None:
+    box = Box(x, y, x + width, y + height)
+    boxes = jittered_boxes(box, (100, 100), rng(), share=share, count=8)
+    assert boxes.shape == (8, 4)
+    assert (boxes >= 0).all() and (boxes <= 100).all()
+    assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    limit = share * np.array([width, height] * 2) + 1e-4
+    assert (np.abs(boxes - np.array(box)) <= limit).all()
+    if share > 0.01 and min(width, height) > 5:
+        assert len(np.unique(boxes, axis=0)) == 8

@@ -1,0 +1,115 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sam4mllm.geometry import Box, SamPrompt, box_of_mask
+from sam4mllm.segment.base import Segmenter
+from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.frame import InputFrame
+from sam4mllm.segment.segment_anything import SegmentAnything
+from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
+from sam4mllm.targets.scoring import Candidate, coarse_iou, score_picture
+from tests.segment.tiny import tiny_sam
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
+
+
+def plain_iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    union = (mask | truth).sum()
+    return float((mask & truth).sum() / union) if union else 0.0
+
+
+def candidate(number: int, groups: int = 5, positives: int = 2, boxes: int | None = 1) -> Candidate:
+    truth = np.zeros((48, 70), dtype=bool)
+    truth[5 + number : 25, 8 : 30 + 9 * number] = True
+    truth[10:15, 12:20] = False
+    box = box_of_mask(truth)
+    assert box is not None
+    drawn = draw_groups(
+        truth, box, seeded(0, "points", str(number)), groups=groups, positives=positives, negatives=1, widen=0.1
+    )
+    rng = seeded(0, "boxes", str(number))
+    boxes_xyxy = jittered_boxes(box, (70, 48), rng, share=0.2, count=boxes or 1)
+    return Candidate(truth, drawn, None if boxes is None else boxes_xyxy, boxes_xyxy)
+
+
+def one_by_one(segmenter: Segmenter, item: Candidate) -> tuple[list[float], float]:
+    """The scores by way of `decode` and `masks`, a prompt at a time, counted in numpy."""
+    embeddings = segmenter.embed([IMAGE])
+
+    def iou(prompt: SamPrompt) -> float:
+        mask = segmenter.masks(segmenter.decode(embeddings, [(0, prompt)]))[0]
+        return plain_iou(mask.numpy(), item.truth)
+
+    boxes = [None] if item.boxes_xyxy is None else [Box(*map(float, box)) for box in item.boxes_xyxy]
+    groups = [
+        float(np.mean([iou(SamPrompt(box, item.groups.points(group))) for box in boxes]))
+        for group in range(len(item.groups))
+    ]
+    alone = [iou(SamPrompt(Box(*map(float, box)))) for box in item.alone_xyxy]
+    return groups, float(np.mean(alone))
+
+
+@pytest.mark.parametrize("boxes", [None, 1, 3])
+@pytest.mark.parametrize("batch_size", [1, 7, 256])
+@pytest.mark.parametrize("kind", ["sam", "box"])
+def test_scores_are_those_of_prompts_one_by_one(kind: str, batch_size: int, boxes: int | None) -> None:
+    segmenter: Segmenter = SegmentAnything(tiny_sam()) if kind == "sam" else BoxSegmenter(points_cut=True)
+    candidates = [candidate(number, boxes=boxes) for number in range(3)]
+    scores = score_picture(segmenter, segmenter.embed([IMAGE]), candidates, batch_size)
+    assert len(scores) == 3
+    for score, item in zip(scores, candidates, strict=True):
+        groups, alone = one_by_one(segmenter, item)
+        np.testing.assert_allclose(score.ious, groups, atol=2e-3)
+        assert score.box_iou == pytest.approx(alone, abs=2e-3)
+        assert score.ious.dtype == np.float32
+
+
+def test_objects_may_be_none() -> None:
+    segmenter = BoxSegmenter()
+    assert score_picture(segmenter, segmenter.embed([IMAGE]), [], 8) == []
+
+
+def test_without_points_every_group_is_the_box_alone() -> None:
+    segmenter = BoxSegmenter()
+    truth = np.zeros((48, 70), dtype=bool)
+    truth[10:20, 10:20] = True
+    drawn = draw_groups(truth, Box(10, 10, 20, 20), seeded(0, "", ""), groups=4, positives=0, negatives=0, widen=0.1)
+    box = np.array([[10, 10, 20, 15]], dtype=np.float32)
+    (score,) = score_picture(segmenter, segmenter.embed([IMAGE]), [Candidate(truth, drawn, box, box)], 8)
+    assert score.box_iou == 0.5
+    assert score.ious.tolist() == [0.5] * 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size_wh=st.tuples(st.integers(2, 80), st.integers(2, 80)),
+    seed=st.integers(0, 1000),
+    share=st.sampled_from([0.0, 0.02, 0.5]),
+)
+def test_counting_in_a_window_is_counting_the_whole(size_wh: tuple[int, int], seed: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    upsampling = InputFrame(64).upsampling(size_wh, 16)
+    coarse = torch.rand(3, 16, 16, generator=generator) - 1
+    coarse[torch.rand(3, 16, 16, generator=generator) < share] += 2
+    truth = torch.rand(size_wh[1], size_wh[0], generator=generator) < 0.3
+    expected = [plain_iou(mask.numpy(), truth.numpy()) for mask in upsampling.masks(coarse)]
+    # One pixel whose logit is next to 0 may fall either way.
+    tolerance = 1.01 / max(int(truth.sum()), 1)
+    np.testing.assert_allclose(coarse_iou(coarse, truth, upsampling).numpy(), expected, atol=tolerance)
+
+
+def test_a_known_iou() -> None:
+    upsampling = BoxSegmenter(side=8).upsampling((8, 8))
+    truth = torch.zeros(8, 8, dtype=torch.bool)
+    truth[:4, :4] = True
+    coarse = torch.full((4, 8, 8), -1.0)
+    coarse[0, :4, :4] = 1
+    coarse[1, :4, 2:6] = 1
+    coarse[2, 6:, 6:] = 1
+    torch.testing.assert_close(coarse_iou(coarse, truth, upsampling), torch.tensor([1.0, 8 / 24, 0.0, 0.0]))
+    empty = torch.full((1, 8, 8), -1.0)
+    assert coarse_iou(empty, truth, upsampling).tolist() == [0.0]
+    assert coarse_iou(empty, torch.zeros(8, 8, dtype=torch.bool), upsampling).tolist() == [0.0]

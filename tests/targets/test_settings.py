@@ -1,0 +1,53 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sam4mllm.errors import RecipeError
+from sam4mllm.recipe import load_recipe
+from sam4mllm.targets.settings import TargetSettings
+from tests.targets.examples import SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positives": -1}, "points are 0 or more"),
+        ({"groups": 0}, "at least 1"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"keep": 9}, "keep is at most groups; got 9 of 8"),
+        ({"judge": "box"}, "judge is exact, jittered or none"),
+        ({"choose": "best"}, "choose is top or random"),
+        ({"jitter": 0.5}, "below 0.5"),
+        ({"widen": -0.1}, "widen is 0 or more"),
+        ({"min_iou": 1.1}, "min_iou from 0 to 1"),
+        ({"judge": "none", "positives": 0}, "nothing to segment by"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(SETTINGS, **change)
+
+
+def test_what_decides_leaves_out_what_does_not() -> None:
+    assert replace(SETTINGS, batch_size=1).deciding() == SETTINGS.deciding()
+    assert replace(SETTINGS, jitter=0.3, jitter_boxes=7).deciding() == SETTINGS.deciding()
+    jittered = replace(SETTINGS, judge="jittered")
+    assert replace(jittered, jitter=0.3).deciding() != jittered.deciding()
+    for change in ({"seed": 1}, {"keep": 2}, {"widen": 0.2}, {"positives": 1}, {"choose": "random"}, {"min_iou": 0.1}):
+        assert replace(SETTINGS, **change).deciding() != SETTINGS.deciding()
+
+
+def test_a_recipe_gives_its_settings() -> None:
+    recipe = load_recipe(
+        "shapes_ppg", ["seed=7", "method.positives=3", "method.negatives=2", "targets.keep=2", "targets.jitter=0.2"]
+    )
+    settings = TargetSettings.from_recipe(recipe)
+    assert (settings.seed, settings.positives, settings.negatives) == (7, 3, 2)
+    assert (settings.keep, settings.jitter, settings.groups) == (2, 0.2, recipe.targets.groups)
+
+
+def test_a_recipe_that_contradicts_itself_is_told() -> None:
+    recipe = load_recipe("shapes_ppg", ["targets.judge=none", "method.positives=0"])
+    with pytest.raises(RecipeError, match="targets: judge: none leaves SAM nothing"):
+        TargetSettings.from_recipe(recipe)

@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box, Point, SamPrompt
+from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+
+KEY = {"data": "d", "segmenter": "s", "settings": {"groups": 2}}
+
+
+def target(object_id: str, keep: int = 2, points: int = 1) -> ObjectTarget:
+    prompts = tuple(
+        SamPrompt(Box(1.25, 2, 30.1, 40), tuple(Point(3.5 + rank + i, 4.5, i % 2) for i in range(points)))
+        for rank in range(keep)
+    )
+    return ObjectTarget(object_id, prompts, (0.5, 0.25)[:keep], 0.75, 0.5, 0.125)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    store = TargetStore.open(tmp_path, KEY)
+    store.write_shard(0, [target("a"), SkippedObject("b", "the mask is empty")])
+    store.write_shard(1, [target("c", keep=1, points=3), target("d", points=0)])
+    again = TargetStore.open(tmp_path, KEY)
+    assert again.read() == {
+        "a": target("a"),
+        "c": target("c", keep=1, points=3),
+        "d": target("d", points=0),
+    }
+    assert list(again.read()) == ["a", "c", "d"]
+    assert again.skipped() == {"b": "the mask is empty"}
+    assert again.missing(["x", "b", "a", "y"]) == ["x", "y"]
+    assert again.shards() == [0, 1]
+
+
+def test_a_shard_of_skipped_objects_alone_can_be_read(tmp_path: Path) -> None:
+    store = TargetStore.open(tmp_path, KEY)
+    store.write_shard(0, [SkippedObject("b", "empty")])
+    assert store.read() == {}
+    assert store.skipped() == {"b": "empty"}
+
+
+def test_another_key_is_another_store(tmp_path: Path) -> None:
+    TargetStore.open(tmp_path, KEY).write_shard(0, [target("a")])
+    for other in (KEY | {"data": "e"}, KEY | {"segmenter": "t"}, KEY | {"settings": {"groups": 3}}):
+        assert TargetStore.open(tmp_path, other).read() == {}
+    assert TargetStore.open(tmp_path, dict(reversed(KEY.items()))).read() == {"a": target("a")}
+
+
+def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
+    store = TargetStore.open(tmp_path, KEY)
+    store.write_shard(0, [target("a")])
+    (store.path / ".targets-00001.parquet.99").write_bytes(b"half a file")
+    assert store.shards() == [0]
+    assert list(store.read()) == ["a"]
+    assert not [file for file in store.path.iterdir() if file.name.startswith(".targets-00000")]
+
+
+def test_the_same_results_are_the_same_bytes(tmp_path: Path) -> None:
+    stores = [TargetStore.open(tmp_path / name, KEY) for name in ("one", "two")]
+    for store in stores:
+        store.write_shard(0, [target("a"), SkippedObject("b", "empty")])
+    first, second = ((store.path / "targets-00000.parquet").read_bytes() for store in stores)
+    assert first == second
+
+
+def test_a_broken_shard_or_key_is_told(tmp_path: Path) -> None:
+    store = TargetStore.open(tmp_path, KEY)
+    store.write_shard(0, [target("a")])
+    (store.path / "targets-00000.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DataError, match=r"targets-00000.parquet cannot be read .*delete it"):
+        store.read()
+    (store.path / "key.json").write_text(json.dumps({"format": 0}))
+    with pytest.raises(DataError, match="is not the key of this store"):
+        TargetStore.open(tmp_path, KEY)
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(DataError, match="cannot use"):
+        TargetStore.open(blocked, KEY)
+
+
+def test_datasets_opens_the_shards(tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    store = TargetStore.open(tmp_path / "store", KEY)
+    store.write_shard(0, [target("a"), SkippedObject("b", "empty")])
+    files = str(store.path / "targets-*.parquet")
+    rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["object_id"][:] == ["a", "b"]
+    assert rows[0]["ious"] == [0.5, 0.25]
