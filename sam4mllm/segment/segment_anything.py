@@ -117,7 +117,9 @@ class SegmentAnything(Segmenter):
         return found
 
 
-def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "float32") -> SegmentAnything:
+def load_segmenter(
+    checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
+) -> SegmentAnything:
     """Loads a segment_anything checkpoint.
 
     Args:
