@@ -137,7 +137,7 @@ def load_segmenter(
     if str(checkpoint) == EMBEDDED:
         from sam4mllm import models
 
-        path = Path(models.path("segmenter")) / "sam_shapes.pth"
+        path = models.path("segmenter")
     weights, beside = _read(path)
     try:
         architecture = SamArchitecture.infer(weights, beside)
