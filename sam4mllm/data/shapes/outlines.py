@@ -1,0 +1,90 @@
+"""A mask as polygons through pixel centres, for formats that hold polygons (ReasonSeg).
+
+Drawn with their outline, as ReasonSeg's readers do, the polygons give the mask back. A hole is reached by a cut from the
+outer outline and left on the same way, so one polygon holds both; where the cut crosses pixels that are not the mask's,
+those few are drawn too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+_Vertex = tuple[int, int]
+# Directions of a walk along pixel edges that keeps the mask on its right: east, south, west, north as (dx, dy), each with
+# the offset from the walk's corner to the pixel on its right.
+_STEPS: tuple[_Vertex, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
+_RIGHT: tuple[_Vertex, ...] = ((0, 0), (-1, 0), (-1, -1), (0, -1))
+
+
+def polygons_of(mask: npt.NDArray[np.bool_]) -> list[list[list[int]]]:
+    """The polygons of a mask (H, W) bool: each a list of [x, y], whole pixels, one polygon for each connected part."""
+    outer: list[list[_Vertex]] = []
+    holes: list[list[_Vertex]] = []
+    for loop in _walks(mask):
+        (outer if _turns_right(loop) else holes).append(_pixels_beside(loop))
+    for hole in holes:
+        index, at, entry = min(
+            (
+                ((x - hx) ** 2 + (y - hy) ** 2, index, at, entry)
+                for index, polygon in enumerate(outer)
+                for at, (x, y) in enumerate(polygon)
+                for entry, (hx, hy) in enumerate(hole)
+            )
+        )[1:]
+        polygon = outer[index]
+        around = [*hole[entry:], *hole[: entry + 1]]
+        outer[index] = [*polygon[: at + 1], *around, *polygon[at:]]
+    return [[[x, y] for x, y in polygon] for polygon in outer]
+
+
+def _walks(mask: npt.NDArray[np.bool_]) -> list[list[tuple[_Vertex, int]]]:
+    """Closed walks along the mask's edges, each step as (corner it starts at, direction)."""
+    inside = np.pad(mask, 1)
+
+    def is_inside(corner: _Vertex, offset: _Vertex) -> bool:
+        return bool(inside[corner[1] + offset[1] + 1, corner[0] + offset[0] + 1])
+
+    rows, columns = np.nonzero(inside[1:, 1:] & ~inside[:-1, 1:])
+    starts = {(int(column), int(row)) for row, column in zip(rows, columns, strict=True)}
+    walks = []
+    while starts:
+        start = min(starts)
+        corner, direction, walk = start, 0, []
+        while not walk or (corner, direction) != (start, 0):
+            walk.append((corner, direction))
+            if direction == 0:
+                starts.discard(corner)
+            corner = (corner[0] + _STEPS[direction][0], corner[1] + _STEPS[direction][1])
+            # Turn right where the pixel ahead on the right is outside, left where the one ahead on the left is inside.
+            ahead_right = is_inside(corner, _RIGHT[direction])
+            ahead_left = is_inside(corner, _RIGHT[(direction - 1) % 4])
+            if not ahead_right:
+                direction = (direction + 1) % 4
+            elif ahead_left:
+                direction = (direction - 1) % 4
+        walks.append(walk)
+    return walks
+
+
+def _turns_right(walk: list[tuple[_Vertex, int]]) -> bool:
+    """Whether the walk goes round a part (clockwise, y downwards) rather than round a hole."""
+    return sum(x * _STEPS[direction][1] - y * _STEPS[direction][0] for (x, y), direction in walk) > 0
+
+
+def _pixels_beside(walk: list[tuple[_Vertex, int]]) -> list[_Vertex]:
+    """The mask's pixels along the walk, in its order, straight runs shortened to their ends."""
+    pixels: list[_Vertex] = []
+    for (x, y), direction in walk:
+        pixel = (x + _RIGHT[direction][0], y + _RIGHT[direction][1])
+        if not pixels or pixel != pixels[-1]:
+            pixels.append(pixel)
+    if len(pixels) > 1 and pixels[0] == pixels[-1]:
+        pixels.pop()
+    count = len(pixels)
+    kept = []
+    for index in range(count):
+        (ax, ay), (bx, by), (cx, cy) = pixels[index - 1], pixels[index], pixels[(index + 1) % count]
+        if count < 3 or (bx - ax, by - ay) != (cx - bx, cy - by):
+            kept.append((bx, by))
+    return kept
