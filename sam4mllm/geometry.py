@@ -133,8 +133,7 @@ class Grid:
     def to_pixels(self, column: int, row: int, size_wh: tuple[int, int]) -> tuple[float, float]:
         """The centre, in pixels, of the bin (column, row)."""
         return tuple(  # type: ignore[return-value]
-            (index + 0.5) * size / bins
-            for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
+            (index + 0.5) * size / bins for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
         )
 
 

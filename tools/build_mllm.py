@@ -73,7 +73,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGene
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     side = {"height": SIDE, "width": SIDE}
     image_processor = CLIPImageProcessor(
-        do_resize=True, size=side, resample=3, do_center_crop=False, crop_size=side, image_mean=list(MEAN), image_std=list(STD), do_convert_rgb=True
+        do_resize=True,
+        size=side,
+        resample=3,
+        do_center_crop=False,
+        crop_size=side,
+        image_mean=list(MEAN),
+        image_std=list(STD),
+        do_convert_rgb=True,
     )
     return LlavaProcessor(
         image_processor=image_processor,
@@ -263,7 +270,9 @@ class Telling:
         self.told: dict[int, tuple[Tensor, Tensor]] = {}
         self.losses: dict[int, Tensor] = {}
 
-    def __call__(self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_: Any) -> tuple[Tensor, None]:
+    def __call__(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_: Any
+    ) -> tuple[Tensor, None]:
         prefix, rows, length = self.layout
         pictures, heads, _, width = query.shape
         query = query * scaling
@@ -274,7 +283,9 @@ class Telling:
         future = torch.full((prefix, prefix), -1e9).triu(1)
         first = (query[:, :, :prefix] @ key[:, :, :prefix].transpose(-1, -2)).float() + future
         first_out = first.softmax(-1).to(value.dtype) @ value[:, :, :prefix]
-        to_prefix = (query[:, :, prefix:] @ key[:, :, :prefix].transpose(-1, -2)).view(pictures, heads, rows, length, prefix)
+        to_prefix = (query[:, :, prefix:] @ key[:, :, :prefix].transpose(-1, -2)).view(
+            pictures, heads, rows, length, prefix
+        )
         own = behind(query) @ behind(key).transpose(-1, -2)
         scores = torch.cat([to_prefix.float(), own.float() + torch.full((length, length), -1e9).triu(1)], -1)
         share = scores.softmax(-1)
@@ -305,7 +316,9 @@ def text_loss(logits: Tensor, labels: Tensor, weights: Tensor, numbers: Tensor, 
 
 
 @torch.no_grad()
-def held_out(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int) -> dict[str, float]:
+def held_out(
+    model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int
+) -> dict[str, float]:
     """By kind: share of answers whose boxes all match the truth at IoU 0.5 (one to one), or that rightly say "no object"."""
     model.eval()
     model.set_attn_implementation("sdpa")
@@ -321,7 +334,9 @@ def held_out(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokeni
         chunk = items[start : start + 64]
         texts = [
             tokenizer.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": e.question}]}], add_generation_prompt=True, tokenize=False
+                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": e.question}]}],
+                add_generation_prompt=True,
+                tokenize=False,
             )
             for _, e in chunk
         ]
@@ -346,7 +361,9 @@ def held_out(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokeni
 def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.set_attn_implementation("sdpa")
     # Half precision halves the package; a copy, so that training goes on in full precision.
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
+    half = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=half)
@@ -390,7 +407,11 @@ def main() -> None:
     eye = {id(p) for p in tower.parameters()}
     learnt = [*model.parameters(), *head.parameters()]
     groups = [
-        {"params": [p for p in learnt if (p.ndim >= 2) == wide and (id(p) in eye) == seeing], "weight_decay": 0.02 * wide, "share": 0.3 if seeing else 1.0}
+        {
+            "params": [p for p in learnt if (p.ndim >= 2) == wide and (id(p) in eye) == seeing],
+            "weight_decay": 0.02 * wide,
+            "share": 0.3 if seeing else 1.0,
+        }
         for wide in (True, False)
         for seeing in (True, False)
     ]
@@ -427,7 +448,9 @@ def main() -> None:
                 embeds = model.get_input_embeddings()(batch.ids)
                 at = batch.ids == model.config.image_token_id
                 embeds = embeds.masked_scatter(at[..., None], features.to(embeds.dtype))
-                hidden = model.model.language_model(inputs_embeds=embeds, attention_mask=unused_mask, position_ids=batch.positions, use_cache=False).last_hidden_state
+                hidden = model.model.language_model(
+                    inputs_embeds=embeds, attention_mask=unused_mask, position_ids=batch.positions, use_cache=False
+                ).last_hidden_state
                 on = batch.labels >= 0
                 logits = model.lm_head(hidden[:, batch.layout[0] :][on]).float()
             width = 8.0 if progress < 0.5 else 4.0
@@ -440,17 +463,32 @@ def main() -> None:
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimiser.step()
             telling.told = {}
-            parts = {"text": text, "plain": plain, "sight": sight, "answer_where": telling.losses[ANSWER_LAYER], "word_where": telling.losses[WORD_LAYER]}
+            parts = {
+                "text": text,
+                "plain": plain,
+                "sight": sight,
+                "answer_where": telling.losses[ANSWER_LAYER],
+                "word_where": telling.losses[WORD_LAYER],
+            }
             counted += 1
             for name, value in parts.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach())
             stop = time.time() - began > options.stop_after
             last = step + 1 == options.steps or stop
             if (step + 1) % 50 == 0 or last:
-                line: dict[str, Any] = {"step": step + 1, "seconds": round(time.time() - began, 1), **{k: round(v / counted, 4) for k, v in sums.items()}}
+                line: dict[str, Any] = {
+                    "step": step + 1,
+                    "seconds": round(time.time() - began, 1),
+                    **{k: round(v / counted, 4) for k, v in sums.items()},
+                }
                 if (step + 1) % 500 == 0 or last:
                     line["held_out"] = held_out(model, tokenizer, 100 if last else 24)
-                    state = {"model": model.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+                    state = {
+                        "model": model.state_dict(),
+                        "head": head.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                        "step": step + 1,
+                    }
                     torch.save(state, checkpoint.with_suffix(".tmp"))
                     checkpoint.with_suffix(".tmp").rename(checkpoint)
                 log.write(json.dumps(line) + "\n")

@@ -140,13 +140,20 @@ def draw_prompts(
     return chosen, boxes, xy, labels
 
 
-def decode(sam: Sam, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+def decode(
+    sam: Sam, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """All four low masks (n, 4, 64, 64) and predicted IoU (n, 4) for prompts of one picture; coordinates continuous."""
     sparse, dense = sam.prompt_encoder(
-        points=None if xy is None or labels is None else (xy - 0.5, labels), boxes=None if boxes is None else boxes - 0.5, masks=None
+        points=None if xy is None or labels is None else (xy - 0.5, labels),
+        boxes=None if boxes is None else boxes - 0.5,
+        masks=None,
     )
     masks, iou = sam.mask_decoder.predict_masks(
-        image_embeddings=embedding[None], image_pe=sam.prompt_encoder.get_dense_pe(), sparse_prompt_embeddings=sparse, dense_prompt_embeddings=dense
+        image_embeddings=embedding[None],
+        image_pe=sam.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=sparse,
+        dense_prompt_embeddings=dense,
     )
     return masks, iou
 
@@ -247,7 +254,9 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
-    parser.add_argument("--output", type=Path, default=Path("sam4mllm/models/segmenter"), help="where the finished model goes")
+    parser.add_argument(
+        "--output", type=Path, default=Path("sam4mllm/models/segmenter"), help="where the finished model goes"
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=4, help="scenes a step")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -260,7 +269,11 @@ def main() -> None:
     parameters = [*sam.parameters(), *helper.parameters()]
     decayed = [p for p in parameters if p.ndim >= 2]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}], betas=(0.9, 0.98)
+        [
+            {"params": decayed, "weight_decay": 0.02},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
     )
     checkpoint, start = options.work / "last.pt", 0
     if checkpoint.exists():
@@ -285,17 +298,28 @@ def main() -> None:
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         last = step + 1 == options.steps
         if (step + 1) % 100 == 0 or last:
-            line = {"step": step + 1, "seconds": round(time.time() - began, 1), **{k: round(v / counted, 4) for k, v in sums.items()}}
+            line = {
+                "step": step + 1,
+                "seconds": round(time.time() - began, 1),
+                **{k: round(v / counted, 4) for k, v in sums.items()},
+            }
             if (step + 1) % 500 == 0 or last:
                 line["held_out"] = held_out(sam, 200 if last else 40)
-                state = {"sam": sam.state_dict(), "helper": helper.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+                state = {
+                    "sam": sam.state_dict(),
+                    "helper": helper.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step + 1,
+                }
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").rename(checkpoint)
             log.write(json.dumps(line) + "\n")
             log.flush()
             sums, counted = {}, 0
     options.output.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in sam.state_dict().items()}
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in sam.state_dict().items()
+    }
     torch.save({"model": weights, "architecture": ARCHITECTURE}, options.output / "sam_shapes.pth")
 
 

@@ -31,7 +31,14 @@ SIDE, CELLS = 192, 12
 ARCHITECTURE = "resnet10t"
 MODEL_ARGS: dict[str, Any] = {"channels": [32, 64, 128, 192], "layers": [1, 1, 2, 2], "output_stride": 16}
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-WIDTHS = {"object": 1, "colour": len(COLOURS), "name": len(SILHOUETTES), "pattern": len(PATTERNS), "box": 4, "cells": 16}
+WIDTHS = {
+    "object": 1,
+    "colour": len(COLOURS),
+    "name": len(SILHOUETTES),
+    "pattern": len(PATTERNS),
+    "box": 4,
+    "cells": 16,
+}
 
 
 def pixels(scene: Scene) -> Tensor:
@@ -49,7 +56,9 @@ def owners(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     shares = []
     for shape in scene.shapes:
         small = shape.mask[np.ix_(rows, columns)]
-        shares.append(small.reshape(CELLS, 4, 4, CELLS, 4, 4).mean((2, 5)).transpose(0, 2, 1, 3).reshape(CELLS, CELLS, 16))
+        shares.append(
+            small.reshape(CELLS, 4, 4, CELLS, 4, 4).mean((2, 5)).transpose(0, 2, 1, 3).reshape(CELLS, CELLS, 16)
+        )
     stacked = np.stack(shares)
     total = stacked.mean(-1)
     owner = total.argmax(0)
@@ -115,7 +124,9 @@ def held_out(tower: nn.Module, head: Head, count: int = 128) -> dict[str, float]
     out = head(tower.forward_features(images))
     tower.train()
     on = truth["object"] > 0.5
-    figures = {name: float((out[name].argmax(-1) == truth[name])[on].float().mean()) for name in ("colour", "name", "pattern")}
+    figures = {
+        name: float((out[name].argmax(-1) == truth[name])[on].float().mean()) for name in ("colour", "name", "pattern")
+    }
     figures["object"] = float(((out["object"][..., 0] > 0) == on).float().mean())
     figures["box_l1"] = float((out["box"] - truth["box"])[on].abs().mean())
     figures["cells"] = float(((out["cells"] > 0) == (truth["cells"] > 0.5))[on].float().mean())
@@ -136,7 +147,10 @@ def main() -> None:
     tower, head = build_tower(), Head(MODEL_ARGS["channels"][-1])
     parameters = [*tower.parameters(), *head.parameters()]
     optimiser = torch.optim.AdamW(
-        [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05}, {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
     )
     checkpoint, start = options.work / "tower.pt", 0
     if checkpoint.exists():
@@ -148,7 +162,11 @@ def main() -> None:
     log = (options.work / "log.jsonl").open("a")
     began = time.time()
     for step in range(start, options.steps):
-        rate = options.learning_rate * min(1.0, (step + 1) / 100) * min(1.0, (options.steps - step) / (0.4 * options.steps))
+        rate = (
+            options.learning_rate
+            * min(1.0, (step + 1) / 100)
+            * min(1.0, (options.steps - step) / (0.4 * options.steps))
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         images, truth = load_batch(SCENE_SEED, step * options.batch, options.batch)
@@ -160,11 +178,20 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         optimiser.step()
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
-            line = {"step": step + 1, "seconds": round(time.time() - began, 1), **{k: round(float(v), 4) for k, v in parts.items()}}
+            line = {
+                "step": step + 1,
+                "seconds": round(time.time() - began, 1),
+                **{k: round(float(v), 4) for k, v in parts.items()},
+            }
             line["held_out"] = held_out(tower, head)
             log.write(json.dumps(line) + "\n")
             log.flush()
-            state = {"tower": tower.state_dict(), "head": head.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            state = {
+                "tower": tower.state_dict(),
+                "head": head.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "step": step + 1,
+            }
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").rename(checkpoint)
 

@@ -29,7 +29,16 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
-_COUNTS = {"attribute": 2, "position": 2, "relation": 2, "superlative": 1, "plural": 1, "pair": 1, "nothing": 2, "reasoning": 1}
+_COUNTS = {
+    "attribute": 2,
+    "position": 2,
+    "relation": 2,
+    "superlative": 1,
+    "plural": 1,
+    "pair": 1,
+    "nothing": 2,
+    "reasoning": 1,
+}
 _TOLERANT = AnswerGrammar()
 
 
@@ -109,7 +118,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2400, min_frequency=4, special_tokens=SPECIAL_TOKENS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=2400,
+        min_frequency=4,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
     return PreTrainedTokenizerFast(

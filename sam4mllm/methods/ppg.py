@@ -81,7 +81,7 @@ class Ppg:
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         conversations = [asking(question.image, self.question(question.phrase)) for question in questions]
         texts = engine.generate(conversations, max_new_tokens)
-        return [self._read(text, question.size_wh) for text, question in zip(texts, questions, strict=True)]
+        return [self.read(text, question.size_wh) for text, question in zip(texts, questions, strict=True)]
 
     def _answer(self, sample: Sample, targets: Mapping[str, Taught], rank: int) -> str:
         chosen = [targets[item.id].prompts for item in sample.objects]
@@ -92,7 +92,8 @@ class Ppg:
         """The prompt with the points that the question asks for, the first ones of each kind."""
         return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])
 
-    def _read(self, text: str, size_wh: tuple[int, int]) -> Answer:
+    def read(self, text: str, size_wh: tuple[int, int]) -> Answer:
+        """What an answer's text says about a picture of `size_wh` pixels."""
         parsed = self.grammar.parse(text, size_wh)
         return Answer(parsed.status, parsed.prompts, text, parsed.reason)
 

@@ -170,9 +170,9 @@ class Pipeline:
         questions = [Question(pictures[index], phrase, sizes_wh[index]) for index, phrase in asked]
         with torch.no_grad():
             answers = self.method.ask(self.engine, questions, self.max_new_tokens)
-            return self._segment(pictures, [index for index, _ in asked], answers)
+            return self.segment(pictures, [index for index, _ in asked], answers)
 
-    def _segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
+    def segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
         """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding."""
         named = sorted({owner for owner, answer in zip(owners, answers, strict=True) if answer.prompts})
         place = {owner: index for index, owner in enumerate(named)}

@@ -20,11 +20,19 @@ KINDS: tuple[str, ...] = ("attribute", "position", "relation", "superlative", "p
 # "the shape a wheel has": what each silhouette is known for, as noun clauses that also answer "which shape ...?".
 KNOWN_FOR: dict[str, tuple[str, ...]] = {
     "circle": ("the shape of a coin", "the outline of a full moon", "the shape of a dinner plate"),
-    "square": ("the shape of a chessboard field", "the figure with four equal sides and right angles", "the shape of a floor tile"),
+    "square": (
+        "the shape of a chessboard field",
+        "the figure with four equal sides and right angles",
+        "the shape of a floor tile",
+    ),
     "triangle": ("the shape of a warning sign", "the figure with three corners", "the outline of a pyramid"),
     "diamond": ("the shape of a kite", "the suit of cards beside hearts, clubs and spades", "the outline of a cut gem"),
     "ring": ("the shape a wheel has", "the shape of a doughnut", "what one wears on a finger"),
-    "frame": ("what a painting hangs in", "the shape of a window with nothing behind it", "what goes around a photograph"),
+    "frame": (
+        "what a painting hangs in",
+        "the shape of a window with nothing behind it",
+        "what goes around a photograph",
+    ),
     "crescent": ("the shape of a young moon", "the outline of a croissant", "the shape of a banana"),
     "star": ("what shines in the night sky", "what sits on top of a Christmas tree", "what a sheriff wears"),
     "cross": ("the sign of a pharmacy", "the plus sign", "the sign on an ambulance"),

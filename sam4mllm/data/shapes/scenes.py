@@ -143,7 +143,9 @@ def _coverage(plan: _Plan, width: int, height: int) -> npt.NDArray[np.float32]:
     return alpha
 
 
-def _paint(rng: np.random.Generator, canvas: npt.NDArray[np.float32], plan: _Plan, alpha: npt.NDArray[np.float32]) -> None:
+def _paint(
+    rng: np.random.Generator, canvas: npt.NDArray[np.float32], plan: _Plan, alpha: npt.NDArray[np.float32]
+) -> None:
     """Lay one shape over the canvas (H, W, 3) float32 in 0..255, in place."""
     box = box_of_mask(alpha > 0)
     if box is None:
@@ -161,7 +163,9 @@ def _paint(rng: np.random.Generator, canvas: npt.NDArray[np.float32], plan: _Pla
     if plan.pattern == "striped":
         mix = ((u + phase) % period < period * 0.42).astype(np.float32)
     elif plan.pattern == "dotted":
-        mix = (((u % period) - period / 2) ** 2 + ((v % period) - period / 2) ** 2 < (period * 0.3) ** 2).astype(np.float32)
+        mix = (((u % period) - period / 2) ** 2 + ((v % period) - period / 2) ** 2 < (period * 0.3) ** 2).astype(
+            np.float32
+        )
     paint = (colour + mix[:, :, None] * (second - colour)) * light[:, :, None]
     cover = alpha[rows, columns, None]
     canvas[rows, columns] = canvas[rows, columns] * (1 - cover) + paint * cover
@@ -176,7 +180,9 @@ def _ground(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np
     kind = rng.integers(4)
     if kind == 0:
         cells = int(rng.integers(4, 24))
-        clouds = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+        clouds = Image.fromarray((rng.random((cells, cells)) * 255).astype(np.uint8)).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
         mix = np.asarray(clouds, dtype=np.float32) / 255
     elif kind == 1:
         angle, period = rng.uniform(0, np.pi), rng.uniform(8, 44)

@@ -22,7 +22,9 @@ class Loop(NamedTuple):
     filled: bool
 
 
-def _arc(radius: float, start: float = 0.0, stop: float = 2 * np.pi, centre: tuple[float, float] = (0.0, 0.0)) -> Outline:
+def _arc(
+    radius: float, start: float = 0.0, stop: float = 2 * np.pi, centre: tuple[float, float] = (0.0, 0.0)
+) -> Outline:
     angles = np.linspace(start, stop, 48)
     return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
 
@@ -70,7 +72,20 @@ def _star() -> list[Loop]:
 
 def _cross() -> list[Loop]:
     a, b = 1.0, 0.33
-    corners = [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+    corners = [
+        (-b, -a),
+        (b, -a),
+        (b, -b),
+        (a, -b),
+        (a, b),
+        (b, b),
+        (b, a),
+        (-b, a),
+        (-b, b),
+        (-a, b),
+        (-a, -b),
+        (-b, -b),
+    ]
     return [Loop(np.array(corners), True)]
 
 
