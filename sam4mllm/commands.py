@@ -112,9 +112,9 @@ def shapes(options: Namespace) -> int:
 
 def segment(options: Namespace) -> int:
     """One picture and one phrase; the status is 1 when the model's answer could not be read."""
+    from sam4mllm.data.images import load_image
     from sam4mllm.data.queries import Query
     from sam4mllm.predict.batch import line_of
-    from sam4mllm.predict.images import load_image
     from sam4mllm.render import mask_image
 
     picture = load_image(options.image)

@@ -138,7 +138,7 @@ def _answers(pipeline: Pipeline, held_out: Mapping[str, Sequence[Sample]], outpu
 
 def _draw(held_out: Mapping[str, Sequence[Sample]], predictions: Path, output: Path) -> None:
     """A few phrases of each data set as panels, and all of them on one sheet."""
-    from sam4mllm.predict.images import load_image
+    from sam4mllm.data.images import load_image
     from sam4mllm.render import contact_sheet, overlay, panels
 
     output.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods import Method
-from sam4mllm.predict.images import load_image
 from sam4mllm.progress import Advance, ignore
 from sam4mllm.render import contact_sheet, overlay
 from sam4mllm.targets.store import ObjectTarget

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from sam4mllm.chat.conversation import Conversation
-from sam4mllm.predict.images import as_rgb
+from sam4mllm.data.images import as_rgb
 
 
 def messages_with_picture(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:

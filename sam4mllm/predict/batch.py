@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
+from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.data.queries import PredictedObject, PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError
-from sam4mllm.predict.images import Rgb, load_image
 from sam4mllm.predict.pipeline import Pipeline, Result, batched
 from sam4mllm.progress import Advance, ignore
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from sam4mllm.data.images import load_image
 from sam4mllm.data.queries import PredictionLine, queries_of
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods import Method
 from sam4mllm.methods.base import Taught, teachable
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.batch import line_of
-from sam4mllm.predict.images import load_image
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import Advance, ignore
 from sam4mllm.segment.base import Segmenter

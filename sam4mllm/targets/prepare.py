@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
-from sam4mllm.predict.images import load_image
 from sam4mllm.progress import bar
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded

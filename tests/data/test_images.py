@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm.data.images import as_rgb, load_image
 from sam4mllm.errors import DataError
-from sam4mllm.predict.images import as_rgb, load_image
 
 
 def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
