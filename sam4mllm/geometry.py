@@ -1,8 +1,8 @@
 """Box, Point, SamPrompt and the coordinate grid: the only place that scales or rounds a coordinate.
 
-Every coordinate is continuous, x to the right and y downwards, in pixels of the original picture: pixel (column c, row r)
-covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2 exclusive, so
-COCO's (x, y, w, h) is (x, y, x + w, y + h) and a mask of one pixel has a box of area 1.
+Every coordinate is continuous, x to the right and y downwards, in pixels of the original picture: pixel (column c,
+row r) covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
+exclusive, so COCO's (x, y, w, h) is (x, y, x + w, y + h) and a mask of one pixel has a box of area 1.
 
 This module knows nothing about text, models or files.
 """
@@ -78,8 +78,8 @@ class SamPrompt:
     """What SAM is asked for one object: a box, points, or both.
 
     Raises:
-        ValueError: neither box nor points; a coordinate that is not finite; a box whose corners are out of order; a label
-            that is neither 1 nor 0.
+        ValueError: neither box nor points; a coordinate that is not finite; a box whose corners are out of order; a
+            label that is neither 1 nor 0.
     """
 
     box: Box | None
@@ -112,9 +112,9 @@ class SamPrompt:
 class Grid:
     """The integer coordinates in which a model writes: `bins_wh` bins across and down the picture.
 
-    A bin is half open, [k, k + 1) * size / bins; a coordinate goes to the bin it lies in, and a bin comes back as its centre,
-    so `to_bin(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A coordinate on the far edge
-    of the picture belongs to the last bin.
+    A bin is half open, [k, k + 1) * size / bins; a coordinate goes to the bin it lies in, and a bin comes back as its
+    centre, so `to_bins(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A coordinate on
+    the far edge of the picture belongs to the last bin.
     """
 
     bins_wh: tuple[int, int] = (1000, 1000)

@@ -2,9 +2,10 @@
 
     python tools/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt --steps 6000
 
-Next-token loss on the exchanges of `mllm_text.py`, a dozen about each picture in one sequence that see the picture and not
-each other. Two helps that leave no trace in the model: a number is learnt with its neighbours (a narrow Gaussian over the
-bins), and a few attention heads are told which image tokens the words speak of. Seeded and resumable like its siblings.
+Next-token loss on the exchanges of `mllm_text.py`, a dozen about each picture in one sequence that see the picture and
+not each other. Two helps that leave no trace in the model: a number is learnt with its neighbours (a narrow Gaussian
+over the bins), and a few attention heads are told which image tokens the words speak of. Seeded and resumable like its
+siblings.
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ import torch.nn.functional as F
 from build_tower import ARCHITECTURE, CELLS, MEAN, MODEL_ARGS, SIDE, STD, WIDTHS, Head, losses, owners, pixels, targets
 from mllm_text import Exchange, build_tokenizer, exchanges
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AttentionInterface, FastVlmConfig, FastVlmForConditionalGeneration
-from transformers import LlavaProcessor, PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    AutoModelForImageTextToText,
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
 from sam4mllm.chat.grammar import AnswerGrammar
@@ -92,7 +99,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def order_the_numbers(model: FastVlmForConditionalGeneration, numbers: list[int]) -> None:
-    """Start the 1000 number embeddings as smooth codes of their values, so that near numbers are near from the first step."""
+    """Start the 1000 number embeddings as smooth codes of their values: near numbers are near from the first step."""
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table.normal_(0, 0.05)
@@ -211,8 +218,8 @@ def make_packed(folder: str, index: int) -> Packed:
 class Batch:
     """Pictures (B, 3, 192, 192) with R rows of T tokens each, one after the other behind the prefix of P tokens.
 
-    `ids` and `positions` (B, P + R * T); `labels` and `weights` (B, R * T); `told[layer]` (places (N, 3) of picture, row and
-    token; image tokens (N, P) as 0 or 1).
+    `ids` and `positions` (B, P + R * T); `labels` and `weights` (B, R * T); `told[layer]` (places (N, 3) of picture,
+    row and token; image tokens (N, P) as 0 or 1).
     """
 
     images: Tensor
@@ -271,7 +278,7 @@ class Telling:
         self.losses: dict[int, Tensor] = {}
 
     def __call__(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_: Any
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_unused: Any
     ) -> tuple[Tensor, None]:
         prefix, rows, length = self.layout
         pictures, heads, _, width = query.shape
@@ -319,10 +326,11 @@ def text_loss(logits: Tensor, labels: Tensor, weights: Tensor, numbers: Tensor, 
 def held_out(
     model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int
 ) -> dict[str, float]:
-    """By kind: share of answers whose boxes all match the truth at IoU 0.5 (one to one), or that rightly say "no object"."""
+    """By kind: share of answers whose boxes all match the truth at IoU 0.5 (one to one), or rightly say "no object"."""
     model.eval()
     model.set_attn_implementation("sdpa")
-    grammar, right, malformed, total = AnswerGrammar(), {}, 0, 0
+    grammar, malformed, total = AnswerGrammar(), 0, 0
+    right: dict[str, list[bool]] = {}
     processor = build_processor(tokenizer)
     items = []
     for index in range(scenes):
@@ -424,7 +432,8 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     log = (options.work / "log.jsonl").open("a")
-    began, sums, counted = time.time(), {}, 0
+    began, counted = time.time(), 0
+    sums: dict[str, float] = {}
     with ProcessPoolExecutor(options.workers) as pool:
 
         def ask(step: int) -> list[Any]:

@@ -1,11 +1,11 @@
-"""Build the embedded SAM from nothing: segment_anything's own classes, trained on `shapes` scenes that are made as it goes.
+"""Build the embedded SAM from nothing: segment_anything's own classes, trained on `shapes` scenes made as it goes.
 
     python tools/build_segmenter.py --work runs/build-segmenter --steps 6000
 
 Seeded and resumable: step N sees the same scenes and prompts whenever it runs, and a second call goes on from the last
-checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` and its card go to `sam4mllm/models/segmenter/`.
-Beside SAM's own losses a throw-away head tells, from each image token, the colour of its 4 x 4 cells and where shapes end:
-a vision transformer finds outlines far sooner with it.
+checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` and its card go to
+`sam4mllm/models/segmenter/`. Beside SAM's own losses a throw-away head tells, from each image token, the colour of its
+4 x 4 cells and where shapes end: a vision transformer finds outlines far sooner with it.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def build_sam(arch: dict[str, Any]) -> Sam:
 def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
     """Image (3, 256, 256), masks (n, 256, 256) float and colour classes (256, 256), padded at the right and the bottom.
 
-    The scenes are at most 256 pixels wide and high, and SAM's input has its longer side at 256: every scene has one side of 256.
+    The scenes are at most 256 pixels wide and high, and SAM's input has its longer side at 256: every scene has one
+    side of 256.
     """
     width, height = scene.size_wh
     image = torch.zeros(3, 256, 256)
@@ -108,7 +109,10 @@ def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 def draw_prompts(
     rng: np.random.Generator, scene: Scene, count: int, points: int, with_box: bool, exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`count` prompts for one scene: object indexes, boxes (count, 4), points (count, points, 2), labels (count, points)."""
+    """`count` prompts for one scene.
+
+    Object indexes (count,), boxes (count, 4), points (count, points, 2), labels (count, points).
+    """
     chosen = rng.integers(len(scene.shapes), size=count)
     boxes = np.zeros((count, 4), dtype=np.float32)
     xy = np.zeros((count, points, 2), dtype=np.float32)
@@ -225,7 +229,10 @@ def train_step(sam: Sam, helper: Helper, step: int, batch: int) -> dict[str, Ten
 
 @torch.no_grad()
 def held_out(sam: Sam, scenes: int) -> dict[str, float]:
-    """Mean IoU at full size on held-out scenes: true box + 2 + 1 points, box alone, 2 + 1 points alone; best mask by predicted IoU."""
+    """Mean IoU at full size on held-out scenes, of the best mask by predicted IoU.
+
+    Prompts: true box + 2 + 1 points, box alone, 2 + 1 points alone.
+    """
     sam.eval()
     got: dict[str, list[float]] = {"box_points": [], "box": [], "points": []}
     for index in range(scenes):
@@ -283,7 +290,8 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     log = (options.work / "log.jsonl").open("a")
-    began, sums, counted = time.time(), {}, 0
+    began, counted = time.time(), 0
+    sums: dict[str, float] = {}
     for step in range(start, options.steps):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.learning_rate)
@@ -298,7 +306,7 @@ def main() -> None:
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         last = step + 1 == options.steps
         if (step + 1) % 100 == 0 or last:
-            line = {
+            line: dict[str, Any] = {
                 "step": step + 1,
                 "seconds": round(time.time() - began, 1),
                 **{k: round(v / counted, 4) for k, v in sums.items()},

@@ -1,10 +1,10 @@
-"""Build the embedded MLLM's eye: a narrow timm ResNet, trained on `shapes` scenes with a throw-away head per image token.
+"""Build the embedded MLLM's eye: a narrow timm ResNet, trained on `shapes` scenes with a throw-away head per token.
 
     python tools/build_tower.py --work runs/build-tower --steps 1200
 
-From each of the 12 x 12 tokens the head must tell linearly whether it lies on a shape, which colour, silhouette and pattern
-that shape has, where its box is in the picture, and which of the token's 4 x 4 cells it covers. Seeded and resumable like
-`build_segmenter.py`; the result is `tower.pt` in `--work`, which `build_mllm.py` starts from.
+From each of the 12 x 12 image tokens the head must tell linearly whether it lies on a shape, which colour, silhouette
+and pattern that shape has, where its box is in the picture, and which of the token's 4 x 4 cells it covers. Seeded and
+resumable like `build_segmenter.py`; the result is `tower.pt` in `--work`, which `build_mllm.py` starts from.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from sam4mllm.data.shapes.scenes import COLOURS, PATTERNS, Scene, make_scene
@@ -49,7 +50,7 @@ def pixels(scene: Scene) -> Tensor:
 
 
 def owners(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Which shape owns each token (12, 12), -1 for none, and the share (12, 12, 16) of its cells that this shape covers."""
+    """Which shape owns each token (12, 12), -1 for none, and the share (12, 12, 16) of its cells which that covers."""
     width, height = scene.size_wh
     rows = ((np.arange(SIDE) + 0.5) * height / SIDE).astype(int)
     columns = ((np.arange(SIDE) + 0.5) * width / SIDE).astype(int)
@@ -113,12 +114,12 @@ def load_batch(seed: int, first: int, count: int) -> tuple[Tensor, dict[str, Ten
     return images, {name: torch.stack([t[name] for t in each]) for name in WIDTHS}
 
 
-def build_tower() -> nn.Module:
+def build_tower() -> ResNet:
     return timm.create_model(ARCHITECTURE, num_classes=0, **MODEL_ARGS).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def held_out(tower: nn.Module, head: Head, count: int = 128) -> dict[str, float]:
+def held_out(tower: ResNet, head: Head, count: int = 128) -> dict[str, float]:
     tower.eval()
     images, truth = load_batch(HELD_OUT_SEED, 0, count)
     out = head(tower.forward_features(images))
@@ -182,8 +183,8 @@ def main() -> None:
                 "step": step + 1,
                 "seconds": round(time.time() - began, 1),
                 **{k: round(float(v), 4) for k, v in parts.items()},
+                "held_out": held_out(tower, head),
             }
-            line["held_out"] = held_out(tower, head)
             log.write(json.dumps(line) + "\n")
             log.flush()
             state = {

@@ -1,7 +1,8 @@
 """What the embedded MLLM is pre-trained to say: exchanges about `shapes` scenes, its tokenizer and its chat template.
 
-Boxes in every form of phrase, lists of all boxes, descriptions of a boxed region, and copies of given text: so the model
-knows every sign of the answer grammar as a sign, as any real model does, and has never been taught a point prompt.
+Boxes in every form of phrase, lists of all boxes, descriptions of a boxed region, and copies of given text: so the
+model knows every sign of the answer grammar as a sign, as any real model does, and has never been taught a point
+prompt.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{% set parts = [{'type': 'text', 'text': message['content']}] %}"
     "{% else %}{% set parts = message['content'] %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{% generation %}{% for part in parts %}{{ part['text'] }}{% endfor %}<|im_end|>{% endgeneration %}\n"
-    "{% else %}{% for part in parts %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% if message['role'] == 'assistant' %}{% generation %}"
+    "{% for part in parts %}{{ part['text'] }}{% endfor %}<|im_end|>{% endgeneration %}\n"
+    "{% else %}{% for part in parts %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
@@ -46,7 +49,8 @@ _TOLERANT = AnswerGrammar()
 class Exchange:
     """A question, its answer, and what its words speak of.
 
-    `answer_shapes` are the shapes whose boxes the answer says, in its order; `spans` (start, end, shapes) lie in the question.
+    `answer_shapes` are the shapes whose boxes the answer says, in its order; `spans` (start, end, shapes) lie in the
+    question.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Sample: one phrase about one picture, with the masks it means. The record that every reader makes and every stage takes.
+"""Sample: one phrase about one picture, with the masks it means; the record that readers make and every stage takes.
 
 Masks travel as COCO's compressed run lengths and are decoded when asked for, so a list of 120,000 samples stays light.
 This module knows no file format.
@@ -20,8 +20,8 @@ from sam4mllm.geometry import Box
 class MaskObject:
     """One annotated object of a picture.
 
-    `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the target store.
-    `box` is the annotated box where the format has one, else the tight box of the mask.
+    `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the
+    target store. `box` is the annotated box where the format has one, else the tight box of the mask.
     """
 
     id: str

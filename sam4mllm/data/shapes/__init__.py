@@ -1,4 +1,4 @@
-"""The embedded data set `shapes`: seeded scenes of coloured shapes, phrases about them, and a writer in the real formats.
+"""The embedded data set `shapes`: seeded scenes of coloured shapes, phrases about them, a writer in the real formats.
 
     silhouettes   what shapes exist, as outlines
     scenes        several of them in one picture, some partly hidden -> pixels and visible masks

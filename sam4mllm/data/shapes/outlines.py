@@ -1,8 +1,8 @@
 """A mask as polygons through pixel centres, for formats that hold polygons (ReasonSeg).
 
-Drawn with their outline, as ReasonSeg's readers do, the polygons give the mask back. A hole is reached by a cut from the
-outer outline and left on the same way, so one polygon holds both; where the cut crosses pixels that are not the mask's,
-those few are drawn too.
+Drawn with their outline, as ReasonSeg's readers do, the polygons give the mask back. A hole is reached by a cut from
+the outer outline and left on the same way, so one polygon holds both; where the cut crosses pixels that are not the
+mask's, those few are drawn too.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 _Vertex = tuple[int, int]
-# Directions of a walk along pixel edges that keeps the mask on its right: east, south, west, north as (dx, dy), each with
-# the offset from the walk's corner to the pixel on its right.
+# Directions of a walk along pixel edges that keeps the mask on its right: east, south, west, north as (dx, dy), each
+# with the offset from the walk's corner to the pixel on its right.
 _STEPS: tuple[_Vertex, ...] = ((1, 0), (0, 1), (-1, 0), (0, -1))
 _RIGHT: tuple[_Vertex, ...] = ((0, 0), (-1, 0), (-1, -1), (0, -1))
 
@@ -50,7 +50,8 @@ def _walks(mask: npt.NDArray[np.bool_]) -> list[list[tuple[_Vertex, int]]]:
     walks = []
     while starts:
         start = min(starts)
-        corner, direction, walk = start, 0, []
+        corner, direction = start, 0
+        walk: list[tuple[_Vertex, int]] = []
         while not walk or (corner, direction) != (start, 0):
             walk.append((corner, direction))
             if direction == 0:

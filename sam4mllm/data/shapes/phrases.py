@@ -1,7 +1,7 @@
 """What a person would say about a scene: phrases of eight kinds, each with the shapes that it means.
 
-A phrase is true of its shapes by a clear margin and of no other shape; what is nearly a tie is not said. `spans` tells which
-words speak of which shapes (the landmark of a relation too), for whoever wants to look at or train on it.
+A phrase is true of its shapes by a clear margin and of no other shape; what is nearly a tie is not said. `spans` tells
+which words speak of which shapes (the landmark of a relation too), for whoever wants to look at or train on it.
 This module knows nothing about pixels or files.
 """
 
@@ -44,7 +44,7 @@ KNOWN_FOR: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A phrase about a scene; `shapes` are the indexes of the shapes it means, `spans` (start, end, shapes) of its words."""
+    """A phrase about a scene; `shapes` are the indexes of those it means, `spans` (start, end, shapes) of its words."""
 
     text: str
     kind: str
@@ -153,7 +153,7 @@ def _position(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _stands(scene: Scene, index: int, anchor: int, side: str) -> float:
-    """How far, as a share of the picture's side, the shape `index` stands on that side of `anchor`; negative if on the other."""
+    """How far, as a share of the picture's side, `index` stands on that side of `anchor`; negative if on the other."""
     axis = 0 if side in ("left", "right") else 1
     distance = scene.shapes[index].centre_xy[axis] - scene.shapes[anchor].centre_xy[axis]
     return (distance if side in ("right", "below") else -distance) / scene.size_wh[axis]

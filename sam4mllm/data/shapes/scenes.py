@@ -1,4 +1,4 @@
-"""Scenes: 2 to 6 shapes on a textured ground, some partly behind others, painted to pixels with the mask that is visible.
+"""Scenes: 2 to 6 shapes on a textured ground, some partly behind others, painted to pixels with their visible masks.
 
 `make_scene(seed, index)` depends on its numbers alone. This module knows nothing about phrases or files.
 """
@@ -172,7 +172,7 @@ def _paint(
 
 
 def _ground(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.float32]:
-    """A dull textured ground (H, W, 3) float32 in 0..255: clouds, stripes, tiles or a slope, with a few faint strokes."""
+    """A dull textured ground (H, W, 3) float32 in 0..255: clouds, stripes, tiles or a slope, some faint strokes."""
     grey = rng.uniform(95, 185)
     base = np.clip(grey + rng.normal(0, 14, 3), 70, 205)
     other = np.clip(base + rng.choice([-1, 1]) * rng.uniform(14, 34) + rng.normal(0, 7, 3), 60, 215)

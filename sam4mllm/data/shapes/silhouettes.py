@@ -43,7 +43,7 @@ def _square() -> list[Loop]:
 
 
 def _triangle() -> list[Loop]:
-    return [Loop(_regular(3, 1.1) + [0, 0.2], True)]
+    return [Loop(_regular(3, 1.1) + np.array([0, 0.2]), True)]
 
 
 def _diamond() -> list[Loop]:
@@ -123,7 +123,7 @@ _MAKERS: dict[str, Callable[[], list[Loop]]] = {
 
 SILHOUETTES: tuple[str, ...] = tuple(_MAKERS)
 
-# Shapes that stay themselves however they are turned; the others are only tilted, since a square on its corner is a diamond.
+# Shapes that stay themselves however they are turned; the others are only tilted: a square on its corner is a diamond.
 TURNS_FREELY = frozenset({"arrow", "crescent", "C", "circle", "ring"})
 
 

@@ -1,7 +1,7 @@
-"""Write `shapes` to a folder in the real formats: RefCOCO's pickle, COCO's instances, gRefCOCO's JSON, ReasonSeg's folders.
+"""Write `shapes` to a folder in the real formats: RefCOCO's pickle, COCO's instances, gRefCOCO's and ReasonSeg's JSON.
 
-The folder has the layout that the readers expect of real data, quirks included (a ref's file name carries a suffix; a ref
-without a target says -1). The same seed and counts write the same files.
+The folder has the layout that the readers expect of real data, quirks included (a ref's file name carries a suffix; a
+ref without a target says -1). The same seed and counts write the same files.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class _Files:
 def write_dataset(
     root: Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
 ) -> None:
-    """Write `scenes` training scenes and `held_out` each for validation and test (a fifth of `scenes` when None) under `root`.
+    """Write `scenes` training scenes, and `held_out` each for validation and for test, under `root`.
 
-    RefCOCO and gRefCOCO get the splits train, val, testA and testB (the halves of the test scenes), ReasonSeg train, val and
-    test. `advance` is told of each scene that is written.
+    `held_out` is a fifth of `scenes` when None. RefCOCO and gRefCOCO get the splits train, val, testA and testB (the
+    halves of the test scenes), ReasonSeg train, val and test. `advance` is told of each scene that is written.
 
     Raises:
         ValueError: fewer than one scene in a split.
