@@ -1,6 +1,6 @@
 """The demo: the whole way on what travels with the package, by the very code of any real run.
 
-    shapes on disk -> targets -> the base model's answers -> LoRA training -> the tuned model's answers -> scores, pictures
+    shapes on disk -> targets -> base model's answers -> LoRA training -> tuned model's answers -> scores, pictures
 
 A demo that was stopped goes on where it was. This module only calls the stages; it knows none of their work.
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sam4mllm.data.masks import decode
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.readers import read_dataset
 from sam4mllm.data.sample import Sample
@@ -151,7 +152,7 @@ def _draw(held_out: Mapping[str, Sequence[Sample]], predictions: Path, output: P
             parts = [(overlay(picture, [item.mask() for item in sample.objects]), "truth")]
             for model, by_id in lines.items():
                 line = by_id[sample.id]
-                masks = [item.mask() for item in line.objects]
+                masks = [decode(item.segmentation) for item in line.objects]
                 prompts = [item.prompt for item in line.objects if item.prompt is not None]
                 parts.append((overlay(picture, masks, prompts), model if line.objects else f"{model}: {line.status}"))
             panel = panels(parts, f"{sample.phrase}\n{lines['tuned'][sample.id].answer}")

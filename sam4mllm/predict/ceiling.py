@@ -1,7 +1,7 @@
 """The ceiling: what a model would reach that said, word for word, what is taught.
 
-The taught text goes the way of any answer: parsed, handed to SAM, drawn as masks. What is lost here no training wins back.
-This module knows no model but the segmenter.
+The taught text goes the way of any answer: parsed, handed to SAM, drawn as masks. What is lost here no training wins
+back. This module knows no model but the segmenter.
 """
 
 from __future__ import annotations
