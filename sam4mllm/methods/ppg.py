@@ -15,7 +15,7 @@ from sam4mllm.chat.questions import ask_prompts
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught, teachable
-from sam4mllm.mllm.generate import Engine
+from sam4mllm.mllm.generate import Engine, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,11 @@ class Ppg:
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         conversations = [asking(question.image, self.question(question.phrase)) for question in questions]
-        texts = engine.generate(conversations, max_new_tokens)
-        return [self.read(text, question.size_wh) for text, question in zip(texts, questions, strict=True)]
+        replies = engine.generate(conversations, max_new_tokens)
+        return [
+            self.read(reply, question.size_wh, max_new_tokens)
+            for reply, question in zip(replies, questions, strict=True)
+        ]
 
     def _answer(self, sample: Sample, targets: Mapping[str, Taught], rank: int) -> str:
         chosen = [targets[item.id].prompts for item in sample.objects]
@@ -92,10 +95,13 @@ class Ppg:
         """The prompt with the points that the question asks for, the first ones of each kind."""
         return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])
 
-    def read(self, text: str, size_wh: tuple[int, int]) -> Answer:
-        """What an answer's text says about a picture of `size_wh` pixels."""
-        parsed = self.grammar.parse(text, size_wh)
-        return Answer(parsed.status, parsed.prompts, text, parsed.reason)
+    def read(self, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
+        """What a reply of at most `max_new_tokens` tokens says about a picture of `size_wh` pixels."""
+        # What is left of a cut answer may well read as a shorter one, with an object too few.
+        if not reply.finished:
+            return Answer("malformed", (), reply.text, f"cut off at max_new_tokens={max_new_tokens}")
+        parsed = self.grammar.parse(reply.text, size_wh)
+        return Answer(parsed.status, parsed.prompts, reply.text, parsed.reason)
 
 
 def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:

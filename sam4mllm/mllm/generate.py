@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sam4mllm.chat.conversation import Conversation
@@ -14,11 +15,19 @@ from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import Mllm
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model wrote. `finished` is False when the limit of new tokens cut it off, so that `text` is a part."""
+
+    text: str
+    finished: bool = True
+
+
 class Engine(Protocol):
     """Whatever answers conversations. Several may be about one picture; the engine may profit from that."""
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
-        """The answer to each conversation's last turn, in the order given, of at most `max_new_tokens` tokens each."""
+    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """The reply to each conversation's last turn, in the order given, of at most `max_new_tokens` tokens each."""
         ...
 
 
@@ -38,8 +47,8 @@ class TransformersEngine:
         self.mllm = mllm
         self.batch_size = batch_size
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
-        """The answers, without special tokens and surrounding white space.
+    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """The replies, without special tokens and surrounding white space; one is finished when it has its end token.
 
         Raises:
             ValueError: a conversation whose last turn is not the user's.
@@ -49,16 +58,15 @@ class TransformersEngine:
             if not conversation.asks:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
         order = sorted(range(len(conversations)), key=lambda index: _cost(conversations[index]))
-        answers = [""] * len(conversations)
+        replies: dict[int, Reply] = {}
         with _evaluating(self.mllm.model):
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                texts = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
-                for index, text in zip(batch, texts, strict=True):
-                    answers[index] = text
-        return answers
+                written = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
+                replies.update(zip(batch, written, strict=True))
+        return [replies[index] for index in range(len(conversations))]
 
-    def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[str]:
+    def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         import torch
         from transformers import GenerationConfig
 
@@ -85,7 +93,9 @@ class TransformersEngine:
         with torch.inference_mode():
             tokens = mllm.model.generate(**inputs, generation_config=settings)
         written = tokens[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]
+        finished = torch.isin(written, torch.tensor(mllm.end_ids).to(written)).any(dim=1).tolist()
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [Reply(text.strip(), whole) for text, whole in zip(texts, finished, strict=True)]
 
 
 def _cost(conversation: Conversation) -> tuple[int, int]:

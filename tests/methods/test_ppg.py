@@ -11,6 +11,7 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods import Question, method_from_settings
 from sam4mllm.methods.base import teachable
 from sam4mllm.methods.ppg import Ppg, reading_order
+from sam4mllm.mllm.generate import Reply
 from sam4mllm.mllm.scripted import ScriptedEngine
 
 SIZE_WH = (100, 50)
@@ -114,6 +115,15 @@ def test_the_three_ways_to_answer(text, status, count):
     (answer,) = PPG.ask(ScriptedEngine([text]), [Question(IMAGE, "it", SIZE_WH)], 9)
     assert (answer.status, len(answer.prompts), answer.text) == (status, count, text)
     assert (answer.reason is not None) is (status == "malformed")
+
+
+@pytest.mark.parametrize("text", ["[1,2,3,4]", "[1,2,3,4]; [5,6", "No object found."])
+def test_a_cut_answer_is_malformed_however_whole_it_reads(text):
+    cut, whole = Reply(text, finished=False), Reply("[1,2,3,4]")
+    answer, other = PPG.ask(ScriptedEngine([cut, whole]), [Question(IMAGE, "it", SIZE_WH)] * 2, 40)
+    assert (answer.status, answer.prompts, answer.text) == ("malformed", (), text)
+    assert answer.reason == "cut off at max_new_tokens=40"
+    assert other.status == "ok"
 
 
 def test_each_answer_is_read_at_its_own_pictures_size():

@@ -4,7 +4,7 @@ import torch
 
 from sam4mllm.chat.conversation import Conversation, Turn, asking, teaching
 from sam4mllm.errors import DataError
-from sam4mllm.mllm.generate import TransformersEngine
+from sam4mllm.mllm.generate import Reply, TransformersEngine
 from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.scripted import ScriptedEngine
@@ -26,11 +26,33 @@ def mllm(request):
 def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
     asked = questions()
     alone = [TransformersEngine(mllm, 1).generate([question], 8)[0] for question in asked]
-    assert len(set(alone)) > 1
+    assert len({reply.text for reply in alone}) > 1
     for batch_size in (2, 5):
         assert TransformersEngine(mllm, batch_size).generate(asked, 8) == alone
     assert TransformersEngine(mllm, 3).generate(asked[::-1], 8) == alone[::-1]
     assert TransformersEngine(mllm, 3).generate([], 8) == []
+
+
+def test_a_reply_is_finished_when_its_end_token_fits_in(mllm, monkeypatch):
+    asked = questions()
+    monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", None)
+    unstopped = []
+    for question in asked:
+        messages = [messages_with_picture(question)]
+        inputs = model_inputs(mllm.processor, messages, padding_side="left", add_generation_prompt=True)
+        with torch.inference_mode():
+            tokens = mllm.model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        unstopped.append(tokens[0, inputs["input_ids"].shape[1] :].tolist())
+    # As if what the first answer comes to were the end token.
+    monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", unstopped[0][-1])
+    seen = set()
+    for limit in range(1, 7):
+        expected = [not set(mllm.end_ids).isdisjoint(tokens[:limit]) for tokens in unstopped]
+        for batch_size in (1, 5):
+            replies = TransformersEngine(mllm, batch_size).generate(asked, limit)
+            assert [reply.finished for reply in replies] == expected
+        seen.update(expected)
+    assert seen == {True, False}
 
 
 def test_left_padded_logits_equal_those_of_singles(mllm):
@@ -80,10 +102,10 @@ def test_bad_requests(mllm, tmp_path):
 
 def test_scripted_answers_by_order_by_part_and_by_function():
     asked = [asking("a.jpg", 'Where is "the ring"?'), asking("a.jpg", 'Where is "the red ring"?')]
-    assert ScriptedEngine(["one", "two"]).generate(asked, 1) == ["one", "two"]
-    assert ScriptedEngine({"ring": "any", "red ring": "red"}).generate(asked, 1) == ["any", "red"]
+    assert ScriptedEngine(["one", Reply("two", False)]).generate(asked, 1) == [Reply("one", True), Reply("two", False)]
+    assert ScriptedEngine({"ring": "any", "red ring": "red"}).generate(asked, 1) == [Reply("any"), Reply("red")]
     engine = ScriptedEngine(lambda conversation: conversation.turns[-1].text.upper())
-    assert engine.generate(asked, 1)[0] == 'WHERE IS "THE RING"?'
+    assert engine.generate(asked, 1)[0].text == 'WHERE IS "THE RING"?'
     assert engine.asked == asked
 
 
