@@ -1,0 +1,48 @@
+"""Connected regions of small masks, by flooding: an account of parts and holes that owes nothing to outlines."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_BESIDE = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_DIAGONAL = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+def parts_of(mask: np.ndarray) -> list[np.ndarray]:
+    """The parts of a mask (H, W): pixels that touch by a side belong together."""
+    return _regions(mask, _BESIDE)
+
+
+def holes_of(mask: np.ndarray) -> list[np.ndarray]:
+    """The regions of the background that the mask cuts off from its rim; pixels that touch by a corner are together."""
+    around = _regions(np.pad(~mask, 1, constant_values=True), _BESIDE + _DIAGONAL)
+    return [region[1:-1, 1:-1] for region in around if not region[0, 0]]
+
+
+def has_part_in_a_hole(mask: np.ndarray) -> bool:
+    """Whether some part lies wholly inside a hole of another."""
+    parts = parts_of(mask)
+    around = [np.logical_or.reduce([part, *holes_of(part)]) for part in parts]
+    return any(
+        (part & filled).any()
+        for part in parts
+        for other, filled in zip(parts, around, strict=True)
+        if part is not other
+    )
+
+
+def _regions(mask: np.ndarray, steps: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
+    left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
+    regions = []
+    while left:
+        region = np.zeros_like(mask)
+        open_pixels = [left.pop()]
+        while open_pixels:
+            y, x = open_pixels.pop()
+            region[y, x] = True
+            for dy, dx in steps:
+                if (y + dy, x + dx) in left:
+                    left.remove((y + dy, x + dx))
+                    open_pixels.append((y + dy, x + dx))
+        regions.append(region)
+    return regions
