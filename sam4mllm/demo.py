@@ -109,10 +109,11 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
 
 def demo_recipe(output: Path) -> Recipe:
     """The demo's recipe with all that it reads and writes under `output`."""
-    base = load_recipe(RECIPE)
-    places = [f"data.train.{index}.root={output / 'shapes'}" for index in range(len(base.data.train))]
-    places += [f"data.validation.root={output / 'shapes'}", f"targets.store={output / 'targets'}", f"output={output}"]
-    return load_recipe(RECIPE, places)
+    data = [f"data.train.{index}.root" for index in range(len(load_recipe(RECIPE).data.train))]
+    places = dict.fromkeys([*data, "data.validation.root"], output / "shapes")
+    places |= {"targets.store": output / "targets", "output": output}
+    # Values of overrides are YAML; quoted, a folder named "2024" or "a #1" stays what it is.
+    return load_recipe(RECIPE, [f"{key}={json.dumps(str(place))}" for key, place in places.items()])
 
 
 def table(scores: Mapping[str, Mapping[str, Scores]]) -> list[str]:
