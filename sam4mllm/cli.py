@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -238,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 when some lines came out as errors, 2 for what the user can mend, 130 when interrupted.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    # It tells of kernels that it would like to have, even where nothing is quantised.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
     except Sam4mllmError as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import resource
 import subprocess
 import sys
@@ -51,12 +49,6 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
         return Pipeline(method_from_settings(MethodSection().model_dump()), ScriptedEngine(answers), BoxSegmenter())
 
     monkeypatch.setattr(commands, "_pipeline", pipeline)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line as a user starts it: another process."""
-    command = [sys.executable, "-m", "sam4mllm", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def cpu_seconds(*arguments: str) -> float:
@@ -125,78 +117,6 @@ def test_settings_may_stand_before_and_after_options() -> None:
 
     options = parse(["train", "shapes_ppg", "seed=1", "--device", "cpu", "training.max_steps=3"])
     assert options.overrides == ["seed=1", "training.max_steps=3"] and options.device == "cpu"
-
-
-def prediction(identity: str = "refcoco/val/1/10", **changes: object) -> dict[str, object]:
-    return {"id": identity, "status": "no_object", "objects": []} | changes
-
-
-BAD_INPUTS = {
-    "a missing root": (lambda root: (root / "nowhere", [prediction()]), "no such folder"),
-    "a refs file that is no plain data": (lambda root: (malicious(root), [prediction()]), "refs(unc).p"),
-    "a root without the data set": (lambda root: (root / "refcoco", [prediction()]), "refcoco"),
-    "an unknown id": (lambda root: (root, [prediction("refcoco/val/9/9")]), "refcoco/val/9/9"),
-    "a doubled id": (lambda root: (root, [prediction(), prediction()]), "twice"),
-    "no status": (lambda root: (root, [{"id": "x"}]), "line 1"),
-}
-
-
-class Malicious:
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.system, ("touch harm",)
-
-
-def malicious(root: Path) -> Path:
-    (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([Malicious()]))
-    return root
-
-
-@pytest.mark.parametrize("name", BAD_INPUTS)
-def test_bad_input_gets_one_line_and_status_2(
-    name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make, says = BAD_INPUTS[name]
-    place, lines = make(root)
-    predictions = tmp_path / "p.jsonl"
-    predictions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert main(["score", str(predictions), "--dataset", "refcoco", "--root", str(place), "--split", "val"]) == 2
-    out, error = capsys.readouterr()
-    assert out == "" and error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
-    assert not (tmp_path / "harm").exists()
-
-
-def test_another_process_ends_with_the_status_and_no_traceback(tmp_path: Path) -> None:
-    done = run("score", tmp_path / "none.jsonl", "--dataset", "refcoco", "--root", tmp_path / "no", "--split", "val")
-    assert done.returncode == 2 and done.stderr.startswith("sam4mllm: error: ") and "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["segment", "{tmp}/empty", "{tmp}/a.png", "x"], "is no run folder"),
-        (["segment", "{tmp}/nowhere", "{tmp}/a.png", "x"], "no such run folder"),
-        (["segment", "{tmp}/unfinished", "{tmp}/a.png", "x"], "no adapter"),
-        (["segment", "{tmp}/empty", "{tmp}/b.png", "x"], "b.png: no such file"),
-        (["segment", "{tmp}/empty", "{tmp}/note.txt", "x"], "not a picture"),
-        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "-o", "{tmp}/no/o.png"], "does not exist"),
-        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "-o", "{tmp}/o.txt"], "picture format"),
-        (["segment", "{tmp}/empty", "{tmp}/a.png", "x", "--device", "warp"], "run folder"),
-        (["predict", "{tmp}/empty", "{tmp}/note.txt", "--output", "{tmp}/out"], "line 1"),
-        (["prepare", "shapes_pgp"], "shapes_ppg"),
-    ],
-)
-def test_what_cannot_be_loaded_gets_one_line(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "unfinished").mkdir()
-    (tmp_path / "unfinished" / "recipe.yaml").write_text("seed: 0\n")
-    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
-    (tmp_path / "note.txt").write_text("no picture\n")
-    assert main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
 
 
 @pytest.mark.usefixtures("scripted")

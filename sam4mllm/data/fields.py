@@ -18,7 +18,7 @@ def need(record: object, key: str, kind: type[T], where: str) -> T:
     """The field `key` of a record, of type `kind`; True and False are no whole numbers.
 
     Raises:
-        DataError: the record is no object, has no such field, or the field is of another type.
+        DataError: the record is no object, has no such field, or the field is of another type or no whole text.
     """
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected an object with the field {key!r}; found {shorten(record)}")
@@ -27,6 +27,9 @@ def need(record: object, key: str, kind: type[T], where: str) -> T:
     value = record[key]
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise DataError(f"{where}: the field {key!r} must be {kind.__name__}; found {shorten(value)}")
+    # JSON can hold halves of a character ("\ud800"), which no file in UTF-8 can be given.
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
+        raise DataError(f"{where}: the field {key!r} holds half a character; found {shorten(value)}")
     return value
 
 

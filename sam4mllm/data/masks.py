@@ -75,6 +75,8 @@ def check_rle(value: object) -> Rle:
     size, counts = value["size"], value["counts"]
     if not isinstance(size, list) or len(size) != 2 or not all(_is_whole(side) and side > 0 for side in size):
         raise ValueError(f"the size of run lengths is [H, W], whole and positive; got {_short(size)}")
+    if size[0] * size[1] >= 1 << 32:
+        raise ValueError(f"COCO's run lengths hold fewer than 2^32 pixels; got {_short(size)}")
     if isinstance(counts, str):
         runs = _runs_of_counts(counts)
     elif isinstance(counts, list) and all(_is_whole(run) for run in counts):

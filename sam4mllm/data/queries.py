@@ -212,7 +212,8 @@ def _read_lines(path: Path, parse: Callable[[object], Record], faults: list[str]
                 record = parse(json.loads(line.decode("utf-8-sig")))
             except json.JSONDecodeError as error:
                 faults.append(f"line {number}: no JSON: {error.msg} (column {error.colno})")
-            except (ValueError, RecursionError, DataError) as error:
+            # OverflowError: a number with more digits than a float can hold.
+            except (ValueError, OverflowError, RecursionError, DataError) as error:
                 faults.append(f"line {number}: {error}")
             else:
                 yield number, record

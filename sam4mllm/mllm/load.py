@@ -5,9 +5,14 @@ This module knows no masks, no grammar and no training; it ends at a model that 
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import Family, family_of
@@ -82,10 +87,11 @@ def load_mllm(
         extra["quantization_config"] = _quantization_config(quantization)
         extra["device_map"] = {"": str(device)}
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **extra
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        with _no_bar_in_a_log():
+            model = AutoModelForImageTextToText.from_pretrained(
+                place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **extra
+            )
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"base model {base!r} does not load as an image-text-to-text model: {_first_line(error)}; "
             'give a folder made by save_pretrained, a Hub id, or "shapes"'
@@ -134,7 +140,7 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
         raise ModelError(f"{adapter}: no LoRA adapter here ({_ADAPTER_CONFIG} is missing); train one, or leave it out")
     try:
         return PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
             f"adapter {str(adapter)!r} does not load on {model.config.model_type!r}: {_first_line(error)}; "
             "was it trained on another base?"
@@ -161,6 +167,21 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
+
+
+@contextmanager
+def _no_bar_in_a_log() -> Iterator[None]:
+    """Without transformers' progress bar where standard error is no terminal."""
+    from transformers.utils import logging
+
+    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

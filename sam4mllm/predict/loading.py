@@ -88,11 +88,13 @@ def chosen_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
+        device = torch.device(name)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ModelError(f"device {name!r}: this machine has no CUDA device that torch can use; try cpu")
+        # There and back: a device may have a name and not be here, or, as "meta", hold no values.
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device {name!r}: this machine has no CUDA device that torch can use; try cpu")
     return name
 
 

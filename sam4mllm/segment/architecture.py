@@ -115,6 +115,10 @@ class SamArchitecture:
             raise ModelError(
                 f"the checkpoint holds no weights {error.args[0]!r}; a segment_anything Sam has them"
             ) from None
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            raise ModelError(
+                f"the checkpoint's weights have shapes that no segment_anything Sam has: {error}"
+            ) from None
 
 
 def _from_shapes(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> dict[str, Any]:

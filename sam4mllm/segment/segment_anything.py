@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -143,7 +144,10 @@ def load_segmenter(
         architecture = SamArchitecture.infer(weights, beside)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    sam = architecture.build()
+    try:
+        sam = architecture.build()
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
+        raise ModelError(f"{path}: segment_anything has no Sam of this architecture: {_first_line(error)}") from error
     expected = sam.state_dict()
     missing = sorted(set(expected) - set(weights))
     unknown = sorted(set(weights) - set(expected))
@@ -174,14 +178,27 @@ def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
     if not path.is_file():
         raise ModelError(f"no segmenter checkpoint at {path}; give a segment_anything .pth, or {EMBEDDED!r}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} is no checkpoint of plain weights: {reason}") from None
+        # torch warns of a pickle that it does not know well, on its way to refusing it.
+        with warnings.catch_warnings(action="ignore"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    # A damaged file may raise nearly anything; what torch says to a refused one is how to load it unsafely.
+    except Exception as error:
+        reason = "it holds more than weights, or no weights at all"
+        if not isinstance(error, pickle.UnpicklingError):
+            reason = _first_line(error)
+        raise ModelError(f"{path} is no checkpoint of plain weights: {reason}; give a segment_anything .pth") from None
     beside: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and "model" in content:
         beside = content.get("architecture", {})
         content = content["model"]
+    if not isinstance(beside, Mapping):
+        raise ModelError(f"{path}: the architecture beside the weights is a mapping; found {type(beside).__name__}")
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelError(f"{path} holds no state dict; a segmenter checkpoint maps names to tensors")
     return content, beside
+
+
+def _first_line(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says, up to its first full stop."""
+    said = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -45,6 +45,24 @@ def test_what_does_not_load_says_so_on_one_line(fast_vlm, tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_weights_that_are_a_pointer_to_elsewhere(fast_vlm, tmp_path):
+    """What a clone without Git LFS leaves."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
+    shutil.copytree(fast_vlm, tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").write_text(pointer)
+    with pytest.raises(ModelError, match="does not load as an image-text-to-text model: Error while deserializing"):
+        load_mllm(str(tmp_path / "base"))
+    attach_lora(load_mllm(fast_vlm), {"r": 4}, seed=0).model.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_text(pointer)
+    with pytest.raises(ModelError, match="does not load on 'fast_vlm': Error while deserializing"):
+        load_mllm(fast_vlm, tmp_path / "adapter")
+
+
+def test_no_progress_bar_goes_into_a_log(fast_vlm, capfd):
+    load_mllm(fast_vlm)
+    assert "Loading weights" not in capfd.readouterr().err
+
+
 def test_an_adapter_folder_without_adapter(fast_vlm, tmp_path):
     with pytest.raises(ModelError, match=r"no LoRA adapter here \(adapter_config.json is missing\)"):
         load_mllm(fast_vlm, tmp_path)

@@ -1,0 +1,246 @@
+"""Bad input as a user meets it: one clear line on standard error, a status that is not 0, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam4mllm import commands
+from sam4mllm.cli import main
+from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.recipe import MethodSection
+from sam4mllm.segment.fake import BoxSegmenter
+from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_picture, write_refs
+from tests.tiny_sam import save_sam
+
+RECIPE = """
+output: {home}/made
+model: {{base: some/model}}
+segmenter: {{checkpoint: {home}/sam.pth}}
+data: {{train: [{{dataset: refcoco, root: {home}/data, split: val}}]}}
+targets: {{groups: 2, store: {home}/targets}}
+"""
+QUERY = "refcoco/val/1/10"
+MASK = {"size": [10, 20], "counts": [200]}
+
+
+class Harmful:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.place,)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one good thing of each kind, and the bad ones of the table below."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
+    (folder / "typo.yaml").write_text(RECIPE.format(home=folder).replace("groups", "grups"))
+    make_pictures(folder)
+    make_checkpoints(folder)
+    for name in ("data", "bomb", "cut", "resized", "other_mask"):
+        make_root(folder / name)
+    (folder / "bomb/refcoco/refs(unc).p").write_bytes(pickle.dumps([Harmful(folder / "harm")]))
+    refs = folder / "cut/refcoco/refs(unc).p"
+    refs.write_bytes(refs.read_bytes()[:40])
+    write_instances(folder / "resized/refcoco", [picture(5, width=21)], [annotation(50, 5)])
+    mask = {"segmentation": {"size": [20, 10], "counts": [200]}}
+    write_instances(folder / "other_mask/refcoco", [picture(5)], [annotation(50, 5) | mask])
+    for name in ("empty", "unfinished"):
+        (folder / name).mkdir()
+    (folder / "unfinished/recipe.yaml").write_text(RECIPE.format(home=folder))
+    lines = {
+        "none": [],
+        "blank": ["", " "],
+        "no_json": ["{"],
+        "doubled_queries": [{"id": "1", "image": "a.png", "phrase": "x"}] * 2,
+        "half_a_character": [{"id": "1", "image": "a.png", "phrase": "\ud800"}],
+        "good": [prediction()],
+        "unknown": [prediction(), prediction(id="refcoco/val/9/9")],
+        "doubled": [prediction(), prediction()],
+        "no_status": [{"id": QUERY}],
+        "other_size": [prediction(objects=[{"segmentation": {"size": [20, 10], "counts": [200]}}])],
+        "cut_mask": [prediction(objects=[{"segmentation": {"size": [10, 20], "counts": [7]}}])],
+        "huge_box": [prediction(objects=[{"segmentation": MASK, "box_xyxy": [0, 0, 10**400, 1]}])],
+        "huge_mask": [prediction(objects=[{"segmentation": {"size": [2**20, 2**20], "counts": [2**40]}}])],
+    }
+    for name, content in lines.items():
+        texts = [line if isinstance(line, str) else json.dumps(line) for line in content]
+        (folder / f"{name}.jsonl").write_text("".join(f"{text}\n" for text in texts))
+    return folder
+
+
+def make_root(folder: Path) -> None:
+    write_instances(folder / "refcoco", [picture(5)], [annotation(50, 5)])
+    write_refs(folder / "refcoco", [ref(1, 50, 5, "val", "the thing")])
+    write_picture(folder / PICTURES / picture(5)["file_name"])
+
+
+def make_pictures(folder: Path) -> None:
+    write_picture(folder / "a.png")
+    (folder / "text.jpg").write_text("no picture\n")
+    (folder / "empty.jpg").write_bytes(b"")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "cut.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:1500])
+
+
+def make_checkpoints(folder: Path) -> None:
+    content = torch.load(save_sam(folder / "sam.pth"), weights_only=True)
+    flat = {"image_encoder.patch_embed.proj.weight": torch.zeros(3)}
+    (folder / "text.pth").write_text("no weights\n")
+    (folder / "empty.pth").write_bytes(b"")
+    (folder / "cut.pth").write_bytes((folder / "sam.pth").read_bytes()[:5000])
+    (folder / "bomb.pth").write_bytes(pickle.dumps(Harmful(folder / "harm")))
+    torch.save(torch.nn.Linear(2, 2), folder / "module.pth")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "linear.pth")
+    torch.save(content["model"] | flat, folder / "flat.pth")
+    torch.save(content | {"architecture": 3}, folder / "number.pth")
+    torch.save(content | {"architecture": {"num_heads": 0}}, folder / "headless.pth")
+
+
+def prediction(**changes: Any) -> dict[str, Any]:
+    return {"id": QUERY, "status": "ok", "objects": [{"segmentation": MASK}]} | changes
+
+
+def score(predictions: str, root: str = "data") -> list[str]:
+    data = ["--dataset", "refcoco", "--root", f"{{home}}/{root}", "--split", "val"]
+    return ["score", f"{{home}}/{predictions}.jsonl", *data]
+
+
+def segment(image: str = "a.png", run: str = "{home}/unfinished", *more: str) -> list[str]:
+    return ["segment", run, f"{{home}}/{image}", "the thing", "--device", "cpu", *more]
+
+
+def predict(queries: str) -> list[str]:
+    return ["predict", "run", f"{{home}}/{queries}.jsonl", "--output", "{home}/o"]
+
+
+def with_checkpoint(name: str) -> list[str]:
+    return segment("a.png", "some/model", "--segmenter", f"{{home}}/{name}.pth")
+
+
+def prepare(*overrides: str, recipe: str = "{home}/recipe.yaml") -> list[str]:
+    return ["prepare", recipe, *overrides, "--device", "cpu"]
+
+
+BAD_INPUTS: dict[str, tuple[list[str], str]] = {
+    "a verb with a typo": (["trian"], "unknown verb 'trian'; did you mean train?"),
+    "a recipe that is none": (prepare(recipe="shapes_pgp"), "did you mean shapes_ppg?"),
+    "a recipe's key with a typo": (
+        prepare(recipe="{home}/typo.yaml"),
+        "targets.grups: unknown key; did you mean groups",
+    ),
+    "an override's key with a typo": (prepare("targets.grups=3"), "targets.grups: unknown key; did you mean groups?"),
+    "a library's key with a typo": (prepare("training.max_step=3"), "training.max_step: unknown key of"),
+    "a value of another type": (prepare("targets.groups=many"), "targets.groups: input should be a valid integer"),
+    "no root": (["score", "p.jsonl", "--dataset", "refcoco", "--split", "val"], "required: --root"),
+    "a root that is not there": (score("good", "nowhere"), "nowhere: no such folder"),
+    "a root without the data set": (score("good", "data/refcoco"), "data/refcoco/refcoco/refs(unc).p: no such file"),
+    "a split that is not there": ([*score("good"), "--split", "vel"], "the file has: val"),
+    "refs that would run something": (score("good", "bomb"), "must be a pickle of plain data"),
+    "refs that are cut short": (score("good", "cut"), "must be a pickle of plain data"),
+    "an annotation of another size": (score("good", "resized"), "image 5: annotated at (21, 10) (width, height), but"),
+    "a mask of another size": (score("good", "other_mask"), "annotation 50: the mask is (20, 10) (H, W), its picture"),
+    "an annotation of another size to learn": (prepare("data.train.0.root={home}/resized"), "annotated at (21, 10)"),
+    "a picture that is not there": (segment("nowhere.jpg"), "nowhere.jpg: no such file"),
+    "a picture that is text": (segment("text.jpg"), "text.jpg: not a picture"),
+    "a picture that is empty": (segment("empty.jpg"), "empty.jpg: not a picture"),
+    "a picture that is cut short": (segment("cut.jpg"), "cut.jpg: the picture is damaged"),
+    "a picture that is a folder": (segment("empty"), "empty: no such file"),
+    "a run folder that is not there": (segment(run="{home}/nowhere"), "no such run folder"),
+    "a run folder that is none": (segment(run="{home}/empty"), "is no run folder"),
+    "a run folder without adapter": (segment(run="{home}/unfinished"), "this run folder has no adapter"),
+    "a device that is none": ([*with_checkpoint("sam"), "--device", "warp"], "device 'warp'"),
+    "a device without values": ([*with_checkpoint("sam"), "--device", "meta"], "device 'meta'"),
+    "a folder to write to that is not there": (segment("a.png", "run", "-o", "{home}/no/o.png"), "no does not exist"),
+    "a picture format that is none": (segment("a.png", "run", "-o", "{home}/o.txt"), "names no picture format"),
+    "queries that are not there": (predict("no"), "cannot be read"),
+    "queries without a query": (predict("none"), "no query in it"),
+    "queries of blank lines": (predict("blank"), "no query in it"),
+    "queries that are no JSON": (predict("no_json"), "line 1: no JSON"),
+    "a query twice": (predict("doubled_queries"), "is line 1's too"),
+    "a query of half a character": (
+        predict("half_a_character"),
+        "line 1: query: the field 'phrase' holds half a character",
+    ),
+    "predictions that are not there": (score("nowhere"), "nowhere.jsonl: cannot be read"),
+    "predictions of unknown queries": (score("unknown"), "1 id(s) name no query of refcoco val (refcoco/val/9/9)"),
+    "predictions that come twice": (score("doubled"), f"1 id(s) come twice ({QUERY})"),
+    "a prediction without status": (score("no_status"), "line 1: prediction: the field 'status' is missing"),
+    "a predicted mask of another size": (score("other_size"), "a mask is (20, 10) (H, W), its picture is (10, 20)"),
+    "a predicted mask that is cut short": (score("cut_mask"), "line 1: counts must fill 10 x 20 pixels"),
+    "a predicted mask beyond measure": (score("huge_mask"), "line 1: COCO's run lengths hold fewer than 2^32 pixels"),
+    "a predicted box beyond measure": (score("huge_box"), "line 1: int too large"),
+    "a checkpoint that is not there": (with_checkpoint("nowhere"), "no segmenter checkpoint at"),
+    "a checkpoint that is text": (with_checkpoint("text"), "text.pth is no checkpoint of plain weights"),
+    "a checkpoint that is empty": (with_checkpoint("empty"), "empty.pth is no checkpoint of plain weights: EOFError"),
+    "a checkpoint that is cut short": (with_checkpoint("cut"), "cut.pth is no checkpoint of plain weights"),
+    "a checkpoint that would run something": (with_checkpoint("bomb"), "bomb.pth is no checkpoint of plain weights"),
+    "a checkpoint that is a module": (with_checkpoint("module"), "it holds more than weights"),
+    "a checkpoint of another model": (with_checkpoint("linear"), "a segment_anything Sam has them"),
+    "a checkpoint of other shapes": (with_checkpoint("flat"), "shapes that no segment_anything Sam has"),
+    "a checkpoint with a number for sizes": (with_checkpoint("number"), "architecture beside the weights is a mapping"),
+    "a checkpoint of impossible sizes": (with_checkpoint("headless"), "has no Sam of this architecture"),
+    "a recipe's checkpoint of another model": (prepare("segmenter.checkpoint={home}/linear.pth"), "Sam has them"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUTS)
+def test_one_line_says_what_is_wrong(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, says = BAD_INPUTS[name]
+    try:
+        status = main([argument.format(home=home) for argument in arguments])
+    except SystemExit as ended:
+        status = ended.code
+    out, error = capsys.readouterr()
+    assert status == 2 and out == ""
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
+    assert not (home / "harm").exists()
+
+
+def test_another_process_ends_with_the_status_and_one_line(home: Path) -> None:
+    """As a user starts it. The recipe's key is one that only peft knows, so much is loaded before it is refused."""
+    command = [sys.executable, "-m", "sam4mllm", "train", str(home / "recipe.yaml"), "lora.ranks=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("sam4mllm: error: ") and done.stderr.count("\n") == 1
+    assert "lora.ranks: unknown key of LoraConfig; did you mean" in done.stderr
+
+
+def test_bad_pictures_spoil_their_own_lines(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pipeline(options: Namespace) -> Pipeline:
+        method = method_from_settings(MethodSection().model_dump())
+        return Pipeline(method, ScriptedEngine({"the thing": "[100,100,399,499]"}), BoxSegmenter())
+
+    monkeypatch.setattr(commands, "_pipeline", pipeline)
+    images = ["text.jpg", "a.png", "cut.jpg", "nowhere.jpg", "a.png"]
+    queries = [{"id": str(n), "image": str(home / name), "phrase": "the thing"} for n, name in enumerate(images)]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    assert main(["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "out")]) == 1
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and "2 ok, 0 no object, 0 malformed, 3 errors" in error
+    lines = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
+    said = {line["id"]: (line["status"], line["error"]) for line in lines}
+    assert said["1"] == said["4"] == ("ok", None)
+    for identity, reason in (("0", "text.jpg: not a picture"), ("2", "cut.jpg: the picture is dam"), ("3", "no such")):
+        status, message = said[identity]
+        assert status == "error" and reason in message
