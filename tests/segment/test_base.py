@@ -6,7 +6,7 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.segment.base import Embeddings
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.segment.segment_anything import SegmentAnything
-from tests.segment.tiny import tiny_sam
+from tests.tiny_sam import tiny_sam
 
 BOX_AND_POINTS = SamPrompt(Box(2, 3, 30, 20), (Point(10.5, 9.5, 1), Point(3.5, 4.5, 0)))
 BOX_ALONE = SamPrompt(Box(5, 5, 25, 22))

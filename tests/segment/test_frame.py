@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from sam4mllm.segment.frame import InputFrame
-from tests.segment.tiny import tiny_sam
+from tests.tiny_sam import tiny_sam
 
 SIZES_WH = [(64, 64), (64, 40), (31, 64), (100, 75), (17, 90), (300, 1), (5, 3)]
 

@@ -5,7 +5,7 @@ import torch
 
 from sam4mllm.segment.architecture import SamArchitecture
 from sam4mllm.segment.shared_decoder import SharedDecoder
-from tests.segment.tiny import TINY, tiny_sam
+from tests.tiny_sam import TINY, tiny_sam
 
 
 @pytest.mark.parametrize(

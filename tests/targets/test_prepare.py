@@ -14,8 +14,8 @@ from sam4mllm.segment.segment_anything import SegmentAnything
 from sam4mllm.targets import prepare
 from sam4mllm.targets.prepare import pictures_of, plan_shards, prepare_targets, store_key
 from sam4mllm.targets.store import TargetStore
-from tests.segment.tiny import tiny_sam
 from tests.targets.examples import SETTINGS, make_samples, mask_object
+from tests.tiny_sam import tiny_sam
 
 
 class Counting(BoxSegmenter):

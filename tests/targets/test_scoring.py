@@ -11,7 +11,7 @@ from sam4mllm.segment.frame import InputFrame
 from sam4mllm.segment.segment_anything import SegmentAnything
 from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, coarse_iou, score_picture
-from tests.segment.tiny import tiny_sam
+from tests.tiny_sam import tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
 
