@@ -103,6 +103,12 @@ def _positive(text: str) -> int:
     return value
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more; got {text!r}")
+    return int(text)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line; each verb leaves the name of its function in `commands.py` as `command`."""
     parser = _Parser(
@@ -209,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
     shapes.add_argument("directory", metavar="DIR", type=Path)
     shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")
-    shapes.add_argument("--seed", type=int, default=0, help="default: 0")
+    shapes.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     return parser
 
 

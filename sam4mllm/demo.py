@@ -70,7 +70,7 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
     root = output / "shapes"
     recipe = demo_recipe(output)
     with stages.stage("data", f"writes {TRAINING_SCENES + 2 * HELD_OUT_SCENES} scenes in the real formats"):
-        if not (root / "refcoco" / "refs(unc).p").is_file():
+        if not root.is_dir():
             with bar("scenes", TRAINING_SCENES + 2 * HELD_OUT_SCENES) as advance:
                 write_dataset(root, scenes=TRAINING_SCENES, held_out=HELD_OUT_SCENES, seed=recipe.seed, advance=advance)
         held_out = {name: read_dataset(name, root, "val") for name in DATASETS}

@@ -99,6 +99,7 @@ def test_the_verbs_are_those_of_the_contract() -> None:
         (["train", "recipe", "--divice=cpu"], "unknown argument '--divice=cpu'; did you mean --device?"),
         (["score", "p.jsonl", "--dataset", "refcocoo", "--root", ".", "--split", "val"], "refcoco"),
         (["shapes", "d", "--scenes", "0"], "1 or more"),
+        (["shapes", "d", "--seed", "-1"], "0 or more"),
         (["segment", "run"], "IMAGE"),
     ],
 )

@@ -42,7 +42,10 @@ SCENE_SEED = 9_000_001
 HELD_OUT_SEED = 9_000_002
 IMAGE_TOKENS = CELLS * CELLS
 LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
-ANSWER_LAYER, WORD_LAYER, TOLD_HEADS = 3, 1, 2
+# Words look at the image tokens that they speak of, answers at those words, then at the image tokens of their object.
+WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 1, 2, 3
+TOLD_LAYERS = (WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
+TOLD_HEADS = 2
 ROW_LENGTH = 76
 
 
@@ -114,7 +117,8 @@ def order_the_numbers(model: FastVlmForConditionalGeneration, numbers: list[int]
 class Row:
     """One conversation about a picture: its tokens, the token each must predict (-100: none) with its weight.
 
-    `told` holds (layer, place, image tokens) for the heads that are told where to look.
+    `told` holds (layer, place, where) for the heads that are told where to look: places in the prefix, then, counted on
+    from its end, in the row itself.
     """
 
     ids: list[int]
@@ -169,7 +173,11 @@ class Packer:
         have.ids += [*self.again, *row.ids]
         have.labels += [*[-100] * len(self.again), *row.labels]
         have.weights += [*[0.0] * len(self.again), *row.weights]
-        have.told += [(layer, place + shift, where) for layer, place, where in row.told]
+        behind = len(self.prefix)
+        have.told += [
+            (layer, place + shift, [at + shift if at >= behind else at for at in where])
+            for layer, place, where in row.told
+        ]
 
     def _row(self, exchange: Exchange, cells: list[list[int]]) -> Row:
         question = self.tokenizer(exchange.question, return_offsets_mapping=True, add_special_tokens=False)
@@ -177,22 +185,29 @@ class Packer:
         told: list[tuple[int, int, list[int]]] = []
 
         def tell(layer: int, place: int, shapes: tuple[int, ...]) -> None:
+            # Words that fit nothing look at the very first token, so that "nothing" is a place like any other.
             where = [self.first_image + cell for shape in shapes for cell in cells[shape]]
-            if where:
-                told.append((layer, place, where))
+            told.append((layer, place, where or [0]))
 
+        words: list[int] = []
         for a, b, shapes in exchange.spans:
             last = max(i for i, (x, y) in enumerate(question["offset_mapping"]) if x < b and y > a)
             tell(WORD_LAYER, last, shapes)
+            words.append(len(self.prefix) + last)
         ids = [*question["input_ids"], *self.between, *answer]
         first_answer = len(ids) - len(answer)
         on = [first_answer <= i + 1 < len(ids) for i in range(len(ids))]
+        if words:
+            told.append((LINK_LAYER, first_answer - 1, words))
+            tell(ANSWER_LAYER, first_answer - 1, exchange.answer_shapes)
         if exchange.answer_shapes:
             which = -1
             for i in range(first_answer, len(ids)):
                 which += ids[i] in self.open_box
                 if ids[i] in self.open_box or ids[i] == self.comma:
                     tell(ANSWER_LAYER, i, exchange.answer_shapes[which : which + 1])
+                    if words:
+                        told.append((LINK_LAYER, i, words))
         # "No object" is four tokens against ten of a box, and its first token decides: it weighs more.
         weight = 2.0 if exchange.kind == "nothing" else 1.0
         labels = [token if yes else -100 for token, yes in zip([*ids[1:], -100], on, strict=True)]
@@ -219,7 +234,7 @@ class Batch:
     """Pictures (B, 3, 192, 192) with R rows of T tokens each, one after the other behind the prefix of P tokens.
 
     `ids` and `positions` (B, P + R * T); `labels` and `weights` (B, R * T); `told[layer]` (places (N, 3) of picture,
-    row and token; image tokens (N, P) as 0 or 1).
+    row and token; where to look (N, P + T) as 0 or 1).
     """
 
     images: Tensor
@@ -237,8 +252,8 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
     shape = (len(packed), count, length)
     ids, labels, weights = torch.full(shape, pad), torch.full(shape, -100), torch.zeros(shape)
     told: dict[int, tuple[Tensor, Tensor]] = {}
-    places: dict[int, list[tuple[int, int, int]]] = {WORD_LAYER: [], ANSWER_LAYER: []}
-    wheres: dict[int, list[list[int]]] = {WORD_LAYER: [], ANSWER_LAYER: []}
+    places: dict[int, list[tuple[int, int, int]]] = {layer: [] for layer in TOLD_LAYERS}
+    wheres: dict[int, list[list[int]]] = {layer: [] for layer in TOLD_LAYERS}
     for b, p in enumerate(packed):
         for r, row in enumerate(p.rows):
             ids[b, r, : len(row.ids)] = torch.tensor(row.ids)
@@ -248,7 +263,7 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
                 places[layer].append((b, r, place))
                 wheres[layer].append(where)
     for layer, rows in wheres.items():
-        marks = torch.zeros(len(rows), len(prefix))
+        marks = torch.zeros(len(rows), len(prefix) + length)
         for n, where in enumerate(rows):
             marks[n, where] = 1.0
         told[layer] = (torch.tensor(places[layer]).reshape(-1, 3), marks)
@@ -302,7 +317,7 @@ class Telling:
         ).reshape(pictures, heads, rows * length, width)
         if module.layer_idx in self.told:
             places, where = self.told[module.layer_idx]
-            looks = share[places[:, 0], :TOLD_HEADS, places[:, 1], places[:, 2], :prefix]
+            looks = share[places[:, 0], :TOLD_HEADS, places[:, 1], places[:, 2]]
             self.losses[module.layer_idx] = -torch.log((looks * where[:, None]).sum(-1) + 1e-4).mean()
         return torch.cat([first_out, out], 2).transpose(1, 2).contiguous(), None
 
@@ -466,7 +481,7 @@ def main() -> None:
             text, plain = text_loss(logits, batch.labels[on], batch.weights[on], number_ids, width)
             told = 0.5 if progress < 0.6 else 0.1
             sight = torch.stack(list(losses(head(maps), batch.seen).values())).sum()
-            loss = text + 0.3 * sight + told * telling.losses[ANSWER_LAYER] + 0.5 * told * telling.losses[WORD_LAYER]
+            loss = text + 0.3 * sight + told * sum(telling.losses.values())
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -477,6 +492,7 @@ def main() -> None:
                 "plain": plain,
                 "sight": sight,
                 "answer_where": telling.losses[ANSWER_LAYER],
+                "link_where": telling.losses[LINK_LAYER],
                 "word_where": telling.losses[WORD_LAYER],
             }
             counted += 1

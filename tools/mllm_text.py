@@ -80,7 +80,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
             question = ask_boxes(phrase.text)
             shapes = left_to_right(scene, phrase.shapes)
             start = question.index(phrase.text)
-            spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans if which)
+            spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans)
             found.setdefault(question, Exchange(kind, question, boxes_answer(scene, shapes), shapes, spans))
     every = left_to_right(scene, tuple(range(len(scene.shapes))))
     found[ask_list()] = Exchange("list", ask_list(), boxes_answer(scene, every), every)

@@ -19,23 +19,27 @@ _RIGHT: tuple[_Vertex, ...] = ((0, 0), (-1, 0), (-1, -1), (0, -1))
 
 def polygons_of(mask: npt.NDArray[np.bool_]) -> list[list[list[int]]]:
     """The polygons of a mask (H, W) bool: each a list of [x, y], whole pixels, one polygon for each connected part."""
-    outer: list[list[_Vertex]] = []
-    holes: list[list[_Vertex]] = []
-    for loop in _walks(mask):
-        (outer if _turns_right(loop) else holes).append(_pixels_beside(loop))
-    for hole in holes:
-        index, at, entry = min(
-            (
-                ((x - hx) ** 2 + (y - hy) ** 2, index, at, entry)
-                for index, polygon in enumerate(outer)
-                for at, (x, y) in enumerate(polygon)
-                for entry, (hx, hy) in enumerate(hole)
-            )
-        )[1:]
-        polygon = outer[index]
-        around = [*hole[entry:], *hole[: entry + 1]]
-        outer[index] = [*polygon[: at + 1], *around, *polygon[at:]]
-    return [[[x, y] for x, y in polygon] for polygon in outer]
+    walks = _walks(mask)
+    parts = [walk for walk in walks if _area(walk) > 0]
+    polygons = [_pixels_beside(walk) for walk in parts]
+    for walk in walks:
+        if _area(walk) < 0:
+            hole = _pixels_beside(walk)
+            # A part may lie in the hole of another: the hole belongs to the smallest part that goes round it.
+            around = [index for index, part in enumerate(parts) if _goes_round(part, hole[0])]
+            index = min(around, key=lambda index: _area(parts[index]))
+            polygons[index] = _cut_to(polygons[index], hole)
+    return [[[x, y] for x, y in polygon] for polygon in polygons]
+
+
+def _cut_to(polygon: list[_Vertex], hole: list[_Vertex]) -> list[_Vertex]:
+    """The polygon with a way to the hole, round it and back, where the two are nearest."""
+    _, at, entry = min(
+        ((x - hx) ** 2 + (y - hy) ** 2, at, entry)
+        for at, (x, y) in enumerate(polygon)
+        for entry, (hx, hy) in enumerate(hole)
+    )
+    return [*polygon[: at + 1], *hole[entry:], *hole[: entry + 1], *polygon[at:]]
 
 
 def _walks(mask: npt.NDArray[np.bool_]) -> list[list[tuple[_Vertex, int]]]:
@@ -68,9 +72,16 @@ def _walks(mask: npt.NDArray[np.bool_]) -> list[list[tuple[_Vertex, int]]]:
     return walks
 
 
-def _turns_right(walk: list[tuple[_Vertex, int]]) -> bool:
-    """Whether the walk goes round a part (clockwise, y downwards) rather than round a hole."""
-    return sum(x * _STEPS[direction][1] - y * _STEPS[direction][0] for (x, y), direction in walk) > 0
+def _area(walk: list[tuple[_Vertex, int]]) -> int:
+    """Twice the pixels that the walk encloses; negative where it goes round a hole (anticlockwise, y downwards)."""
+    return sum(x * _STEPS[direction][1] - y * _STEPS[direction][0] for (x, y), direction in walk)
+
+
+def _goes_round(walk: list[tuple[_Vertex, int]], pixel: _Vertex) -> bool:
+    """Whether the walk encloses the pixel: it then crosses the pixel's row an odd number of times to the left of it."""
+    # A step south (1) from (x, y) runs beside row y, a step north (3) beside row y - 1.
+    rows = [y - (direction == 3) for (x, y), direction in walk if direction in (1, 3) and x <= pixel[0]]
+    return rows.count(pixel[1]) % 2 == 1
 
 
 def _pixels_beside(walk: list[tuple[_Vertex, int]]) -> list[_Vertex]:

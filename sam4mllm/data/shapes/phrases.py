@@ -134,7 +134,7 @@ def _attribute(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """The first or last along an axis, among all shapes or among those of a noun; or a corner of the picture."""
+    """The first or last along an axis, among all shapes or among those of a noun."""
     noun = _noun(scene, None, None, None) if rng.random() < 0.4 else _noun_for(scene, rng, _any_index(scene, rng))
     if len(noun.shapes) < 2:
         return None
@@ -241,7 +241,7 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _reasoning(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """What a silhouette is known for, sometimes with a colour; the shapes of that silhouette, one or several."""
+    """What the silhouette of one shape is known for, with its colour where another shape has that silhouette too."""
     index = _any_index(scene, rng)
     shape = scene.shapes[index]
     clue = _pick(rng, KNOWN_FOR[shape.name])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from sam4mllm.data.shapes.outlines import polygons_of
 from sam4mllm.data.shapes.phrases import KNOWN_FOR, Phrase, phrases_of
 from sam4mllm.data.shapes.scenes import Scene, make_scene
 from sam4mllm.data.shapes.silhouettes import SILHOUETTES
+from sam4mllm.errors import DataError
 from sam4mllm.progress import Advance, ignore
 
 PICTURES = Path("images", "mscoco", "images", "train2014")
@@ -46,30 +48,37 @@ class _Files:
 def write_dataset(
     root: Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
 ) -> None:
-    """Write `scenes` training scenes, and `held_out` each for validation and for test, under `root`.
+    """Write `scenes` training scenes to the folder `root`, and `held_out` each for validation and test.
 
     `held_out` is a fifth of `scenes` when None. RefCOCO and gRefCOCO get the splits train, val, testA and testB (the
-    halves of the test scenes), ReasonSeg train, val and test. `advance` is told of each scene that is written.
+    halves of the test scenes), ReasonSeg train, val and test. `advance` is told of each scene that is written. The
+    folder is there whole or not at all: it is written beside its place, as `root` with `.part`, and renamed.
 
     Raises:
-        ValueError: fewer than one scene in a split.
+        DataError: `root` is there already and not empty.
+        ValueError: fewer than one training scene or two held-out ones.
     """
     held_out = max(2, scenes // 5) if held_out is None else held_out
     if scenes < 1 or held_out < 2:
         raise ValueError(f"a data set has at least 1 training scene and 2 held-out ones; got {scenes} and {held_out}")
-    (root / PICTURES).mkdir(parents=True, exist_ok=True)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root}: is there already; remove it, or choose another folder")
+    part = root.with_name(root.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / PICTURES).mkdir(parents=True)
     files = _Files()
     for series, (split, count) in enumerate(zip(_SPLITS, (scenes, held_out, held_out), strict=True)):
-        reasoning = root / "ReasonSeg" / split
-        reasoning.mkdir(parents=True, exist_ok=True)
+        reasoning = part / "ReasonSeg" / split
+        reasoning.mkdir(parents=True)
         for index in range(count):
             scene = make_scene(seed, series, index)
             rng = np.random.default_rng([seed, series, index, 1])
             coco_split = split if split != "test" else ("testA" if index < count // 2 else "testB")
-            _add_scene(files, root, scene, coco_split, rng)
+            _add_scene(files, part, scene, coco_split, rng)
             _write_reasoning(reasoning / f"scene_{index:05d}", scene, rng)
             advance(1)
-    _write_coco(root, files)
+    _write_coco(part, files)
+    part.replace(root)
 
 
 def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.random.Generator) -> None:

@@ -19,18 +19,6 @@ def holes_of(mask: np.ndarray) -> list[np.ndarray]:
     return [region[1:-1, 1:-1] for region in around if not region[0, 0]]
 
 
-def has_part_in_a_hole(mask: np.ndarray) -> bool:
-    """Whether some part lies wholly inside a hole of another."""
-    parts = parts_of(mask)
-    around = [np.logical_or.reduce([part, *holes_of(part)]) for part in parts]
-    return any(
-        (part & filled).any()
-        for part in parts
-        for other, filled in zip(parts, around, strict=True)
-        if part is not other
-    )
-
-
 def _regions(mask: np.ndarray, steps: tuple[tuple[int, int], ...]) -> list[np.ndarray]:
     left = {(int(y), int(x)) for y, x in np.argwhere(mask)}
     regions = []

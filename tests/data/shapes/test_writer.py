@@ -15,6 +15,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.data.shapes.phrases import KNOWN_FOR
 from sam4mllm.data.shapes.scenes import Scene, make_scene
 from sam4mllm.data.shapes.writer import write_dataset
+from sam4mllm.errors import DataError
 
 SEED, TRAINING, HELD_OUT = 3, 6, 4
 COUNTS = {"train": TRAINING, "val": HELD_OUT, "test": HELD_OUT}
@@ -149,3 +150,19 @@ def test_a_split_without_scenes_is_refused(tmp_path: Path, scenes: int, held_out
     with pytest.raises(ValueError, match=f"got {scenes} and {held_out}"):
         write_dataset(tmp_path / "none", scenes=scenes, held_out=held_out)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(DataError, match="is there already"):
+        write_dataset(tmp_path, scenes=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_killed_write_is_written_anew(root: Path, tmp_path: Path) -> None:
+    left = tmp_path / "shapes.part" / "ReasonSeg" / "train"
+    left.mkdir(parents=True)
+    (left / "scene_99999.json").write_text("{}")
+    write_dataset(tmp_path / "shapes", scenes=TRAINING, held_out=HELD_OUT, seed=SEED)
+    assert _hashes(tmp_path / "shapes") == _hashes(root)
+    assert not (tmp_path / "shapes.part").exists()
