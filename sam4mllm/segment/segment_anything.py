@@ -52,6 +52,11 @@ class SegmentAnything(Segmenter):
             self._decoder = SharedDecoder(self._sam)
         self._upsamplings: dict[tuple[int, int], Upsampling] = {}
 
+    @property
+    def sam(self) -> Any:
+        """The model as segment_anything's own classes see it, to be read and not changed."""
+        return self._sam
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and values of the weights, what shapes do not tell, and the number type."""

@@ -1,0 +1,94 @@
+"""The benchmarks on tiny random models: each way finds what its baseline finds, and the figures fit together."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.mllm import tiny
+from tests.tiny_sam import save_sam
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as Python finds it when it is started: with its own folder first on the path."""
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module(name)
+
+
+def test_every_way_to_judge_groups_finds_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load("bench_targets", monkeypatch)
+    arguments = ["--checkpoint", str(save_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
+    arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
+    tool.main(arguments)
+    record: dict[str, Any] = json.loads((tmp_path / "new/t.json").read_text())
+    assert list(record["ways"]) == [tool.ONE, tool.ALL, "ours, 2 prompts at once", "ours, 64 prompts at once"]
+    one, all_at_once = record["ways"][tool.ONE], record["ways"][tool.ALL]
+    for way in record["ways"].values():
+        assert way["same_iou"] == 1.0
+        assert way["times_faster_than_one"] == pytest.approx(one["ms_an_object"] / way["ms_an_object"])
+        assert way["times_faster_than_all"] == pytest.approx(all_at_once["ms_an_object"] / way["ms_an_object"])
+    printed = capsys.readouterr().out
+    assert "3 objects" in printed and all(f"\n{name} " in printed for name in record["ways"])
+
+
+def test_as_many_shapes_as_asked_for_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = load("bench_targets", monkeypatch)
+    for count in (1, 7, 12):
+        assert sum(len(scene.shapes) for scene in tool.scenes_of(count, seed=0)) == count
+
+
+def test_every_batch_size_writes_the_same_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load("bench_generate", monkeypatch)
+    base = tiny.save_fast_vlm(tmp_path / "base", seed=1)
+    arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
+    tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
+    record: dict[str, Any] = json.loads((tmp_path / "g.json").read_text())
+    # The batch of one is the baseline, asked for or not.
+    assert list(record["batch_sizes"]) == ["1", "3", "8"]
+    for figures in record["batch_sizes"].values():
+        assert figures["same_answer"] == 1.0 and 0 <= figures["cut_off"] <= 5
+        ratio = record["batch_sizes"]["1"]["ms_an_answer"] / figures["ms_an_answer"]
+        assert figures["times_faster_than_1"] == pytest.approx(ratio)
+    assert "batch of 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["bench_targets", "bench_generate"])
+def test_bad_options_end_with_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool = load(name, monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        tool.main(["--repeats", "0"])
+    assert ended.value.code == 2 and "are 1 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=f"{name}: error: device 'warp'"):
+        tool.main(["--device", "warp"])
+
+
+def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    timing = load("timing", monkeypatch)
+    now = 0.0
+    turns: list[str] = []
+
+    def work(name: str, costs: list[float]) -> str:
+        nonlocal now
+        now += costs[turns.count(name)]
+        turns.append(name)
+        return f"{name}{turns.count(name)}"
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
+    seconds, results = timing.take_turns(
+        {"a": lambda: work("a", [1, 9, 7]), "b": lambda: work("b", [50, 3, 4])}, repeats=2, device="cpu"
+    )
+    assert seconds == {"a": 7, "b": 3} and results == {"a": "a3", "b": "b3"}
+    assert turns == ["a", "b"] * 3
