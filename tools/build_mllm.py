@@ -433,7 +433,7 @@ def main() -> None:
         {
             "params": [p for p in learnt if (p.ndim >= 2) == wide and (id(p) in eye) == seeing],
             "weight_decay": 0.02 * wide,
-            "share": 0.3 if seeing else 1.0,
+            "share": 0.6 if seeing else 1.0,
         }
         for wide in (True, False)
         for seeing in (True, False)
@@ -445,6 +445,8 @@ def main() -> None:
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
+        for group, fresh in zip(optimiser.param_groups, groups, strict=True):
+            group["share"] = fresh["share"]
         start = state["step"]
     log = (options.work / "log.jsonl").open("a")
     began, counted = time.time(), 0
@@ -481,7 +483,7 @@ def main() -> None:
             text, plain = text_loss(logits, batch.labels[on], batch.weights[on], number_ids, width)
             told = 0.5 if progress < 0.6 else 0.1
             sight = torch.stack(list(losses(head(maps), batch.seen).values())).sum()
-            loss = text + 0.3 * sight + told * sum(telling.losses.values())
+            loss = text + 0.6 * sight + told * sum(telling.losses.values())
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -508,6 +510,7 @@ def main() -> None:
                 }
                 if (step + 1) % 500 == 0 or last:
                     line["held_out"] = held_out(model, tokenizer, 100 if last else 24)
+                if (step + 1) % 250 == 0 or last:
                     state = {
                         "model": model.state_dict(),
                         "head": head.state_dict(),
