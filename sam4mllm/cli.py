@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sam4mllm import __version__
-from sam4mllm.errors import Sam4mllmError
+from sam4mllm.errors import DataError, Sam4mllmError
 
 DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes")
 
@@ -238,6 +238,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+def _check_json_place(place: str | None) -> None:
+    """Makes sure, before any work is done, that there is a folder for the file of `--json`."""
+    if place not in (None, "-") and not Path(place).absolute().parent.is_dir():
+        raise DataError(f"{place}: its folder {Path(place).parent} does not exist; make it first")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -248,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # It tells of kernels that it would like to have, even where nothing is quantised.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
+        _check_json_place(getattr(options, "json", None))
         return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
     except Sam4mllmError as error:
         if options.traceback:

@@ -149,6 +149,18 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     ),
     "an override's key with a typo": (prepare("targets.grups=3"), "targets.grups: unknown key; did you mean groups?"),
     "a library's key with a typo": (prepare("training.max_step=3"), "training.max_step: unknown key of"),
+    "a learning rate below 0": (
+        ["train", "{home}/recipe.yaml", "training.learning_rate=-1"],
+        "training.learning_rate: got -1; raise it",
+    ),
+    "a batch of nothing": (
+        ["train", "{home}/recipe.yaml", "training.per_device_train_batch_size=0"],
+        "training.per_device_train_batch_size: got 0; raise it",
+    ),
+    "figures for a folder that is not there": (
+        [*score("good"), "--json", "{home}/nowhere/scores.json"],
+        "nowhere does not exist; make it first",
+    ),
     "a value of another type": (prepare("targets.groups=many"), "targets.groups: input should be a valid integer"),
     "no root": (["score", "p.jsonl", "--dataset", "refcoco", "--split", "val"], "required: --root"),
     "a root that is not there": (score("good", "nowhere"), "nowhere: no such folder"),
@@ -213,6 +225,7 @@ def test_one_line_says_what_is_wrong(name: str, home: Path, capsys: pytest.Captu
     assert status == 2 and out == ""
     assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and says in error
     assert not (home / "harm").exists()
+    assert not (home / "made").exists(), "a refused setting leaves no run folder"
 
 
 def test_another_process_ends_with_the_status_and_one_line(home: Path) -> None:

@@ -68,7 +68,7 @@ class PredictionLine:
     """One line of predictions.jsonl. The union of the objects' masks is the answer's mask.
 
     `status` tells three things apart: the model found nothing ("no_object"), its text was no answer ("malformed"), or
-    something failed before it could answer ("error", told by `error`).
+    something failed before it could answer ("error"). `error` tells why for the last two.
     """
 
     id: str

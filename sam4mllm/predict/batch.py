@@ -168,6 +168,7 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         image=query.image,
         phrase=query.phrase,
         answer=result.answer,
+        error=result.reason,
     )
 
 

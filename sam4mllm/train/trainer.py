@@ -52,11 +52,13 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_lessons, read_entries, spread
 
+    device = chosen_device(device)
+    # Before the folder is made: a setting that is refused must not leave a run behind.
+    training_arguments(recipe, device)
     run = RunFolder.create(recipe)
     if run.is_finished:
         logger.info("%s: trained already", run.path)
         return run
-    device = chosen_device(device)
     samples = read_entries(recipe.data.train)
     held_out = read_entries([recipe.data.validation]) if recipe.data.validation else []
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
@@ -105,7 +107,7 @@ def fit(
     from sam4mllm.train.callbacks import LogCallback, ValidationCallback
     from sam4mllm.train.collator import Collator
 
-    arguments = training_arguments(recipe, run, mllm)
+    arguments = training_arguments(recipe, mllm.device.type)
     validation = None
     if validate is not None:
         validation = ValidationCallback(run, validate, recipe.training.validation.every_steps)
@@ -135,11 +137,11 @@ def fit(
     run.finish(mllm.model, mllm.processor)
 
 
-def training_arguments(recipe: Recipe, run: RunFolder, mllm: Mllm) -> Any:
-    """transformers.TrainingArguments of the recipe's `training` section, with our defaults under it.
+def training_arguments(recipe: Recipe, device: str) -> Any:
+    """transformers.TrainingArguments of the recipe's `training` section on `device`, with our defaults under it.
 
     Raises:
-        RecipeError: a reserved key, or a value that transformers refuses.
+        RecipeError: a reserved key, or a value that transformers refuses or would only stumble over later.
     """
     from transformers import TrainingArguments
 
@@ -147,7 +149,7 @@ def training_arguments(recipe: Recipe, run: RunFolder, mllm: Mllm) -> Any:
     reserved = [f"training.{key}: {RESERVED[key]}" for key in chosen if key in RESERVED]
     if reserved:
         raise RecipeError("\n".join(reserved))
-    on_cpu = mllm.device.type == "cpu"
+    on_cpu = device == "cpu"
     defaults = {
         "report_to": "none",
         "logging_steps": 10,
@@ -157,16 +159,21 @@ def training_arguments(recipe: Recipe, run: RunFolder, mllm: Mllm) -> Any:
         "dataloader_pin_memory": not on_cpu,
     }
     fixed = {
-        "output_dir": str(run.checkpoints),
+        "output_dir": str(RunFolder(recipe.output).checkpoints),
         "seed": recipe.seed,
         "remove_unused_columns": False,
         "label_names": ["labels"],
         "eval_strategy": "no",
     }
     try:
-        return TrainingArguments(**{**defaults, **chosen, **fixed})
+        arguments = TrainingArguments(**{**defaults, **chosen, **fixed})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"training: transformers refuses these settings: {error}") from error
+    least = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    low = [name for name, bound in least.items() if getattr(arguments, name) < bound]
+    if low:
+        raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in low))
+    return arguments
 
 
 def _validation(recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[Any]) -> Callable[[], Validation]:
