@@ -19,70 +19,30 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from sam4mllm.data.shapes.scenes import COLOURS, Scene, make_scene
+from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.segment_anything import save_checkpoint
 
 SCENE_SEED = 7_000_001
 HELD_OUT_SEED = 7_000_002
-ARCHITECTURE: dict[str, Any] = {
-    "image_size": 256,
-    "patch_size": 16,
-    "embed_dim": 160,
-    "depth": 6,
-    "num_heads": 5,
-    "mlp_ratio": 3.0,
-    "window_size": 0,
-    "use_rel_pos": False,
-    "global_attn_indexes": [],
-    "prompt_embed_dim": 96,
-    "decoder_depth": 2,
-    "decoder_heads": 4,
-    "decoder_mlp_dim": 384,
-    "num_multimask_outputs": 3,
-}
+ARCHITECTURE = SamArchitecture(
+    image_size=256,
+    patch_size=16,
+    embed_dim=160,
+    depth=6,
+    num_heads=5,
+    mlp_ratio=3.0,
+    use_rel_pos=False,
+    window_size=0,
+    prompt_embed_dim=96,
+    decoder_heads=4,
+    decoder_mlp_dim=384,
+    iou_head_hidden_dim=96,
+)
 PROMPTS_PER_SCENE = 16
 LOW = 64
-
-
-def build_sam(arch: dict[str, Any]) -> Sam:
-    tokens = arch["image_size"] // arch["patch_size"]
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=arch["image_size"],
-            patch_size=arch["patch_size"],
-            embed_dim=arch["embed_dim"],
-            depth=arch["depth"],
-            num_heads=arch["num_heads"],
-            mlp_ratio=arch["mlp_ratio"],
-            out_chans=arch["prompt_embed_dim"],
-            qkv_bias=True,
-            use_rel_pos=arch["use_rel_pos"],
-            window_size=arch["window_size"],
-            global_attn_indexes=tuple(arch["global_attn_indexes"]),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=arch["prompt_embed_dim"],
-            image_embedding_size=(tokens, tokens),
-            input_image_size=(arch["image_size"], arch["image_size"]),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=arch["num_multimask_outputs"],
-            transformer=TwoWayTransformer(
-                depth=arch["decoder_depth"],
-                embedding_dim=arch["prompt_embed_dim"],
-                mlp_dim=arch["decoder_mlp_dim"],
-                num_heads=arch["decoder_heads"],
-            ),
-            transformer_dim=arch["prompt_embed_dim"],
-            iou_head_depth=3,
-            iou_head_hidden_dim=arch["prompt_embed_dim"],
-        ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
-    )
 
 
 def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,7 +105,7 @@ def draw_prompts(
 
 
 def decode(
-    sam: Sam, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None
+    sam: Any, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """All four low masks (n, 4, 64, 64) and predicted IoU (n, 4) for prompts of one picture; coordinates continuous."""
     sparse, dense = sam.prompt_encoder(
@@ -185,7 +145,7 @@ class Helper(nn.Module):
         return maps[:, :9], maps[:, 9]
 
 
-def train_step(sam: Sam, helper: Helper, step: int, batch: int) -> dict[str, Tensor]:
+def train_step(sam: Any, helper: Helper, step: int, batch: int) -> dict[str, Tensor]:
     rng = np.random.default_rng([SCENE_SEED, 1, step])
     scenes = [make_scene(SCENE_SEED, step * batch + k) for k in range(batch)]
     loaded = [load_scene(scene) for scene in scenes]
@@ -228,7 +188,7 @@ def train_step(sam: Sam, helper: Helper, step: int, batch: int) -> dict[str, Ten
 
 
 @torch.no_grad()
-def held_out(sam: Sam, scenes: int) -> dict[str, float]:
+def held_out(sam: Any, scenes: int) -> dict[str, float]:
     """Mean IoU at full size on held-out scenes, of the best mask by predicted IoU.
 
     Prompts: true box + 2 + 1 points, box alone, 2 + 1 points alone.
@@ -272,7 +232,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     options.work.mkdir(parents=True, exist_ok=True)
-    sam, helper = build_sam(ARCHITECTURE), Helper(ARCHITECTURE["prompt_embed_dim"])
+    sam, helper = ARCHITECTURE.build().train(), Helper(ARCHITECTURE.prompt_embed_dim)
     parameters = [*sam.parameters(), *helper.parameters()]
     decayed = [p for p in parameters if p.ndim >= 2]
     optimiser = torch.optim.AdamW(
@@ -325,10 +285,8 @@ def main() -> None:
             log.flush()
             sums, counted = {}, 0
     options.output.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in sam.state_dict().items()
-    }
-    torch.save({"model": weights, "architecture": ARCHITECTURE}, options.output / "sam_shapes.pth")
+    # Half precision halves the package; `load_segmenter` computes in the type that it is asked for.
+    save_checkpoint(options.output / "sam_shapes.pth", sam.half(), ARCHITECTURE)
 
 
 if __name__ == "__main__":
