@@ -40,6 +40,7 @@ from sam4mllm.data.shapes.scenes import Scene, make_scene
 
 SCENE_SEED = 9_000_001
 HELD_OUT_SEED = 9_000_002
+LOOKED_AT_SEED = 9_000_004
 IMAGE_TOKENS = CELLS * CELLS
 LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
 # Words look at the image tokens that they speak of, answers at those words, then at the image tokens of their object.
@@ -229,6 +230,13 @@ def make_packed(folder: str, index: int) -> Packed:
     return _PACKER.pack(scene, [said[i] for i in rng.permutation(len(said))])
 
 
+def make_seen(index: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """One picture that is only looked at: pixels, and what the tower's throw-away head must tell of it."""
+    torch.set_num_threads(1)
+    scene = make_scene(LOOKED_AT_SEED, index)
+    return pixels(scene), targets(scene)
+
+
 @dataclass
 class Batch:
     """Pictures (B, 3, 192, 192) with R rows of T tokens each, one after the other behind the prefix of P tokens.
@@ -401,6 +409,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("sam4mllm/models/mllm"))
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")
+    parser.add_argument("--looked-at", type=int, default=24, help="further pictures a step for the tower alone")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=1, help="processes that make pictures")
@@ -433,7 +442,7 @@ def main() -> None:
         {
             "params": [p for p in learnt if (p.ndim >= 2) == wide and (id(p) in eye) == seeing],
             "weight_decay": 0.02 * wide,
-            "share": 0.6 if seeing else 1.0,
+            "share": 1.0,
         }
         for wide in (True, False)
         for seeing in (True, False)
@@ -453,15 +462,18 @@ def main() -> None:
     sums: dict[str, float] = {}
     with ProcessPoolExecutor(options.workers) as pool:
 
-        def ask(step: int) -> list[Any]:
-            return [pool.submit(make_packed, str(folder), step * options.batch + k) for k in range(options.batch)]
+        def ask(step: int) -> tuple[list[Any], list[Any]]:
+            said = [pool.submit(make_packed, str(folder), step * options.batch + k) for k in range(options.batch)]
+            seen = [pool.submit(make_seen, step * options.looked_at + k) for k in range(options.looked_at)]
+            return said, seen
 
         waiting = [ask(start), ask(start + 1)]
         for step in range(start, options.steps):
-            batch = collate([f.result() for f in waiting.pop(0)], prefix, tokenizer.pad_token_id)
+            said, seen_only = waiting.pop(0)
+            batch = collate([f.result() for f in said], prefix, tokenizer.pad_token_id)
+            looked_at = [f.result() for f in seen_only]
             waiting.append(ask(step + 2))
             model.train()
-            tower.eval()
             model.set_attn_implementation({"text_config": "telling"})
             progress = step / options.steps
             rate = options.learning_rate * min(1.0, (step + 1) / 200) * min(1.0, max((1 - progress) / 0.35, 0.01))
@@ -469,8 +481,10 @@ def main() -> None:
                 group["lr"] = rate * group["share"]
             telling.layout, telling.told = batch.layout, batch.told
             with torch.autocast("cpu", torch.bfloat16):
-                maps = tower(batch.images).last_hidden_state
-                features = model.model.multi_modal_projector(maps.flatten(2).permute(0, 2, 1))
+                images = torch.cat([batch.images, *(image[None] for image, _ in looked_at)])
+                maps = tower(images.to(memory_format=torch.channels_last)).last_hidden_state
+                spoken_of = maps[: options.batch]
+                features = model.model.multi_modal_projector(spoken_of.flatten(2).permute(0, 2, 1))
                 embeds = model.get_input_embeddings()(batch.ids)
                 at = batch.ids == model.config.image_token_id
                 embeds = embeds.masked_scatter(at[..., None], features.to(embeds.dtype))
@@ -481,9 +495,11 @@ def main() -> None:
                 logits = model.lm_head(hidden[:, batch.layout[0] :][on]).float()
             width = 8.0 if progress < 0.5 else 4.0
             text, plain = text_loss(logits, batch.labels[on], batch.weights[on], number_ids, width)
-            told = 0.5 if progress < 0.6 else 0.1
-            sight = torch.stack(list(losses(head(maps), batch.seen).values())).sum()
-            loss = text + 0.6 * sight + told * sum(telling.losses.values())
+            told = 0.5 if progress < 0.8 else 0.1
+            facts = {name: torch.cat([batch.seen[name], *(t[name][None] for _, t in looked_at)]) for name in WIDTHS}
+            told_facts = losses(head(maps), facts)
+            sight = torch.stack(list(told_facts.values())).sum()
+            loss = text + sight + told * sum(telling.losses.values())
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
@@ -493,6 +509,7 @@ def main() -> None:
                 "text": text,
                 "plain": plain,
                 "sight": sight,
+                "name": told_facts["name"],
                 "answer_where": telling.losses[ANSWER_LAYER],
                 "link_where": telling.losses[LINK_LAYER],
                 "word_where": telling.losses[WORD_LAYER],
