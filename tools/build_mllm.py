@@ -1,6 +1,6 @@
 """Build the embedded MLLM: FastVLM's class over the tower of `build_tower.py`, pre-trained to see and to say boxes.
 
-    python tools/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt --steps 6000
+    python tools/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt --steps 4720
 
 Next-token loss on the exchanges of `mllm_text.py`, a dozen about each picture in one sequence that see the picture and
 not each other. Two helps that leave no trace in the model: a number is learnt with its neighbours (a narrow Gaussian
@@ -43,11 +43,12 @@ HELD_OUT_SEED = 9_000_002
 LOOKED_AT_SEED = 9_000_004
 IMAGE_TOKENS = CELLS * CELLS
 LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
-# Words look at the image tokens that they speak of, answers at those words, then at the image tokens of their object.
-WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 1, 2, 3
-TOLD_LAYERS = (WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
+# The last word of a noun phrase looks at its other words, then at the image tokens that they speak of; answers look at
+# those last words, then at the image tokens of their object.
+PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
+TOLD_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 TOLD_HEADS = 2
-ROW_LENGTH = 76
+ROW_LENGTH = 84
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGeneration:
@@ -192,7 +193,9 @@ class Packer:
 
         words: list[int] = []
         for a, b, shapes in exchange.spans:
-            last = max(i for i, (x, y) in enumerate(question["offset_mapping"]) if x < b and y > a)
+            span = [i for i, (x, y) in enumerate(question["offset_mapping"]) if x < b and y > a]
+            last = span[-1]
+            told.append((PHRASE_LAYER, last, [len(self.prefix) + i for i in span[:-1] or span]))
             tell(WORD_LAYER, last, shapes)
             words.append(len(self.prefix) + last)
         ids = [*question["input_ids"], *self.between, *answer]
@@ -210,7 +213,7 @@ class Packer:
                     if words:
                         told.append((LINK_LAYER, i, words))
         # "No object" is four tokens against ten of a box, and its first token decides: it weighs more.
-        weight = 2.0 if exchange.kind == "nothing" else 1.0
+        weight = 1.5 if exchange.kind == "nothing" else 1.0
         labels = [token if yes else -100 for token, yes in zip([*ids[1:], -100], on, strict=True)]
         return Row(ids, labels, [weight * yes for yes in on], told)
 
@@ -391,7 +394,7 @@ def held_out(
 
 def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     model.set_attn_implementation("sdpa")
-    # Half precision halves the package; a copy, so that training goes on in full precision.
+    # Half precision halves the package; a copy, so that training goes on in full precision. The head is the embeddings.
     half = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
     }
@@ -407,7 +410,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--tower", type=Path, required=True, help="tower.pt of build_tower.py")
     parser.add_argument("--output", type=Path, default=Path("sam4mllm/models/mllm"))
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4720)
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")
     parser.add_argument("--looked-at", type=int, default=24, help="further pictures a step for the tower alone")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -448,12 +451,18 @@ def main() -> None:
         for seeing in (True, False)
     ]
     optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    # What the tower sees must come through the projector: left alone it drops whatever words do not use yet.
+    inner = Head(WIDTH)
+    inner_optimiser = torch.optim.AdamW(inner.parameters(), lr=2e-3)
     checkpoint, start = options.work / "last.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
         optimiser.load_state_dict(state["optimiser"])
+        if "inner" in state:
+            inner.load_state_dict(state["inner"])
+            inner_optimiser.load_state_dict(state["inner_optimiser"])
         for group, fresh in zip(optimiser.param_groups, groups, strict=True):
             group["share"] = fresh["share"]
         start = state["step"]
@@ -499,20 +508,28 @@ def main() -> None:
             facts = {name: torch.cat([batch.seen[name], *(t[name][None] for _, t in looked_at)]) for name in WIDTHS}
             told_facts = losses(head(maps), facts)
             sight = torch.stack(list(told_facts.values())).sum()
-            loss = text + sight + told * sum(telling.losses.values())
+            through = torch.stack(
+                list(losses(inner(features.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 2)), batch.seen).values())
+            )
+            loss = text + sight + through.sum() + told * (sum(telling.losses.values()) + telling.losses[WORD_LAYER])
             optimiser.zero_grad()
+            inner_optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learnt, 1.0)
             optimiser.step()
+            inner_optimiser.step()
             telling.told = {}
             parts = {
                 "text": text,
                 "plain": plain,
                 "sight": sight,
                 "name": told_facts["name"],
+                "through": through.sum(),
+                "through_colour": through[1],
                 "answer_where": telling.losses[ANSWER_LAYER],
                 "link_where": telling.losses[LINK_LAYER],
                 "word_where": telling.losses[WORD_LAYER],
+                "phrase_where": telling.losses[PHRASE_LAYER],
             }
             counted += 1
             for name, value in parts.items():
@@ -531,6 +548,8 @@ def main() -> None:
                     state = {
                         "model": model.state_dict(),
                         "head": head.state_dict(),
+                        "inner": inner.state_dict(),
+                        "inner_optimiser": inner_optimiser.state_dict(),
                         "optimiser": optimiser.state_dict(),
                         "step": step + 1,
                     }

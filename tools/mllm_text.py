@@ -42,7 +42,10 @@ _COUNTS = {
     "nothing": 2,
     "reasoning": 1,
 }
-_TOLERANT = AnswerGrammar()
+_GRAMMAR = AnswerGrammar()
+# Words that questions may end with. In pre-training they mean nothing and come in no order, so that a question with
+# more to it than was taught does not throw the model.
+_FILLERS = ("with", "2", "points", "on", "it", "and", "1", "off", "point", "3", "each", "in", "the", "box", "please")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def left_to_right(scene: Scene, shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def boxes_answer(scene: Scene, shapes: tuple[int, ...]) -> str:
-    return _TOLERANT.write([SamPrompt(scene.shapes[i].box) for i in shapes], scene.size_wh)
+    return _GRAMMAR.write([SamPrompt(scene.shapes[i].box) for i in shapes], scene.size_wh)
 
 
 def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
@@ -77,7 +80,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
             phrase = phrases_of(scene, rng, kind)
             if phrase is None:
                 continue
-            question = ask_boxes(phrase.text)
+            question = _with_fillers(ask_boxes(phrase.text), rng)
             shapes = left_to_right(scene, phrase.shapes)
             start = question.index(phrase.text)
             spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans)
@@ -85,12 +88,20 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     every = left_to_right(scene, tuple(range(len(scene.shapes))))
     found[ask_list()] = Exchange("list", ask_list(), boxes_answer(scene, every), every)
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
-    region = f"What is in {_TOLERANT.write([SamPrompt(shape.box)], scene.size_wh)}?"
+    region = f"What is in {_GRAMMAR.write([SamPrompt(shape.box)], scene.size_wh)}?"
     found[region] = Exchange("describe", region, f"the {shape.pattern} {shape.colour} {shape.name}")
     if rng.random() < 0.4:
         text = _scribble(rng)
         found[text] = Exchange("copy", f"Repeat: {text}", text)
     return list(found.values())
+
+
+def _with_fillers(question: str, rng: np.random.Generator) -> str:
+    """Half of the questions as they are, the others with a few words behind that change nothing."""
+    if rng.random() < 0.5:
+        return question
+    words = rng.permutation(_FILLERS)[: int(rng.integers(2, 10))]
+    return f"{question.removesuffix('.')}, {' '.join(words)}."
 
 
 def _scribble(rng: np.random.Generator) -> str:

@@ -30,6 +30,7 @@ SIZES_WH: tuple[tuple[int, int], ...] = ((256, 256), (256, 256), (256, 216), (21
 _SUPERSAMPLING = 4
 _LEAST_VISIBLE = 0.62
 _PLACING_TRIES = 60
+_RADII = (27.0, 56.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def _draw_plan(rng: np.random.Generator, others: list[_Plan], width: int, height
             name = like.name
         elif share < 0.6:
             colour = like.colour
-    radius = float(np.exp(rng.uniform(np.log(19), np.log(52))))
+    radius = float(np.exp(rng.uniform(np.log(_RADII[0]), np.log(_RADII[1]))))
     angle = float(rng.uniform(0, 2 * np.pi)) if name in TURNS_FREELY else float(rng.uniform(-0.35, 0.35))
     margin = radius * 0.95
     centre = (float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin)))
