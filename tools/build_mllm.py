@@ -11,7 +11,6 @@ siblings.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from build_tower import ARCHITECTURE, CELLS, MEAN, MODEL_ARGS, SIDE, STD, WIDTHS, Head, losses, owners, pixels, targets
+from building import report, save_whole
 from mllm_text import Exchange, build_tokenizer, exchanges
 from torch import Tensor
 from transformers import (
@@ -553,10 +553,8 @@ def main() -> None:
                         "optimiser": optimiser.state_dict(),
                         "step": step + 1,
                     }
-                    torch.save(state, checkpoint.with_suffix(".tmp"))
-                    checkpoint.with_suffix(".tmp").rename(checkpoint)
-                log.write(json.dumps(line) + "\n")
-                log.flush()
+                    save_whole(state, checkpoint)
+                report(log, line)
                 sums, counted = {}, 0
             if stop:
                 break

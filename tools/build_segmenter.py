@@ -3,7 +3,7 @@
     python tools/build_segmenter.py --work runs/build-segmenter --steps 6000
 
 Seeded and resumable: step N sees the same scenes and prompts whenever it runs, and a second call goes on from the last
-checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` and its card go to
+checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` goes to
 `sam4mllm/models/segmenter/`. Beside SAM's own losses a throw-away head tells, from each image token, the colour of its
 4 x 4 cells and where shapes end: a vision transformer finds outlines far sooner with it.
 """
@@ -11,7 +11,6 @@ checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` and
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from building import report, save_whole
 from torch import Tensor, nn
 
 from sam4mllm.data.shapes.scenes import COLOURS, Scene, make_scene
@@ -279,10 +279,8 @@ def main() -> None:
                     "optimiser": optimiser.state_dict(),
                     "step": step + 1,
                 }
-                torch.save(state, checkpoint.with_suffix(".tmp"))
-                checkpoint.with_suffix(".tmp").rename(checkpoint)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+                save_whole(state, checkpoint)
+            report(log, line)
             sums, counted = {}, 0
     options.output.mkdir(parents=True, exist_ok=True)
     # Half precision halves the package; `load_segmenter` computes in the type that it is asked for.

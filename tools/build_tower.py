@@ -10,7 +10,6 @@ resumable like `build_segmenter.py`; the result is `tower.pt` in `--work`, which
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
+from building import report, save_whole
 from PIL import Image
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -185,16 +185,14 @@ def main() -> None:
                 **{k: round(float(v), 4) for k, v in parts.items()},
                 "held_out": held_out(tower, head),
             }
-            log.write(json.dumps(line) + "\n")
-            log.flush()
+            report(log, line)
             state = {
                 "tower": tower.state_dict(),
                 "head": head.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "step": step + 1,
             }
-            torch.save(state, checkpoint.with_suffix(".tmp"))
-            checkpoint.with_suffix(".tmp").rename(checkpoint)
+            save_whole(state, checkpoint)
 
 
 if __name__ == "__main__":
