@@ -18,7 +18,7 @@ from sam4mllm.cli import build_parser, main
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe import MethodSection
+from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
 from tests.data.tiny_datasets import annotation, picture, ref, write_instances, write_picture, write_refs
 

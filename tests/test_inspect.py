@@ -14,7 +14,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.inspect import write_page
 from sam4mllm.methods import method_from_settings
-from sam4mllm.recipe import MethodSection
+from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.targets.store import ObjectTarget
 
 METHOD = method_from_settings(MethodSection().model_dump())

@@ -19,7 +19,7 @@ from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.recipe import MethodSection
+from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
 
 HOME = Path(__file__).parent.parent

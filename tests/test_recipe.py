@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from sam4mllm.data.readers import DATASETS
 from sam4mllm.errors import RecipeError
-from sam4mllm.recipe import DatasetName, Recipe, TrainingSection, load_recipe, shipped_recipes
+from sam4mllm.recipe import Recipe, load_recipe, shipped_recipes
+from sam4mllm.recipe_sections import DatasetName, TrainingSection
 
 SMALL = """
 output: runs/small

@@ -21,13 +21,28 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from build_tower import ARCHITECTURE, CELLS, MEAN, MODEL_ARGS, SIDE, STD, WIDTHS, Head, losses, owners, pixels, targets
+from build_tower import (
+    ARCHITECTURE,
+    CELLS,
+    MEAN,
+    MODEL_ARGS,
+    SIDE,
+    STD,
+    WIDTHS,
+    Head,
+    load_batch,
+    losses,
+    owners,
+    pixels,
+    targets,
+)
 from building import report, save_whole
 from mllm_text import Exchange, build_tokenizer, exchanges
 from torch import Tensor
 from transformers import (
     AttentionInterface,
     AutoModelForImageTextToText,
+    AutoTokenizer,
     FastVlmConfig,
     FastVlmForConditionalGeneration,
     LlavaProcessor,
@@ -48,7 +63,9 @@ LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 TOLD_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 TOLD_HEADS = 2
-ROW_LENGTH = 84
+ROW_LENGTH, MOST_ROWS = 84, 7
+# Half of the rows stand further from the picture, as the later turns of a conversation do.
+FARTHEST_ROW = 240
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGeneration:
@@ -127,6 +144,7 @@ class Row:
     labels: list[int]
     weights: list[float]
     told: list[tuple[int, int, list[int]]]
+    distance: int = 0
 
 
 @dataclass
@@ -151,7 +169,7 @@ class Packer:
         self.open_box = {tokenizer.encode("[0")[0], tokenizer.encode("; [0")[-2]}
         self.comma = tokenizer.encode("1,")[1]
 
-    def pack(self, scene: Scene, said: list[Exchange]) -> Packed:
+    def pack(self, scene: Scene, said: list[Exchange], rng: np.random.Generator) -> Packed:
         owner, _ = owners(scene)
         cells = [np.flatnonzero(owner.ravel() == index).tolist() for index in range(len(scene.shapes))]
         rows: list[Row] = []
@@ -166,8 +184,12 @@ class Packer:
                     answers.add(exchange.answer_shapes)
                     break
             else:
+                if len(rows) == MOST_ROWS or len(row.ids) > ROW_LENGTH:
+                    continue
                 rows.append(row)
                 meant.append({exchange.answer_shapes})
+        for have in rows:
+            have.distance = int(rng.integers(FARTHEST_ROW)) if rng.random() < 0.5 else 0
         return Packed(pixels(scene), targets(scene), rows)
 
     def _append(self, have: Row, row: Row) -> None:
@@ -230,7 +252,7 @@ def make_packed(folder: str, index: int) -> Packed:
     scene = make_scene(SCENE_SEED, index)
     rng = np.random.default_rng([SCENE_SEED, 1, index])
     said = exchanges(scene, rng)
-    return _PACKER.pack(scene, [said[i] for i in rng.permutation(len(said))])
+    return _PACKER.pack(scene, [said[i] for i in rng.permutation(len(said))], rng)
 
 
 def make_seen(index: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -262,6 +284,7 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
     count, length = max(len(p.rows) for p in packed), max(len(row.ids) for p in packed for row in p.rows)
     shape = (len(packed), count, length)
     ids, labels, weights = torch.full(shape, pad), torch.full(shape, -100), torch.zeros(shape)
+    after = torch.arange(len(prefix), len(prefix) + length).repeat(len(packed), count, 1)
     told: dict[int, tuple[Tensor, Tensor]] = {}
     places: dict[int, list[tuple[int, int, int]]] = {layer: [] for layer in TOLD_LAYERS}
     wheres: dict[int, list[list[int]]] = {layer: [] for layer in TOLD_LAYERS}
@@ -270,6 +293,7 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
             ids[b, r, : len(row.ids)] = torch.tensor(row.ids)
             labels[b, r, : len(row.ids)] = torch.tensor(row.labels)
             weights[b, r, : len(row.ids)] = torch.tensor(row.weights)
+            after[b, r] += row.distance
             for layer, place, where in row.told:
                 places[layer].append((b, r, place))
                 wheres[layer].append(where)
@@ -279,17 +303,23 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
             marks[n, where] = 1.0
         told[layer] = (torch.tensor(places[layer]).reshape(-1, 3), marks)
     start = torch.tensor(prefix).expand(len(packed), -1)
-    after = torch.arange(len(prefix), len(prefix) + length).repeat(count)
     return Batch(
         torch.stack([p.image for p in packed]).to(memory_format=torch.channels_last),
         {name: torch.stack([p.seen[name] for p in packed]) for name in WIDTHS},
         (len(prefix), count, length),
         torch.cat([start, ids.flatten(1)], 1),
-        torch.cat([torch.arange(len(prefix)), after]).expand(len(packed), -1),
+        torch.cat([torch.arange(len(prefix)).expand(len(packed), -1), after.flatten(1)], 1),
         labels.flatten(1),
         weights.flatten(1),
         told,
     )
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of the last places (..., T, d), whose queries are scaled, to all (..., P + T, d)."""
+    asks, seen = query.shape[-2], key.shape[-2]
+    hidden = torch.full((asks, seen), -1e4, dtype=query.dtype).triu(seen - asks + 1)
+    return (query @ key.transpose(-1, -2) + hidden).softmax(-1) @ value
 
 
 class Telling:
@@ -307,28 +337,28 @@ class Telling:
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_unused: Any
     ) -> tuple[Tensor, None]:
         prefix, rows, length = self.layout
+        query, key = query.to(value.dtype), key.to(value.dtype)
         pictures, heads, _, width = query.shape
-        query = query * scaling
 
-        def behind(x: Tensor) -> Tensor:
-            return x[:, :, prefix:].reshape(pictures, heads, rows, length, width)
+        def by_row(x: Tensor) -> Tensor:
+            return x[:, :, prefix:].reshape(pictures, heads, rows, length, width).transpose(1, 2)
 
-        future = torch.full((prefix, prefix), -1e9).triu(1)
-        first = (query[:, :, :prefix] @ key[:, :, :prefix].transpose(-1, -2)).float() + future
-        first_out = first.softmax(-1).to(value.dtype) @ value[:, :, :prefix]
-        to_prefix = (query[:, :, prefix:] @ key[:, :, :prefix].transpose(-1, -2)).view(
-            pictures, heads, rows, length, prefix
-        )
-        own = behind(query) @ behind(key).transpose(-1, -2)
-        scores = torch.cat([to_prefix.float(), own.float() + torch.full((length, length), -1e9).triu(1)], -1)
-        share = scores.softmax(-1)
-        cast = share.to(value.dtype)
-        out = (cast[..., :prefix].reshape(pictures, heads, rows * length, prefix) @ value[:, :, :prefix]) + (
-            cast[..., prefix:] @ behind(value)
-        ).reshape(pictures, heads, rows * length, width)
+        def with_prefix(x: Tensor) -> Tensor:
+            start = x[:, None, :, :prefix].expand(-1, rows, -1, -1, -1)
+            return torch.cat([start, by_row(x)], 3)
+
+        own_query, all_key = by_row(query), with_prefix(key)
+        seen = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)
+        # On a CPU this beats scaled_dot_product_attention, whose backward pass is slow for such short rows.
+        with torch.autocast("cpu", enabled=False):
+            first_out = attend(query[:, :, :prefix] * scaling, key[:, :, :prefix], value[:, :, :prefix])
+            out = attend((own_query * scaling).flatten(0, 1), all_key.flatten(0, 1), with_prefix(value).flatten(0, 1))
+        out = out.unflatten(0, (pictures, rows)).transpose(1, 2).flatten(2, 3)
         if module.layer_idx in self.told:
-            places, where = self.told[module.layer_idx]
-            looks = share[places[:, 0], :TOLD_HEADS, places[:, 1], places[:, 2]]
+            (picture, row, token), where = self.told[module.layer_idx][0].T, self.told[module.layer_idx][1]
+            asks = own_query[picture, row, :TOLD_HEADS, token]
+            scores = torch.einsum("nhd,nhkd->nhk", asks, all_key[picture, row, :TOLD_HEADS]).float() * scaling
+            looks = scores.masked_fill(~seen[token][:, None], -torch.inf).softmax(-1)
             self.losses[module.layer_idx] = -torch.log((looks * where[:, None]).sum(-1) + 1e-4).mean()
         return torch.cat([first_out, out], 2).transpose(1, 2).contiguous(), None
 
@@ -346,6 +376,24 @@ def text_loss(logits: Tensor, labels: Tensor, weights: Tensor, numbers: Tensor, 
         soft = torch.softmax(-((grid - value[is_number][:, None]) ** 2) / (2 * width**2), dim=-1)
         loss[is_number] = -(soft * logits[is_number].log_softmax(-1)[:, numbers]).sum(-1)
     return (loss * weights).sum() / weights.sum(), plain.mean().detach()
+
+
+def fit_heads(model: FastVlmForConditionalGeneration, head: Head, inner: Head, steps: int = 200) -> None:
+    """Teach the throw-away heads, which are not saved with a model, what a saved model sees; the model stays."""
+    model.eval()
+    optimiser = torch.optim.AdamW([*head.parameters(), *inner.parameters()], lr=1e-2)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * (1 - step / steps)
+        images, truth = load_batch(LOOKED_AT_SEED, step * 16, 16)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            maps = model.model.vision_tower(images).last_hidden_state
+            features = model.model.multi_modal_projector(maps.flatten(2).permute(0, 2, 1))
+        inside = features.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 2)
+        parts = [*losses(head(maps), truth).values(), *losses(inner(inside), truth).values()]
+        optimiser.zero_grad()
+        torch.stack(parts).sum().backward()
+        optimiser.step()
 
 
 @torch.no_grad()
@@ -408,7 +456,10 @@ def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerF
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--tower", type=Path, required=True, help="tower.pt of build_tower.py")
+    begin = parser.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--tower", type=Path, help="tower.pt of build_tower.py, to begin with")
+    begin.add_argument("--model", type=Path, help="a folder that this script saved after --first-step, to go on from")
+    parser.add_argument("--first-step", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("sam4mllm/models/mllm"))
     parser.add_argument("--steps", type=int, default=4720)
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")
@@ -423,7 +474,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     folder = options.work / "tokenizer"
     if not folder.exists():
-        build_tokenizer().save_pretrained(folder)
+        known = build_tokenizer() if options.model is None else AutoTokenizer.from_pretrained(options.model)
+        known.save_pretrained(folder)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     numbers = [tokenizer.encode(f"{n:03d}")[0] for n in range(1000)]
     number_ids = torch.tensor(numbers)
@@ -434,10 +486,7 @@ def main() -> None:
     AttentionInterface.register("telling", telling)
     model = build_model(tokenizer)
     order_the_numbers(model, numbers)
-    seen = torch.load(options.tower, weights_only=True)
     tower, head = model.model.vision_tower, Head(MODEL_ARGS["channels"][-1])
-    tower.timm_model.load_state_dict(seen["tower"])
-    head.load_state_dict(seen["head"])
     tower.to(memory_format=torch.channels_last)
     eye = {id(p) for p in tower.parameters()}
     learnt = [*model.parameters(), *head.parameters()]
@@ -454,7 +503,16 @@ def main() -> None:
     # What the tower sees must come through the projector: left alone it drops whatever words do not use yet.
     inner = Head(WIDTH)
     inner_optimiser = torch.optim.AdamW(inner.parameters(), lr=2e-3)
-    checkpoint, start = options.work / "last.pt", 0
+    checkpoint, start = options.work / "last.pt", options.first_step
+    if options.tower is not None:
+        seen = torch.load(options.tower, weights_only=True)
+        tower.timm_model.load_state_dict(seen["tower"])
+        head.load_state_dict(seen["head"])
+    else:
+        saved = AutoModelForImageTextToText.from_pretrained(options.model, dtype=torch.float32)
+        model.load_state_dict(saved.state_dict())
+        if not checkpoint.exists():
+            fit_heads(model, head, inner)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
@@ -485,7 +543,8 @@ def main() -> None:
             model.train()
             model.set_attn_implementation({"text_config": "telling"})
             progress = step / options.steps
-            rate = options.learning_rate * min(1.0, (step + 1) / 200) * min(1.0, max((1 - progress) / 0.35, 0.01))
+            warm = min(1.0, (step + 1 - options.first_step) / 200)
+            rate = options.learning_rate * warm * min(1.0, max((1 - progress) / 0.35, 0.01))
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["share"]
             telling.layout, telling.told = batch.layout, batch.told
@@ -502,7 +561,7 @@ def main() -> None:
                 ).last_hidden_state
                 on = batch.labels >= 0
                 logits = model.lm_head(hidden[:, batch.layout[0] :][on]).float()
-            width = 8.0 if progress < 0.5 else 4.0
+            width = 8.0 if progress < 0.5 else 4.0 if progress < 0.7 else 2.0 if progress < 0.9 else 1.0
             text, plain = text_loss(logits, batch.labels[on], batch.weights[on], number_ids, width)
             told = 0.5 if progress < 0.8 else 0.1
             facts = {name: torch.cat([batch.seen[name], *(t[name][None] for _, t in looked_at)]) for name in WIDTHS}

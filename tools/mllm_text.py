@@ -33,14 +33,14 @@ CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 _COUNTS = {
-    "attribute": 2,
+    "attribute": 3,
     "position": 2,
     "relation": 2,
     "superlative": 1,
-    "plural": 1,
+    "plural": 2,
     "pair": 1,
     "nothing": 2,
-    "reasoning": 1,
+    "reasoning": 2,
 }
 _GRAMMAR = AnswerGrammar()
 # Words that questions may end with. In pre-training they mean nothing and come in no order, so that a question with

@@ -16,7 +16,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import EMBEDDED, load_mllm
 from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe import GenerationSection, MethodSection, SegmenterSection
+from sam4mllm.recipe_sections import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.train.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
 

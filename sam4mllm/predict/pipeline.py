@@ -19,7 +19,7 @@ from sam4mllm.data.images import Picture, Rgb, as_rgb
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
-from sam4mllm.recipe import GenerationSection
+from sam4mllm.recipe_sections import GenerationSection
 from sam4mllm.segment.base import Embeddings, Segmenter
 
 if TYPE_CHECKING:

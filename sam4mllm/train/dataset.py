@@ -15,7 +15,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods import Method
 from sam4mllm.methods.base import Taught, teachable
-from sam4mllm.recipe import DataEntry
+from sam4mllm.recipe_sections import DataEntry
 
 
 @dataclass(frozen=True, slots=True)

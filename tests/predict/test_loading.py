@@ -17,7 +17,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.predict.loading import chosen_device
-from sam4mllm.recipe import MethodSection
+from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
