@@ -10,15 +10,13 @@ checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` goe
 
 from __future__ import annotations
 
-import argparse
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from building import report, save_whole
+from building import Checkpoint, Log, adamw, begin, build_options, learning_rate
 from torch import Tensor, nn
 
 from sam4mllm.data.shapes.scenes import COLOURS, Scene, make_scene
@@ -212,76 +210,34 @@ def held_out(sam: Any, scenes: int) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in got.items()}
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    warm = min(1.0, (step + 1) / 200)
-    left = (steps - step) / (0.4 * steps)
-    return peak * warm * min(1.0, max(left, 0.0))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
+    parser = build_options(__doc__, steps=6000, batch=4, learning_rate=1e-3)
     parser.add_argument(
         "--output", type=Path, default=Path("sam4mllm/models/segmenter"), help="where the finished model goes"
     )
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--batch", type=int, default=4, help="scenes a step")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    options.work.mkdir(parents=True, exist_ok=True)
+    begin(options)
     sam, helper = ARCHITECTURE.build().train(), Helper(ARCHITECTURE.prompt_embed_dim)
     parameters = [*sam.parameters(), *helper.parameters()]
-    decayed = [p for p in parameters if p.ndim >= 2]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": 0.02},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-    checkpoint, start = options.work / "last.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        sam.load_state_dict(state["sam"])
-        helper.load_state_dict(state["helper"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log = (options.work / "log.jsonl").open("a")
-    began, counted = time.time(), 0
-    sums: dict[str, float] = {}
+    optimiser = adamw(parameters, 0.02, (0.9, 0.98))
+    checkpoint = Checkpoint(options.work / "last.pt", {"sam": sam, "helper": helper, "optimiser": optimiser})
+    start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.learning_rate)
+            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=200, falling=0.4)
         parts = train_step(sam, helper, step, options.batch)
         loss = parts["mask"] + parts["iou_head"] + (0.5 if step < options.steps * 0.6 else 0.1) * parts["aux"]
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        counted += 1
-        for name, value in parts.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
+        log.count(parts)
         last = step + 1 == options.steps
-        if (step + 1) % 100 == 0 or last:
-            line: dict[str, Any] = {
-                "step": step + 1,
-                "seconds": round(time.time() - began, 1),
-                **{k: round(v / counted, 4) for k, v in sums.items()},
-            }
-            if (step + 1) % 500 == 0 or last:
-                line["held_out"] = held_out(sam, 200 if last else 40)
-                state = {
-                    "sam": sam.state_dict(),
-                    "helper": helper.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step + 1,
-                }
-                save_whole(state, checkpoint)
-            report(log, line)
-            sums, counted = {}, 0
+        if (step + 1) % 500 == 0 or last:
+            log.report(step + 1, held_out=held_out(sam, 200 if last else 40))
+            checkpoint.save(step + 1)
+        elif (step + 1) % 100 == 0:
+            log.report(step + 1)
     options.output.mkdir(parents=True, exist_ok=True)
     # Half precision halves the package; `load_segmenter` computes in the type that it is asked for.
     save_checkpoint(options.output / "sam_shapes.pth", sam.half(), ARCHITECTURE)

@@ -9,16 +9,13 @@ resumable like `build_segmenter.py`; the result is `tower.pt` in `--work`, which
 
 from __future__ import annotations
 
-import argparse
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from building import report, save_whole
+from building import Checkpoint, Log, adamw, begin, build_options, learning_rate
 from PIL import Image
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
@@ -135,41 +132,16 @@ def held_out(tower: ResNet, head: Head, count: int = 128) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    options.work.mkdir(parents=True, exist_ok=True)
+    options = build_options(__doc__, steps=1200, batch=32, learning_rate=2e-3).parse_args()
+    begin(options)
     tower, head = build_tower(), Head(MODEL_ARGS["channels"][-1])
     parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": 0.05},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-        ]
-    )
-    checkpoint, start = options.work / "tower.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        tower.load_state_dict(state["tower"])
-        head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log = (options.work / "log.jsonl").open("a")
-    began = time.time()
+    optimiser = adamw(parameters, 0.05, (0.9, 0.999))
+    checkpoint = Checkpoint(options.work / "tower.pt", {"tower": tower, "head": head, "optimiser": optimiser})
+    start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
-        rate = (
-            options.learning_rate
-            * min(1.0, (step + 1) / 100)
-            * min(1.0, (options.steps - step) / (0.4 * options.steps))
-        )
         for group in optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=100, falling=0.4)
         images, truth = load_batch(SCENE_SEED, step * options.batch, options.batch)
         with torch.autocast("cpu", torch.bfloat16):
             maps = tower.forward_features(images)
@@ -178,21 +150,10 @@ def main() -> None:
         torch.stack(list(parts.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
         optimiser.step()
+        log.count(parts)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
-            line = {
-                "step": step + 1,
-                "seconds": round(time.time() - began, 1),
-                **{k: round(float(v), 4) for k, v in parts.items()},
-                "held_out": held_out(tower, head),
-            }
-            report(log, line)
-            state = {
-                "tower": tower.state_dict(),
-                "head": head.state_dict(),
-                "optimiser": optimiser.state_dict(),
-                "step": step + 1,
-            }
-            save_whole(state, checkpoint)
+            log.report(step + 1, held_out=held_out(tower, head))
+            checkpoint.save(step + 1)
 
 
 if __name__ == "__main__":
