@@ -60,10 +60,25 @@ def _device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
 
 
-def _dataset_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
+def _dataset_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    if several:
+        parser.add_argument(
+            "--dataset",
+            required=True,
+            action="append",
+            choices=(*DATASETS, "all"),
+            help="which data set; may be repeated; all: every benchmark that the root holds",
+        )
+        parser.add_argument(
+            "--split",
+            action="append",
+            default=[],
+            help="val, testA, testB, test ...; may be repeated; default: every split that is not for training",
+        )
+    else:
+        parser.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
+        parser.add_argument("--split", required=True, help="val, testA, testB, test ...")
     parser.add_argument("--root", required=True, type=Path, metavar="DIR", help=_ROOT_HELP)
-    parser.add_argument("--split", required=True, help="val, testA, testB, test ...")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not the usual one under --root"
     )
@@ -103,7 +118,8 @@ def _positive(text: str) -> int:
     return value
 
 
-def _seed(text: str) -> int:
+def _whole(text: str) -> int:
+    """A whole number of at least 0."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more; got {text!r}")
     return int(text)
@@ -193,13 +209,31 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = verb(
         "evaluate",
-        "predict a data set's split and score it, beside published results",
-        "Resumes; the predictions stay in --output.",
+        "predict data sets' splits and score them, beside published results",
+        "Resumes. --output keeps predictions, results.json and a page of the best, median and worst cases; with more "
+        "than one named split, in a folder DATASET-SPLIT for each.",
     )
     _model_options(evaluate)
-    _dataset_options(evaluate)
+    _dataset_options(evaluate, several=True)
     evaluate.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: evaluate/DATASET-SPLIT in the run folder, or in runs/"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="default: evaluate/ in the run folder (or in runs/), and in it DATASET-SPLIT where one split is named",
+    )
+    evaluate.add_argument(
+        "--baseline",
+        action="append",
+        default=[],
+        choices=("box", "filled-box"),
+        help="a row more, from the same answers: SAM with their boxes alone, or the boxes filled; may be repeated",
+    )
+    evaluate.add_argument(
+        "--cases",
+        type=_whole,
+        default=8,
+        metavar="N",
+        help="best, median and worst cases on the page, each (default: 8; 0: no page)",
     )
     evaluate.add_argument(
         "--limit", type=_positive, metavar="N", help="only the first N sentences; no figure to publish"
@@ -215,7 +249,7 @@ def build_parser() -> argparse.ArgumentParser:
     shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
     shapes.add_argument("directory", metavar="DIR", type=Path)
     shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")
-    shapes.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    shapes.add_argument("--seed", type=_whole, default=0, metavar="N", help="default: 0")
     return parser
 
 
@@ -232,6 +266,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         # argparse ends a list of positionals at the first option; those after it belong to the list as well.
         options.overrides += [argument for argument in rest if not argument.startswith("-")]
         rest = [argument for argument in rest if argument.startswith("-")]
+    options.arguments = list(arguments)
     if rest:
         used = verbs[options.verb]
         used.error(f"unknown argument {rest[0]!r}{_nearest(rest[0].partition('=')[0], used.known_options())}")

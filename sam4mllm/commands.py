@@ -136,27 +136,74 @@ def segment(options: Namespace) -> int:
 def predict(options: Namespace) -> int:
     """A file of queries; the status is 1 when a line came out as an error."""
     from sam4mllm.data.queries import read_queries
+    from sam4mllm.predict.batch import predict as predict_all
+    from sam4mllm.progress import bar
 
     queries = read_queries(options.queries)
-    summary = _predict(_pipeline(options), queries, options.output)
+    pipeline = _pipeline(options)
+    with bar("predict", len(queries), unit="phrases") as advance:
+        summary = predict_all(pipeline, queries, options.output, advance=advance)
     _tell(summary)
     _write_json(summary.to_json(), options.json)
     return 1 if summary.error else 0
 
 
 def evaluate(options: Namespace) -> int:
-    """A data set's split, predicted and scored; the status is 1 when a line came out as an error."""
-    from sam4mllm.data.queries import queries_of, read_predictions
+    """Splits of data sets, predicted and scored; the status is 1 when a line came out as an error."""
+    import time
+
+    from sam4mllm.evaluate.report import report, suite_report
+    from sam4mllm.evaluate.results import results_record, write_results
+    from sam4mllm.evaluate.run import Judging, evaluate_split, read_suite
+    from sam4mllm.evaluate.suite import choose_suite, comparable
+
+    start = time.perf_counter()
+    data = {"split_by": options.split_by, "limit": options.limit}
+    suite = choose_suite(options.dataset, options.split, options.root, images=options.images, **data)
+    judging = Judging(options.protocol, options.min_pixels, tuple(dict.fromkeys(options.baseline)), options.cases)
+    samples = read_suite(suite, judging)
+    home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
+    output = options.output or suite.output(home)
+    pipeline = _pipeline(options)
+    done = []
+    for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
+        done.append(evaluate_split(pipeline, entry, each, folder, judging))
+        _tell(done[-1].summary)
+    record = results_record(
+        done,
+        pipeline,
+        judging,
+        output,
+        model=options.run,
+        adapter=options.adapter,
+        command=["sam4mllm", *options.arguments],
+        seconds=time.perf_counter() - start,
+    )
+    place = write_results(record, output)
+    print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
+    rows = [split.rows(str(options.run)) for split in done]
+    beside_published = all(comparable(entry.dataset, entry.root, **data) for entry in suite.entries)
+    if options.json != "-" and suite.named:
+        print(report(rows[0], beside_published=beside_published), end="")
+    elif options.json != "-":
+        print(suite_report(rows, beside_published=beside_published), end="")
+    _write_json(done[0].scores.to_json() if suite.named else record, options.json)
+    return 1 if any(split.summary.error for split in done) else 0
+
+
+def score(options: Namespace) -> int:
+    """A file of predictions, from this or any other program."""
+    from sam4mllm.data.queries import read_predictions
+    from sam4mllm.data.readers import read_dataset
     from sam4mllm.evaluate.report import report
     from sam4mllm.evaluate.score import score as score_predictions
+    from sam4mllm.evaluate.suite import comparable
 
-    samples = _samples(options, limit=options.limit)
-    home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
-    output = options.output or home / "evaluate" / f"{options.dataset}-{options.split}"
-    summary = _predict(_pipeline(options), queries_of(samples), output)
-    _tell(summary)
+    samples = read_dataset(
+        options.dataset, options.root, options.split, images=options.images, split_by=options.split_by
+    )
     scores = score_predictions(
-        read_predictions(summary.predictions),
+        read_predictions(options.predictions),
         samples,
         dataset=options.dataset,
         split=options.split,
@@ -164,27 +211,8 @@ def evaluate(options: Namespace) -> int:
         min_pixels=options.min_pixels,
     )
     if options.json != "-":
-        print(report({str(options.run): scores}, beside_published=options.limit is None), end="")
-    _write_json(scores.to_json(), options.json)
-    return 1 if summary.error else 0
-
-
-def score(options: Namespace) -> int:
-    """A file of predictions, from this or any other program."""
-    from sam4mllm.data.queries import read_predictions
-    from sam4mllm.evaluate.report import report
-    from sam4mllm.evaluate.score import score as score_predictions
-
-    scores = score_predictions(
-        read_predictions(options.predictions),
-        _samples(options),
-        dataset=options.dataset,
-        split=options.split,
-        protocol=options.protocol,
-        min_pixels=options.min_pixels,
-    )
-    if options.json != "-":
-        print(report({options.predictions.name: scores}), end="")
+        beside_published = comparable(options.dataset, options.root, split_by=options.split_by)
+        print(report({options.predictions.name: scores}, beside_published=beside_published), end="")
     _write_json(scores.to_json(), options.json)
     return 0
 
@@ -212,22 +240,6 @@ def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetSt
     settings = TargetSettings.from_recipe(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
     return prepare_targets(samples, segmenter, settings, recipe.targets.store)
-
-
-def _samples(options: Namespace, limit: int | None = None) -> list[Sample]:
-    from sam4mllm.data.readers import read_dataset
-
-    return read_dataset(
-        options.dataset, options.root, options.split, images=options.images, split_by=options.split_by, limit=limit
-    )
-
-
-def _predict(pipeline: Pipeline, queries: list[Any], output: Path) -> BatchSummary:
-    from sam4mllm.predict.batch import predict as predict_all
-    from sam4mllm.progress import bar
-
-    with bar("predict", len(queries), unit="phrases") as advance:
-        return predict_all(pipeline, queries, output, advance=advance)
 
 
 def _tell(summary: BatchSummary) -> None:

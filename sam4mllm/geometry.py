@@ -144,3 +144,12 @@ def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
         return None
     columns = np.flatnonzero(mask.any(axis=0))
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def mask_of_box(box: Box, size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """The mask (H, W) bool, of a picture of `size_wh` pixels, of the pixels whose centres lie in the box."""
+    width, height = size_wh
+    columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
+    across = (columns >= box.x1) & (columns < box.x2)
+    down = (rows >= box.y1) & (rows < box.y2)
+    return down[:, None] & across[None, :]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import Sample
+from sam4mllm.html_page import html_page
 from sam4mllm.methods import Method
 from sam4mllm.progress import Advance, ignore
 from sam4mllm.render import contact_sheet, overlay
@@ -22,25 +23,10 @@ PAGE = "index.html"
 SHEET = "sheet.png"
 _LONG_SIDE = 384
 
-_HEAD = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; margin: 2rem; color: #191919; background: #fff; }}
-main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.5rem; }}
-article {{ border: 1px solid #ccc; border-radius: 6px; padding: 1rem; overflow-wrap: anywhere; }}
-img {{ max-width: 100%; }}
-h2 {{ font-size: 1rem; margin: .6rem 0 .2rem; }}
-pre {{ white-space: pre-wrap; background: #f4f4f4; padding: .5rem; margin: .4rem 0; }}
-table {{ border-collapse: collapse; }} td, th {{ text-align: right; padding: .1rem .6rem .1rem 0; }}
-.id, .why {{ color: #666; font-size: .85rem; }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{summary}</p>
-<p class="why">Green dots: points on the object. Red crosses: points off it. IoU: of SAM's mask with the true one.
-Spread: over all groups drawn for the object.</p>
-<main>
-"""
+_LEGEND = (
+    "Green dots: points on the object. Red crosses: points off it. IoU: of SAM's mask with the true one. "
+    "Spread: over all groups drawn for the object."
+)
 
 
 def write_page(
@@ -88,9 +74,8 @@ def write_page(
     objects = {item.id for sample in samples for item in sample.objects}
     without = len(objects - targets.keys())
     summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)."
-    head = _HEAD.format(title=escape(title), summary=escape(summary))
     page = output / PAGE
-    page.write_text(head + "\n".join(cards) + "\n</main></body></html>\n", encoding="utf-8")
+    page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
     return page
 
 

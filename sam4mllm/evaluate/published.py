@@ -1,7 +1,7 @@
 """Published figures to stand beside ours, each with its source. Percent, as printed in the source.
 
-RefCOCO's figures are cIoU, gRefCOCO's gIoU, cIoU and N-acc, ReasonSeg's gIoU and cIoU. They are quoted, not measured
-here.
+RefCOCO's figures are cIoU, gRefCOCO's gIoU, cIoU, N-acc and T-acc, ReasonSeg's gIoU and cIoU. They are quoted, not
+measured here.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ _TABULATED = "as tabulated by later papers (MLLMSeg, SegAgent, DeRIS)"
 _GLAMM = "GLaMM's repository"
 _GSVA = "GSVA's repository"
 _LENS = "LENS's repository"
+_LENS_PAPER = "LENS's paper (AAAI 2026), table 2"
 _SEG_ZERO = "Seg-Zero's repository"
 _UNIPIXEL = "UniPixel's repository"
 
@@ -33,6 +34,7 @@ class PublishedRow:
     ciou: float | None = None
     giou: float | None = None
     n_acc: float | None = None
+    t_acc: float | None = None
 
 
 # System, source, cIoU on RefCOCO (val, testA, testB), RefCOCO+ (the same) and RefCOCOg (val, test).
@@ -53,8 +55,10 @@ _REFERRING: tuple[tuple[str, str, str, str, str], ...] = (
 _GENERALIZED: tuple[PublishedRow, ...] = (
     PublishedRow("SAM4MLLM (LLaVA-NeXT 8B)", "grefcoco", "val", _TABULATED, ciou=67.83, giou=71.86, n_acc=66.08),
     PublishedRow("LISA-7B ft", "grefcoco", "val", _TABULATED, ciou=61.8, giou=61.6, n_acc=54.7),
-    PublishedRow("GSVA-7B ft", "grefcoco", "val", _GSVA, ciou=63.19, giou=66.43, n_acc=62.56),
+    PublishedRow("GSVA-7B ft", "grefcoco", "val", _GSVA, ciou=63.19, giou=66.43, n_acc=62.56, t_acc=99.62),
     PublishedRow("Text4Seg (InternVL2 + SAM)", "grefcoco", "val", _TABULATED, ciou=69.1, giou=74.4),
+    PublishedRow("GSVA-7B ft", "grefcoco", "testA", _GSVA, ciou=69.87, giou=71.06, n_acc=65.72, t_acc=98.69),
+    PublishedRow("GSVA-7B ft", "grefcoco", "testB", _GSVA, ciou=60.35, giou=62.20, n_acc=60.72, t_acc=99.10),
 )
 
 _REASONING: tuple[PublishedRow, ...] = (
@@ -63,6 +67,9 @@ _REASONING: tuple[PublishedRow, ...] = (
     PublishedRow("Seg-Zero-7B", "reasonseg", "val", _SEG_ZERO, ciou=62.0, giou=62.6),
     PublishedRow("UniPixel-7B", "reasonseg", "val", _UNIPIXEL, ciou=58.7, giou=60.5),
     PublishedRow("LENS-3B", "reasonseg", "val", _LENS, ciou=64.9, giou=62.1),
+    PublishedRow("LISA-7B ft", "reasonseg", "test", _LENS_PAPER, ciou=56.9, giou=55.6),
+    PublishedRow("Seg-Zero-3B", "reasonseg", "test", _LENS_PAPER, ciou=48.6, giou=56.1),
+    PublishedRow("LENS-3B", "reasonseg", "test", _LENS_PAPER, ciou=58.0, giou=57.2),
 )
 
 

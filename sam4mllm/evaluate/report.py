@@ -1,4 +1,4 @@
-"""The report: our figures beside published ones as a table of text, in percent. This module measures nothing."""
+"""The report: our figures beside published ones as tables of text, in percent. This module measures nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sam4mllm.evaluate.published import published
 from sam4mllm.evaluate.score import Scores
 
-# Column titles and the fields of Scores that they show.
+# Column titles and the fields of Scores, and of PublishedRow where it has them, that they show.
 _FIGURES = {
     "cIoU": "ciou",
     "gIoU": "giou",
@@ -19,9 +19,12 @@ _FIGURES = {
     "Acc@0.5": "acc_50",
 }
 
+# What the papers print of each benchmark, by the protocol that belongs to it.
+_HEADLINES = {"refcoco": ("cIoU",), "grefcoco": ("gIoU", "cIoU", "N-acc"), "reasonseg": ("gIoU", "cIoU")}
+
 
 def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
-    """Our rows, by name, and below them the published rows of the same split; the counts stand in the lines above.
+    """Our rows of one split, by name, and below them the published rows of the same split; the counts stand above.
 
     Raises:
         ValueError: no rows, or rows of several data sets or splits, which no one table can compare.
@@ -30,15 +33,58 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     if len(splits) != 1:
         raise ValueError(f"a report compares rows of one data set, split and protocol; got {sorted(splits)}")
     dataset, split, protocol = splits.pop()
-    lines = [f"{dataset} {split}, protocol {protocol}, percent"]
-    for name, scores in ours.items():
-        lines.append(f"{name}: {scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed")
+    lines = [f"{dataset} {split}, protocol {protocol}, percent", *_counts(ours)]
     rows = [[name, *(_percent(getattr(scores, key)) for key in _FIGURES.values()), ""] for name, scores in ours.items()]
     for row in published(dataset, split) if beside_published else ():
-        figures = {"cIoU": row.ciou, "gIoU": row.giou, "N-acc": row.n_acc}
-        printed = ["-" if figures.get(title) is None else f"{figures[title]:g}" for title in _FIGURES]
+        printed = [_quoted(getattr(row, key, None)) for key in _FIGURES.values()]
         rows.append([row.system, *printed, row.source])
     return "\n".join([*lines, "", *text_table(["", *_FIGURES, "source"], rows)]) + "\n"
+
+
+def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bool = True) -> str:
+    """A table for each data set, its splits side by side, with the figures that papers print of it.
+
+    Args:
+        splits: our rows by name, a mapping for each split; the same names and one protocol for all splits of a set.
+        beside_published: whether the published rows stand below ours.
+
+    Raises:
+        ValueError: no split, or one without rows.
+    """
+    if not splits or not all(splits):
+        raise ValueError("a report needs splits, each with a row")
+    by_dataset: dict[str, list[Mapping[str, Scores]]] = {}
+    for ours in splits:
+        by_dataset.setdefault(next(iter(ours.values())).dataset, []).append(ours)
+    return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
+
+
+def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside_published: bool) -> str:
+    protocol = next(iter(splits[0].values())).protocol
+    titles = _HEADLINES[protocol]
+    by_split = {next(iter(ours.values())).split: ours for ours in splits}
+    lines = [f"{dataset}, protocol {protocol}, percent"]
+    for split, ours in by_split.items():
+        lines += _counts(ours, f"{split}, ")
+    rows = []
+    for name in dict.fromkeys(name for ours in splits for name in ours):
+        cells = [
+            _percent(getattr(ours[name], _FIGURES[title])) if name in ours else "-"
+            for ours in by_split.values()
+            for title in titles
+        ]
+        rows.append([name, *cells, ""])
+    quoted = [row for split in by_split for row in published(dataset, split)] if beside_published else []
+    for system in dict.fromkeys(row.system for row in quoted):
+        own = {row.split: row for row in quoted if row.system == system}
+        cells = [
+            _quoted(getattr(own[split], _FIGURES[title])) if split in own else "-"
+            for split in by_split
+            for title in titles
+        ]
+        rows.append([system, *cells, "; ".join(dict.fromkeys(row.source for row in own.values()))])
+    header = ["", *(f"{split} {title}" for split in by_split for title in titles), "source"]
+    return "\n".join([*lines, "", *text_table(header, rows)]) + "\n"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -56,5 +102,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return lines
 
 
+def _counts(ours: Mapping[str, Scores], where: str = "") -> list[str]:
+    """A line for each row: how many sentences its figures rest on, and how many of them no answer was made for."""
+    return [
+        f"{where}{name}: {scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed"
+        for name, scores in ours.items()
+    ]
+
+
 def _percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _quoted(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:g}"

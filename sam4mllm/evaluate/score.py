@@ -59,6 +59,14 @@ class Scores:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The figures of a split, and what each of its sentences added to them, by id in the order of the split."""
+
+    scores: Scores
+    by_id: dict[str, Judged]
+
+
 @dataclass(slots=True)
 class _Boxes:
     """Acc@0.5: the ids whose first box is right, and whether any answer came with or without a box."""
@@ -77,7 +85,20 @@ def score(
     protocol: str | None = None,
     min_pixels: int = 1,
 ) -> Scores:
-    """The figures of a split.
+    """The figures of a split; arguments and errors as in `judge`."""
+    return judge(predictions, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels).scores
+
+
+def judge(
+    predictions: Iterable[PredictionLine],
+    samples: Sequence[Sample],
+    *,
+    dataset: str,
+    split: str,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+) -> Judgement:
+    """The figures of a split, and each sentence's share in them.
 
     Args:
         predictions: one line per query, in any order; read once.
@@ -91,14 +112,8 @@ def score(
         PredictionsError: ids that no query has, ids that come twice, or masks of another size than their picture's.
         DataError: no samples; an unknown protocol; under `refcoco`, a sample that means nothing.
     """
-    rules = protocol_for(dataset, protocol)
+    rules = rules_for(samples, dataset=dataset, split=split, protocol=protocol)
     by_id = {sample.id: sample for sample in samples}
-    if not by_id:
-        raise DataError(f"{dataset} {split}: no samples to score")
-    if rules.has_boxes and (empty := [sample.id for sample in samples if not sample.objects]):
-        raise DataError(
-            f"the protocol {rules.name} has no place for a phrase without target ({_few(empty)}); use grefcoco"
-        )
     judged: dict[str, Judged] = {}
     boxes = _Boxes(set())
     malformed = 0
@@ -111,18 +126,34 @@ def score(
         elif line.id in judged:
             doubled.append(line.id)
         else:
-            judged[line.id] = _judge(_answer(line, sample), sample, rules, min_pixels)
+            judged[line.id] = _judge_one(_answer(line, sample), sample, rules, min_pixels)
             malformed += line.status == "malformed"
             if rules.has_boxes:
                 _compare_boxes(line, sample, boxes)
     _refuse(unknown, doubled, f"{dataset} {split}")
-    sentences = []
-    for sample in samples:
-        if sample.id in judged:
-            sentences.append(judged[sample.id])
-        else:
-            sentences.append(_judge(_empty(sample), sample, rules, min_pixels))
-    return _figures(sentences, boxes, rules, dataset, split, missing=len(by_id) - len(judged), malformed=malformed)
+    missing = len(by_id) - len(judged)
+    sentences = {
+        sample.id: judged[sample.id] if sample.id in judged else _judge_one(_empty(sample), sample, rules, min_pixels)
+        for sample in samples
+    }
+    scores = _figures(list(sentences.values()), boxes, rules, dataset, split, missing=missing, malformed=malformed)
+    return Judgement(scores, sentences)
+
+
+def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> Protocol:
+    """The protocol that the samples are judged under.
+
+    Raises:
+        DataError: no samples; an unknown protocol; under `refcoco`, a sample that means nothing.
+    """
+    rules = protocol_for(dataset, protocol)
+    if not samples:
+        raise DataError(f"{dataset} {split}: no samples to score")
+    if rules.has_boxes and (empty := [sample.id for sample in samples if not sample.objects]):
+        raise DataError(
+            f"the protocol {rules.name} has no place for a phrase without target ({_few(empty)}); use grefcoco"
+        )
+    return rules
 
 
 def _figures(
@@ -156,7 +187,7 @@ def _figures(
     )
 
 
-def _judge(answer: Answer, sample: Sample, rules: Protocol, min_pixels: int) -> Judged:
+def _judge_one(answer: Answer, sample: Sample, rules: Protocol, min_pixels: int) -> Judged:
     ignored = None if sample.ignore is None else decode(sample.ignore)
     return rules.judge(answer, sample.mask(), ignored, min_pixels)
 

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -27,11 +27,25 @@ from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.data.queries import PredictedObject, PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError
-from sam4mllm.predict.pipeline import Pipeline, Result, batched
+from sam4mllm.predict.pipeline import Result, batched
 from sam4mllm.progress import Advance, ignore
 
 SHARD_SIZE = 64
 """Queries of a shard, at least: what a killed run may have to do again."""
+
+
+class Responder(Protocol):
+    """What answers queries: a `Pipeline`, or what stands in for one.
+
+    `identity` names all that decides its results; `picture_batch` is how many pictures it is given at once.
+    """
+
+    identity: dict[str, Any]
+    picture_batch: int
+
+    def respond(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
+        """The results of (index of the picture, query) pairs, in their order; it raises what it cannot answer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +85,7 @@ class Job:
     shards: tuple[tuple[Query, ...], ...]
 
     @classmethod
-    def open(cls, pipeline: Pipeline, queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE) -> Job:
+    def open(cls, pipeline: Responder, queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE) -> Job:
         """The job of asking `queries` of `pipeline` in the folder `output`, new or taken up again."""
         shards = _pack(queries, shard_size)
         text = "".join(dump_line(query) for shard in shards for query in shard)
@@ -121,7 +135,7 @@ class Job:
 
 
 def predict(
-    pipeline: Pipeline,
+    pipeline: Responder,
     queries: Sequence[Query],
     output: Path,
     *,
@@ -172,7 +186,7 @@ def line_of(query: Query, result: Result) -> PredictionLine:
     )
 
 
-def _answer(pipeline: Pipeline, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
+def _answer(pipeline: Responder, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
     """The lines of some pictures' queries, in their order. What a picture breaks, it breaks for itself alone."""
     pictures: list[Rgb | None] = []
     broken: dict[int, str] = {}
@@ -205,11 +219,11 @@ def _answer(pipeline: Pipeline, groups: Sequence[Sequence[Query]]) -> list[Predi
 
 
 def _answer_together(
-    pipeline: Pipeline, groups: Sequence[Sequence[Query]], pictures: Sequence[Rgb | None], owners: Sequence[int]
+    pipeline: Responder, groups: Sequence[Sequence[Query]], pictures: Sequence[Rgb | None], owners: Sequence[int]
 ) -> dict[int, list[PredictionLine]]:
     held = [picture for owner in owners if (picture := pictures[owner]) is not None]
     asked = [(place, query) for place, owner in enumerate(owners) for query in groups[owner]]
-    results = pipeline.answer(held, [(place, query.phrase) for place, query in asked]) if asked else []
+    results = pipeline.respond(held, asked) if asked else []
     lines: dict[int, list[PredictionLine]] = {owner: [] for owner in owners}
     for (place, query), result in zip(asked, results, strict=True):
         lines[owners[place]].append(line_of(query, result))

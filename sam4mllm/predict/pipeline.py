@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import torch
 
 from sam4mllm.data.images import Picture, Rgb, as_rgb
+from sam4mllm.data.queries import Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
@@ -171,6 +172,10 @@ class Pipeline:
         with torch.no_grad():
             answers = self.method.ask(self.engine, questions, self.max_new_tokens)
             return self.segment(pictures, [index for index, _ in asked], answers)
+
+    def respond(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
+        """The results of (index of the picture, query) pairs, in their order."""
+        return self.answer(pictures, [(index, query.phrase) for index, query in asked])
 
     def segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
         """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding."""

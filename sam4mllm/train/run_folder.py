@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +23,10 @@ from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods import Method, method_from_settings
 from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.train.train_log import TrainLog
+from sam4mllm.versions import versions
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-LIBRARIES = ("sam4mllm", "torch", "transformers", "peft", "accelerate", "datasets", "segment-anything", "timm")
 
 _CHECKPOINT = "checkpoint-"
 _BEST = "best-"
@@ -62,7 +60,7 @@ class RunFolder:
         _write(written, recipe.to_yaml())
         method = method_from_settings(recipe.method.model_dump())
         _write(run.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
-        _write(run.path / "versions.json", json.dumps(_versions(), indent=2) + "\n")
+        _write(run.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         return run
 
     @classmethod
@@ -196,17 +194,6 @@ def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     keys = [key for key in {**there, **wanted} if there.get(key, "unset") != wanted.get(key, "unset")]
     texts = [f"{key} is {there.get(key, 'unset')!r} there, {wanted.get(key, 'unset')!r} here" for key in keys[:3]]
     return texts + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])
-
-
-def _versions() -> dict[str, str | None]:
-    """Versions by library; None for one that is not installed as a distribution."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            versions[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            versions[library] = None
-    return versions
 
 
 def _is_json(file: Path) -> bool:

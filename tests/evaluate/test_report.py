@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sam4mllm.evaluate.published import published
-from sam4mllm.evaluate.report import report, text_table
+from sam4mllm.evaluate.report import report, suite_report, text_table
 from sam4mllm.evaluate.score import Scores
 
 
@@ -21,8 +21,10 @@ def _scores(dataset: str, split: str, ciou: float | None = 0.5) -> Scores:
         ("refcocog", "test", 11),
         ("refcocog", "testA", 0),
         ("grefcoco", "val", 4),
-        ("grefcoco", "testA", 0),
+        ("grefcoco", "testA", 1),
+        ("grefcoco", "train", 0),
         ("reasonseg", "val", 5),
+        ("reasonseg", "test", 3),
         ("shapes", "val", 0),
     ],
 )
@@ -69,6 +71,33 @@ def test_rows_of_different_splits_make_no_table() -> None:
         report({"a": _scores("refcoco", "val"), "b": _scores("refcoco", "testA")})
     with pytest.raises(ValueError, match="one data set, split and protocol"):
         report({})
+
+
+def test_a_suite_has_a_table_for_each_data_set_with_its_splits_side_by_side() -> None:
+    splits = [
+        {"ours": _scores("refcoco", "val"), "ours, box": _scores("refcoco", "val", ciou=0.4)},
+        {"ours": _scores("refcoco", "testA", ciou=0.7), "ours, box": _scores("refcoco", "testA", ciou=None)},
+        {"ours": _scores("grefcoco", "val"), "ours, box": _scores("grefcoco", "val")},
+    ]
+    first, second = suite_report(splits).split("\n\ngrefcoco")
+    lines = first.splitlines()
+    assert lines[0] == "refcoco, protocol refcoco, percent"
+    assert lines[1] == "val, ours: 40 queries, 3 without prediction, 2 malformed"
+    assert lines[6].split() == ["val", "cIoU", "testA", "cIoU", "source"]
+    assert lines[8].split() == ["ours", "50.0", "70.0"]
+    assert lines[9].split() == ["ours,", "box", "40.0", "-"]
+    (row,) = [line for line in lines if line.startswith("Seg-Zero")]
+    assert row.split()[:3] == ["Seg-Zero-7B", "-", "80.3"] and row.endswith("Seg-Zero's repository")
+    assert "val gIoU  val cIoU  val N-acc" in second and "66.43" in second and "40 queries" in second
+    alone = suite_report(splits, beside_published=False)
+    assert "Seg-Zero" not in alone and "source" not in alone
+    with pytest.raises(ValueError, match="needs splits"):
+        suite_report([])
+
+
+def test_a_run_named_as_a_published_system_keeps_its_own_row() -> None:
+    lines = suite_report([{"GLaMM": _scores("refcoco", "val", ciou=0.123)}]).splitlines()
+    assert sum(line.startswith("GLaMM") for line in lines if "queries" not in line) == 2
 
 
 def test_a_table_lines_up_and_drops_what_says_nothing() -> None:

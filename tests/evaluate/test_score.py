@@ -13,7 +13,7 @@ from sam4mllm.data.readers import DATASETS
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
-from sam4mllm.evaluate.score import score
+from sam4mllm.evaluate.score import judge, score
 from sam4mllm.geometry import Box, SamPrompt
 
 HEIGHT, WIDTH = 2, 10
@@ -121,6 +121,15 @@ def test_reasonseg_by_hand() -> None:
     assert scores.giou == pytest.approx((0.5 + 1 + 1 + 0) / 4)
     assert (scores.n_acc, scores.t_acc, scores.acc_50) == (None, None, None)
     assert scores.pr_70 == pytest.approx(2 / 4)
+
+
+def test_each_sentence_has_its_own_judgement_in_the_order_of_the_split() -> None:
+    samples = [_sample(name, (0, 4)) for name in "abc"]
+    lines = [_line("c", (0, 2)), _line("a", (0, 4))]
+    judgement = judge(lines, samples, dataset="refcoco", split="val")
+    assert {name: judged.iou for name, judged in judgement.by_id.items()} == {"a": 1.0, "b": 0.0, "c": 0.5}
+    assert list(judgement.by_id) == ["a", "b", "c"]
+    assert judgement.scores == score(lines, samples, dataset="refcoco", split="val")
 
 
 def test_overlapping_objects_are_counted_once() -> None:

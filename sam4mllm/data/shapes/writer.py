@@ -1,7 +1,7 @@
 """Write `shapes` to a folder in the real formats: RefCOCO's pickle, COCO's instances, gRefCOCO's and ReasonSeg's JSON.
 
 The folder has the layout that the readers expect of real data, quirks included (a ref's file name carries a suffix; a
-ref without a target says -1). The same seed and counts write the same files.
+ref without a target says -1), and a sign that they are generated. The same seed and counts write the same files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from sam4mllm.data.masks import encode
+from sam4mllm.data.shapes.marker import mark
 from sam4mllm.data.shapes.outlines import polygons_of
 from sam4mllm.data.shapes.phrases import KNOWN_FOR, Phrase, phrases_of
 from sam4mllm.data.shapes.scenes import Scene, make_scene
@@ -78,6 +79,7 @@ def write_dataset(
             _write_reasoning(reasoning / f"scene_{index:05d}", scene, rng)
             advance(1)
     _write_coco(part, files)
+    mark(part, scenes=scenes, held_out=held_out, seed=seed)
     part.replace(root)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from sam4mllm.data.readers import read_dataset
 from sam4mllm.data.sample import Sample
+from sam4mllm.data.shapes.marker import is_generated
 from sam4mllm.data.shapes.phrases import KNOWN_FOR
 from sam4mllm.data.shapes.scenes import Scene, make_scene
 from sam4mllm.data.shapes.writer import write_dataset
@@ -123,6 +125,12 @@ def test_the_same_seed_and_counts_write_the_same_bytes(root: Path, tmp_path: Pat
     write_dataset(tmp_path / "again", scenes=TRAINING, held_out=HELD_OUT, seed=SEED, advance=advanced.append)
     assert _hashes(tmp_path / "again") == _hashes(root)
     assert sum(advanced) == TRAINING + 2 * HELD_OUT
+
+
+def test_it_says_that_it_is_generated_and_how(root: Path, tmp_path: Path) -> None:
+    assert is_generated(root) and not is_generated(tmp_path)
+    made = json.loads((root / "shapes.json").read_text())
+    assert made == {"generator": "sam4mllm shapes", "scenes": TRAINING, "held_out": HELD_OUT, "seed": SEED}
 
 
 def test_another_seed_writes_other_scenes(root: Path, tmp_path: Path) -> None:
