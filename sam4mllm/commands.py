@@ -154,7 +154,7 @@ def evaluate(options: Namespace) -> int:
 
     from sam4mllm.evaluate.report import report, suite_report
     from sam4mllm.evaluate.results import results_record, write_results
-    from sam4mllm.evaluate.run import Judging, evaluate_split, read_suite
+    from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
     from sam4mllm.evaluate.suite import choose_suite, comparable
 
     start = time.perf_counter()
@@ -167,7 +167,8 @@ def evaluate(options: Namespace) -> int:
     pipeline = _pipeline(options)
     done = []
     for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
-        done.append(evaluate_split(pipeline, entry, each, folder, judging))
+        answered = answer_split(pipeline, entry, each, folder, judging)
+        done.append(judge_split(answered, entry, each, judging))
         _tell(done[-1].summary)
     record = results_record(
         done,

@@ -124,6 +124,10 @@ def score(predictions: str, root: str = "data") -> list[str]:
     return ["score", f"{{home}}/{predictions}.jsonl", *data]
 
 
+def evaluate(*options: str) -> list[str]:
+    return ["evaluate", "{home}/nowhere", "--root", "{home}/data", *options]
+
+
 def segment(image: str = "a.png", run: str = "{home}/unfinished", *more: str) -> list[str]:
     return ["segment", run, f"{{home}}/{image}", "the thing", "--device", "cpu", *more]
 
@@ -166,6 +170,14 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "a root that is not there": (score("good", "nowhere"), "nowhere: no such folder"),
     "a root without the data set": (score("good", "data/refcoco"), "data/refcoco/refcoco/refs(unc).p: no such file"),
     "a split that is not there": ([*score("good"), "--split", "vel"], "the file has: val"),
+    "a folder without any data set": (
+        evaluate("--dataset", "all", "--root", "{home}/empty"),
+        "holds no data set to ev",
+    ),
+    "all data sets by one splitter": (evaluate("--dataset", "all", "--split-by", "umd"), "says who split one data set"),
+    "a split that no data set has": (evaluate("--dataset", "all", "--split", "vel"), "no data set there has the split"),
+    "a data set that is not there": (evaluate("--dataset", "refcoco", "--dataset", "grefcoco"), "grefs(unc).json: no"),
+    "a baseline that is none": (evaluate("--dataset", "all", "--baseline", "boxes"), "invalid choice: 'boxes'"),
     "refs that would run something": (score("good", "bomb"), "must be a pickle of plain data"),
     "refs that are cut short": (score("good", "cut"), "must be a pickle of plain data"),
     "an annotation of another size": (score("good", "resized"), "image 5: annotated at (21, 10) (width, height), but"),

@@ -15,12 +15,22 @@ from PIL import Image
 
 from sam4mllm import commands
 from sam4mllm.cli import build_parser, main
+from sam4mllm.data.shapes.marker import mark
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
-from tests.data.tiny_datasets import annotation, picture, ref, write_instances, write_picture, write_refs
+from tests.data.tiny_datasets import (
+    annotation,
+    picture,
+    rectangle,
+    ref,
+    write_instances,
+    write_picture,
+    write_reasonseg,
+    write_refs,
+)
 
 VERBS = ("demo", "prepare", "inspect", "train", "segment", "predict", "evaluate", "score", "shapes")
 
@@ -218,6 +228,67 @@ def test_a_limited_evaluation_is_not_set_beside_published_figures(
     assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "2 queries" in printed and "LISA" not in printed
+
+
+@pytest.mark.usefixtures("scripted")
+def test_one_command_evaluates_all_that_a_root_holds(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_refs(
+        root / "refcoco",
+        [ref(1, 50, 5, "val", "the left one", "left"), ref(2, 51, 5, "testA", "right"), ref(3, 51, 5, "train", "x")],
+    )
+    write_reasonseg(root, "val", "a", ["left"], [rectangle("target", 2, 1, 7, 4)])
+    out = tmp_path / "out"
+    arguments = ["--dataset", "all", "--root", str(root), "--output", str(out), "--baseline", "filled-box"]
+    arguments += ["--baseline", "box", "--json", str(tmp_path / "e.json")]
+    assert main(["evaluate", "run", *arguments]) == 0
+    printed, told = capsys.readouterr()
+    results = json.loads((out / "results.json").read_text())
+    assert results == json.loads((tmp_path / "e.json").read_text()) and str(out / "results.json") in told
+    assert results["command"] == ["sam4mllm", "evaluate", "run", *arguments]
+    assert {"date", "seconds", "versions", "commit", "machine", "pipeline", "min_pixels"} <= results.keys()
+    assert results["recipe"] is None and results["seed"] is None and results["model"] == "run"
+    assert results["pipeline"]["segmenter"] == BoxSegmenter().fingerprint
+    splits = {(split["data"]["dataset"], split["data"]["split"]): split for split in results["splits"]}
+    assert list(splits) == [("refcoco", "val"), ("refcoco", "testA"), ("reasonseg", "val")]
+    for (dataset, split), found in splits.items():
+        assert found["predictions"] == f"{dataset}-{split}/predictions.jsonl" and (out / found["predictions"]).is_file()
+        assert (out / found["page"]).is_file() and list(found["baselines"]) == ["filled-box", "box"]
+        # The segmenter's mask is the box, whatever the points, so no baseline can differ.
+        assert all(scores == found["scores"] for scores in found["baselines"].values())
+        assert found["scores"]["protocol"] == ("reasonseg" if dataset == "reasonseg" else "refcoco")
+    described = (Path(__file__).parent.parent / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert not [key for key in (*results, *results["splits"][0]) if f"`{key}`" not in described]
+    assert "val cIoU  testA cIoU" in printed and "run, filled-box" in printed and "LISA-7B" in printed
+    again = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "results.json"}
+    assert main(["evaluate", "run", *arguments]) == 0
+    assert again == {path: path.read_bytes() for path in again}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_generated_data_are_not_set_beside_published_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    mark(root, scenes=1, held_out=2, seed=0)
+    assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out"), "--cases", "0"]) == 0
+    assert main(["evaluate", "run", "--dataset", "all", "--root", str(root), "--output", str(tmp_path / "all")]) == 0
+    assert main(["score", str(tmp_path / "out/predictions.jsonl"), *data]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("cIoU") >= 3 and "LISA" not in printed
+    assert not (tmp_path / "out/cases").exists() and (tmp_path / "all/refcoco-val/cases/index.html").is_file()
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_protocol_that_does_not_fit_is_told_before_a_model_is_asked(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_reasonseg(root, "val", "a", ["left"], [])
+    data = ["--dataset", "reasonseg", "--root", str(root), "--split", "val", "--protocol", "refcoco"]
+    assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out")]) == 2
+    assert "refcoco has no place for a phrase without target" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_was_scored_can_be_piped_to_a_program_that_stops_reading(root: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from sam4mllm.segment.fake import BoxSegmenter
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
 METHOD = (HOME / "docs" / "method.md").read_text(encoding="utf-8")
+EVALUATION = (HOME / "docs" / "evaluation.md").read_text(encoding="utf-8")
 PICTURE_NUMBER = re.compile(r"COCO_train2014_0*(\d+)\.jpg")
 
 
@@ -43,6 +44,11 @@ def named(program: str) -> list[list[str]]:
     found = [words[1:] for words in commands(README) if words[0] == program]
     assert found, f"no {program} command in README.md"
     return found
+
+
+@pytest.mark.parametrize("words", commands(EVALUATION), ids=" ".join)
+def test_each_command_of_the_page_on_evaluation_parses(words: list[str]) -> None:
+    assert words[0] == "sam4mllm" and parse(words[1:]).command == "evaluate"
 
 
 def test_the_readme_has_no_command_of_an_unknown_kind() -> None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sam4mllm.cli import main
+from sam4mllm.recipe import load_recipe
 from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
@@ -72,7 +73,17 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     predictions = home / "run/evaluate/refcoco-val/predictions.jsonl"
     assert len(predictions.read_text().splitlines()) == 2
     assert main(["score", str(predictions), *data, "--json", str(home / "s.json")]) == 0
-    assert json.loads((home / "e.json").read_text()) == json.loads((home / "s.json").read_text())
+    scores = json.loads((home / "e.json").read_text())
+    assert scores == json.loads((home / "s.json").read_text())
+    results = json.loads((home / "run/evaluate/refcoco-val/results.json").read_text())
+    assert results["splits"][0]["scores"] == scores
+    assert results["recipe"] == load_recipe(home / "run/recipe.yaml").hash() and results["seed"] == 0
+    assert (home / "run/evaluate/refcoco-val/cases/index.html").is_file()
+
+    everything = ["--dataset", "all", "--root", str(home / "data"), "--baseline", "box"]
+    assert main(["evaluate", str(home / "run"), *everything, *cpu]) == 0
+    (split,) = json.loads((home / "run/evaluate/results.json").read_text())["splits"]
+    assert split["scores"] == scores and split["baselines"]["box"]["n"] == 2
 
     image = str(home / "data" / PICTURES / picture(4)["file_name"])
     assert main(["segment", str(home / "run"), image, "thing 4", *cpu, "-o", str(home / "out.png")]) in (0, 1)

@@ -26,17 +26,20 @@ PAGE = "index.html"
 _LONG_SIDE = 384
 _LEGEND = (
     "Left: the true objects. Right: the answer's masks with what SAM was given: boxes, green dots for points on the "
-    'object, red crosses for points off it. IoU: as the protocol judges the sentence; a right "no target" is 1.'
+    "object, red crosses for points off it. IoU: as the protocol judges the sentence. Sentences that mean nothing and "
+    "were answered so are not shown."
 )
 
 
 def choose_cases(judged: Mapping[str, Judged], count: int) -> dict[str, list[str]]:
     """The ids of at most `count` cases each: "best" from the best on, "worst" from the worst on, "median" by IoU.
 
-    No case comes twice; with few sentences the best come first, then the worst. Among equals a hash of the id decides,
-    so that they are not all of one picture.
+    A sentence that means nothing and was answered so is no case: there is nothing to see, and such would be all of the
+    best. No case comes twice; with few sentences the best come first, then the worst. Among equals a hash of the id
+    decides, so that they are not all of one picture.
     """
-    ranking = sorted(judged, key=lambda name: (-judged[name].iou, sha256(name.encode()).digest()))
+    seen = [name for name, sentence in judged.items() if sentence.targeted or sentence.answered]
+    ranking = sorted(seen, key=lambda name: (-judged[name].iou, sha256(name.encode()).digest()))
     best, rest = ranking[:count], ranking[count:]
     worst, middle = rest[::-1][:count], rest[: max(len(rest) - count, 0)]
     start = max(len(middle) - count, 0) // 2

@@ -33,7 +33,8 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     if len(splits) != 1:
         raise ValueError(f"a report compares rows of one data set, split and protocol; got {sorted(splits)}")
     dataset, split, protocol = splits.pop()
-    lines = [f"{dataset} {split}, protocol {protocol}, percent", *_counts(ours)]
+    lines = [f"{dataset} {split}, protocol {protocol}, percent"]
+    lines += [f"{name}: {_counts(scores)}" for name, scores in ours.items()]
     rows = [[name, *(_percent(getattr(scores, key)) for key in _FIGURES.values()), ""] for name, scores in ours.items()]
     for row in published(dataset, split) if beside_published else ():
         printed = [_quoted(getattr(row, key, None)) for key in _FIGURES.values()]
@@ -65,7 +66,11 @@ def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside
     by_split = {next(iter(ours.values())).split: ours for ours in splits}
     lines = [f"{dataset}, protocol {protocol}, percent"]
     for split, ours in by_split.items():
-        lines += _counts(ours, f"{split}, ")
+        # Baselines are made of the same answers, so one line says it for all, unless a picture was lost in between.
+        counts = {name: _counts(scores) for name, scores in ours.items()}
+        agreed = len(set(counts.values())) == 1
+        told = {split: next(iter(counts.values()))} if agreed else {f"{split}, {name}": counts[name] for name in counts}
+        lines += [f"{where}: {count}" for where, count in told.items()]
     rows = []
     for name in dict.fromkeys(name for ours in splits for name in ours):
         cells = [
@@ -102,12 +107,9 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return lines
 
 
-def _counts(ours: Mapping[str, Scores], where: str = "") -> list[str]:
-    """A line for each row: how many sentences its figures rest on, and how many of them no answer was made for."""
-    return [
-        f"{where}{name}: {scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed"
-        for name, scores in ours.items()
-    ]
+def _counts(scores: Scores) -> str:
+    """How many sentences the figures rest on, and how many of them have no answer that can be read."""
+    return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed"
 
 
 def _percent(fraction: float | None) -> str:

@@ -4,13 +4,14 @@
     OUTPUT/baseline-box/predictions.jsonl                      SAM with their boxes alone
     OUTPUT/cases/index.html                                    the best, median and worst of them
 
-What is there already is not computed again. This module prints nothing and knows no published figure.
+Answering is apart from judging, which needs no model. What is there already is not answered again. This module prints
+nothing but its progress and knows no published figure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,15 @@ class Judging:
     def __post_init__(self) -> None:
         if unknown := set(self.baselines).difference(BASELINES):
             raise ValueError(f"the baselines are {', '.join(BASELINES)}; got {', '.join(sorted(unknown))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What the models made of one split: the predictions, and those of `box` where that baseline is wanted."""
+
+    summary: BatchSummary
+    alone: BatchSummary | None
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +102,29 @@ def read_suite(suite: Suite, judging: Judging) -> list[list[Sample]]:
     return everything
 
 
-def evaluate_split(
-    pipeline: Pipeline, entry: DataEntry, samples: list[Sample], output: Path, judging: Judging
-) -> Evaluated:
-    """One split predicted into `output`, scored and shown.
+def answer_split(
+    pipeline: Pipeline, entry: DataEntry, samples: Sequence[Sample], output: Path, judging: Judging
+) -> Answered:
+    """All of a split's work that needs the models: the answers, and SAM's masks of their boxes alone where wanted.
 
     Raises:
-        DataError: `output` holds the predictions of other queries or another model; a protocol that does not fit.
+        DataError: `output` holds the predictions of other queries or another model.
     """
     start = time.perf_counter()
     queries = queries_of(samples)
     with bar(f"{entry.dataset} {entry.split}", len(queries), unit="phrases") as advance:
         summary = predict(pipeline, queries, output, advance=advance)
+    alone = None
+    if BOX in judging.baselines:
+        with bar("box alone", len(queries), unit="phrases") as advance:
+            answers = read_predictions(summary.predictions)
+            alone = box_alone(pipeline, queries, answers, output / f"baseline-{BOX}", advance=advance)
+    return Answered(summary, alone, time.perf_counter() - start)
+
+
+def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample], judging: Judging) -> Evaluated:
+    """The scores of the answers and of the baselines, and the page of cases beside the predictions."""
+    start = time.perf_counter()
 
     def judged(lines: Iterable[PredictionLine]) -> Judgement:
         return judge(
@@ -115,32 +136,30 @@ def evaluate_split(
             min_pixels=judging.min_pixels,
         )
 
-    ours = judged(read_predictions(summary.predictions))
-    baselines: dict[str, Scores] = {}
+    predictions = answered.summary.predictions
+    ours = judged(read_predictions(predictions))
+    baselines = {}
     for baseline in judging.baselines:
-        answers = read_predictions(summary.predictions)
-        if baseline == BOX:
-            with bar("box alone", len(queries), unit="phrases") as advance:
-                alone = box_alone(pipeline, queries, answers, output / f"baseline-{BOX}", advance=advance)
-            baselines[baseline] = judged(read_predictions(alone.predictions)).scores
+        if baseline == BOX and answered.alone is not None:
+            lines = read_predictions(answered.alone.predictions)
         else:
-            baselines[baseline] = judged(filled_boxes(answers)).scores
-    page = _show(samples, summary, ours, output / "cases", entry, judging) if judging.cases else None
-    return Evaluated(entry, summary, ours.scores, baselines, page, time.perf_counter() - start)
+            lines = filled_boxes(read_predictions(predictions))
+        baselines[baseline] = judged(lines).scores
+    page = _show(samples, predictions, ours, judging.cases) if judging.cases else None
+    seconds = answered.seconds + time.perf_counter() - start
+    return Evaluated(entry, answered.summary, ours.scores, baselines, page, seconds)
 
 
-def _show(
-    samples: list[Sample], summary: BatchSummary, ours: Judgement, output: Path, entry: DataEntry, judging: Judging
-) -> Path:
+def _show(samples: Sequence[Sample], predictions: Path, ours: Judgement, count: int) -> Path:
     scores = ours.scores
     figures = {"cIoU": scores.ciou, "gIoU": scores.giou}
     said = ", ".join(f"{title} {100 * figure:.1f}" for title, figure in figures.items() if figure is not None)
     return write_cases(
         samples,
-        read_predictions(summary.predictions),
+        read_predictions(predictions),
         ours.by_id,
-        output,
-        title=f"{entry.dataset} {entry.split}: best, median and worst answers",
+        predictions.parent / "cases",
+        title=f"{scores.dataset} {scores.split}: best, median and worst answers",
         summary=f"{scores.n} phrases, protocol {scores.protocol}: {said}.",
-        count=judging.cases,
+        count=count,
     )

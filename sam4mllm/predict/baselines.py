@@ -88,9 +88,7 @@ def box_alone(
         KeyError: a query without an answer.
     """
     alone = BoxAlone(pipeline, {line.id: line for line in answers})
-    job = output / "job.json"
-    if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("answers") != alone.identity["answers"]:
-        shutil.rmtree(output)
+    _discard_other(output, alone.identity["answers"])
     return predict(alone, queries, output, advance=advance)
 
 
@@ -113,6 +111,13 @@ def _box(item: PredictedObject, line: PredictionLine) -> Box:
     if item.prompt is None or item.prompt.box is None:
         raise DataError(f"prediction {line.id}: an object has no box, so there is no baseline of boxes; leave it out")
     return item.prompt.box
+
+
+def _discard_other(output: Path, answers: str) -> None:
+    """Removes what `output` holds of other answers than those of this digest."""
+    job = output / "job.json"
+    if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("answers") != answers:
+        shutil.rmtree(output)
 
 
 def _digest(answers: Iterable[PredictionLine]) -> str:

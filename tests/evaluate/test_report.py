@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sam4mllm.evaluate.published import published
@@ -82,10 +84,10 @@ def test_a_suite_has_a_table_for_each_data_set_with_its_splits_side_by_side() ->
     first, second = suite_report(splits).split("\n\ngrefcoco")
     lines = first.splitlines()
     assert lines[0] == "refcoco, protocol refcoco, percent"
-    assert lines[1] == "val, ours: 40 queries, 3 without prediction, 2 malformed"
-    assert lines[6].split() == ["val", "cIoU", "testA", "cIoU", "source"]
-    assert lines[8].split() == ["ours", "50.0", "70.0"]
-    assert lines[9].split() == ["ours,", "box", "40.0", "-"]
+    assert lines[1] == "val: 40 queries, 3 without prediction, 2 malformed"
+    assert lines[4].split() == ["val", "cIoU", "testA", "cIoU", "source"]
+    assert lines[6].split() == ["ours", "50.0", "70.0"]
+    assert lines[7].split() == ["ours,", "box", "40.0", "-"]
     (row,) = [line for line in lines if line.startswith("Seg-Zero")]
     assert row.split()[:3] == ["Seg-Zero-7B", "-", "80.3"] and row.endswith("Seg-Zero's repository")
     assert "val gIoU  val cIoU  val N-acc" in second and "66.43" in second and "40 queries" in second
@@ -93,6 +95,15 @@ def test_a_suite_has_a_table_for_each_data_set_with_its_splits_side_by_side() ->
     assert "Seg-Zero" not in alone and "source" not in alone
     with pytest.raises(ValueError, match="needs splits"):
         suite_report([])
+
+
+def test_rows_that_rest_on_other_answers_tell_their_own_counts() -> None:
+    rows = {"ours": _scores("refcoco", "val"), "ours, box": replace(_scores("refcoco", "val"), malformed=7)}
+    lines = suite_report([rows]).splitlines()
+    assert lines[1:3] == [
+        "val, ours: 40 queries, 3 without prediction, 2 malformed",
+        "val, ours, box: 40 queries, 3 without prediction, 7 malformed",
+    ]
 
 
 def test_a_run_named_as_a_published_system_keeps_its_own_row() -> None:
