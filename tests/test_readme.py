@@ -70,8 +70,10 @@ def test_each_sam4mllm_command_parses_and_its_recipe_loads(arguments: list[str])
 
 @pytest.mark.parametrize("arguments", named("python"), ids=" ".join)
 def test_each_tool_is_there_and_knows_its_options(arguments: list[str]) -> None:
-    source = (HOME / arguments[0]).read_text(encoding="utf-8")
     assert arguments[0].startswith("tools/")
+    # The build scripts share the options of building.py.
+    scripts = [HOME / arguments[0], HOME / "tools" / "building.py"]
+    source = "".join(script.read_text(encoding="utf-8") for script in scripts)
     for option in arguments[1:]:
         assert not option.startswith("--") or f'add_argument("{option}"' in source, option
 
