@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.load import quiet
 from sam4mllm.segment.segment_anything import save_checkpoint
 
 SEGMENT_ANYTHING = "segment_anything"
@@ -89,7 +90,8 @@ def save_tiny(name: str, folder: Path, seed: int = 0) -> Path:
     if name == SEGMENT_ANYTHING:
         save_checkpoint(folder / "sam.pth", tiny_sam(seed), TINY)
         return folder / "sam.pth"
-    tiny_model(name, seed).save_pretrained(folder)
+    with quiet():
+        tiny_model(name, seed).save_pretrained(folder)
     return folder
 
 

@@ -81,7 +81,7 @@ def _load_transformers(place: str, device: torch.device | str, dtype: torch.dtyp
     import transformers
 
     try:
-        with _quiet():
+        with quiet():
             configuration, _ = transformers.PreTrainedConfig.get_config_dict(place)
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -92,7 +92,7 @@ def _load_transformers(place: str, device: torch.device | str, dtype: torch.dtyp
     except ModelError as error:
         raise ModelError(f"the segmenter {place!r}: {error}") from None
     try:
-        with _quiet():
+        with quiet():
             # Misshapen weights are listed like missing ones, so that both are told in one line of ours.
             model, report = getattr(transformers, family.model_class).from_pretrained(
                 place, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
@@ -133,7 +133,7 @@ def _pixel_statistics(place: str, family: SamFamily) -> tuple[Sequence[float], S
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own report, which is checked here instead; its progress bar on a terminal alone."""
     from transformers.utils import logging as transformers_logging
 
