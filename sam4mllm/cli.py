@@ -48,7 +48,9 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder, or a base model (a folder, a Hub id, or `shapes`)")
     parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for a base model")
     parser.add_argument(
-        "--segmenter", metavar="FILE", help="SAM checkpoint (.pth, or `shapes`); default: the one that the run names"
+        "--segmenter",
+        metavar="CHECKPOINT",
+        help="SAM checkpoint (.pth, folder, Hub id or `shapes`); default: the run's",
     )
     _device_option(parser)
     parser.add_argument(

@@ -234,7 +234,7 @@ def _pipeline(options: Namespace) -> Pipeline:
 def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetStore:
     """The targets of `samples`, computed where the store lacks them."""
     from sam4mllm.predict.loading import chosen_device
-    from sam4mllm.segment.segment_anything import load_segmenter
+    from sam4mllm.segment.load import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
 

@@ -25,7 +25,7 @@ from sam4mllm.predict.ceiling import recite
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import bar
 from sam4mllm.recipe import Recipe, load_recipe
-from sam4mllm.segment.segment_anything import load_segmenter
+from sam4mllm.segment.load import load_segmenter
 from sam4mllm.targets.prepare import prepare_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.train.dataset import read_entries, spread

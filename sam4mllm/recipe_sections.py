@@ -40,9 +40,7 @@ class SegmenterSection(Section):
     """The model that turns prompts into masks."""
 
     checkpoint: str
-    """A `.pth` file, or "shapes" for the model that travels with the package."""
-    kind: Literal["segment_anything"] = "segment_anything"
-    """The library whose checkpoint it is."""
+    """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the packaged model."""
     dtype: Dtype = "float32"
     """The type that it computes in; "auto" is bfloat16 on a GPU that has it, else float32."""
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sam4mllm import commands
 from sam4mllm.cli import main
+from sam4mllm.doctor.tiny_segmenters import save_tiny
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
@@ -113,6 +115,11 @@ def make_checkpoints(folder: Path) -> None:
     torch.save(content["model"] | flat, folder / "flat.pth")
     torch.save(content | {"architecture": 3}, folder / "number.pth")
     torch.save(content | {"architecture": {"num_heads": 0}}, folder / "headless.pth")
+    (folder / "vit").mkdir()
+    (folder / "vit/config.json").write_text('{"model_type": "vit"}')
+    weights = load_file(save_tiny("sam2", folder / "sam2") / "model.safetensors")
+    del weights["mask_decoder.iou_token.weight"]
+    save_file(weights, folder / "sam2/model.safetensors", metadata={"format": "pt"})
 
 
 def prediction(**changes: Any) -> dict[str, Any]:
@@ -222,6 +229,14 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "a checkpoint of other shapes": (with_checkpoint("flat"), "shapes that no segment_anything Sam has"),
     "a checkpoint with a number for sizes": (with_checkpoint("number"), "architecture beside the weights is a mapping"),
     "a checkpoint of impossible sizes": (with_checkpoint("headless"), "has no Sam of this architecture"),
+    "a segmenter's folder of another model": (
+        segment("a.png", "some/model", "--segmenter", "{home}/vit"),
+        "model type 'vit' is no segmenter that is known here",
+    ),
+    "a segmenter's folder that lacks weights": (
+        segment("a.png", "some/model", "--segmenter", "{home}/sam2"),
+        "no weights ['mask_decoder.iou_token.weight'] (1 in all); is it a whole Sam2Model?",
+    ),
     "a recipe's checkpoint of another model": (prepare("segmenter.checkpoint={home}/linear.pth"), "Sam has them"),
 }
 

@@ -27,11 +27,12 @@ from segment_anything import SamPredictor
 from timing import machine, take_turns, write_json
 
 from sam4mllm.data.shapes.scenes import Scene, make_scene
-from sam4mllm.errors import Sam4mllmError
+from sam4mllm.errors import ModelError, Sam4mllmError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.segment.base import Embeddings
-from sam4mllm.segment.segment_anything import SegmentAnything, load_segmenter
+from sam4mllm.segment.load import load_segmenter
+from sam4mllm.segment.segment_anything import SegmentAnything
 from sam4mllm.targets.sampling import draw_groups, seeded
 from sam4mllm.targets.scoring import Candidate, score_picture
 
@@ -126,6 +127,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """The figures: milliseconds an object of each way, and what comes before it in all of them."""
     device = chosen_device(options.device)
     segmenter = load_segmenter(options.checkpoint, device)
+    if not isinstance(segmenter, SegmentAnything):
+        raise ModelError(f"{options.checkpoint}: the baselines are segment_anything's; give one of its .pth files")
     predictor = SamPredictor(segmenter.sam)
     scenes = scenes_of(options.objects, options.seed)
 

@@ -239,7 +239,7 @@ def main() -> None:
         elif (step + 1) % 100 == 0:
             log.report(step + 1)
     options.output.mkdir(parents=True, exist_ok=True)
-    # Half precision halves the package; `load_segmenter` computes in the type that it is asked for.
+    # Half precision halves the package; `load_checkpoint` computes in the type that it is asked for.
     save_checkpoint(options.output / "sam_shapes.pth", sam.half(), ARCHITECTURE)
 
 

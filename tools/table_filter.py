@@ -38,7 +38,7 @@ from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import bar
 from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.segment.base import Segmenter
-from sam4mllm.segment.segment_anything import load_segmenter
+from sam4mllm.segment.load import load_segmenter
 from sam4mllm.targets.prepare import pictures_of, prepare_targets
 from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, score_picture

@@ -124,7 +124,7 @@ def _is_path(name: str) -> bool:
 
 
 def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder | None, device: str) -> Segmenter:
-    from sam4mllm.segment.segment_anything import load_segmenter
+    from sam4mllm.segment.load import load_segmenter
 
     if given is not None and not isinstance(given, str | Path):
         return given
@@ -135,7 +135,7 @@ def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder |
     elif base == EMBEDDED:
         section = SegmenterSection(checkpoint=EMBEDDED)
     else:
-        raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter FILE.pth)")
+        raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter CHECKPOINT)")
     return load_segmenter(section.checkpoint, device, section.dtype)
 
 

@@ -1,8 +1,8 @@
 """The frames that a segmenter works in: the only place of segment/ that scales or resizes.
 
-A picture of (W, H) pixels is resized so that its longest side is the segmenter's `side`, then padded right and below to
-a square; masks come back as logits on a coarse grid over that square. `InputFrame` leads into the square, `Upsampling`
-leads back from the coarse grid to the original pixels. This module knows no model and no prompt.
+A picture of (W, H) pixels is brought into a square of the segmenter's `side`: its longest side resized to it and the
+rest padded (`InputFrame`), or both sides resized to it (`SquareFrame`). Masks come back as logits on a coarse grid over
+that square; `Upsampling` leads from there to the original pixels. This module knows no model and no prompt.
 """
 
 from __future__ import annotations
@@ -41,6 +41,26 @@ class InputFrame:
             return image
         return np.asarray(Image.fromarray(image).resize(resized_wh, Image.Resampling.BILINEAR))
 
+    def pixels(self, images: Sequence[npt.NDArray[np.uint8]], mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+        """Pictures (H, W, 3) uint8 RGB as (P, 3, side, side) float32, less `mean` and by `std`, padded with 0.
+
+        `mean` and `std` are (3, 1, 1) on the scale of 0 to 255, on the device that the result is wanted on.
+
+        Raises:
+            ValueError: no pictures, or one that is not (H, W, 3) uint8.
+        """
+        if not images:
+            raise ValueError("no pictures to embed")
+        batch = torch.zeros(len(images), 3, self.side, self.side, device=mean.device)
+        for place, image in enumerate(images):
+            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+                raise ValueError(f"a picture is (H, W, 3) uint8; got {image.shape} {image.dtype}")
+            resized = torch.from_numpy(np.array(self.resize(image))).to(mean.device).permute(2, 0, 1)
+            height, width = resized.shape[1:]
+            # Padding comes after the normalisation, so it is 0 there (Sam.preprocess).
+            batch[place, :, :height, :width] = (resized - mean) / std
+        return batch
+
     def scale_xy(self, sizes_wh: Sequence[tuple[int, int]]) -> torch.Tensor:
         """Factors (P, 2) float32 that bring x and y, in pixels of each picture, into the square."""
         factors = [
@@ -62,6 +82,26 @@ class InputFrame:
             rows=(_linear(resized_height, height) @ to_square[:resized_height]).float(),
             columns=(_linear(resized_width, width) @ to_square[:resized_width]).float(),
         )
+
+
+class SquareFrame(InputFrame):
+    """The square of `side` pixels to which a picture is resized both ways, whatever its shape.
+
+    Source of the rule: transformers' `Sam2ImageProcessor` and `Sam3ImageProcessor`.
+    """
+
+    __slots__ = ()
+
+    def resized_wh(self, size_wh: tuple[int, int]) -> tuple[int, int]:
+        """The whole square."""
+        return self.side, self.side
+
+    def upsampling(self, size_wh: tuple[int, int], coarse_side: int) -> Upsampling:
+        """See `InputFrame.upsampling`. Here it is one step, from the coarse grid straight to the picture
+        (`Sam2ImageProcessor.post_process_masks`).
+        """
+        width, height = size_wh
+        return Upsampling(_linear(coarse_side, height).float(), _linear(coarse_side, width).float())
 
 
 class Window(NamedTuple):
@@ -114,6 +154,26 @@ class Upsampling:
         rows, coarse_rows = _reach(self.rows, first_row, last_row)
         columns, coarse_columns = _reach(self.columns, first_column, last_column)
         return Window(rows, columns, coarse_rows, coarse_columns)
+
+
+class Upsamplings:
+    """The upsamplings from one frame's coarse grid on one device, kept for the last 64 sizes of pictures."""
+
+    def __init__(self, frame: InputFrame, coarse_side: int, device: torch.device) -> None:
+        self._frame = frame
+        self._coarse_side = coarse_side
+        self._device = device
+        self._kept: dict[tuple[int, int], Upsampling] = {}
+
+    def of(self, size_wh: tuple[int, int]) -> Upsampling:
+        """The way back to a picture of `size_wh`."""
+        found = self._kept.pop(size_wh, None)
+        if found is None:
+            found = self._frame.upsampling(size_wh, self._coarse_side).to(self._device)
+        self._kept[size_wh] = found
+        if len(self._kept) > 64:
+            del self._kept[next(iter(self._kept))]
+        return found
 
 
 def _linear(source: int, target: int) -> torch.Tensor:

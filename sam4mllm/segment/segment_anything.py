@@ -6,7 +6,6 @@ continuous (a pixel's centre ends in .5 already), so the half is taken off again
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,9 @@ import torch
 from sam4mllm.errors import ModelError
 from sam4mllm.segment.architecture import SamArchitecture
 from sam4mllm.segment.base import Decoded, Embeddings, Segmenter
-from sam4mllm.segment.frame import InputFrame, Upsampling
+from sam4mllm.segment.fingerprint import fingerprint_of
+from sam4mllm.segment.frame import InputFrame, Upsampling, Upsamplings
 from sam4mllm.segment.shared_decoder import SharedDecoder
-
-EMBEDDED = "shapes"
-"""The name of the segmenter that travels with the package."""
 
 
 class SegmentAnything(Segmenter):
@@ -47,10 +44,9 @@ class SegmentAnything(Segmenter):
         self._sam.image_encoder.to(dtype)
         self._sam.mask_decoder.to(dtype)
         self._frame = InputFrame(int(sam.image_encoder.img_size))
-        self._coarse_side = 4 * int(sam.prompt_encoder.image_embedding_size[0])
         with torch.inference_mode():
             self._decoder = SharedDecoder(self._sam)
-        self._upsamplings: dict[tuple[int, int], Upsampling] = {}
+        self._upsamplings = Upsamplings(self._frame, 4 * int(sam.prompt_encoder.image_embedding_size[0]), self.device)
 
     @property
     def sam(self) -> Any:
@@ -60,17 +56,17 @@ class SegmentAnything(Segmenter):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names, shapes and values of the weights, what shapes do not tell, and the number type."""
-        digest = hashlib.sha256()
         sam = self._sam
         heads = [block.attn.num_heads for block in sam.image_encoder.blocks]
         windows = [block.window_size for block in sam.image_encoder.blocks]
         decoder_heads = sam.mask_decoder.transformer.layers[0].self_attn.num_heads
         statistics = [sam.pixel_mean.flatten().tolist(), sam.pixel_std.flatten().tolist()]
-        digest.update(repr((str(self.dtype), self._frame.side, heads, windows, decoder_heads, statistics)).encode())
-        for name, weight in sorted(sam.state_dict().items()):
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            digest.update(weight.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        told = (str(self.dtype), self._frame.side, heads, windows, decoder_heads, statistics)
+        return fingerprint_of(told, sam.state_dict())
+
+    def pixels(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
+        """What the image encoder sees of the pictures: (P, 3, side, side) float32. Raises as `embed` does."""
+        return self._frame.pixels(images, self._sam.pixel_mean, self._sam.pixel_std)
 
     @torch.inference_mode()
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
@@ -79,18 +75,7 @@ class SegmentAnything(Segmenter):
         Raises:
             ValueError: a picture that is not (H, W, 3) uint8.
         """
-        if not images:
-            raise ValueError("no pictures to embed")
-        side = self._frame.side
-        batch = torch.zeros(len(images), 3, side, side, device=self.device)
-        for place, image in enumerate(images):
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(f"a picture is (H, W, 3) uint8; got {image.shape} {image.dtype}")
-            resized = torch.from_numpy(np.array(self._frame.resize(image))).to(self.device).permute(2, 0, 1)
-            height, width = resized.shape[1:]
-            # Padding comes after the normalisation, so it is 0 there (Sam.preprocess).
-            batch[place, :, :height, :width] = (resized - self._sam.pixel_mean) / self._sam.pixel_std
-        features = self._sam.image_encoder(batch.to(self.dtype))
+        features = self._sam.image_encoder(self.pixels(images).to(self.dtype))
         return Embeddings((features,), tuple((image.shape[1], image.shape[0]) for image in images))
 
     @torch.inference_mode()
@@ -113,37 +98,24 @@ class SegmentAnything(Segmenter):
         return Decoded(logits, iou, index, embeddings.sizes_wh)
 
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
-        """See `Segmenter.upsampling`. Kept for the last 64 sizes."""
-        found = self._upsamplings.pop(size_wh, None)
-        if found is None:
-            found = self._frame.upsampling(size_wh, self._coarse_side).to(self.device)
-        self._upsamplings[size_wh] = found
-        if len(self._upsamplings) > 64:
-            del self._upsamplings[next(iter(self._upsamplings))]
-        return found
+        """See `Segmenter.upsampling`."""
+        return self._upsamplings.of(size_wh)
 
 
-def load_segmenter(
-    checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "float32"
+def load_checkpoint(
+    path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SegmentAnything:
     """Loads a segment_anything checkpoint.
 
     Args:
-        checkpoint: A `.pth` that holds a state dict (as Facebook's do) or `{"model": state dict, "architecture":
-        {...}}`, the
-            second a part of `SamArchitecture`; or "shapes" for the small one that travels with the package.
+        path: A `.pth` that holds a state dict (as Facebook's do) or `{"model": state dict, "architecture": {...}}`,
+            the second a part of `SamArchitecture`.
         device: Where it computes.
-        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that has it, else float32. Weights are
-            brought to it from whatever type they are stored in.
+        dtype: What it computes in. Weights are brought to it from whatever type they are stored in.
 
     Raises:
-        ModelError: no such file, not a checkpoint, not a SAM, missing or misshapen weights, or an unknown number type.
+        ModelError: no such file, not a checkpoint, not a SAM, missing or misshapen weights.
     """
-    path = Path(checkpoint)
-    if str(checkpoint) == EMBEDDED:
-        from sam4mllm import models
-
-        path = models.path("segmenter")
     weights, beside = _read(path)
     try:
         architecture = SamArchitecture.infer(weights, beside)
@@ -152,7 +124,7 @@ def load_segmenter(
     try:
         sam = architecture.build()
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise ModelError(f"{path}: segment_anything has no Sam of this architecture: {_first_line(error)}") from error
+        raise ModelError(f"{path}: segment_anything has no Sam of this architecture: {first_line(error)}") from error
     expected = sam.state_dict()
     missing = sorted(set(expected) - set(weights))
     unknown = sorted(set(weights) - set(expected))
@@ -161,27 +133,18 @@ def load_segmenter(
         if names:
             raise ModelError(f"{path}: {what} weights {names[:3]} ({len(names)} in all); is it a whole SAM checkpoint?")
     sam.load_state_dict(weights)
-    return SegmentAnything(sam, device, _dtype(dtype, torch.device(device)))
+    return SegmentAnything(sam, device, dtype)
 
 
 def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None:
-    """Writes a Sam in the form that `load_segmenter` reads, with the architecture beside the weights."""
+    """Writes a Sam in the form that `load_checkpoint` reads, with the architecture beside the weights."""
     torch.save({"model": sam.state_dict(), "architecture": architecture.to_dict()}, path)
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    halves = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    auto = torch.bfloat16 if halves else torch.float32
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": auto}
-    if name not in known:
-        raise ModelError(f"unknown number type {name!r} for the segmenter; use one of {', '.join(known)}")
-    return known[name]
 
 
 def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
     """The weights of a checkpoint and what stands beside them."""
     if not path.is_file():
-        raise ModelError(f"no segmenter checkpoint at {path}; give a segment_anything .pth, or {EMBEDDED!r}")
+        raise ModelError(f"no segmenter checkpoint at {path}")
     try:
         # torch warns of a pickle that it does not know well, on its way to refusing it.
         with warnings.catch_warnings(action="ignore"):
@@ -190,7 +153,7 @@ def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
     except Exception as error:
         reason = "it holds more than weights, or no weights at all"
         if not isinstance(error, pickle.UnpicklingError):
-            reason = _first_line(error)
+            reason = first_line(error)
         raise ModelError(f"{path} is no checkpoint of plain weights: {reason}; give a segment_anything .pth") from None
     beside: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and "model" in content:
@@ -203,7 +166,7 @@ def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
     return content, beside
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The kind of an error and the beginning of what it says, up to its first full stop."""
     said = str(error).strip().partition("\n")[0].partition(". ")[0]
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

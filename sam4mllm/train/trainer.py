@@ -47,7 +47,7 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     from sam4mllm.mllm.load import load_mllm
     from sam4mllm.mllm.lora import attach_lora
     from sam4mllm.predict.loading import chosen_device
-    from sam4mllm.segment.segment_anything import load_segmenter
+    from sam4mllm.segment.load import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_lessons, read_entries, spread

@@ -11,7 +11,8 @@ from segment_anything import SamPredictor, sam_model_registry
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.segment.architecture import SamArchitecture
-from sam4mllm.segment.segment_anything import SegmentAnything, load_segmenter, save_checkpoint
+from sam4mllm.segment.load import load_segmenter
+from sam4mllm.segment.segment_anything import SegmentAnything, save_checkpoint
 from tests.tiny_sam import TINY, tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)

@@ -1,19 +1,31 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sam4mllm.doctor.tiny_segmenters import tiny_model
 from sam4mllm.geometry import Box, SamPrompt, box_of_mask
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.families import family_of
 from sam4mllm.segment.frame import InputFrame
 from sam4mllm.segment.segment_anything import SegmentAnything
+from sam4mllm.segment.transformers_sam import TransformersSam
 from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, coarse_iou, score_picture
 from tests.tiny_sam import tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
+
+
+SEGMENTERS: dict[str, Callable[[], Segmenter]] = {
+    "sam": lambda: SegmentAnything(tiny_sam()),
+    "sam2": lambda: TransformersSam(tiny_model("sam2"), family_of("sam2")),
+    "box": lambda: BoxSegmenter(points_cut=True),
+}
 
 
 def plain_iou(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -54,9 +66,9 @@ def one_by_one(segmenter: Segmenter, item: Candidate) -> tuple[list[float], floa
 
 @pytest.mark.parametrize("boxes", [None, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
-@pytest.mark.parametrize("kind", ["sam", "box"])
+@pytest.mark.parametrize("kind", ["sam", "sam2", "box"])
 def test_scores_are_those_of_prompts_one_by_one(kind: str, batch_size: int, boxes: int | None) -> None:
-    segmenter: Segmenter = SegmentAnything(tiny_sam()) if kind == "sam" else BoxSegmenter(points_cut=True)
+    segmenter: Segmenter = SEGMENTERS[kind]()
     candidates = [candidate(number, boxes=boxes) for number in range(3)]
     scores = score_picture(segmenter, segmenter.embed([IMAGE]), candidates, batch_size)
     assert len(scores) == 3

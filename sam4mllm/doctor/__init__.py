@@ -1,0 +1,1 @@
+"""Checks that every kind of model runs here, on small random models of the real classes."""

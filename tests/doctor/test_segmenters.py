@@ -1,0 +1,78 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam4mllm.doctor import segmenters as doctor
+from sam4mllm.doctor.segmenters import Subject, check_segmenters, checks_of
+from sam4mllm.doctor.tiny_segmenters import SEGMENT_ANYTHING, save_tiny
+from sam4mllm.segment.base import Embeddings
+from sam4mllm.segment.families import FAMILIES
+from sam4mllm.segment.frame import InputFrame, SquareFrame
+from sam4mllm.segment.transformers_sam import TransformersSam
+
+NAMES = [SEGMENT_ANYTHING, *(family.name for family in FAMILIES)]
+DOCS = Path(__file__).parents[2] / "docs/segmenters.md"
+
+
+def test_every_segmenter_passes_every_check() -> None:
+    outcomes = check_segmenters()
+    assert outcomes == {name: {check: True for check in checks_of(name)} for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny("sam2", tmp_path_factory.mktemp("sam2"))
+
+
+def test_pictures_in_the_wrong_frame_are_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SquareFrame, "resized_wh", InputFrame.resized_wh)
+    assert "is another one to the image encoder" in str(doctor.pixels_of_library(Subject("sam2", sam2)))
+    assert "logits are off" in str(doctor.masks_of_library(Subject("sam2", sam2)))
+
+
+def test_half_a_pixel_in_the_prompts_is_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TransformersSam.decode_points
+
+    def decode_points(self: TransformersSam, embeddings: Embeddings, *rest: torch.Tensor | None) -> object:
+        index, boxes, points, labels = rest
+        scale = SquareFrame(128).scale_xy(embeddings.sizes_wh)[index]
+        moved = None if boxes is None else boxes + 0.5 / scale.repeat(1, 2)
+        return right(self, embeddings, index, moved, points + 0.5 / scale[:, None], labels)
+
+    monkeypatch.setattr(TransformersSam, "decode_points", decode_points)
+    assert "logits are off" in str(doctor.masks_of_library(Subject("sam2", sam2)))
+    assert doctor.batch_is_one_by_one(Subject("sam2", sam2)) is None
+
+
+def test_a_batch_out_of_order_is_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = TransformersSam.decode_points
+
+    def decode_points(self: TransformersSam, embeddings: Embeddings, index: torch.Tensor, *rest: object) -> object:
+        return right(self, embeddings, index.flip(0), *rest)
+
+    monkeypatch.setattr(TransformersSam, "decode_points", decode_points)
+    assert "is off by" in str(doctor.batch_is_one_by_one(Subject("sam2", sam2)))
+
+
+def test_what_does_not_run_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str, folder: Path) -> Path:
+        raise ImportError(f"no {name} in this library\nand more")
+
+    monkeypatch.setattr(doctor, "save_tiny", broken)
+    assert check_segmenters() == {name: {"builds": f"ImportError: no {name} in this library"} for name in NAMES}
+
+
+def test_the_docs_list_every_segmenter_and_check() -> None:
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in DOCS.read_text().splitlines() if "|" in line
+    ]
+    header = next(row for row in rows if row[0] == "check")
+    table = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows[rows.index(header) + 2 :]}
+    assert header[1:] == NAMES
+    checks = {
+        check: {name: "yes" if check in checks_of(name) else "-" for name in NAMES}
+        for check in checks_of(SEGMENT_ANYTHING)
+    }
+    assert {name: row for name, row in table.items() if re.fullmatch(r"[a-z0-9_]+", name)} == checks
