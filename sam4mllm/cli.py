@@ -18,7 +18,7 @@ from typing import NoReturn
 from sam4mllm import __version__
 from sam4mllm.errors import DataError, Sam4mllmError
 
-DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes")
+DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes", "jsonl", "coco", "hub")
 
 _ROOT_HELP = (
     "folder that holds refcoco/refs(unc).p and instances.json, grefcoco/, ReasonSeg/ and "
@@ -62,14 +62,16 @@ def _device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda where there is one")
 
 
-def _dataset_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+def _dataset_options(parser: argparse.ArgumentParser, *, several: bool = False, required: bool = True) -> None:
+    """Where a data set is; what each of them needs is checked with the rest of a recipe's data entry."""
     if several:
         parser.add_argument(
             "--dataset",
             required=True,
             action="append",
             choices=(*DATASETS, "all"),
-            help="which data set; may be repeated; all: every benchmark that the root holds",
+            help="which data set; may be repeated; all: every benchmark that the root holds; jsonl, coco and hub are "
+            "data of your own",
         )
         parser.add_argument(
             "--split",
@@ -78,15 +80,39 @@ def _dataset_options(parser: argparse.ArgumentParser, *, several: bool = False) 
             help="val, testA, testB, test ...; may be repeated; default: every split that is not for training",
         )
     else:
-        parser.add_argument("--dataset", required=True, choices=DATASETS, help="which data set")
-        parser.add_argument("--split", required=True, help="val, testA, testB, test ...")
-    parser.add_argument("--root", required=True, type=Path, metavar="DIR", help=_ROOT_HELP)
+        parser.add_argument(
+            "--dataset",
+            required=required,
+            choices=DATASETS,
+            help="which data set; jsonl, coco and hub are data of your own",
+        )
+        parser.add_argument("--split", help="val, testA, testB, test ...")
+    parser.add_argument("--root", type=Path, metavar="DIR", help=_ROOT_HELP)
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not the usual one under --root"
+        "--path",
+        type=Path,
+        metavar="FILE",
+        help="data of your own, in place of --root and --split: the JSONL, COCO's instances, or the folder of a data "
+        "set of `datasets`",
+    )
+    parser.add_argument("--phrases", type=Path, metavar="FILE", help="for coco: the file of phrases")
+    parser.add_argument(
+        "--column",
+        action="append",
+        metavar="OURS=THEIRS",
+        help="for hub: the column of image, phrase, masks, boxes, id",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not the usual one"
     )
     parser.add_argument("--split-by", metavar="NAME", help="whose split: refs(NAME).p; default: unc, for refcocog umd")
+
+
+def _score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--protocol", choices=("refcoco", "grefcoco", "reasonseg"), help="default: the data set's own, as published"
+        "--protocol",
+        choices=("refcoco", "grefcoco", "reasonseg"),
+        help="default: the data set's own, as published; grefcoco for data of your own",
     )
     parser.add_argument(
         "--min-pixels", type=_positive, default=1, metavar="N", help="a smaller mask counts as no target (default: 1)"
@@ -201,10 +227,14 @@ def build_parser() -> argparse.ArgumentParser:
     predict = verb(
         "predict",
         "segment many pictures",
-        "Writes DIR/predictions.jsonl; resumes from whole shards. A bad input spoils one line; the exit status is 1.",
+        "Asks a file of queries, or all of a data set. Writes DIR/predictions.jsonl; resumes from whole shards. A bad "
+        "input spoils one line; the exit status is 1.",
     )
     _model_options(predict)
-    predict.add_argument("queries", metavar="QUERIES.jsonl", type=Path, help='lines of {"id", "image", "phrase"}')
+    predict.add_argument(
+        "queries", metavar="QUERIES.jsonl", nargs="?", type=Path, help='lines of {"id", "image", "phrase"}'
+    )
+    _dataset_options(predict, required=False)
     predict.add_argument("--output", required=True, type=Path, metavar="DIR")
     _batch_option(predict)
     _json_option(predict)
@@ -217,6 +247,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _model_options(evaluate)
     _dataset_options(evaluate, several=True)
+    _score_options(evaluate)
+    evaluate.add_argument(
+        "--chat",
+        type=Path,
+        metavar="FILE",
+        help="also ask the questions of a chat file, of the tuned model and of its base, and tell how many answers are "
+        "right",
+    )
     evaluate.add_argument(
         "--output",
         type=Path,
@@ -246,7 +284,17 @@ def build_parser() -> argparse.ArgumentParser:
     score = verb("score", "score a file of predictions, from this or any other program")
     score.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path)
     _dataset_options(score)
+    _score_options(score)
     _json_option(score)
+
+    convert = verb(
+        "convert",
+        "write any data set that can be read as one JSONL, the format of data of your own",
+        "Pictures are not copied: the file names them where they are, relative to its folder if they are in it.",
+    )
+    _dataset_options(convert)
+    convert.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.jsonl")
+    convert.add_argument("--limit", type=_positive, metavar="N", help="only the first N phrases")
 
     shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
     shapes.add_argument("directory", metavar="DIR", type=Path)

@@ -17,10 +17,13 @@ from sam4mllm.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sam4mllm.data.dialogues import Dialogue
     from sam4mllm.data.sample import Sample
+    from sam4mllm.evaluate.suite import Suite
     from sam4mllm.predict.batch import BatchSummary
     from sam4mllm.predict.pipeline import Pipeline
     from sam4mllm.recipe import Recipe
+    from sam4mllm.recipe_sections import DataEntry
     from sam4mllm.targets.store import TargetStore
 
 
@@ -36,11 +39,12 @@ def prepare(options: Namespace) -> int:
     """The targets of a recipe's training data."""
     from statistics import fmean
 
+    from sam4mllm.data.mixture import read_mixture
     from sam4mllm.recipe import load_recipe
-    from sam4mllm.train.dataset import read_entries
 
     recipe = load_recipe(options.recipe, options.overrides)
-    store = _targets(recipe, read_entries(recipe.data.train), options.device)
+    mixture = read_mixture(recipe.data, recipe.seed)
+    store = _targets(recipe, mixture.samples, options.device)
     targets = list(store.read().values())
     figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped())}
     means = {
@@ -49,6 +53,7 @@ def prepare(options: Namespace) -> int:
         "iou_random_group": fmean(target.mean_iou for target in targets) if targets else None,
     }
     if options.json != "-":
+        print("\n".join(mixture.leakage_lines()))
         print(f"{len(targets)} objects with a target, {figures['skipped']} without, in {store.path}")
         if targets:
             print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
@@ -61,14 +66,15 @@ def inspect(options: Namespace) -> int:
 
     Only what is shown is computed. An object's targets depend on the object alone, so they are those of `prepare`.
     """
+    from sam4mllm.data.mixture import read_mixture
     from sam4mllm.inspect import write_page
     from sam4mllm.methods import method_from_settings
     from sam4mllm.progress import bar
     from sam4mllm.recipe import load_recipe
-    from sam4mllm.train.dataset import read_entries, spread
+    from sam4mllm.train.dataset import spread
 
     recipe = load_recipe(options.recipe, options.overrides)
-    samples = spread(read_entries(recipe.data.train), options.limit)
+    samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
     store = _targets(recipe, samples, options.device)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
@@ -110,6 +116,16 @@ def shapes(options: Namespace) -> int:
     return 0
 
 
+def convert(options: Namespace) -> int:
+    """Any data set of samples, as a JSONL of data of one's own."""
+    from sam4mllm.data.jsonl import write_jsonl
+
+    samples = _samples(options)
+    write_jsonl(samples, options.output)
+    print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} pictures")
+    return 0
+
+
 def segment(options: Namespace) -> int:
     """One picture and one phrase; the status is 1 when the model's answer could not be read."""
     from sam4mllm.data.images import load_image
@@ -134,12 +150,14 @@ def segment(options: Namespace) -> int:
 
 
 def predict(options: Namespace) -> int:
-    """A file of queries; the status is 1 when a line came out as an error."""
-    from sam4mllm.data.queries import read_queries
+    """A file of queries, or those of a data set; the status is 1 when a line came out as an error."""
+    from sam4mllm.data.queries import queries_of, read_queries
     from sam4mllm.predict.batch import predict as predict_all
     from sam4mllm.progress import bar
 
-    queries = read_queries(options.queries)
+    if (options.queries is None) == (options.dataset is None):
+        raise DataError("predict asks a QUERIES.jsonl, or a data set named by --dataset; give one of the two")
+    queries = queries_of(_samples(options)) if options.queries is None else read_queries(options.queries)
     pipeline = _pipeline(options)
     with bar("predict", len(queries), unit="phrases") as advance:
         summary = predict_all(pipeline, queries, options.output, advance=advance)
@@ -152,16 +170,19 @@ def evaluate(options: Namespace) -> int:
     """Splits of data sets, predicted and scored; the status is 1 when a line came out as an error."""
     import time
 
+    from sam4mllm.evaluate.chat import chat_report
     from sam4mllm.evaluate.report import report, suite_report
     from sam4mllm.evaluate.results import results_record, write_results
     from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
-    from sam4mllm.evaluate.suite import choose_suite, comparable
+    from sam4mllm.evaluate.suite import comparable
+    from sam4mllm.predict.chat import check_chat
 
     start = time.perf_counter()
     data = {"split_by": options.split_by, "limit": options.limit}
-    suite = choose_suite(options.dataset, options.split, options.root, images=options.images, **data)
+    suite = _suite(options)
     judging = Judging(options.protocol, options.min_pixels, tuple(dict.fromkeys(options.baseline)), options.cases)
     samples = read_suite(suite, judging)
+    chats = _chats(options)
     home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
     output = options.output or suite.output(home)
     pipeline = _pipeline(options)
@@ -180,6 +201,9 @@ def evaluate(options: Namespace) -> int:
         command=["sam4mllm", *options.arguments],
         seconds=time.perf_counter() - start,
     )
+    chat_scores = check_chat(pipeline.engine, chats) if chats else {}
+    chat = {"chat": {"file": str(options.chat)} | {name: each.to_json() for name, each in chat_scores.items()}}
+    record |= chat if chats else {}
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
     rows = [split.rows(str(options.run)) for split in done]
@@ -188,26 +212,27 @@ def evaluate(options: Namespace) -> int:
         print(report(rows[0], beside_published=beside_published), end="")
     elif options.json != "-":
         print(suite_report(rows, beside_published=beside_published), end="")
-    _write_json(done[0].scores.to_json() if suite.named else record, options.json)
+    if options.json != "-" and chats:
+        print(f"\nchat {options.chat}\n{chat_report(chat_scores)}", end="")
+    _write_json(done[0].scores.to_json() | (chat if chats else {}) if suite.named else record, options.json)
     return 1 if any(split.summary.error for split in done) else 0
 
 
 def score(options: Namespace) -> int:
     """A file of predictions, from this or any other program."""
     from sam4mllm.data.queries import read_predictions
-    from sam4mllm.data.readers import read_dataset
     from sam4mllm.evaluate.report import report
+    from sam4mllm.evaluate.run import read_scored
     from sam4mllm.evaluate.score import score as score_predictions
     from sam4mllm.evaluate.suite import comparable
 
-    samples = read_dataset(
-        options.dataset, options.root, options.split, images=options.images, split_by=options.split_by
-    )
+    entry = _entry(options)
+    samples = read_scored(entry)
     scores = score_predictions(
         read_predictions(options.predictions),
         samples,
         dataset=options.dataset,
-        split=options.split,
+        split=entry.split_name,
         protocol=options.protocol,
         min_pixels=options.min_pixels,
     )
@@ -241,6 +266,63 @@ def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetSt
     settings = TargetSettings.from_recipe(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
     return prepare_targets(samples, segmenter, settings, recipe.targets.store)
+
+
+def _samples(options: Namespace) -> list[Sample]:
+    from sam4mllm.data.readers import read_samples
+
+    return read_samples(_entry(options))
+
+
+def _suite(options: Namespace) -> Suite:
+    """What `evaluate` evaluates: benchmarks under a root, or one set of data of one's own."""
+    from sam4mllm.evaluate.suite import Suite, choose_suite
+    from sam4mllm.recipe_sections import OWN_SETS
+
+    own = set(options.dataset).intersection(OWN_SETS)
+    if own and (len(options.dataset) > 1 or len(options.split) > 1):
+        raise DataError(f"{min(own)} is evaluated alone; give one --dataset and at most one --split")
+    if own:
+        single = {"dataset": options.dataset[0], "split": options.split[0] if options.split else None}
+        return Suite((_entry(Namespace(**{**vars(options), **single})),), named=True)
+    if options.root is None:
+        raise DataError(f"--root: is missing; {', '.join(options.dataset)} needs the folder of the data sets' folders")
+    if options.path is not None:
+        raise DataError(f"--path: has no meaning for {', '.join(options.dataset)}; give --root and --split")
+    return choose_suite(
+        options.dataset,
+        options.split,
+        options.root,
+        images=options.images,
+        split_by=options.split_by,
+        limit=options.limit,
+    )
+
+
+def _entry(options: Namespace) -> DataEntry:
+    """The options of a data set as a recipe's data entry, checked by the same rules."""
+    import pydantic
+
+    from sam4mllm.recipe_sections import DataEntry
+
+    keys = ("dataset", "root", "split", "split_by", "path", "phrases", "images", "limit")
+    settings = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    if options.column:
+        settings["columns"] = dict(column.partition("=")[::2] for column in options.column)
+    try:
+        return DataEntry.model_validate(settings)
+    except pydantic.ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        # A section's own validators lead their line with the key, which is the option.
+        said = str(found["ctx"]["error"]) if found["type"] == "value_error" else f"column: {found['msg']}"
+        raise DataError(f"--{said.replace('_', '-', 1) if said.startswith('split_by') else said}") from None
+
+
+def _chats(options: Namespace) -> list[Dialogue]:
+    """The chat file of the options, read before any work is done."""
+    from sam4mllm.data.dialogues import read_chat
+
+    return [] if options.chat is None else read_chat(options.chat)
 
 
 def _tell(summary: BatchSummary) -> None:

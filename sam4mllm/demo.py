@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sam4mllm.data.masks import decode
+from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.readers import read_dataset
 from sam4mllm.data.sample import Sample
@@ -28,7 +29,7 @@ from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.segment.load import load_segmenter
 from sam4mllm.targets.prepare import prepare_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.train.dataset import read_entries, spread
+from sam4mllm.train.dataset import spread
 from sam4mllm.train.trainer import train
 
 RECIPE = "shapes_ppg"
@@ -78,7 +79,7 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
     segmenter = load_segmenter(recipe.segmenter.checkpoint)
     settings = TargetSettings.from_recipe(recipe)
     with stages.stage("targets", "SAM chooses the points to teach"):
-        prepare_targets(read_entries(recipe.data.train), segmenter, settings, recipe.targets.store)
+        prepare_targets(read_mixture(recipe.data, recipe.seed).samples, segmenter, settings, recipe.targets.store)
         targets = prepare_targets(everything, segmenter, settings, recipe.targets.store).read()
     predictions = output / "predictions"
     scores: dict[str, dict[str, Scores]] = {}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import Sample
+from sam4mllm.geometry import SamPrompt
 from sam4mllm.html_page import html_page
 from sam4mllm.methods import Method
 from sam4mllm.progress import Advance, ignore
@@ -60,8 +61,12 @@ def write_page(
     cards, drawn = [], []
     for index, sample in enumerate(samples):
         chosen = [targets[item.id].prompts[0] for item in sample.objects if item.id in targets]
+        chosen += [SamPrompt(item.box) for item in sample.objects if item.rle is None]
         picture = overlay(
-            load_image(sample.image), [item.mask() for item in sample.objects], chosen, long_side=_LONG_SIDE
+            load_image(sample.image),
+            [item.mask() for item in sample.objects if item.rle is not None],
+            chosen,
+            long_side=_LONG_SIDE,
         )
         place = Path("pictures") / f"{index:04d}.png"
         picture.save(output / place)
@@ -71,7 +76,7 @@ def write_page(
         advance(1)
     if drawn:
         contact_sheet(drawn, columns=8).save(output / SHEET)
-    objects = {item.id for sample in samples for item in sample.objects}
+    objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
     without = len(objects - targets.keys())
     summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)."
     page = output / PAGE
@@ -101,6 +106,11 @@ def _figures(sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mappi
     rows = ["<tr><th>IoU: chosen</th><th>box alone</th><th>mean</th><th>spread</th></tr>"]
     for item in sample.objects:
         target = targets.get(item.id)
+        if item.rle is None:
+            rows.append(
+                f'<tr><td colspan="4">{escape(item.id)} has a box and no mask: its box alone is taught</td></tr>'
+            )
+            continue
         if target is None:
             why = reasons.get(item.id, "none was computed")
             rows.append(f'<tr><td colspan="4">{escape(item.id)} has no target: {escape(why)}</td></tr>')

@@ -82,6 +82,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "huge_box": [prediction(objects=[{"segmentation": MASK, "box_xyxy": [0, 0, 10**400, 1]}])],
         "huge_mask": [prediction(objects=[{"segmentation": {"size": [2**20, 2**20], "counts": [2**40]}}])],
     }
+    square = [2, 1, 8, 1, 8, 5]
+    lines |= {
+        "own": [{"image": "a.png", "phrase": "it", "masks": [square]}],
+        "own_typo": [{"image": "a.png", "phrase": "it", "mask": [square]}],
+        "own_missing": [{"image": "b.png", "phrase": "it"}],
+        "own_boxes": [{"image": "a.png", "phrase": "it", "boxes": [[2, 1, 8, 5]]}],
+        "phrases": [{"phrase": "it", "annotation_id": 9}],
+        "chat": [{"image": "a.png", "question": "Red?"}],
+    }
     for name, content in lines.items():
         texts = [line if isinstance(line, str) else json.dumps(line) for line in content]
         (folder / f"{name}.jsonl").write_text("".join(f"{text}\n" for text in texts))
@@ -135,6 +144,18 @@ def evaluate(*options: str) -> list[str]:
     return ["evaluate", "{home}/nowhere", "--root", "{home}/data", *options]
 
 
+def score_own(dataset: str = "jsonl", **places: str) -> list[str]:
+    named = [part for key, place in places.items() for part in (f"--{key}", place)]
+    return ["score", "{home}/good.jsonl", "--dataset", dataset, *named]
+
+
+def mixture(*more: str, guard: str = "off") -> list[str]:
+    """A mixture of the recipe's set and another one."""
+    first = "{{dataset: jsonl, path: {home}/own.jsonl}}"
+    entries = ", ".join([first, *("{{dataset: jsonl, path: {home}/" + each + "}}" for each in more)])
+    return prepare(f"data.train=[{entries}]", f"data.guard={guard}")
+
+
 def segment(image: str = "a.png", run: str = "{home}/unfinished", *more: str) -> list[str]:
     return ["segment", run, f"{{home}}/{image}", "the thing", "--device", "cpu", *more]
 
@@ -173,7 +194,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         "nowhere does not exist; make it first",
     ),
     "a value of another type": (prepare("targets.groups=many"), "targets.groups: input should be a valid integer"),
-    "no root": (["score", "p.jsonl", "--dataset", "refcoco", "--split", "val"], "required: --root"),
+    "no root": (
+        ["score", "p.jsonl", "--dataset", "refcoco", "--split", "val"],
+        "--root: is missing; refcoco needs root and split",
+    ),
     "a root that is not there": (score("good", "nowhere"), "nowhere: no such folder"),
     "a root without the data set": (score("good", "data/refcoco"), "data/refcoco/refcoco/refs(unc).p: no such file"),
     "a split that is not there": ([*score("good"), "--split", "vel"], "the file has: val"),
@@ -211,6 +235,47 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         predict("half_a_character"),
         "line 1: query: the field 'phrase' holds half a character",
     ),
+    "own data without a path": (score_own(), "--path: is missing; jsonl needs path"),
+    "own data with a root": (
+        score_own(path="p", root="r"),
+        "--root: has no meaning for jsonl, which takes path, images",
+    ),
+    "own data of an unknown field": (
+        score_own(path="{home}/own_typo.jsonl"),
+        "own_typo.jsonl: 1 bad line(s): line 1: u",
+    ),
+    "own data without its picture": (score_own(path="{home}/own_missing.jsonl"), "line 1: {home}/b.png: no such pict"),
+    "own data beside another set to evaluate": (
+        ["evaluate", "run", "--dataset", "jsonl", "--dataset", "refcoco", "--path", "{home}/own.jsonl"],
+        "jsonl is evaluated alone; give one --dataset",
+    ),
+    "a benchmark to evaluate without root": (
+        ["evaluate", "run", "--dataset", "refcoco"],
+        "--root: is missing; refcoco",
+    ),
+    "own boxes to score": (score_own(path="{home}/own_boxes.jsonl"), "jsonl/own_boxes/1 has boxes and no masks"),
+    "coco without phrases": (score_own("coco", path="i.json"), "--phrases: is missing; coco needs path and phrases"),
+    "a phrase of no annotation": (
+        score_own("coco", path="{home}/data/refcoco/instances.json", phrases="{home}/phrases.jsonl"),
+        "phrases.jsonl: 1 bad line(s): line 1: phrase: {home}/data/refcoco/instances.json has no annotation 9",
+    ),
+    "a folder that is no saved data set": (score_own("hub", path="{home}/empty"), "empty: no data set of `datasets`"),
+    "a column of no meaning": (score_own("hub", path="x", column="text=a"), "--column: "),
+    "a chat file without answers": (
+        ["evaluate", "run", *score_own(path="{home}/own.jsonl")[2:], "--chat", "{home}/chat.jsonl"],
+        "chat.jsonl: 1 bad line(s): line 1: chat: the field 'answer' is missing",
+    ),
+    "a converted file in no folder": (
+        ["convert", "--dataset", "jsonl", "--path", "{home}/own.jsonl", "-o", "{home}/no/o.jsonl"],
+        "its folder {home}/no does not exist",
+    ),
+    "a mixture with a file of nothing": (mixture("none.jsonl"), "none.jsonl: no sample in it"),
+    "a mixture with a set that is all held out": (
+        mixture(
+            guard="[{{dataset: refcoco, root: {home}/data, split: val}}, {{dataset: jsonl, path: {home}/own.jsonl}}]"
+        ),
+        "data.guard.1: is trained on as well (data.train.0)",
+    ),
     "predictions that are not there": (score("nowhere"), "nowhere.jsonl: cannot be read"),
     "predictions of unknown queries": (score("unknown"), "1 id(s) name no query of refcoco val (refcoco/val/9/9)"),
     "predictions that come twice": (score("doubled"), f"1 id(s) come twice ({QUERY})"),
@@ -244,6 +309,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
 @pytest.mark.parametrize("name", BAD_INPUTS)
 def test_one_line_says_what_is_wrong(name: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments, says = BAD_INPUTS[name]
+    says = says.replace("{home}", str(home))
     try:
         status = main([argument.format(home=home) for argument in arguments])
     except SystemExit as ended:

@@ -32,7 +32,7 @@ from tests.data.tiny_datasets import (
     write_refs,
 )
 
-VERBS = ("demo", "prepare", "inspect", "train", "segment", "predict", "evaluate", "score", "shapes")
+VERBS = ("demo", "prepare", "inspect", "train", "segment", "predict", "evaluate", "score", "convert", "shapes")
 
 # The objects of the tiny data set below, as a perfect model would name them on a grid of 1000 over 20 x 10 pixels.
 ANSWERS = {
@@ -218,6 +218,50 @@ def test_evaluate_predicts_and_scores_and_score_agrees(
     assert scores == json.loads((tmp_path / "e.json").read_text())
     assert (scores["n"], scores["missing"], scores["malformed"], scores["acc_50"]) == (3, 0, 0, 1.0)
     assert scores["ciou"] > 0.7 and scores["n_acc"] is None
+
+
+def test_convert_writes_what_is_scored_alike(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    file = tmp_path / "own.jsonl"
+    assert main(["convert", *source, "-o", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: 3 phrases about 1 pictures\n"
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": "refcoco/val/1/10", "status": "no_object"}))
+    scores = []
+    for data in (source, ["--dataset", "jsonl", "--path", str(file), "--protocol", "refcoco"]):
+        assert main(["score", str(tmp_path / "p.jsonl"), *data, "--json", "-"]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    of_source, of_own = ({k: v for k, v in each.items() if k not in ("dataset", "split")} for each in scores)
+    assert of_source == of_own and (scores[1]["dataset"], scores[1]["split"]) == ("jsonl", "own")
+    assert main(["convert", *source, "-o", str(file), "--limit", "2"]) == 0
+    assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("scripted")
+def test_predict_asks_a_data_set_as_well(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    assert main(["predict", "run", *data, "--output", str(tmp_path / "out")]) == 0
+    assert "3 predictions" in capsys.readouterr().err
+    for wrong in ([], ["q.jsonl", *data]):
+        assert main(["predict", "run", *wrong, "--output", str(tmp_path / "out")]) == 2
+        assert "give one of the two" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("scripted")
+def test_evaluate_asks_a_chat_file_and_keeps_the_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = write_picture(tmp_path / "a.png")
+    lines = [
+        {"image": image.name, "question": "Is there a dragon?", "answer": "No."},
+        {"image": image.name, "question": "Who knows the riddle?", "answer": "nobody"},
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val", "--output", str(tmp_path / "out")]
+    chat = ["--chat", str(tmp_path / "chat.jsonl"), "--json", str(tmp_path / "s.json")]
+    assert main(["evaluate", "run", *data, *chat]) == 0
+    assert "1 yes/no questions, 1 with a short answer, 0 not judged" in capsys.readouterr().out
+    found = json.loads((tmp_path / "s.json").read_text())["chat"]["model"]
+    assert found == {"yes_no": 1, "yes_no_accuracy": 1.0, "short": 1, "exact_match": 0.0, "unjudged": 0}
 
 
 @pytest.mark.usefixtures("scripted")

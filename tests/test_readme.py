@@ -13,6 +13,7 @@ from sam4mllm import Pipeline, load_recipe
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.chat.questions import ask_prompts
 from sam4mllm.cli import parse
+from sam4mllm.data.jsonl import read_jsonl
 from sam4mllm.data.queries import read_predictions, read_queries
 from sam4mllm.data.shapes.scenes import make_scene
 from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES
@@ -21,6 +22,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
+from tests.data.tiny_datasets import write_picture
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
@@ -115,7 +117,10 @@ def test_the_pictures_shown_are_of_the_demo_and_were_not_trained_on() -> None:
 
 
 def test_the_example_lines_are_read(tmp_path: Path) -> None:
-    queries, predictions = blocks(README, "jsonl")
+    own, queries, predictions = blocks(README, "jsonl")
+    (tmp_path / "own.jsonl").write_text(own, encoding="utf-8")
+    write_picture(tmp_path / "photos" / "street.jpg", 240, 160)
+    assert [len(sample.objects) for sample in read_jsonl(tmp_path / "own.jsonl")] == [1, 0]
     (tmp_path / "queries.jsonl").write_text(queries, encoding="utf-8")
     (tmp_path / "predictions.jsonl").write_text(predictions, encoding="utf-8")
     assert len(read_queries(tmp_path / "queries.jsonl")) == 2

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from sam4mllm.data.readers import DATASETS
 from sam4mllm.errors import RecipeError
 from sam4mllm.recipe import Recipe, load_recipe, shipped_recipes
-from sam4mllm.recipe_sections import DatasetName, TrainingSection
+from sam4mllm.recipe_sections import CHAT_SETS, DatasetName, TrainingSection
 
 SMALL = """
 output: runs/small
@@ -134,7 +134,39 @@ def test_home_is_expanded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("targets.keep=65", "targets.keep: cannot keep 65 of 64 groups"),
         ("targets={judge: jittered, jitter: 0.0}", "targets.jitter: is 0, so judge: jittered"),
         ("data.train=[]", "data.train: list should have at least 1 item"),
-        ("data.train.0.dataset=coco", "data.train.0.dataset: input should be 'refcoco', 'refcoco+'"),
+        ("data.train.0.dataset=coca", "data.train.0.dataset: input should be 'refcoco', 'refcoco+'"),
+        ("data.train.0.dataset=jsonl", "data.train.0.path: is missing; jsonl needs path"),
+        ("data.train.0={dataset: coco, path: i.json}", "data.train.0.phrases: is missing; coco needs path and phrases"),
+        ("data.train.0.split=null", "data.train.0.split: is missing; "),
+        ("data.train.0.path=a.jsonl", "data.train.0.path: has no meaning for "),
+        (
+            "data.train.0={dataset: jsonl, path: a, split: b}",
+            "data.train.0.split: has no meaning for jsonl, which take",
+        ),
+        (
+            "data.train.0={dataset: hub, path: a, columns: {text: b}}",
+            "data.train.0.columns.text.[key]: input should be",
+        ),
+        ("data.train.0.weight=0.0", "data.train.0.weight: input should be greater than 0; got 0.0"),
+        ("data.train.0.count=0", "data.train.0.count: input should be greater than 0; got 0"),
+        (
+            "data.train.0={dataset: jsonl, path: a, weight: 2, count: 3}",
+            "data.train.0.count: is given beside weight; keep one of them",
+        ),
+        ("data.guard=on", "data.guard: input should be a valid array; got 'on'"),
+        ("data.guard=[{dataset: chat}]", "data.guard.0.path: is missing; chat needs path"),
+        (
+            "data.guard=[{dataset: grefcoco, root: data, split: train}]",
+            "data.guard.0: is trained on as well (data.train.1); choose a held-out split",
+        ),
+        (
+            "data.validation={dataset: chat, path: c.json}",
+            "data.validation: chat has no masks to validate on; choose another set",
+        ),
+        (
+            "data.validation={dataset: jsonl, path: v.jsonl, count: 3}",
+            "data.validation: weight and count are for data.train",
+        ),
         (
             "data.validation={dataset: grefcoco, root: data, split: train}",
             "data.validation: is trained on as well (data.train.1); choose a held-out split",
@@ -237,4 +269,4 @@ def test_every_setting_is_described() -> None:
 
 
 def test_the_data_set_names_are_those_of_the_readers() -> None:
-    assert set(get_args(DatasetName)) == set(DATASETS)
+    assert set(get_args(DatasetName)) == {*DATASETS, *CHAT_SETS}

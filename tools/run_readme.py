@@ -30,7 +30,7 @@ def run_readme(readme: str, demo: Path, program: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "runs").mkdir()
         (Path(folder) / "runs" / "demo").symlink_to(demo, target_is_directory=True)
-        queries = next(block for block in blocks(readme, "jsonl") if '"phrase"' in block)
+        queries = next(block for block in blocks(readme, "jsonl") if '"id"' in block and '"phrase"' in block)
         (Path(folder) / "queries.jsonl").write_text(queries, encoding="utf-8")
         lines = [line for block in blocks(readme, "sh") for line in block.splitlines() if line.strip()]
         commands = []

@@ -27,6 +27,7 @@ import numpy as np
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.queries import queries_of, read_predictions
+from sam4mllm.data.readers import read_samples
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import RecipeError, Sam4mllmError
@@ -44,7 +45,6 @@ from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, score_picture
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget
-from sam4mllm.train.dataset import read_entries
 from sam4mllm.train.trainer import train
 
 RECIPE = "shapes_ppg"
@@ -146,7 +146,7 @@ def teach(recipe: Recipe, device: str) -> tuple[float, float]:
     pipeline = Pipeline.from_pretrained(run.path, device=device)
     with bar("answers", len(samples), unit="phrases") as advance:
         summary = predict(pipeline, queries_of(samples), run.path / "held-out", advance=advance)
-    found = score(read_predictions(summary.predictions), samples, dataset=entry.dataset, split=entry.split)
+    found = score(read_predictions(summary.predictions), samples, dataset=entry.dataset, split=entry.split_name)
     assert found.ciou is not None
     return found.ciou, found.malformed / found.n
 
@@ -174,7 +174,7 @@ def _held_out(recipe: Recipe) -> list[Sample]:
     entry = recipe.data.validation
     if entry is None:
         raise RecipeError("data.validation: is null; the table is measured on that split")
-    return read_entries([entry])
+    return read_samples(entry)
 
 
 def _places(work: Path, data: Path) -> list[str]:

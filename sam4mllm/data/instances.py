@@ -57,13 +57,11 @@ class Instances:
                 disk. A picture that is not on disk, or cannot be opened, is no error here.
         """
         if image_id not in self._pictures:
-            if image_id not in self._picture_records:
-                raise DataError(f"{where}: {self.path} has no image {image_id}")
+            path = self.path_of(image_id, where)
             record, place = self._picture_records[image_id], f"{self.path}, image {image_id}"
             size_wh = need(record, "width", int, place), need(record, "height", int, place)
             if min(size_wh) < 1:
                 raise DataError(f"{place}: a picture has at least one pixel; found {size_wh} (width, height)")
-            path = self._images / need(record, "file_name", str, place)
             on_disk = known_size_wh(path)
             if on_disk not in (None, size_wh):
                 raise DataError(
@@ -73,6 +71,28 @@ class Instances:
             self._pictures[image_id] = Picture(path, size_wh)
         return self._pictures[image_id]
 
+    def path_of(self, image_id: int, where: str) -> Path:
+        """Where the picture with this id lies; it is not looked at.
+
+        Raises:
+            DataError: no such picture, or a record without a name.
+        """
+        if image_id not in self._picture_records:
+            raise DataError(f"{where}: {self.path} has no image {image_id}")
+        name = need(self._picture_records[image_id], "file_name", str, f"{self.path}, image {image_id}")
+        return self._images / name
+
+    def image_of(self, annotation_id: int, where: str) -> int:
+        """The id of the picture that an annotation is about.
+
+        Raises:
+            DataError: no such annotation, or a record that names no picture.
+        """
+        if annotation_id not in self._annotation_records:
+            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}")
+        record = self._annotation_records[annotation_id]
+        return need(record, "image_id", int, f"{self.path}, annotation {annotation_id}")
+
     def object(self, annotation_id: int, image_id: int, where: str) -> MaskObject:
         """The annotated object with this id on the picture `image_id`; `where` names the ref that asks.
 
@@ -80,10 +100,8 @@ class Instances:
             DataError: no such annotation, one of another picture, or one whose box or mask is not COCO's or is of
                 another size than its picture.
         """
-        if annotation_id not in self._annotation_records:
-            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}")
+        annotated = self.image_of(annotation_id, where)
         record, place = self._annotation_records[annotation_id], f"{self.path}, annotation {annotation_id}"
-        annotated = need(record, "image_id", int, place)
         if annotated != image_id:
             raise DataError(f"{where}: annotation {annotation_id} belongs to image {annotated}, not to {image_id}")
         if annotation_id not in self._objects:

@@ -8,20 +8,19 @@ are read line by line, so that their length costs no memory. This module knows n
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from sam4mllm.data.fields import need, shorten
+from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, check_rle
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError, PredictionsError, Sam4mllmError
+from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.geometry import Box, Point, SamPrompt
 
 Status = Literal["ok", "no_object", "malformed", "error"]
-# An error names so many bad lines and counts the rest.
-_SHOWN = 10
 
 Record = TypeVar("Record")
 
@@ -107,12 +106,12 @@ def read_queries(path: Path) -> list[Query]:
     first_lines: dict[str, int] = {}
     queries: list[Query] = []
     faults: list[str] = []
-    for number, query in _read_lines(path, _query, faults):
+    for number, query in read_lines(path, _query, faults):
         if query.id in first_lines:
             faults.append(f"line {number}: the id {query.id!r} is line {first_lines[query.id]}'s too")
         first_lines.setdefault(query.id, number)
         queries.append(query)
-    _raise_faults(path, faults, DataError)
+    raise_faults(path, faults)
     if not queries:
         raise DataError(f'{path}: no query in it; a line is {{"id": text, "image": path, "phrase": text}}')
     return queries
@@ -126,9 +125,9 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
             line number).
     """
     faults: list[str] = []
-    for _, prediction in _read_lines(path, prediction_from_json, faults):
+    for _, prediction in read_lines(path, prediction_from_json, faults, PredictionsError):
         yield prediction
-    _raise_faults(path, faults, PredictionsError)
+    raise_faults(path, faults, PredictionsError)
 
 
 def dump_line(record: Query | PredictionLine) -> str:
@@ -195,31 +194,3 @@ def _query(value: object) -> Query:
 def _maybe(record: dict[str, Any], key: str, kind: type[Record]) -> Record | None:
     """The field, None where it is missing or null."""
     return None if record.get(key) is None else need(record, key, kind, "prediction")
-
-
-def _read_lines(path: Path, parse: Callable[[object], Record], faults: list[str]) -> Iterator[tuple[int, Record]]:
-    """Line numbers (from 1) and records; what is wrong with a line goes into `faults`, so that all are told at once."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        kind = PredictionsError if parse is prediction_from_json else DataError
-        raise kind(f"{path}: cannot be read: {error.strerror}") from error
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = parse(json.loads(line.decode("utf-8-sig")))
-            except json.JSONDecodeError as error:
-                faults.append(f"line {number}: no JSON: {error.msg} (column {error.colno})")
-            # OverflowError: a number with more digits than a float can hold.
-            except (ValueError, OverflowError, RecursionError, DataError) as error:
-                faults.append(f"line {number}: {error}")
-            else:
-                yield number, record
-
-
-def _raise_faults(path: Path, faults: list[str], kind: type[Sam4mllmError]) -> None:
-    if faults:
-        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
-        raise kind(f"{path}: {len(faults)} bad line(s): {'; '.join(faults[:_SHOWN])}{more}")

@@ -1,8 +1,8 @@
-"""The data sets by name: one call reads any of them into samples.
+"""The data sets by name: one call reads any of them into samples, or into chat.
 
-`root` is the folder that LISA's users have: `refcoco/refs(unc).p` and `refcoco/instances.json` (so too `refcoco+`,
-`refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`, `ReasonSeg/{train,val,test}`. This module knows no
-format itself.
+Of a published data set, `root` is the folder that LISA's users have: `refcoco/refs(unc).p` and `refcoco/instances.json`
+(so too `refcoco+`, `refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`, `ReasonSeg/{train,val,test}`. Data
+of one's own is named by its `path`. This module knows no format itself.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam4mllm.data.grefcoco import read_grefcoco
-from sam4mllm.data.reasonseg import read_reasonseg
-from sam4mllm.data.refcoco import read_refcoco
+from sam4mllm.data.coco import read_coco
+from sam4mllm.data.dialogues import Dialogue, read_chat, read_explanations
+from sam4mllm.data.grefcoco import grefs, read_grefcoco
+from sam4mllm.data.hub import read_hub
+from sam4mllm.data.instances import Instances
+from sam4mllm.data.jsonl import read_jsonl
+from sam4mllm.data.reasonseg import pictures_by_split, read_reasonseg
+from sam4mllm.data.refcoco import read_refcoco, refs
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.recipe_sections import DataEntry
 
 COCO_PICTURES = Path("images/mscoco/images/train2014")
 
@@ -25,7 +31,7 @@ class Dataset:
 
     format: str
     name: str
-    split_by: str | None
+    split_by: str | None = None
 
 
 DATASETS: dict[str, Dataset] = {
@@ -33,10 +39,73 @@ DATASETS: dict[str, Dataset] = {
     "refcoco+": Dataset("refcoco", "refcoco+", "unc"),
     "refcocog": Dataset("refcoco", "refcocog", "umd"),
     "grefcoco": Dataset("grefcoco", "grefcoco", "unc"),
-    "reasonseg": Dataset("reasonseg", "reasonseg", None),
+    "reasonseg": Dataset("reasonseg", "reasonseg"),
     # The embedded data set is written in all three formats; its own name reads the RefCOCO part.
     "shapes": Dataset("refcoco", "refcoco", "unc"),
+    "jsonl": Dataset("jsonl", "jsonl"),
+    "coco": Dataset("coco", "coco"),
+    "hub": Dataset("hub", "hub"),
 }
+"""The data sets of samples; chat is read by `read_dialogues`."""
+
+
+def read_samples(entry: DataEntry) -> list[Sample]:
+    """The samples of an entry of a recipe's `data`, or of the same options on the command line.
+
+    Raises:
+        DataError: a folder or file that is missing or not what it promises; an unknown split; an entry of chat.
+    """
+    if entry.path is None:
+        assert entry.root is not None and entry.split is not None, "checked by DataEntry"
+        return read_dataset(
+            entry.dataset, entry.root, entry.split, images=entry.images, split_by=entry.split_by, limit=entry.limit
+        )
+    _check_folders(entry.dataset, images=entry.images if entry.dataset != "hub" else None)
+    if entry.dataset == "jsonl":
+        return read_jsonl(entry.path, images=entry.images, limit=entry.limit)
+    if entry.dataset == "coco":
+        assert entry.phrases is not None, "checked by DataEntry"
+        return read_coco(entry.path, entry.phrases, images=entry.images, limit=entry.limit)
+    if entry.dataset == "hub":
+        columns = {str(ours): theirs for ours, theirs in (entry.columns or {}).items()}
+        return read_hub(entry.path, entry.split, columns=columns, images=entry.images, limit=entry.limit)
+    raise DataError(f"{entry.name}: chat has no masks; it can be trained on, or given to evaluate as --chat")
+
+
+def read_dialogues(entry: DataEntry) -> list[Dialogue]:
+    """The chat of an entry whose data set is one of `CHAT_SETS`.
+
+    Raises:
+        DataError: a folder or file that is missing or not what it promises.
+    """
+    _check_folders(entry.dataset, root=entry.root, images=entry.images)
+    if entry.dataset == "chat":
+        assert entry.path is not None, "checked by DataEntry"
+        return read_chat(entry.path, images=entry.images, limit=entry.limit)
+    assert entry.root is not None, "checked by DataEntry"
+    return read_explanations(entry.root, images=entry.images, limit=entry.limit)
+
+
+def pictures_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
+    """The pictures of every split that the root of a published data set holds; cheaper than reading the samples.
+
+    Raises:
+        DataError: a folder or file that is missing or not what it promises.
+    """
+    assert entry.root is not None, "only the published data sets have splits under a root"
+    _check_folders(entry.dataset, root=entry.root, images=entry.images)
+    if entry.dataset in ("reasonseg", "reasonseg-explanations"):
+        return pictures_by_split(entry.root, images=entry.images if entry.dataset == "reasonseg" else None)
+    dataset = DATASETS[entry.dataset]
+    split_by = dataset.split_by if entry.split_by is None else entry.split_by
+    assert split_by is not None
+    path, found = (grefs if dataset.format == "grefcoco" else refs)(dataset.name, entry.root, split_by)
+    images = entry.root / COCO_PICTURES if entry.images is None else entry.images
+    instances = Instances(entry.root / dataset.name / "instances.json", images, dataset.name)
+    pictures: dict[str, dict[Path, None]] = {}
+    for ref in found:
+        pictures.setdefault(ref.split, {})[instances.path_of(ref.image_id, f"{path}, ref {ref.ref_id}")] = None
+    return {split: list(paths) for split, paths in pictures.items()}
 
 
 def read_dataset(
@@ -48,10 +117,10 @@ def read_dataset(
     split_by: str | None = None,
     limit: int | None = None,
 ) -> list[Sample]:
-    """The samples of one split of a data set, in the order of its files.
+    """The samples of one split of a published data set, in the order of its files.
 
     Args:
-        name: a key of `DATASETS`.
+        name: a key of `DATASETS` that is read from a root.
         root: the folder that holds the data sets' folders.
         split: `train`, `val`, `test`, `testA` or `testB`, as the data set has it.
         images: the folder that holds the pictures, where it is not the usual one under `root`.
@@ -65,10 +134,10 @@ def read_dataset(
         raise DataError(f"unknown data set {name!r}; the known ones are: {', '.join(DATASETS)}")
     if limit is not None and limit < 1:
         raise DataError(f"a limit is at least one sample; got {limit}")
-    for what, folder in (("root", root), ("images", images)):
-        if folder is not None and not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; {what} must be the folder that holds the {_holds(name, what)}")
     dataset = DATASETS[name]
+    if dataset.format in ("jsonl", "coco", "hub"):
+        raise DataError(f"{name} is named by its path, not by root and split; read it by read_samples")
+    _check_folders(name, root=root, images=images)
     if dataset.split_by is None:
         if split_by is not None:
             raise DataError(f"{name} has one way to be split; leave split_by={split_by!r} out")
@@ -84,7 +153,13 @@ def read_dataset(
     )
 
 
+def _check_folders(name: str, **folders: Path | None) -> None:
+    for what, folder in folders.items():
+        if folder is not None and not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; {what} must be the folder that holds the {_holds(name, what)}")
+
+
 def _holds(name: str, what: str) -> str:
     if what == "images":
         return "pictures"
-    return "folder ReasonSeg" if DATASETS[name].format == "reasonseg" else f"folder {DATASETS[name].name}"
+    return "folder ReasonSeg" if name.startswith("reasonseg") else f"folder {DATASETS[name].name}"

@@ -68,6 +68,15 @@ def read_reasonseg(root: Path, split: str, *, images: Path | None = None, limit:
     return samples
 
 
+def pictures_by_split(root: Path, *, images: Path | None = None) -> dict[str, list[Path]]:
+    """The pictures of every split that is there; arguments as in `read_reasonseg`."""
+    return {
+        split: [(images or root / FOLDER / split) / f"{path.stem}.jpg" for path in files]
+        for split in ("train", "val", "test")
+        if (files := sorted((root / FOLDER / split).glob("*.json")))
+    }
+
+
 def draw_marks(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.NDArray[np.uint8]:
     """The marks (H, W) uint8 of a picture: 1 on the target, 255 where pixels count for nobody, 0 elsewhere.
 

@@ -46,9 +46,14 @@ def read_refcoco(
     Raises:
         DataError: a file that is missing or not what it promises; a split that no ref belongs to.
     """
+    path, found = refs(name, root, split_by)
+    return samples_of_refs(found, Instances(root / name / "instances.json", images, name), name, split, path, limit)
+
+
+def refs(name: str, root: Path, split_by: str) -> tuple[Path, list[Ref]]:
+    """The file of refs and every ref in it, of all splits; arguments and errors as in `read_refcoco`."""
     path = root / name / f"refs({split_by}).p"
-    refs = parse_refs(load_plain(path, "the list of refs"), path, _single_target)
-    return samples_of_refs(refs, Instances(root / name / "instances.json", images, name), name, split, path, limit)
+    return path, parse_refs(load_plain(path, "the list of refs"), path, _single_target)
 
 
 def parse_refs(records: object, path: Path, target: Callable[[dict[str, Any], str], tuple[int, ...]]) -> list[Ref]:
@@ -59,7 +64,7 @@ def parse_refs(records: object, path: Path, target: Callable[[dict[str, Any], st
     """
     if not isinstance(records, list):
         raise DataError(f"{path}: a refs file is a list of refs; found {type(records).__name__}")
-    refs = []
+    found = []
     for index, record in enumerate(records):
         ref_id = need(record, "ref_id", int, f"{path}, record {index}")
         where = f"{path}, ref {ref_id}"
@@ -67,12 +72,12 @@ def parse_refs(records: object, path: Path, target: Callable[[dict[str, Any], st
         for sentence in need(record, "sentences", list, where):
             sentences.append((need(sentence, "sent_id", int, where), need(sentence, "sent", str, where)))
         image_id, split = need(record, "image_id", int, where), need(record, "split", str, where)
-        refs.append(Ref(ref_id, image_id, target(record, where), split, tuple(sentences)))
-    return refs
+        found.append(Ref(ref_id, image_id, target(record, where), split, tuple(sentences)))
+    return found
 
 
 def samples_of_refs(
-    refs: Sequence[Ref], instances: Instances, name: str, split: str, path: Path, limit: int | None
+    found: Sequence[Ref], instances: Instances, name: str, split: str, path: Path, limit: int | None
 ) -> list[Sample]:
     """A sample for each sentence of each ref of the split, in order; ids are `{name}/{split}/{ref_id}/{sent_id}`.
 
@@ -80,10 +85,10 @@ def samples_of_refs(
         DataError: no ref of that split; an id that comes twice; a picture or annotation that instances.json does not
             hold.
     """
-    chosen = [ref for ref in refs if ref.split == split]
+    chosen = [ref for ref in found if ref.split == split]
     if not chosen:
-        found = ", ".join(sorted({ref.split for ref in refs})) or "none"
-        raise DataError(f"{path}: no ref belongs to the split {split!r}; the file has: {found}")
+        splits = ", ".join(sorted({ref.split for ref in found})) or "none"
+        raise DataError(f"{path}: no ref belongs to the split {split!r}; the file has: {splits}")
     samples: list[Sample] = []
     seen: set[str] = set()
     for ref in chosen:

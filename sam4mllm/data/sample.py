@@ -1,4 +1,4 @@
-"""Sample: one phrase about one picture, with the masks it means; the record that readers make and every stage takes.
+"""Sample: one phrase about one picture, with the objects it means; the record that readers make and every stage takes.
 
 Masks travel as COCO's compressed run lengths and are decoded when asked for, so a list of 120,000 samples stays light.
 This module knows no file format.
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm.data.masks import Rle, decode
+from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 
 
@@ -21,15 +22,22 @@ class MaskObject:
     """One annotated object of a picture.
 
     `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the
-    target store. `box` is the annotated box where the format has one, else the tight box of the mask.
+    target store. `rle` is the mask; None where a box alone is annotated. `box` is the annotated box where the format
+    has one, else the tight box of the mask.
     """
 
     id: str
-    rle: Rle
+    rle: Rle | None
     box: Box
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The mask (H, W), bool, at the picture's size."""
+        """The mask (H, W), bool, at the picture's size.
+
+        Raises:
+            DataError: a box alone is annotated.
+        """
+        if self.rle is None:
+            raise DataError(f"the object {self.id} has a box and no mask, and masks are asked for; give it a mask")
         return decode(self.rle)
 
 
@@ -58,8 +66,17 @@ class Sample:
                     f"sample {self.id}: the {what} is {tuple(rle['size'])} (H, W), its picture is {(height, width)}"
                 )
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object that is meant has a mask; true for a phrase that means nothing."""
+        return all(item.rle is not None for item in self.objects)
+
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the picture."""
+        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the picture.
+
+        Raises:
+            DataError: an object of which a box alone is annotated.
+        """
         width, height = self.size_wh
         union = np.zeros((height, width), dtype=bool)
         for item in self.objects:

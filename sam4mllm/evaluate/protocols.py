@@ -91,6 +91,10 @@ PROTOCOL_OF_DATASET: dict[str, str] = {
     "grefcoco": "grefcoco",
     "reasonseg": "reasonseg",
     "shapes": "refcoco",
+    # Data of one's own may mean several objects or none, which gRefCOCO's rules alone provide for.
+    "jsonl": "grefcoco",
+    "coco": "grefcoco",
+    "hub": "grefcoco",
 }
 
 

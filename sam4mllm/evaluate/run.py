@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.readers import read_dataset
+from sam4mllm.data.readers import read_samples
 from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
 from sam4mllm.evaluate.cases import write_cases
 from sam4mllm.evaluate.score import Judgement, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
@@ -94,12 +95,22 @@ def read_suite(suite: Suite, judging: Judging) -> list[list[Sample]]:
     """
     everything = []
     for entry in suite.entries:
-        samples = read_dataset(
-            entry.dataset, entry.root, entry.split, images=entry.images, split_by=entry.split_by, limit=entry.limit
-        )
-        rules_for(samples, dataset=entry.dataset, split=entry.split, protocol=judging.protocol)
+        samples = read_scored(entry)
+        rules_for(samples, dataset=entry.dataset, split=entry.split_name, protocol=judging.protocol)
         everything.append(samples)
     return everything
+
+
+def read_scored(entry: DataEntry) -> list[Sample]:
+    """The samples of an entry, all of them with masks to compare with.
+
+    Raises:
+        DataError: the data set cannot be read; a sample has boxes and no masks.
+    """
+    samples = read_samples(entry)
+    if bare := [sample.id for sample in samples if not sample.has_masks]:
+        raise DataError(f"{bare[0]} has boxes and no masks, and scores compare masks; leave such samples out")
+    return samples
 
 
 def answer_split(
@@ -112,7 +123,7 @@ def answer_split(
     """
     start = time.perf_counter()
     queries = queries_of(samples)
-    with bar(f"{entry.dataset} {entry.split}", len(queries), unit="phrases") as advance:
+    with bar(f"{entry.dataset} {entry.split_name}", len(queries), unit="phrases") as advance:
         summary = predict(pipeline, queries, output, advance=advance)
     alone = None
     if BOX in judging.baselines:
@@ -131,7 +142,7 @@ def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample],
             lines,
             samples,
             dataset=entry.dataset,
-            split=entry.split,
+            split=entry.split_name,
             protocol=judging.protocol,
             min_pixels=judging.min_pixels,
         )

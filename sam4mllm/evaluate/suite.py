@@ -84,8 +84,13 @@ def choose_suite(
     return Suite(tuple(entries), named=not everything and len(names) == len(set(splits)) == 1)
 
 
-def comparable(dataset: str, root: Path, *, split_by: str | None = None, limit: int | None = None) -> bool:
-    """Whether published figures are on the very same sentences: a whole split of real data, split as usual."""
+def comparable(dataset: str, root: Path | None, *, split_by: str | None = None, limit: int | None = None) -> bool:
+    """Whether published figures are on the very same sentences: a whole split of real data, split as usual.
+
+    `root` is None for data of one's own.
+    """
+    if root is None:
+        return False
     return limit is None and split_by in (None, DATASETS[dataset].split_by) and not is_generated(root)
 
 
@@ -98,4 +103,4 @@ def _entry(
 
 
 def _split_folder(home: Path, entry: DataEntry) -> Path:
-    return home / f"{entry.dataset}-{entry.split}"
+    return home / f"{entry.dataset}-{entry.split_name}"

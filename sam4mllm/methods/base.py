@@ -71,5 +71,8 @@ class Method(Protocol):
 
 
 def teachable(sample: Sample, targets: Mapping[str, Taught]) -> bool:
-    """Whether every object that the phrase means has a target to teach; true for a phrase that means nothing."""
-    return all(item.id in targets and targets[item.id].prompts for item in sample.objects)
+    """Whether every object that the phrase means can be taught: by its target, or, where it has no mask, by its box.
+
+    True for a phrase that means nothing.
+    """
+    return all(item.rle is None or (item.id in targets and targets[item.id].prompts) for item in sample.objects)

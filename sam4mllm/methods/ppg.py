@@ -11,7 +11,7 @@ from typing import Any
 
 from sam4mllm.chat.conversation import Conversation, asking, teaching
 from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.chat.questions import ask_prompts
+from sam4mllm.chat.questions import ask_boxes, ask_prompts
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught, teachable
@@ -62,7 +62,8 @@ class Ppg:
         """One conversation for every `phrases` phrases of the picture, and that once for each rank of kept prompts.
 
         Phrases that mean the same objects go to different conversations, because in one the second answer could be
-        copied from the first. An object with fewer prompts than another repeats its last one.
+        copied from the first. An object with fewer prompts than another repeats its last one. A phrase about objects
+        that have boxes and no masks is taught as a question for boxes alone.
 
         Raises:
             ValueError: samples of several pictures.
@@ -72,9 +73,9 @@ class Ppg:
             raise ValueError(f"a conversation is about one picture; got samples of {sorted(map(str, pictures))}")
         conversations = []
         for group in _groups([sample for sample in samples if teachable(sample, targets)], self.phrases):
-            kept = [len(targets[item.id].prompts) for sample in group for item in sample.objects]
+            kept = [len(targets[item.id].prompts) for s in group if s.has_masks for item in s.objects]
             for rank in range(max(kept, default=1)):
-                exchanges = [(self.question(s.phrase), self._answer(s, targets, rank)) for s in group]
+                exchanges = [(self._taught_question(s), self._answer(s, targets, rank)) for s in group]
                 conversations.append(teaching(group[0].image, exchanges))
         return conversations
 
@@ -86,7 +87,12 @@ class Ppg:
             for reply, question in zip(replies, questions, strict=True)
         ]
 
+    def _taught_question(self, sample: Sample) -> str:
+        return self.question(sample.phrase) if sample.has_masks else ask_boxes(sample.phrase)
+
     def _answer(self, sample: Sample, targets: Mapping[str, Taught], rank: int) -> str:
+        if not sample.has_masks:
+            return self.grammar.write(reading_order([SamPrompt(item.box) for item in sample.objects]), sample.size_wh)
         chosen = [targets[item.id].prompts for item in sample.objects]
         prompts = [self._cut(prompts[min(rank, len(prompts) - 1)]) for prompts in chosen]
         return self.grammar.write(reading_order(prompts), sample.size_wh)

@@ -5,7 +5,8 @@ This module knows neither data nor training loops.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,20 @@ def adapted_modules(mllm: Mllm) -> list[str]:
     from peft.tuners.lora import LoraLayer
 
     return [name for name, module in mllm.model.named_modules() if isinstance(module, LoraLayer)]
+
+
+def has_adapter(mllm: Mllm) -> bool:
+    """Whether there is an adapter on the model."""
+    from peft import PeftModel
+
+    return isinstance(mllm.model, PeftModel)
+
+
+@contextmanager
+def adapter_disabled(mllm: Mllm) -> Iterator[None]:
+    """The model without what its adapter learned, and with it again afterwards."""
+    with mllm.model.disable_adapter():
+        yield
 
 
 def _freeze_statistics(model: Any) -> None:

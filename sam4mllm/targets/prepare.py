@@ -69,6 +69,8 @@ def prepare_targets(
 def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
     """The pictures of `samples` with their objects, in the order in which they are met.
 
+    An object with a box and no mask is left out: there is nothing to judge points by, and its box needs no judging.
+
     Raises:
         DataError: an object id that names two masks, or two pictures.
     """
@@ -76,6 +78,8 @@ def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
     pictures: dict[Path, tuple[tuple[int, int], list[MaskObject]]] = {}
     for sample in samples:
         for item in sample.objects:
+            if item.rle is None:
+                continue
             if item.id in met:
                 if met[item.id] != (sample.image, item):
                     raise DataError(
@@ -111,7 +115,7 @@ def store_key(pictures: Sequence[PictureObjects], segmenter: Segmenter, settings
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
         for picture, content in zip(pictures, pool.map(_content, (p.image for p in pictures)), strict=True):
-            objects = [[item.id, item.rle["counts"], list(item.box)] for item in picture.objects]
+            objects = [[item.id, item.rle and item.rle["counts"], list(item.box)] for item in picture.objects]
             digest.update(json.dumps([content, picture.size_wh, objects]).encode())
     return {
         "data": digest.hexdigest(),

@@ -5,6 +5,7 @@
     recipe.yaml                                      every setting of the run, defaults written out
     method.json                                      how to ask: `Method.settings()`
     versions.json                                    the libraries that trained it
+    leakage.json                                     what the leakage guard took out of each set
     train_log.jsonl                                  loss and validation, by step
     checkpoints/                                     what a resume needs, and the best adapter so far
 
@@ -111,6 +112,10 @@ class RunFolder:
     @property
     def log(self) -> TrainLog:
         return TrainLog(self.path / "train_log.jsonl")
+
+    def keep_leakage(self, record: dict[str, Any]) -> None:
+        """Write down what the leakage guard guarded, and what it took out."""
+        _write(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
 
     def last_checkpoint(self) -> Path | None:
         """The latest checkpoint that was written to its end, or None; those cut short are removed.

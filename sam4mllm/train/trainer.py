@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
-from sam4mllm.errors import RecipeError
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError, RecipeError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.recipe import Recipe
@@ -44,13 +45,14 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
         RecipeError: settings that contradict each other, or a run folder of another recipe.
         DataError, ModelError: data or models that cannot be read.
     """
+    from sam4mllm.data.mixture import read_mixture
     from sam4mllm.mllm.load import load_mllm
     from sam4mllm.mllm.lora import attach_lora
     from sam4mllm.predict.loading import chosen_device
     from sam4mllm.segment.load import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
-    from sam4mllm.train.dataset import make_lessons, read_entries, spread
+    from sam4mllm.train.dataset import make_lessons, spread
 
     device = chosen_device(device)
     # Before the folder is made: a setting that is refused must not leave a run behind.
@@ -59,13 +61,18 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     if run.is_finished:
         logger.info("%s: trained already", run.path)
         return run
-    samples = read_entries(recipe.data.train)
-    held_out = read_entries([recipe.data.validation]) if recipe.data.validation else []
+    mixture = read_mixture(recipe.data, recipe.seed)
+    run.keep_leakage(mixture.leakage())
+    for line in mixture.leakage_lines():
+        logger.info("%s", line)
+    held_out = _held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    store = prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
+    store = prepare_targets(mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
     method = method_from_settings(recipe.method.model_dump())
-    lessons = make_lessons(samples, store.read(), method, frozenset(sample.image for sample in held_out))
-    logger.info("%d phrases in %d conversations", lessons.phrases, len(lessons.conversations))
+    lessons = make_lessons(mixture, store.read(), method)
+    logger.info(
+        "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
+    )
 
     mllm = load_mllm(
         recipe.model.base,
@@ -174,6 +181,22 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     if low:
         raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in low))
     return arguments
+
+
+def _held_out(recipe: Recipe) -> list[Sample]:
+    """The samples that the run is validated on.
+
+    Raises:
+        DataError: one of them has boxes and no masks, which the validation's figures are about.
+    """
+    from sam4mllm.data.readers import read_samples
+
+    if recipe.data.validation is None:
+        return []
+    samples = read_samples(recipe.data.validation)
+    if bare := [sample.id for sample in samples if not sample.has_masks]:
+        raise DataError(f"data.validation: {bare[0]} has boxes and no masks, and validation compares masks")
+    return samples
 
 
 def _validation(recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[Any]) -> Callable[[], Validation]:

@@ -55,6 +55,18 @@ def test_what_is_taught_word_for_word():
     assert [turn.supervised for turn in conversation.turns] == [False, True] * 2
 
 
+def test_objects_with_boxes_and_no_masks_are_taught_as_boxes():
+    boxes = tuple(MaskObject(f"b{x}", None, Box(x, 10, x + 20, 30)) for x in (60, 10))
+    boxed = Sample("own/1", IMAGE, SIZE_WH, "the two", boxes)
+    assert teachable(boxed, {})
+    (conversation,) = PPG.teach([boxed, sample("the left one", "left")], TARGETS)
+    assert texts(conversation)[:2] == [
+        'Where is "the two"? Box each object.',
+        "[100,200,300,600]; [600,200,800,600]",
+    ]
+    assert texts(conversation)[2] == PPG.question("the left one")
+
+
 def test_what_is_taught_is_what_is_asked():
     taught = PPG.teach([sample("the left one", "left")], TARGETS)[0]
     engine = ScriptedEngine([taught.turns[1].text])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.segment.base import Decoded
 from sam4mllm.segment.fake import BoxSegmenter
@@ -40,6 +40,14 @@ class Counting(BoxSegmenter):
 
 def content(store: TargetStore) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in store.path.iterdir()}
+
+
+def test_an_object_without_a_mask_is_passed_over(samples: list[Sample], tmp_path: Path) -> None:
+    boxed = MaskObject("boxed", None, samples[0].objects[0].box)
+    also = [*samples, replace(samples[0], id="boxed", objects=(boxed,))]
+    assert pictures_of(also) == pictures_of(samples)
+    store = prepare_targets(also, Counting(), SETTINGS, tmp_path / "store")
+    assert "boxed" not in store.read() and "boxed" not in store.skipped()
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.data.masks import encode
+from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt
@@ -25,29 +27,42 @@ def sample(image: str, phrase: str, *objects: str) -> Sample:
     return Sample(f"{image}/{phrase}", Path(image), (10, 10), phrase, made)
 
 
+def mixture(*passes: list[Sample], chats: tuple[Dialogue, ...] = ()) -> Mixture:
+    return Mixture(tuple(map(tuple, passes)), chats, 0, (), {})
+
+
 TARGETS = {name: Target((SamPrompt(Box(1, 1, 5, 5)),)) for name in ("a", "b")} | {"hard": Target(())}
 
 
-def test_every_phrase_is_taught_or_counted():
-    samples = [
+def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
+    first = [
         sample("1.jpg", "ring", "a"),
         sample("2.jpg", "star", "b"),
-        sample("1.jpg", "ring", "a"),
         sample("1.jpg", "ring", "b"),
         sample("1.jpg", "cloud"),
         sample("2.jpg", "cross", "hard"),
-        sample("3.jpg", "held", "a"),
     ]
-    lessons = make_lessons(samples, TARGETS, METHOD, held_out=frozenset({Path("3.jpg")}))
-    assert (lessons.phrases, lessons.doubled, lessons.untaught, lessons.held_out) == (4, 1, 1, 1)
-    assert [(str(c.image), len(c.turns) // 2) for c in lessons.conversations] == [("1.jpg", 3), ("2.jpg", 1)]
+    chat = Dialogue("chat/1", Path("3.jpg"), (("Is it red?", "Yes."), ("What else?", "Round.")))
+    lessons = make_lessons(mixture(first, first[:1], chats=(chat,)), TARGETS, METHOD)
+    assert (lessons.phrases, lessons.chats, lessons.untaught) == (5, 1, 1)
+    # What is drawn twice is taught again, in a conversation of its own.
+    assert [(str(c.image), len(c.turns) // 2) for c in lessons.conversations] == [
+        ("1.jpg", 3),
+        ("2.jpg", 1),
+        ("1.jpg", 1),
+        ("3.jpg", 2),
+    ]
+    assert [(turn.text, turn.supervised) for turn in lessons.conversations[-1].turns] == [
+        ("Is it red?", False),
+        ("Yes.", True),
+        ("What else?", False),
+        ("Round.", True),
+    ]
 
 
 def test_nothing_to_learn_is_an_error():
-    with pytest.raises(DataError, match="of 1 phrases 1 have no target"):
-        make_lessons([sample("1.jpg", "cross", "hard")], TARGETS, METHOD)
-    with pytest.raises(DataError, match="nothing to learn: of 0 phrases"):
-        make_lessons([], TARGETS, METHOD)
+    with pytest.raises(DataError, match="nothing to learn: 1 phrases have no target"):
+        make_lessons(mixture([sample("1.jpg", "cross", "hard")]), TARGETS, METHOD)
 
 
 @pytest.mark.parametrize(

@@ -196,3 +196,8 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, fast_vlm):
         adapters.append(adapter_of(run.path))
         assert json.loads((run.path / "versions.json").read_text())["transformers"]
     assert largest_difference(*adapters) <= 1e-6
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_workers(tmp_path, fast_vlm, uninterrupted):
+    run = trained(make_recipe(tmp_path, fast_vlm, "training.dataloader_num_workers=1"))
+    assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6

@@ -1,6 +1,7 @@
 """`train`: from files on disk to a run folder that a pipeline opens, on tiny random models."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,9 @@ def recipe(tmp_path, fast_vlm) -> Recipe:
 def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch):
     run = trainer.train(recipe, device="cpu")
     assert RunFolder.open(run.path).recipe == recipe
+    leakage = json.loads((run.path / "leakage.json").read_text())
+    assert leakage["guarded"] == {"reasonseg val": 2}
+    assert [(each["set"], each["phrases"]) for each in leakage["sets"]] == [("reasonseg train", 0)]
     validations = run.log.validations()
     assert list(validations) == [1, 2]
     assert all(found["n"] == 2 and 0 <= found["malformed"] <= 1 for found in validations.values())
@@ -79,3 +83,36 @@ def test_pictures_that_are_none(recipe, tmp_path):
         file.write_bytes(b"not a picture")
     with pytest.raises(DataError, match="train0"):
         trainer.train(recipe, device="cpu")
+
+
+def test_a_picture_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog):
+    for ending in ("jpg", "json"):
+        shutil.copy(tmp_path / f"ReasonSeg/val/val0.{ending}", tmp_path / f"ReasonSeg/train/copy.{ending}")
+    with caplog.at_level("INFO"):
+        run = trainer.train(recipe, device="cpu")
+    (found,) = json.loads((run.path / "leakage.json").read_text())["sets"]
+    assert found == {
+        "set": "reasonseg train",
+        "phrases": 1,
+        "pictures": 1,
+        "by": {"file": 0, "coco id": 0, "content": 1},
+    }
+    assert "leakage guard: reasonseg train: 1 phrases about 1 pictures left out" in caplog.messages
+    assert "3 phrases and 0 chats in 3 conversations" in caplog.messages
+
+
+def test_chat_is_learned_beside_masks_and_validation_needs_masks(recipe, tmp_path, caplog):
+    chat = [{"image": "train0.jpg", "question": "Is it noise?", "answer": "Yes."}]
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    entry = f"{{dataset: chat, path: {tmp_path}/chat.json, images: {tmp_path}/ReasonSeg/train, weight: 2}}"
+    train = f"data.train=[{{dataset: reasonseg, root: {tmp_path}, split: train, count: 2}}, {entry}]"
+    with caplog.at_level("INFO"):
+        trainer.train(load_recipe(tmp_path / "recipe.yaml", [train, "data.validation=null"]), device="cpu")
+    assert "2 phrases and 2 chats in 4 conversations" in caplog.messages
+
+    box = {"image": "ReasonSeg/val/val0.jpg", "phrase": "it", "boxes": [[8, 8, 40, 30]]}
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(box))
+    held = f"data.validation={{dataset: jsonl, path: {tmp_path}/boxes.jsonl}}"
+    other = load_recipe(tmp_path / "recipe.yaml", [held, f"output={tmp_path}/other"])
+    with pytest.raises(DataError, match=r"data.validation: jsonl/boxes/1 has boxes and no masks"):
+        trainer.train(other, device="cpu")

@@ -1,0 +1,193 @@
+"""Data sets of the Hub's library `datasets`: a folder made by `save_to_disk`, or an id of the Hub -> samples.
+
+A row is a record of `records.py`, under the names that such data sets use:
+
+    image    image                        an Image, or the path of one
+    phrase   phrase, phrases              a text, or a list of texts
+    masks    masks                        a list of masks, each an Image, run lengths, polygons or a path
+             mask, segmentation           one mask
+    boxes    boxes                        a list of [x1, y1, x2, y2]
+             bbox                         one box as COCO has it, [x, y, width, height]
+    id       id                           a text or a number
+
+The first column that is there counts; other names are given as `columns`. A picture that is stored within the data set
+is written once to a file named by its content, for every stage takes pictures from files. This module knows nothing
+about models or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sam4mllm.data.fields import shorten
+from sam4mllm.data.records import Records, mask_of_picture, note_ids
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "image": ("image",),
+    "phrase": ("phrase", "phrases"),
+    "masks": ("masks", "mask", "segmentation"),
+    "boxes": ("boxes", "bbox"),
+    "id": ("id",),
+}
+
+
+def read_hub(
+    path: Path,
+    split: str | None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: Path | None = None,
+    limit: int | None = None,
+) -> list[Sample]:
+    """The samples of a data set, in the order of its rows; ids are the rows' own, or `hub/{name}/{row}`.
+
+    Args:
+        path: a folder made by `save_to_disk`, or an id of the Hub.
+        split: which split; None where the folder holds one data set.
+        columns: the data set's column for each of our names, where it is none of `COLUMNS`.
+        images: the folder from which paths of pictures start, and to which stored pictures are written; None for the
+            data set's folder and the library's cache.
+        limit: at most so many samples, from the beginning.
+
+    Raises:
+        DataError: no such data set, split or column; a row that is not what its columns promise.
+    """
+    rows = _load(path, split)
+    names = _columns_of(rows.column_names, columns or {}, f"{path}")
+    name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
+    records = Records(name, path if images is None else images, path)
+    store = images if images is not None else _cache()
+    samples: list[Sample] = []
+    first_rows: dict[str, int] = {}
+    for number, row in enumerate(rows.select_columns(list(names.values()))):
+        try:
+            found = records.samples(_record(row, names, store), number)
+        except (DataError, ValueError) as error:
+            raise DataError(f"{path}, row {number}: {error}") from error
+        if faults := note_ids(found, number, first_rows):
+            raise DataError(f"{path}: {faults[0].replace('line', 'row')}")
+        samples += found
+        if limit is not None and len(samples) >= limit:
+            break
+    if not samples:
+        raise DataError(f"{path}: no row in it")
+    return samples[:limit]
+
+
+def _load(path: Path, split: str | None) -> Any:
+    """The rows, their pictures as stored bytes or paths."""
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+    # What the library raises for a missing folder, an unknown id, no network or damaged files.
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DataError(
+            f"{path}: no data set of `datasets` ({first}); give a folder made by save_to_disk, or an id of the Hub"
+        ) from error
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise DataError(f"{path}: the split {split!r} is not there; it has: {', '.join(found)}")
+        found = found[split]
+    elif split is not None:
+        raise DataError(f"{path}: is one data set without splits; leave split={split!r} out")
+    for name, feature in found.features.items():
+        if isinstance(feature, datasets.Image):
+            found = found.cast_column(name, datasets.Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            found = found.cast_column(name, datasets.List(datasets.Image(decode=False)))
+    return found
+
+
+def _columns_of(there: list[str], given: Mapping[str, str], where: str) -> dict[str, str]:
+    """The data set's column for each of our names.
+
+    Raises:
+        DataError: a column that is not there; none for the picture or the phrase.
+    """
+    names = {}
+    for ours, usual in COLUMNS.items():
+        if ours in given and given[ours] not in there:
+            raise DataError(f"{where}: there is no column {given[ours]!r}; it has: {', '.join(there)}")
+        column = given.get(ours, next((each for each in usual if each in there), None))
+        if column is not None:
+            names[ours] = column
+        elif ours in ("image", "phrase"):
+            raise DataError(
+                f"{where}: no column {' or '.join(usual)}; name it as columns.{ours}; it has: {', '.join(there)}"
+            )
+    return names
+
+
+def _record(row: Mapping[str, Any], names: Mapping[str, str], store: Path) -> dict[str, Any]:
+    """The row as a record of `records.py`."""
+    phrase = row[names["phrase"]]
+    record: dict[str, Any] = {
+        "image": _picture_path(row[names["image"]], store),
+        "phrases" if isinstance(phrase, list) else "phrase": phrase,
+    }
+    if (masks := names.get("masks")) and row[masks] is not None:
+        record["masks"] = [_mask(mask) for mask in (row[masks] if masks == "masks" else [row[masks]])]
+    if (boxes := names.get("boxes")) and row[boxes] is not None:
+        record["boxes"] = row[boxes] if boxes != "bbox" else [_corners(row[boxes])]
+    if (identity := names.get("id")) and row[identity] is not None:
+        record["id"] = str(row[identity])
+    return record
+
+
+def _picture_path(value: object, store: Path) -> str:
+    """The picture as a path; one that is stored within the data set is written to the folder `store` first."""
+    if isinstance(value, str):
+        return value
+    content = value.get("bytes") if isinstance(value, dict) else None
+    if content is None:
+        path = value.get("path") if isinstance(value, dict) else None
+        if path is None:
+            raise DataError(f"an image is a picture or the path of one; found {shorten(value)}")
+        return str(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            ending = (image.format or "png").lower()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError("the image is not a picture that can be read") from error
+    file = store / f"{hashlib.sha256(content).hexdigest()}.{ending}"
+    if not file.is_file():
+        store.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished.write_bytes(content)
+        os.replace(unfinished, file)
+    return str(file.absolute())
+
+
+def _mask(value: object) -> object:
+    """A mask as `records.py` reads it: stored pictures become run lengths, counts in bytes become text."""
+    if isinstance(value, dict) and "counts" in value:
+        counts = value["counts"]
+        return {**value, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        return mask_of_picture(io.BytesIO(value["bytes"]))
+    return value["path"] if isinstance(value, dict) and value.get("path") is not None else value
+
+
+def _corners(bbox: object) -> object:
+    """COCO's [x, y, width, height] as [x1, y1, x2, y2]; anything else as it is, for the check to come."""
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(each, int | float) for each in bbox):
+        return bbox
+    x, y, width, height = bbox
+    return [x, y, x + width, y + height]
+
+
+def _cache() -> Path:
+    from datasets import config
+
+    return Path(config.HF_DATASETS_CACHE) / "sam4mllm-pictures"

@@ -1,0 +1,44 @@
+"""Asks the questions of a chat file, of the tuned model and of its base, to see what tuning left of the chat.
+
+Every question is asked after the true turns before it. This module knows no masks and judges no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sam4mllm.chat.conversation import Conversation, teaching
+from sam4mllm.data.dialogues import Dialogue
+from sam4mllm.evaluate.chat import ChatScores, score_chat
+from sam4mllm.mllm.generate import Engine, TransformersEngine
+from sam4mllm.mllm.lora import adapter_disabled, has_adapter
+
+MAX_NEW_TOKENS = 64
+"""An answer that is longer is no short one."""
+
+
+def check_chat(engine: Engine, dialogues: Sequence[Dialogue]) -> dict[str, ChatScores]:
+    """The scores of the engine's model as "tuned" and, its adapter switched off, as "base"; a model without adapter has
+    the one row "base", and an engine whose model is not at hand the one row "model".
+
+    Raises:
+        DataError: a picture cannot be read.
+    """
+    if not isinstance(engine, TransformersEngine):
+        return {"model": _scores(engine, dialogues)}
+    if not has_adapter(engine.mllm):
+        return {"base": _scores(engine, dialogues)}
+    tuned = _scores(engine, dialogues)
+    with adapter_disabled(engine.mllm):
+        return {"tuned": tuned, "base": _scores(engine, dialogues)}
+
+
+def _scores(engine: Engine, dialogues: Sequence[Dialogue]) -> ChatScores:
+    asked: list[Conversation] = []
+    truths: list[str] = []
+    for dialogue in dialogues:
+        turns = teaching(dialogue.image, list(dialogue.exchanges)).turns
+        asked += [Conversation(dialogue.image, turns[: 2 * index + 1]) for index in range(len(dialogue.exchanges))]
+        truths += [answer for _, answer in dialogue.exchanges]
+    replies = engine.generate(asked, MAX_NEW_TOKENS)
+    return score_chat((reply.text, truth) for reply, truth in zip(replies, truths, strict=True))

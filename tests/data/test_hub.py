@@ -1,0 +1,113 @@
+"""Data sets of `datasets`, saved to a local folder as `save_to_disk` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.data.hub import read_hub
+from sam4mllm.data.images import load_image
+from sam4mllm.data.masks import encode
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
+from tests.data.tiny_datasets import write_picture
+
+SQUARE = [2.0, 1.0, 8.0, 1.0, 8.0, 5.0, 2.0, 5.0]
+
+
+def mask() -> np.ndarray:
+    pixels = np.zeros((10, 20), dtype=bool)
+    pixels[1:5, 2:8] = True
+    return pixels
+
+
+def pictures(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (10, 20, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def save(folder: Path, columns: dict[str, list[Any]], **features: Any) -> Path:
+    made = datasets.Dataset.from_dict(columns)
+    for name, feature in features.items():
+        made = made.cast_column(name, feature)
+    made.save_to_disk(folder / "set")
+    return folder / "set"
+
+
+def test_stored_pictures_become_files_named_by_their_content(tmp_path: Path) -> None:
+    first, second = pictures(2)
+    path = save(
+        tmp_path,
+        {
+            "image": [first, second, first],
+            "phrase": ["one", "two", "three"],
+            "masks": [[[SQUARE]], [], None],
+            "extra": [1, 2, 3],
+        },
+    )
+    samples = read_hub(path, None, images=tmp_path / "pictures")
+    assert [(each.id, each.phrase, len(each.objects)) for each in samples] == [
+        ("hub/set/0", "one", 1),
+        ("hub/set/1", "two", 0),
+        ("hub/set/2", "three", 0),
+    ]
+    assert np.array_equal(samples[0].mask(), mask())
+    assert samples[0].image == samples[2].image != samples[1].image
+    assert np.array_equal(load_image(samples[1].image), np.asarray(second))
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    assert read_hub(path, None, images=tmp_path / "pictures", limit=1) == samples[:1]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "feature"),
+    [
+        ("segmentation", SQUARE, None),
+        ("segmentation", [SQUARE], None),
+        ("mask", dict(encode(mask())), None),
+        ("mask", Image.fromarray(mask().astype(np.uint8) * 255), None),
+        ("masks", [dict(encode(mask()))], None),
+        ("masks", [Image.fromarray(mask().astype(np.uint8) * 255)], datasets.List(datasets.Image())),
+    ],
+    ids=["flat polygon", "polygons", "run lengths", "picture", "list of run lengths", "list of pictures"],
+)
+def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, value: Any, feature: Any) -> None:
+    write_picture(tmp_path / "photos" / "a.png")
+    columns = {"image": ["a.png"], "phrases": [["it", "that"]], column: [value], "bbox": [[2.0, 1.0, 6.0, 4.0]]}
+    path = save(tmp_path, columns, **({column: feature} if feature else {}))
+    samples = read_hub(path, None, images=tmp_path / "photos")
+    assert [each.id for each in samples] == ["hub/set/0/0", "hub/set/0/1"]
+    assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
+
+
+def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    rows = {"file": [str(tmp_path / "a.png")], "answer": ["it"], "boxes": [[[1, 2, 3, 4]]], "id": [7]}
+    datasets.DatasetDict({"val": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "set")
+    columns = {"image": "file", "phrase": "answer"}
+    (sample,) = read_hub(tmp_path / "set", "val", columns=columns)
+    assert sample.id == "7" and sample.objects[0].box == Box(1, 2, 3, 4) and not sample.has_masks
+    for split, names, says in (
+        ("train", columns, "the split 'train' is not there; it has: val"),
+        (None, columns, "the split None is not there; it has: val"),
+        ("val", {}, "no column image; name it as columns.image; it has: file, answer, boxes, id"),
+        ("val", {"image": "picture"}, "there is no column 'picture'; it has: file"),
+    ):
+        with pytest.raises(DataError, match=says):
+            read_hub(tmp_path / "set", split, columns=names)
+
+
+def test_what_is_no_data_set_and_bad_rows(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: no data set of `datasets`"):
+        read_hub(tmp_path / "empty", None)
+    path = save(tmp_path, {"image": [str(tmp_path / "a.png")] * 2, "phrase": ["it", "that"], "boxes": [None, [[1, 2]]]})
+    with pytest.raises(DataError, match="set: is one data set without splits; leave split='val' out"):
+        read_hub(path, "val")
+    with pytest.raises(DataError, match=r"set, row 1: a box is \[x1, y1, x2, y2\] in pixels"):
+        read_hub(path, None)

@@ -1,0 +1,111 @@
+"""The guard finds a held-out picture by its file, its COCO id or its bytes, and hashes only where names cannot tell."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.data import leakage
+from sam4mllm.data.leakage import Guard, coco_id, guard_of
+from sam4mllm.recipe_sections import DataEntry, DataSection
+from tests.data.tiny_datasets import (
+    PICTURES,
+    annotation,
+    picture,
+    rectangle,
+    ref,
+    write_instances,
+    write_picture,
+    write_reasonseg,
+    write_refs,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "identity"),
+    [
+        ("COCO_train2014_000000123456.jpg", 123456),
+        ("COCO_val2014_000000000001.jpg", 1),
+        ("000000123456.jpg", 123456),
+        ("COCO_train2014_000000123456_3.jpg", None),
+        ("123456.jpg", None),
+        ("4797837_a3a0a5e2ea_o.jpg", None),
+        ("scene_000000123456.jpg", None),
+    ],
+)
+def test_coco_ids_in_names(name: str, identity: int | None) -> None:
+    assert coco_id(Path("folder") / name) == identity
+
+
+def test_a_picture_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
+    held = tmp_path / "COCO_train2014_000000000005.jpg"
+    foreign = write_picture(tmp_path / "foreign.jpg", 30, 20)
+    write_picture(held)
+    guard = Guard({"val": [held, held], "test": [foreign]})
+    assert guard.pictures == {"val": 1, "test": 1}
+    copy = shutil.copy(held, tmp_path / "renamed.jpg")
+    named = shutil.copy(foreign, tmp_path / "COCO_val2014_000000000009.jpg")
+    other = write_picture(tmp_path / "other.jpg", 31, 20)
+    # Another picture under a COCO name of its own, byte by byte the held-out one: the names tell the two apart.
+    twin = shutil.copy(held, tmp_path / "COCO_train2014_000000000007.jpg")
+    assert guard.reason(held) == "file"
+    assert guard.reason(tmp_path / "elsewhere" / "000000000005.jpg") == "coco id"
+    assert guard.reason(Path(copy)) == guard.reason(Path(named)) == "content"
+    assert guard.reason(other) is guard.reason(Path(twin)) is guard.reason(tmp_path / "missing.jpg") is None
+
+
+def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [write_picture(tmp_path / f"held{n}.png", 10 + n, 10) for n in range(3)]
+    mine = [write_picture(tmp_path / f"mine{n}.png", 200, 100 + n) for n in range(3)]
+    read = []
+    original = leakage.hashlib.file_digest
+    monkeypatch.setattr(leakage.hashlib, "file_digest", lambda file, how: read.append(file.name) or original(file, how))
+    guard = Guard({"val": held})
+    assert [guard.reason(each) for each in mine if each.stat().st_size not in {h.stat().st_size for h in held}]
+    assert read == []
+    copy = Path(shutil.copy(held[1], tmp_path / "copy.png"))
+    assert guard.reason(copy) == guard.reason(copy) == "content"
+    assert len(read) == len(set(read)) and str(copy) in read
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """RefCOCO with four pictures in four splits, and ReasonSeg with one in each of two."""
+    numbers = {"train": 1, "val": 2, "testA": 3, "testB": 4}
+    pictures = [picture(number) for number in numbers.values()]
+    write_instances(tmp_path / "refcoco", pictures, [annotation(10 * n, n) for n in numbers.values()])
+    write_refs(tmp_path / "refcoco", [ref(n, 10 * n, n, split, f"thing {n}") for split, n in numbers.items()])
+    for each in pictures:
+        write_picture(tmp_path / PICTURES / each["file_name"])
+    for split in ("train", "val"):
+        write_reasonseg(tmp_path, split, f"{split}_scene", ["what is it?"], [rectangle("target", 2, 1, 8, 5)])
+    return tmp_path
+
+
+def entry(root: Path, name: str, split: str) -> DataEntry:
+    return DataEntry(dataset=name, root=root, split=split)
+
+
+def test_by_default_every_held_out_split_of_the_sets_in_the_mixture_is_guarded(root: Path) -> None:
+    train = [entry(root, "refcoco", "train")]
+    assert guard_of(DataSection(train=train)).pictures == {"refcoco val": 1, "refcoco testA": 1, "refcoco testB": 1}
+    also = DataSection(train=train, validation=entry(root, "reasonseg", "val"))
+    assert guard_of(also).pictures == {"reasonseg val": 1, "refcoco val": 1, "refcoco testA": 1, "refcoco testB": 1}
+    explained = DataSection(train=[DataEntry(dataset="reasonseg-explanations", root=root)])
+    assert guard_of(explained).pictures == {"reasonseg val": 1}
+
+
+def test_a_split_that_is_trained_on_is_not_guarded_by_default(root: Path) -> None:
+    data = DataSection(train=[entry(root, "refcoco", "train"), entry(root, "refcoco", "val")])
+    assert guard_of(data).pictures == {"refcoco testA": 1, "refcoco testB": 1}
+
+
+def test_a_list_is_guarded_as_it_stands_and_off_is_nothing(root: Path) -> None:
+    train = [entry(root, "refcoco", "train")]
+    held = [entry(root, "refcoco", "testA"), entry(root, "reasonseg", "val")]
+    assert guard_of(DataSection(train=train, guard=held)).pictures == {"refcoco testA": 1, "reasonseg val": 1}
+    off = DataSection.model_validate({"train": train, "guard": "off"})
+    assert guard_of(off).pictures == {}
+    assert off.model_dump(mode="json")["guard"] == "off"

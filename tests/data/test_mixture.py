@@ -1,0 +1,152 @@
+"""What a recipe learns from in one epoch: what is left out, what is drawn, and that the seed alone decides."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam4mllm.data.mixture import Mixture, read_mixture
+from sam4mllm.errors import DataError
+from sam4mllm.recipe_sections import DataSection
+from tests.data.tiny_datasets import (
+    PICTURES,
+    annotation,
+    picture,
+    ref,
+    write_instances,
+    write_picture,
+    write_refs,
+)
+
+SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """RefCOCO and RefCOCOg over one pool of pictures, RefCOCOg training on one of RefCOCO's val pictures; a JSONL of
+    ten pictures, one of them a copy of that one; a chat file."""
+    splits = {
+        "refcoco": {1: "train", 2: "val", 3: "testA"},
+        "refcocog": {1: "train", 2: "train", 4: "train", 3: "test"},
+    }
+    for name, by_picture in splits.items():
+        write_instances(tmp_path / name, [picture(n) for n in by_picture], [annotation(10 * n, n) for n in by_picture])
+        write_refs(
+            tmp_path / name,
+            [ref(n, 10 * n, n, split, f"{name} {n}") for n, split in by_picture.items()],
+            split_by="umd" if name == "refcocog" else "unc",
+        )
+    for n in range(1, 5):
+        write_picture(tmp_path / PICTURES / picture(n)["file_name"])
+    for n in range(10):
+        write_picture(tmp_path / f"own{n}.png", 20 + n, 10)
+    lines = [{"image": f"own{n}.png", "phrase": f"own {n}", "masks": [SQUARE]} for n in range(10)]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chats = [{"image": f"own{n}.png", "question": f"What is {n}?", "answer": "It."} for n in range(4)]
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in chats))
+    return tmp_path
+
+
+def mix(home: Path, *train: dict[str, Any], seed: int = 0, **more: Any) -> Mixture:
+    def whole(entry: dict[str, Any]) -> dict[str, Any]:
+        own = {"jsonl": {"path": home / "own.jsonl"}, "chat": {"path": home / "chat.jsonl"}}
+        return own.get(entry["dataset"], {"root": home, "split": "train"}) | entry
+
+    held = {key: whole(value) if isinstance(value, dict) else value for key, value in more.items()}
+    return read_mixture(DataSection.model_validate({"train": [whole(each) for each in train], **held}), seed)
+
+
+def test_pictures_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
+    mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
+    assert [sample.id for sample in mixed.samples] == [
+        "refcoco/train/1/10",
+        "refcocog/train/1/10",
+        "refcocog/train/4/40",
+    ]
+    assert mixed.leakage() == {
+        "guarded": {"refcoco val": 1, "refcoco testA": 1, "refcocog test": 1},
+        "sets": [
+            {"set": "refcoco train", "phrases": 0, "pictures": 0, "by": {"file": 0, "coco id": 0, "content": 0}},
+            {"set": "refcocog train", "phrases": 1, "pictures": 1, "by": {"file": 1, "coco id": 0, "content": 0}},
+        ],
+    }
+    assert mixed.leakage_lines()[-1] == "leakage guard: refcocog train: 1 phrases about 1 pictures left out"
+    off = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, guard="off")
+    assert len(off.samples) == 4 and off.leakage_lines() == ["leakage guard: nothing is guarded"]
+
+
+def test_a_copy_of_a_held_out_picture_is_found_in_foreign_sets_and_in_chat(home: Path) -> None:
+    held = write_picture(home / PICTURES / picture(2)["file_name"], 33, 44)
+    for name in ("own3.png", "own0.png"):
+        shutil.copy(held, home / name)
+    mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "jsonl"}, {"dataset": "chat"})
+    assert [each["by"]["content"] for each in mixed.leakage()["sets"]] == [0, 2, 2]
+    assert {sample.phrase for sample in mixed.samples} == {"refcoco 1", *(f"own {n}" for n in (1, 2, 4, 5, 6, 7, 8, 9))}
+    assert len(mixed.dialogues) == 2
+
+
+def test_a_phrase_that_comes_twice_is_taken_once(home: Path) -> None:
+    doubled = [json.loads(line) for line in (home / "own.jsonl").read_text().splitlines()] * 2
+    (home / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in doubled))
+    mixed = mix(home, {"dataset": "jsonl"})
+    assert len(mixed.samples) == 10 and mixed.doubled == 10
+
+
+@pytest.mark.parametrize(
+    ("share", "times"),
+    [
+        ({}, [1] * 10),
+        ({"weight": 1}, [1] * 10),
+        ({"weight": 2}, [2] * 10),
+        ({"weight": 0.3}, [1] * 3),
+        ({"weight": 2.5}, [2] * 5 + [3] * 5),
+        ({"count": 4}, [1] * 4),
+        ({"count": 13}, [1] * 7 + [2] * 3),
+    ],
+)
+def test_weight_and_count_say_how_often_a_phrase_comes_in_an_epoch(
+    home: Path, share: dict[str, Any], times: list[int]
+) -> None:
+    mixed = mix(home, {"dataset": "jsonl"} | share)
+    phrases = [sample.phrase for samples in mixed.passes for sample in samples]
+    assert sorted(Counter(phrases).values()) == times
+    assert {sample.phrase for sample in mixed.samples} == set(phrases)
+    # Within a pass nothing comes twice, so that a conversation never holds its own answer.
+    assert all(len({sample.id for sample in samples}) == len(samples) for samples in mixed.passes)
+
+
+def test_the_seed_alone_decides_what_is_drawn(home: Path) -> None:
+    few = {"dataset": "jsonl", "count": 4}, {"dataset": "chat", "weight": 1.5}
+    assert mix(home, *few, seed=1) == mix(home, *few, seed=1)
+    assert any(mix(home, *few, seed=seed).samples != mix(home, *few, seed=1).samples for seed in range(2, 6))
+    assert len(mix(home, *few).dialogues) == 6
+    # Another set beside it changes nothing of what is drawn from the first.
+    assert mix(home, *few).samples == mix(home, *few, {"dataset": "refcoco"}).samples[:4]
+
+
+@pytest.mark.parametrize(
+    ("train", "says"),
+    [
+        (
+            [{"dataset": "jsonl"}, {"dataset": "refcocog", "limit": 1}],
+            r"data.train.1 \(refcocog train\): nothing of this set is left .*: the leakage guard left out all 1",
+        ),
+        (
+            [{"dataset": "jsonl", "weight": 0.01}],
+            r"data.train.0 \(jsonl .*own.jsonl\): weight 0.01 of 10 phrases is less",
+        ),
+        ([{"dataset": "jsonl", "path": "/nowhere/x.jsonl"}], "/nowhere/x.jsonl: cannot be read"),
+    ],
+)
+def test_an_empty_set_is_an_error_that_names_it(home: Path, train: list[dict[str, Any]], says: str) -> None:
+    guard = [{"dataset": "jsonl", "path": home / "held.jsonl"}]
+    place = home / PICTURES / picture(1)["file_name"]
+    (home / "held.jsonl").write_text(json.dumps({"image": str(place), "phrase": "x"}))
+    with pytest.raises(DataError, match=says) as told:
+        mix(home, *train, guard=guard)
+    assert "\n" not in str(told.value)

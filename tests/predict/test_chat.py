@@ -1,0 +1,71 @@
+"""Chat questions are asked after the true turns before them, of the tuned model and of its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sam4mllm.chat.conversation import asking
+from sam4mllm.data.dialogues import Dialogue
+from sam4mllm.mllm.generate import TransformersEngine
+from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.chat import check_chat
+from tests.data.tiny_datasets import write_picture
+from tests.mllm import tiny
+
+
+@pytest.fixture
+def dialogues(tmp_path: Path) -> list[Dialogue]:
+    image = write_picture(tmp_path / "a.png")
+    return [
+        Dialogue("chat/1", image, (("Is it red?", "No."), ("What colour is it?", "grey"))),
+        Dialogue("chat/2", image, (("Is it grey?", "Yes."),)),
+    ]
+
+
+def test_the_true_turns_stand_before_a_question(dialogues: list[Dialogue]) -> None:
+    engine = ScriptedEngine({"red": "yes", "What colour": "Grey!", "grey?": "yes"})
+    (scores,) = check_chat(engine, dialogues).values()
+    assert (scores.yes_no, scores.yes_no_accuracy, scores.short, scores.exact_match) == (2, 0.5, 1, 1.0)
+    assert [[turn.text for turn in asked.turns] for asked in engine.asked] == [
+        ["Is it red?"],
+        ["Is it red?", "No.", "What colour is it?"],
+        ["Is it grey?"],
+    ]
+
+
+def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogues: list[Dialogue]) -> None:
+    base = load_mllm(str(tiny.save_fast_vlm(tmp_path / "base", seed=1)))
+    untouched = TransformersEngine(base, 2)
+    question = [asking(dialogues[0].image, "Is it red?")]
+    before = untouched.generate(question, 8)
+    assert list(check_chat(untouched, dialogues)) == ["base"]
+
+    tuned = attach_lora(base, {"r": 4, "lora_alpha": 64}, seed=0)
+    for name, value in tuned.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=1.0, generator=torch.Generator().manual_seed(0))
+    engine = TransformersEngine(tuned, 2)
+    after = engine.generate(question, 8)
+    assert after != before
+
+    def replies(of: TransformersEngine, seen: list[list[str]]) -> None:
+        """Note what is generated within `check_chat`."""
+        original = of.generate
+
+        def noting(conversations, max_new_tokens):
+            found = original(conversations, 8)
+            seen.append([reply.text for reply in found])
+            return found
+
+        of.generate = noting
+
+    seen: list[list[str]] = []
+    replies(engine, seen)
+    assert list(check_chat(engine, dialogues)) == ["tuned", "base"]
+    assert seen[0][0] == after[0].text and seen[1][0] == before[0].text
+    assert engine.generate(question, 8) == after

@@ -1,0 +1,112 @@
+"""docs/your-data.md: its commands are run in their order, with tiny models; its examples are what the readers read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.cli import main
+from sam4mllm.data.coco import read_coco
+from sam4mllm.data.jsonl import read_jsonl
+from sam4mllm.recipe import load_recipe
+from sam4mllm.yaml_text import read_yaml
+from tests.data.tiny_datasets import annotation, picture, write_instances, write_picture
+from tests.mllm import tiny
+from tests.test_readme import blocks, commands
+from tests.tiny_sam import save_sam
+
+PAGE = (Path(__file__).parent.parent / "docs" / "your-data.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def test_from_ten_pictures_to_a_tuned_adapter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).write_text(text, encoding="utf-8")
+    smaller = [
+        f"model.base={tiny.save_fast_vlm(tmp_path / 'base', seed=1)}",
+        f"segmenter.checkpoint={save_sam(tmp_path / 'sam.pth')}",
+        "training.max_steps=2",
+        "training.validate.every_steps=0",
+        "training.validate.samples=2",
+        "targets.groups=2",
+        "generation.max_new_tokens=6",
+    ]
+    run = [words for words in commands(PAGE) if words]
+    verbs = [words[1] for words in run]
+    assert {words[0] for words in run} == {"sam4mllm"}
+    assert verbs[:6] == ["shapes", "convert", "convert", "prepare", "inspect", "train"]
+    for words in run:
+        verb, *arguments = words[1:]
+        arguments += smaller if verb in ("prepare", "inspect", "train") else []
+        arguments += [] if verb in ("shapes", "convert") else ["--device", "cpu"]
+        # A random model's answer to the one picture may be unreadable, which is status 1.
+        assert main([verb, *arguments]) in ((0, 1) if verb == "segment" else (0,)), words
+    capsys.readouterr()
+
+    assert len({sample.image for sample in read_jsonl(Path("train.jsonl"))}) == 10
+    assert Path("runs/mine/adapter_model.safetensors").is_file() and Path("out.png").is_file()
+    assert "leakage" not in json.loads(Path("scores.json").read_text())
+    guard = json.loads(Path("runs/mine/leakage.json").read_text())
+    assert list(guard["guarded"].values()) == [2] and guard["sets"][0]["phrases"] == 0
+    chat = json.loads(Path("scores.json").read_text())["chat"]
+    assert chat["file"] == "chat.jsonl"
+    assert chat["tuned"]["yes_no"] == chat["base"]["yes_no"] == 2
+    assert 0 <= chat["tuned"]["yes_no_accuracy"] <= 1
+    asked = [sample.id for sample in read_jsonl(Path("val.jsonl"))]
+    for place in ("runs/answers", "runs/mine/evaluate/jsonl-val"):
+        lines = (Path(place) / "predictions.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["id"] for line in lines) == sorted(asked)
+
+
+def test_the_recipe_loads_as_it_stands(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
+    assert load_recipe(tmp_path / "mine.yaml").data.train[0].path == Path("train.jsonl")
+
+
+def test_the_example_lines_are_read(tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").write_text(FILES["labels.jsonl"])
+    write_picture(tmp_path / "photos/street.jpg", 240, 160)
+    (tmp_path / "masks").mkdir()
+    for number in (1, 2):
+        pixels = np.zeros((160, 240), dtype=np.uint8)
+        pixels[20:90, 60 * number : 60 * number + 10] = 255
+        Image.fromarray(pixels).save(tmp_path / f"masks/lamp{number}.png")
+    samples = read_jsonl(tmp_path / "labels.jsonl")
+    assert [(each.phrase, len(each.objects), each.has_masks) for each in samples] == [
+        ("the red car", 1, True),
+        ("the two lamps", 2, True),
+        ("what gives light at night", 2, True),
+        ("the wall", 1, True),
+        ("the dog", 1, False),
+        ("the elephant", 0, True),
+    ]
+
+
+def test_the_phrases_of_coco_annotations_are_read(tmp_path: Path) -> None:
+    (text,) = [block for block in blocks(PAGE, "jsonl") if "annotation_id" in block]
+    (tmp_path / "phrases.jsonl").write_text(text)
+    write_instances(tmp_path, [picture(3)], [annotation(7, 3), annotation(8, 3, x=9), annotation(9, 3, x=13)])
+    samples = read_coco(tmp_path / "instances.json", tmp_path / "phrases.jsonl")
+    assert [len(each.objects) for each in samples] == [1, 2, 2, 0]
+
+
+@pytest.mark.parametrize("text", [block for block in blocks(PAGE, "yaml") if block.startswith("data:")])
+def test_the_parts_of_recipes_fit_into_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
+    data = read_yaml(text)["data"]
+    overrides = ["data.validation=null"] + [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
+    assert load_recipe(tmp_path / "mine.yaml", overrides)
+
+
+@pytest.mark.parametrize("entry", re.findall(r"`(\{dataset: .*?\})`", PAGE))
+def test_every_entry_named_in_the_text_is_one(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
+    assert load_recipe(tmp_path / "mine.yaml", [f"data.train=[{entry}]", "data.validation=null"])
