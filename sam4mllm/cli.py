@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from sam4mllm import __version__
-from sam4mllm.errors import DataError, Sam4mllmError
+from sam4mllm.errors import DataError, LaunchError, Sam4mllmError
+from sam4mllm.processes import joined
 
 DATASETS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes", "jsonl", "coco", "hub")
+
+SHARED_VERBS = ("prepare", "train", "predict", "evaluate")
+"""Those whose work several processes can share: `torchrun --nproc-per-node N -m sam4mllm VERB ...`."""
 
 _ROOT_HELP = (
     "folder that holds refcoco/refs(unc).p and instances.json, grefcoco/, ReasonSeg/ and "
@@ -53,6 +57,16 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
         help="SAM checkpoint (.pth, folder, Hub id or `shapes`); default: the run's",
     )
     _device_option(parser)
+    _dtype_option(parser)
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="an OpenAI-compatible server (vLLM, SGLang, transformers serve) that answers in place of RUN's model",
+    )
+    parser.add_argument("--server-model", metavar="NAME", help="its name for the model; default: the only one it has")
+
+
+def _dtype_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="default: the checkpoint's"
     )
@@ -296,6 +310,16 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.jsonl")
     convert.add_argument("--limit", type=_positive, metavar="N", help="only the first N phrases")
 
+    merge = verb(
+        "merge",
+        "write a run's model with its adapter merged into it, for servers",
+        "The folder loads as any checkpoint does, and in RUN's place in all other verbs.",
+    )
+    merge.add_argument("run", metavar="RUN", type=Path, help="a run folder")
+    merge.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="a folder that is not there yet")
+    _dtype_option(merge)
+    _device_option(merge)
+
     shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
     shapes.add_argument("directory", metavar="DIR", type=Path)
     shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")
@@ -340,7 +364,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         _check_json_place(getattr(options, "json", None))
-        return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
+        with joined() as options.processes:
+            if options.processes.world_size > 1 and options.verb not in SHARED_VERBS:
+                raise LaunchError(
+                    f"{options.verb} runs in one process; only {', '.join(SHARED_VERBS)} share their work"
+                )
+            return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
     except Sam4mllmError as error:
         if options.traceback:
             raise

@@ -1,7 +1,8 @@
 """What each verb of the command line does: read the inputs, call one stage, print, and return the exit status.
 
 Every function takes the verb's options and returns 0, or 1 when part of the work came out as errors. What they need is
-imported late, so that a verb loads only what it uses. This module knows no algorithm.
+imported late, so that a verb loads only what it uses. Of several processes that share a verb's work
+(`options.processes`) the main one alone prints and writes figures. This module knows no algorithm.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def prepare(options: Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     mixture = read_mixture(recipe.data, recipe.seed)
-    store = _targets(recipe, mixture.samples, options.device)
+    store = _targets(recipe, mixture.samples, options)
+    if not options.processes.is_main:
+        return 0
     targets = list(store.read().values())
     figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped())}
     means = {
@@ -75,7 +78,7 @@ def inspect(options: Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
-    store = _targets(recipe, samples, options.device)
+    store = _targets(recipe, samples, options)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(
@@ -95,15 +98,17 @@ def train(options: Namespace) -> int:
     """A recipe's training, to the end of it."""
     import logging
 
-    from sam4mllm.predict.loading import chosen_device
     from sam4mllm.recipe import load_recipe
     from sam4mllm.train.trainer import train as train_recipe
 
-    log = logging.getLogger("sam4mllm")
-    log.setLevel(logging.INFO)
-    log.addHandler(logging.StreamHandler())
-    run = train_recipe(load_recipe(options.recipe, options.overrides), device=chosen_device(options.device))
-    print(f"{run.path}: trained; try `sam4mllm segment {run.path} PICTURE PHRASE -o out.png`")
+    if options.processes.is_main:
+        log = logging.getLogger("sam4mllm")
+        log.setLevel(logging.INFO)
+        log.addHandler(logging.StreamHandler())
+    recipe = load_recipe(options.recipe, options.overrides)
+    run = train_recipe(recipe, device=options.device, processes=options.processes)
+    if options.processes.is_main:
+        print(f"{run.path}: trained; try `sam4mllm segment {run.path} PICTURE PHRASE -o out.png`")
     return 0
 
 
@@ -159,8 +164,11 @@ def predict(options: Namespace) -> int:
         raise DataError("predict asks a QUERIES.jsonl, or a data set named by --dataset; give one of the two")
     queries = queries_of(_samples(options)) if options.queries is None else read_queries(options.queries)
     pipeline = _pipeline(options)
-    with bar("predict", len(queries), unit="phrases") as advance:
-        summary = predict_all(pipeline, queries, options.output, advance=advance)
+    processes = options.processes
+    with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
+        summary = predict_all(pipeline, queries, options.output, advance=advance, processes=processes)
+    if not processes.is_main:
+        return 0
     _tell(summary)
     _write_json(summary.to_json(), options.json)
     return 1 if summary.error else 0
@@ -188,9 +196,12 @@ def evaluate(options: Namespace) -> int:
     pipeline = _pipeline(options)
     done = []
     for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
-        answered = answer_split(pipeline, entry, each, folder, judging)
-        done.append(judge_split(answered, entry, each, judging))
-        _tell(done[-1].summary)
+        answered = answer_split(pipeline, entry, each, folder, judging, options.processes)
+        if options.processes.is_main:
+            done.append(judge_split(answered, entry, each, judging))
+            _tell(done[-1].summary)
+    if not options.processes.is_main:
+        return 0
     record = results_record(
         done,
         pipeline,
@@ -243,20 +254,34 @@ def score(options: Namespace) -> int:
     return 0
 
 
+def merge(options: Namespace) -> int:
+    """A run's model and adapter as one checkpoint."""
+    from sam4mllm.predict.loading import chosen_device
+    from sam4mllm.predict.merge import merge as merge_run
+    from sam4mllm.train.run_folder import RunFolder
+
+    device = chosen_device(options.device)
+    merged = merge_run(RunFolder.open(options.run), options.output, dtype=options.dtype, device=device)
+    print(f"{merged.path}: merged; try `vllm serve {merged.path}`, then `--server URL` of predict and evaluate")
+    return 0
+
+
 def _pipeline(options: Namespace) -> Pipeline:
     from sam4mllm.predict.pipeline import Pipeline
 
     return Pipeline.from_pretrained(
         options.run,
         options.adapter,
-        device=options.device,
+        device=options.processes.device(options.device),
         dtype=options.dtype,
         segmenter=options.segmenter,
         batch_size=options.batch_size,
+        server=options.server,
+        server_model=options.server_model,
     )
 
 
-def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetStore:
+def _targets(recipe: Recipe, samples: Sequence[Sample], options: Namespace) -> TargetStore:
     """The targets of `samples`, computed where the store lacks them."""
     from sam4mllm.predict.loading import chosen_device
     from sam4mllm.segment.load import load_segmenter
@@ -264,8 +289,9 @@ def _targets(recipe: Recipe, samples: Sequence[Sample], device: str) -> TargetSt
     from sam4mllm.targets.settings import TargetSettings
 
     settings = TargetSettings.from_recipe(recipe)
-    segmenter = load_segmenter(recipe.segmenter.checkpoint, chosen_device(device), recipe.segmenter.dtype)
-    return prepare_targets(samples, segmenter, settings, recipe.targets.store)
+    device = chosen_device(options.processes.device(options.device))
+    segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
+    return prepare_targets(samples, segmenter, settings, recipe.targets.store, options.processes)
 
 
 def _samples(options: Namespace) -> list[Sample]:

@@ -25,3 +25,11 @@ class PredictionsError(Sam4mllmError):
 
 class ModelError(Sam4mllmError):
     """A model, checkpoint, adapter or run folder that cannot be loaded."""
+
+
+class ServerError(Sam4mllmError):
+    """A server of a model that does not answer, or not us; nothing can be asked of it."""
+
+
+class LaunchError(Sam4mllmError):
+    """Processes of one job that were not started as asked, or of which one has stopped."""

@@ -23,8 +23,8 @@ def ignore(count: int = 1, /) -> None:
 
 
 @contextmanager
-def bar(title: str, total: int, *, done: int = 0, unit: str = "") -> Iterator[Advance]:
-    """A progress bar of `total` steps, of which `done` were finished by an earlier run.
+def bar(title: str, total: int, *, done: int = 0, unit: str = "", shown: bool = True) -> Iterator[Advance]:
+    """A progress bar of `total` steps, of which `done` were finished by an earlier run; none where not `shown`.
 
     Yields:
         The function to call with the number of steps just finished.
@@ -36,7 +36,7 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "") -> Iterator[Ad
         total=total,
         initial=done,
         unit=f" {unit}" if unit else "it",
-        disable=not sys.stderr.isatty(),
+        disable=not (shown and sys.stderr.isatty()),
         dynamic_ncols=True,
         file=sys.stderr,
     ) as progress:

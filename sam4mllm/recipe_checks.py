@@ -20,6 +20,8 @@ _DECIDED_ELSEWHERE = {
     "lora": {"base_model_name_or_path": "model.base"},
     "training": {"output_dir": "output", "seed": "seed", "data_seed": "seed"},
 }
+# Values that a library takes beside those that it annotates: TrainingArguments turns FSDP on by `true`.
+_ALSO_TAKEN: dict[str, tuple[Any, ...]] = {"fsdp": (True, False)}
 # So many valid keys can be read at a glance.
 _FEW = 15
 # Keys of the section that are ours, not the library's.
@@ -72,7 +74,7 @@ def library_problems(settings: Mapping[str, Any]) -> list[str]:
             elif key not in fields:
                 hint = nearest(key, {*fields, *ours} - decided.keys(), "valid keys")
                 lines.append(f"{section}.{key}: unknown key of {library.__name__}; {hint}")
-            elif problem := _wrong_type(value, hints[key]):
+            elif value not in _ALSO_TAKEN.get(key, ()) and (problem := _wrong_type(value, hints[key])):
                 lines.append(f"{section}.{key}: {problem}; got {value!r}")
     return lines
 

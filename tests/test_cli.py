@@ -32,7 +32,19 @@ from tests.data.tiny_datasets import (
     write_refs,
 )
 
-VERBS = ("demo", "prepare", "inspect", "train", "segment", "predict", "evaluate", "score", "convert", "shapes")
+VERBS = (
+    "demo",
+    "prepare",
+    "inspect",
+    "train",
+    "segment",
+    "predict",
+    "evaluate",
+    "score",
+    "convert",
+    "merge",
+    "shapes",
+)
 
 # The objects of the tiny data set below, as a perfect model would name them on a grid of 1000 over 20 x 10 pixels.
 ANSWERS = {

@@ -25,6 +25,7 @@ from sam4mllm.evaluate.score import Judgement, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
 from sam4mllm.predict.baselines import BASELINES, BOX, box_alone, filled_boxes
 from sam4mllm.predict.batch import BatchSummary, predict
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import bar
 from sam4mllm.recipe_sections import DataEntry
 
@@ -114,22 +115,30 @@ def read_scored(entry: DataEntry) -> list[Sample]:
 
 
 def answer_split(
-    pipeline: Pipeline, entry: DataEntry, samples: Sequence[Sample], output: Path, judging: Judging
+    pipeline: Pipeline,
+    entry: DataEntry,
+    samples: Sequence[Sample],
+    output: Path,
+    judging: Judging,
+    processes: Processes = ALONE,
 ) -> Answered:
     """All of a split's work that needs the models: the answers, and SAM's masks of their boxes alone where wanted.
+
+    Several processes share it.
 
     Raises:
         DataError: `output` holds the predictions of other queries or another model.
     """
     start = time.perf_counter()
     queries = queries_of(samples)
-    with bar(f"{entry.dataset} {entry.split_name}", len(queries), unit="phrases") as advance:
-        summary = predict(pipeline, queries, output, advance=advance)
+    with bar(f"{entry.dataset} {entry.split_name}", len(queries), unit="phrases", shown=processes.is_main) as advance:
+        summary = predict(pipeline, queries, output, advance=advance, processes=processes)
     alone = None
     if BOX in judging.baselines:
-        with bar("box alone", len(queries), unit="phrases") as advance:
+        folder = output / f"baseline-{BOX}"
+        with bar("box alone", len(queries), unit="phrases", shown=processes.is_main) as advance:
             answers = read_predictions(summary.predictions)
-            alone = box_alone(pipeline, queries, answers, output / f"baseline-{BOX}", advance=advance)
+            alone = box_alone(pipeline, queries, answers, folder, advance=advance, processes=processes)
     return Answered(summary, alone, time.perf_counter() - start)
 
 

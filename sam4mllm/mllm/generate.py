@@ -90,7 +90,8 @@ class TransformersEngine:
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
         )
-        with torch.inference_mode():
+        # Not inference mode: what FSDP gathers of the weights in it could not serve the next training step.
+        with torch.no_grad():
             tokens = mllm.model.generate(**inputs, generation_config=settings)
         written = tokens[:, inputs["input_ids"].shape[1] :]
         finished = torch.isin(written, torch.tensor(mllm.end_ids).to(written)).any(dim=1).tolist()

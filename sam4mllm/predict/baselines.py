@@ -25,6 +25,7 @@ from sam4mllm.geometry import Box, SamPrompt, mask_of_box
 from sam4mllm.methods.base import Answer
 from sam4mllm.predict.batch import BatchSummary, predict
 from sam4mllm.predict.pipeline import Pipeline, Result
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
 
 BOX = "box"
@@ -78,6 +79,7 @@ def box_alone(
     output: Path,
     *,
     advance: Advance = ignore,
+    processes: Processes = ALONE,
 ) -> BatchSummary:
     """SAM's masks of the answers' boxes as predictions of their own in `output`, resumed as any batch run is.
 
@@ -88,8 +90,9 @@ def box_alone(
         KeyError: a query without an answer.
     """
     alone = BoxAlone(pipeline, {line.id: line for line in answers})
-    _discard_other(output, alone.identity["answers"])
-    return predict(alone, queries, output, advance=advance)
+    if processes.is_main:
+        _discard_other(output, alone.identity["answers"])
+    return predict(alone, queries, output, advance=advance, processes=processes)
 
 
 def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:

@@ -5,8 +5,8 @@
     DIR/predictions.jsonl     all shards, written when the last one is done
 
 Queries of one picture stand in one shard, so a picture is read and embedded once. A picture that cannot be read or
-answered gives lines of status "error", and the rest goes on; a later run asks those shards again. This module knows no
-scores.
+answered gives lines of status "error", and the rest goes on; a later run asks those shards again. Several processes
+share the shards out among them; what is in one does not depend on who computed it. This module knows no scores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import hashlib
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,16 @@ import torch
 from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.data.queries import PredictedObject, PredictionLine, Query, dump_line
-from sam4mllm.errors import DataError, Sam4mllmError
+from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.predict.pipeline import Result, batched
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
 
 SHARD_SIZE = 64
 """Queries of a shard, at least: what a killed run may have to do again."""
+
+_ENDS_THE_RUN = (torch.OutOfMemoryError, MemoryError, ServerError)
+"""What no picture is to blame for."""
 
 
 class Responder(Protocol):
@@ -95,6 +98,7 @@ class Job:
             **pipeline.identity,
         }
         place = output / "job.json"
+        (output / "shards").mkdir(parents=True, exist_ok=True)
         if place.is_file():
             found = json.loads(place.read_text(encoding="utf-8"))
             differing = sorted(key for key in about.keys() | found.keys() if about.get(key) != found.get(key))
@@ -103,8 +107,8 @@ class Job:
                     f"{output}: holds another job's predictions (different: {', '.join(differing)}); choose another "
                     "--output, or remove the folder"
                 )
-        (output / "shards").mkdir(parents=True, exist_ok=True)
-        _write_whole(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
+        else:
+            _write_whole(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
         return cls(output, shards)
 
     def place(self, index: int) -> Path:
@@ -119,19 +123,27 @@ class Job:
         with place.open(encoding="utf-8") as lines:
             return all(json.loads(line)["status"] != "error" for line in lines)
 
-    def merge(self) -> BatchSummary:
-        """All shards as one file, in the shards' order."""
-        statuses: Counter[str] = Counter()
-        merged = self.output / "predictions.jsonl"
-        part = merged.with_suffix(".part")
+    def pending(self) -> list[int]:
+        """The shards that are not done."""
+        return [index for index in range(len(self.shards)) if not self.done(index)]
+
+    @property
+    def merged(self) -> Path:
+        """The file of all predictions."""
+        return self.output / "predictions.jsonl"
+
+    def merge(self) -> dict[str, int]:
+        """Writes all shards as one file, in the shards' order; returns how many lines it has of each status."""
+        statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
+        part = self.merged.with_suffix(".part")
         with part.open("w", encoding="utf-8") as out:
             for index in range(len(self.shards)):
                 with self.place(index).open(encoding="utf-8") as lines:
                     for line in lines:
                         statuses[json.loads(line)["status"]] += 1
                         out.write(line)
-        os.replace(part, merged)
-        return BatchSummary(merged, **{name: statuses[name] for name in ("ok", "no_object", "malformed", "error")})
+        os.replace(part, self.merged)
+        return statuses
 
 
 def predict(
@@ -141,25 +153,33 @@ def predict(
     *,
     shard_size: int = SHARD_SIZE,
     advance: Advance = ignore,
+    processes: Processes = ALONE,
 ) -> BatchSummary:
     """Answer all queries into `output`; shards that an earlier run left there are not computed again.
 
-    `advance` is told of the queries done, those of earlier runs at once.
+    `advance` is told of the queries done, those of earlier runs at once; of several processes only the main one's.
 
     Raises:
         DataError: `output` holds the predictions of other queries or another model.
     """
+    if processes.is_main:
+        Job.open(pipeline, queries, output, shard_size)
+    processes.wait()
     job = Job.open(pipeline, queries, output, shard_size)
-    pending = [index for index in range(len(job.shards)) if not job.done(index)]
-    advance(len(queries) - sum(len(job.shards[index]) for index in pending))
-    for index in pending:
+    pending = processes.agree(job.pending)
+    if processes.is_main:
+        advance(len(queries) - sum(len(job.shards[index]) for index in pending))
+    advance = processes.together(advance)
+    for index in processes.share_out(pending):
         lines: list[str] = []
         groups = list(_by_picture(job.shards[index]).values())
         for batch in batched(groups, pipeline.picture_batch):
             lines += [dump_line(line) for line in _answer(pipeline, batch)]
             advance(sum(len(group) for group in batch))
         _write_whole(job.place(index), "".join(lines))
-    return job.merge()
+    processes.wait()
+    advance(0)
+    return BatchSummary(job.merged, **processes.agree(job.merge))
 
 
 def line_of(query: Query, result: Result) -> PredictionLine:
@@ -200,14 +220,14 @@ def _answer(pipeline: Responder, groups: Sequence[Sequence[Query]]) -> list[Pred
     answered: dict[int, list[PredictionLine]] = {}
     try:
         answered = _answer_together(pipeline, groups, pictures, readable)
-    except (torch.OutOfMemoryError, MemoryError):
+    except _ENDS_THE_RUN:
         raise
     except Exception:
         # One of the pictures is not to the model's liking (a side of one pixel, say), but which? Each is tried alone.
         for owner in readable:
             try:
                 answered |= _answer_together(pipeline, groups, pictures, [owner])
-            except (torch.OutOfMemoryError, MemoryError):
+            except _ENDS_THE_RUN:
                 raise
             except Exception as error:
                 broken[owner] = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"

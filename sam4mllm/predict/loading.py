@@ -1,12 +1,14 @@
 """From names to a pipeline: which files are the model, the adapter, the method and the segmenter, and what they are.
 
-A run folder names all four. A base model names itself alone, so the rest is asked for or has one stated default. This
-module answers no question.
+A run folder names all four, and so does one that `merge` wrote, which is its own base. A base model names itself
+alone, so the rest is asked for or has one stated default. A server takes the place of model and adapter. This module
+answers no question.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,14 +34,28 @@ def load_pipeline(
     segmenter: str | Path | Segmenter | None,
     method: Mapping[str, Any] | None,
     batch_size: int | None,
+    server: str | None,
+    server_model: str | None,
 ) -> Pipeline:
     """See `Pipeline.from_pretrained`."""
     run = _run_of(model, adapter)
     place = chosen_device(device)
+    if server is not None:
+        if run is None:
+            raise ModelError(
+                f"{model}: is no run folder, which must say how to ask the model of --server and with which SAM"
+            )
+        return _served_pipeline(run, place, segmenter, method, batch_size, server, server_model)
+    if server_model is not None:
+        raise ModelError(f"--server-model {server_model!r} names a model of no server; give its address by --server")
     # An adapter that is a run folder brings its method and segmenter along, on whatever base it is put.
     base = str(model) if adapter is not None or run is None else run.recipe.model.base
     weights = run.path if run is not None else adapter
     settings = run.recipe.model if run is not None else None
+    if run is not None and run.is_merged:
+        if adapter is not None:
+            raise ModelError(f"{adapter}: is a merged checkpoint, no adapter; give it alone")
+        base, weights = str(run.path), None
     if dtype == "auto" and settings is not None:
         dtype = settings.dtype
     quantization = settings.quantization if settings is not None else None
@@ -74,6 +90,32 @@ def load_pipeline(
             "dtype": str(mllm.dtype),
             "quantization": quantization,
         },
+    )
+
+
+def _served_pipeline(
+    run: RunFolder,
+    device: str,
+    segmenter: str | Path | Segmenter | None,
+    method: Mapping[str, Any] | None,
+    batch_size: int | None,
+    server: str,
+    server_model: str | None,
+) -> Pipeline:
+    """The run's pipeline with the answers of a server. Its key, if it wants one, is where its users have it."""
+    from sam4mllm.mllm.server import ServerEngine
+
+    generation = run.recipe.generation
+    at_once = batch_size or generation.batch_size
+    engine = ServerEngine(server, server_model, concurrency=at_once, api_key=os.environ.get("OPENAI_API_KEY"))
+    return Pipeline(
+        method_from_settings(method) if method is not None else run.method,
+        engine,
+        _segmenter(segmenter, run.recipe.model.base, run, device),
+        picture_batch=at_once,
+        max_new_tokens=generation.max_new_tokens,
+        # Not its address: a server may move between two runs of one job.
+        engine_identity={"server_model": engine.model},
     )
 
 

@@ -109,6 +109,8 @@ class Pipeline:
         segmenter: str | Path | Segmenter | None = None,
         method: Mapping[str, Any] | None = None,
         batch_size: int | None = None,
+        server: str | None = None,
+        server_model: str | None = None,
     ) -> Pipeline:
         """The pipeline of a run folder, or of a base model with or without an adapter.
 
@@ -122,9 +124,13 @@ class Pipeline:
             method: the settings of a method; None takes the run's, and for a base model asks for boxes alone, which is
                 what models know untaught.
             batch_size: questions generated at once; None takes the run's.
+            server: the address of an OpenAI-compatible server that answers in the MLLM's place, which is then not
+                loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, where it wants one.
+            server_model: the name that the server has for the model; None for its only one.
 
         Raises:
             ModelError: model, adapter or segmenter cannot be loaded, or none is named.
+            ServerError: the server does not answer.
         """
         from sam4mllm.predict.loading import load_pipeline
 
@@ -136,6 +142,8 @@ class Pipeline:
             segmenter=segmenter,
             method=method,
             batch_size=batch_size,
+            server=server,
+            server_model=server_model,
         )
 
     @property

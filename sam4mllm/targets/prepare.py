@@ -1,7 +1,8 @@
 """From samples to stored targets: each object's groups are drawn, judged by SAM and the best kept. It resumes.
 
 Work goes by shards of whole pictures, planned from the data alone, so a resumed run writes the same files as one that
-was never stopped. This module knows no phrases and no text.
+was never stopped, and one of several processes the same as one of a single process. This module knows no phrases and
+no text.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import bar
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
@@ -40,29 +42,38 @@ class PictureObjects:
 
 
 def prepare_targets(
-    samples: Iterable[Sample], segmenter: Segmenter, settings: TargetSettings, store_root: Path
+    samples: Iterable[Sample],
+    segmenter: Segmenter,
+    settings: TargetSettings,
+    store_root: Path,
+    processes: Processes = ALONE,
 ) -> TargetStore:
     """The store with a target, or a reason why there is none, for every object of `samples`; computes what is missing.
+
+    Several processes share the shards out among them, and return when all are there.
 
     Raises:
         DataError: a picture that is missing, broken or of another size than its annotation; an object id that names two
             masks; a store that cannot be used.
     """
     pictures = pictures_of(samples)
-    store = TargetStore.open(store_root, store_key(pictures, segmenter, settings))
+    key = processes.agree(lambda: store_key(pictures, segmenter, settings))
+    store = TargetStore.open(store_root, key)
     plan = plan_shards(pictures)
-    done = set(store.shards())
     counts = [sum(len(picture.objects) for picture in shard) for shard in plan]
-    finished = sum(count for number, count in enumerate(counts) if number in done)
-    with bar("targets", sum(counts), done=finished, unit="objects") as advance:
-        for number, shard in enumerate(plan):
-            if number in done:
-                continue
+    done = set(processes.agree(store.shards))
+    pending = [number for number in range(len(plan)) if number not in done]
+    finished = sum(counts[number] for number in done if number < len(plan))
+    with bar("targets", sum(counts), done=finished, unit="objects", shown=processes.is_main) as advance:
+        advance = processes.together(advance)
+        for number in processes.share_out(pending):
             results: list[ObjectTarget | SkippedObject] = []
-            for picture in shard:
+            for picture in plan[number]:
                 results += judge_picture(picture, segmenter, settings)
                 advance(len(picture.objects))
             store.write_shard(number, results)
+        processes.wait()
+        advance(0)
     return store
 
 

@@ -1,6 +1,7 @@
 """What happens beside the training loop: the log, and validation that keeps the best adapter.
 
-These callbacks draw no random number and change no weight, so a run with them ends in the weights of one without.
+These callbacks draw no random number and change no weight, so a run with them ends in the weights of one without. Of
+several processes all validate, and the main one alone writes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.validation import Validation
 
@@ -29,25 +31,49 @@ class LogCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Validates every `every_steps` steps (0: never by itself), logs the figures and keeps the best adapter by cIoU."""
+    """Validates every `every_steps` steps (0: never by itself), logs the figures and keeps the best adapter by cIoU.
 
-    def __init__(self, run: RunFolder, validate: Callable[[], Validation], every_steps: int) -> None:
+    `weights` gives the weights to keep where they are spread over the processes, else None; all processes call it.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        validate: Callable[[], Validation],
+        every_steps: int,
+        processes: Processes = ALONE,
+        weights: Callable[[], dict[str, Any] | None] = lambda: None,
+    ) -> None:
         self._run = run
         self._validate = validate
         self._every_steps = every_steps
+        self._processes = processes
+        self._weights = weights
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        # Under FSDP, so that generating gathers the weights beside the layers as a training step does; else it does
+        # nothing.
+        register_fsdp_forward_method(model, "generate")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        due = self._every_steps and state.global_step % self._every_steps == 0
-        if due and state.is_world_process_zero:
+        if self._every_steps and state.global_step % self._every_steps == 0:
             self.validate_at(state.global_step, model)
 
     def validate_at(self, step: int, model: Any) -> None:
-        """Validate now, unless the log holds this step already."""
-        if step in self._run.log.validations():
+        """Validate now, unless the log holds this step already. All processes come here."""
+        if self._processes.agree(lambda: step in self._run.log.validations()):
             return
         found = self._validate()
-        best = self._run.best()
         # The adapter first: killed between the two, a resume validates this step again and finds the same.
-        if best is None or found.ciou > best[1]:
-            self._run.keep_best(model, step, found.ciou)
-        self._run.log.append({"step": step, "validation": found.record()})
+        if self._processes.agree(lambda: self._is_best(found)):
+            weights = self._weights()
+            if self._processes.is_main:
+                self._run.keep_best(model, step, found.ciou, weights)
+        if self._processes.is_main:
+            self._run.log.append({"step": step, "validation": found.record()})
+
+    def _is_best(self, found: Validation) -> bool:
+        best = self._run.best()
+        return best is None or found.ciou > best[1]

@@ -9,7 +9,8 @@
     train_log.jsonl                                  loss and validation, by step
     checkpoints/                                     what a resume needs, and the best adapter so far
 
-What is done is known from these files alone. This module loads no model.
+A folder that `merge` wrote holds the whole model (config.json, weights, processor) in the adapter's place, beside
+recipe.yaml, method.json and versions.json. What is done is known from these files alone. This module loads no model.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from sam4mllm.versions import versions
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MODEL_CONFIG = "config.json"
 
 _CHECKPOINT = "checkpoint-"
 _BEST = "best-"
 _BEST_FIGURE = "validation.json"
 _TRAINER_STATE = "trainer_state.json"
+_WORLD_SIZE = "world_size"
 
 
 class RunFolder:
@@ -58,11 +61,14 @@ class RunFolder:
                     "choose another output, or remove that folder's recipe.yaml, adapter and checkpoints"
                 )
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        _write(written, recipe.to_yaml())
-        method = method_from_settings(recipe.method.model_dump())
-        _write(run.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
-        _write(run.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        run.describe(recipe, method_from_settings(recipe.method.model_dump()))
         return run
+
+    def describe(self, recipe: Recipe, method: Method) -> None:
+        """Write the recipe, how to ask, and the libraries' versions."""
+        _write(self.path / "recipe.yaml", recipe.to_yaml())
+        _write(self.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
+        _write(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -76,7 +82,7 @@ class RunFolder:
             raise ModelError(f"{path}: no such run folder; train one with `sam4mllm train RECIPE`")
         if not (run.path / "recipe.yaml").is_file():
             raise ModelError(f"{path}: is no run folder (recipe.yaml is missing); `sam4mllm train RECIPE` makes one")
-        if not run.is_finished:
+        if not (run.is_finished or run.is_merged):
             raise ModelError(
                 f"{path}: this run folder has no adapter ({ADAPTER_CONFIG} is missing); "
                 f"train it to its end with `sam4mllm train {run.path / 'recipe.yaml'}`"
@@ -106,6 +112,11 @@ class RunFolder:
         return (self.path / ADAPTER_CONFIG).is_file()
 
     @property
+    def is_merged(self) -> bool:
+        """Whether the whole model is there, with the adapter merged into it."""
+        return (self.path / MODEL_CONFIG).is_file() and not self.is_finished
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
@@ -117,18 +128,30 @@ class RunFolder:
         """Write down what the leakage guard guarded, and what it took out."""
         _write(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
 
-    def last_checkpoint(self) -> Path | None:
-        """The latest checkpoint that was written to its end, or None; those cut short are removed.
+    def whole_checkpoints(self, world_size: int = 1) -> list[Path]:
+        """The checkpoints that `world_size` processes wrote to their end, the latest first; the others are removed.
 
-        The trainer writes its state last, so a checkpoint is whole when its state can be read.
+        A checkpoint is whole when the trainer's state can be read and every process has left its random numbers.
+
+        Raises:
+            RecipeError: they were written by another number of processes.
         """
+        numbered = _numbered(self.checkpoints, _CHECKPOINT)
+        record = self.checkpoints / _WORLD_SIZE
+        wrote = int(record.read_text(encoding="utf-8")) if record.is_file() else 1
+        if numbered and wrote != world_size:
+            raise RecipeError(
+                f"{self.path}: {wrote} process(es) trained its checkpoints, now there are {world_size}, which would "
+                f"change the order of the data; start {wrote}, or remove {self.checkpoints} to begin anew"
+            )
+        _write(record, str(world_size))
         whole = []
-        for step, folder in _numbered(self.checkpoints, _CHECKPOINT):
-            if _is_json(folder / _TRAINER_STATE):
-                whole.append((step, folder))
+        for _, folder in numbered:
+            if _is_json(folder / _TRAINER_STATE) and len(list(folder.glob("rng_state*.pth"))) == world_size:
+                whole.append(folder)
             else:
                 shutil.rmtree(folder)
-        return max(whole)[1] if whole else None
+        return whole[::-1]
 
     def best(self) -> tuple[int, float, Path] | None:
         """Step, cIoU and folder of the best adapter so far, or None."""
@@ -139,12 +162,15 @@ class RunFolder:
         figures = json.loads((folder / _BEST_FIGURE).read_text(encoding="utf-8"))
         return step, float(figures["ciou"]), folder
 
-    def keep_best(self, model: Any, step: int, ciou: float) -> None:
-        """The adapter on `model` as the best so far; the one before it is removed once this one is whole."""
+    def keep_best(self, model: Any, step: int, ciou: float, weights: dict[str, Any] | None = None) -> None:
+        """The adapter on `model` as the best so far; the one before it is removed once this one is whole.
+
+        `weights` are the model's where it does not hold them itself, because several processes hold a part each.
+        """
         folder = self.checkpoints / f"{_BEST}{step}"
         unfinished = folder.with_name(f"unfinished-{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
+        model.save_pretrained(unfinished, state_dict=weights)
         _write(unfinished / _BEST_FIGURE, json.dumps({"step": step, "ciou": ciou}) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
@@ -155,14 +181,17 @@ class RunFolder:
         self.log.truncate(step)
         self._drop_best(lambda other: other > step)
 
-    def finish(self, model: Any, processor: Any) -> None:
-        """Write the processor, then the best adapter, or the one on `model` where none was validated."""
+    def finish(self, model: Any, processor: Any, weights: dict[str, Any] | None = None) -> None:
+        """Write the processor, then the best adapter, or the one on `model` where none was validated.
+
+        `weights` as in `keep_best`.
+        """
         processor.save_pretrained(self.path)
         best = self.best()
         source = self.path / "checkpoints" / "unfinished-adapter"
         shutil.rmtree(source, ignore_errors=True)
         if best is None:
-            model.save_pretrained(source)
+            model.save_pretrained(source, state_dict=weights)
         else:
             shutil.copytree(best[2], source)
         os.replace(source / ADAPTER_WEIGHTS, self.path / ADAPTER_WEIGHTS)

@@ -1,13 +1,16 @@
 """Training: a recipe becomes a run folder, by transformers' Trainer and peft, with nothing but the next-token loss.
 
 A run that is stopped anywhere goes on from its last whole checkpoint to the same adapter: the moments of the optimiser,
-the learning rate's schedule, the order of the data and the random numbers are all restored.
+the learning rate's schedule, the order of the data and the random numbers are all restored. Several processes train one
+adapter together; what is written, the main one writes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,9 +19,10 @@ from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError, RecipeError
+from sam4mllm.errors import DataError, LaunchError, RecipeError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.load import Mllm
+from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.validation import Validation
@@ -36,7 +40,9 @@ RESERVED = {
 """Keys of TrainingArguments that a run decides, and what to do instead."""
 
 
-def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()) -> RunFolder:
+def train(
+    recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = (), processes: Processes = ALONE
+) -> RunFolder:
     """Train what `recipe` says, from where an earlier start stopped; a run that has ended is left as it is.
 
     `callbacks` are further transformers `TrainerCallback`s.
@@ -44,6 +50,7 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     Raises:
         RecipeError: settings that contradict each other, or a run folder of another recipe.
         DataError, ModelError: data or models that cannot be read.
+        LaunchError: the trainer sees another number of processes than were launched.
     """
     from sam4mllm.data.mixture import read_mixture
     from sam4mllm.mllm.load import load_mllm
@@ -54,29 +61,37 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_lessons, spread
 
-    device = chosen_device(device)
+    device = chosen_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
-    training_arguments(recipe, device)
-    run = RunFolder.create(recipe)
-    if run.is_finished:
+    _check_launch(training_arguments(recipe, device), processes)
+    finished = processes.agree(lambda: RunFolder.create(recipe).is_finished)
+    run = RunFolder(recipe.output)
+    if finished:
         logger.info("%s: trained already", run.path)
         return run
     mixture = read_mixture(recipe.data, recipe.seed)
-    run.keep_leakage(mixture.leakage())
+    if processes.is_main:
+        run.keep_leakage(mixture.leakage())
     for line in mixture.leakage_lines():
         logger.info("%s", line)
     held_out = _held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    store = prepare_targets(mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
+    store = prepare_targets(
+        mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store, processes
+    )
     method = method_from_settings(recipe.method.model_dump())
     lessons = make_lessons(mixture, store.read(), method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )
 
+    # Made before the model is loaded, and held: DeepSpeed ZeRO-3 spreads the weights out while they are read.
+    arguments = training_arguments(recipe, device)
+    # FSDP is for models that no one GPU holds whole; quantised weights are made on the GPU.
+    on_host = arguments.fsdp and recipe.model.quantization is None
     mllm = load_mllm(
         recipe.model.base,
-        device=device,
+        device="cpu" if on_host else device,
         dtype=recipe.model.dtype,
         quantization=recipe.model.quantization,
         attn_implementation=recipe.model.attn_implementation,
@@ -90,8 +105,20 @@ def train(recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = ()
     mllm = attach_lora(mllm, recipe.lora, recipe.seed)
     validate = None
     if held_out:
-        validate = _validation(recipe, mllm, segmenter, spread(held_out, recipe.training.validation.samples))
-    fit(mllm, lessons.conversations, recipe, run, validate=validate, callbacks=callbacks)
+        chosen = spread(held_out, recipe.training.validation.samples)
+        # Weights that are spread out are gathered at every step of generation, so all processes must go the same way.
+        sharing = ALONE if weights_are_spread(arguments) else processes
+        validate = _validation(recipe, mllm, segmenter, chosen, sharing)
+    fit(
+        mllm,
+        lessons.conversations,
+        recipe,
+        run,
+        validate=validate,
+        callbacks=callbacks,
+        processes=processes,
+        arguments=arguments,
+    )
     return run
 
 
@@ -103,21 +130,34 @@ def fit(
     *,
     validate: Callable[[], Validation] | None = None,
     callbacks: Sequence[Any] = (),
+    processes: Processes = ALONE,
+    arguments: Any = None,
 ) -> None:
     """Train the adapter on `mllm` with `conversations`, and write it to `run` when done.
 
+    `arguments` are the recipe's `training_arguments`, where they were made already.
+
     Raises:
-        RecipeError: `training` holds a key that is not the recipe's to set, or a value that transformers refuses.
+        RecipeError: `training` holds a key that is not the recipe's to set, or a value that transformers refuses; the
+            run was begun by another number of processes.
     """
     from transformers import PrinterCallback, Trainer
 
     from sam4mllm.train.callbacks import LogCallback, ValidationCallback
     from sam4mllm.train.collator import Collator
 
-    arguments = training_arguments(recipe, mllm.device.type)
+    if arguments is None:
+        arguments = training_arguments(recipe, mllm.device.type)
+    spread_out = weights_are_spread(arguments)
+
+    def weights() -> dict[str, Any] | None:
+        """What the model's weights are when they are put together, where the processes hold a part of each."""
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped) if spread_out else None
+
     validation = None
     if validate is not None:
-        validation = ValidationCallback(run, validate, recipe.training.validation.every_steps)
+        every_steps = recipe.training.validation.every_steps
+        validation = ValidationCallback(run, validate, every_steps, processes, weights)
     if arguments.gradient_checkpointing:
         # The embeddings are frozen, so without this no gradient would enter a checkpointed layer.
         mllm.model.enable_input_require_grads()
@@ -130,9 +170,8 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
 
-    checkpoint = run.last_checkpoint()
-    step, last_step = _progress_of(checkpoint)
-    run.rewind(step)
+    found, step, last_step = processes.agree(lambda: _rewound(run, processes.world_size, unended=spread_out))
+    checkpoint = run.checkpoints / found if found else None
     if checkpoint is not None and step >= last_step:
         # The trainer, resumed at its last step, would take one more.
         _load_adapter(mllm.model, checkpoint)
@@ -141,7 +180,10 @@ def fit(
         step = trainer.state.global_step
     if validation is not None:
         validation.validate_at(step, mllm.model)
-    run.finish(mllm.model, mllm.processor)
+    put_together = weights()
+    if processes.is_main:
+        run.finish(mllm.model, mllm.processor, put_together)
+    processes.wait()
 
 
 def training_arguments(recipe: Recipe, device: str) -> Any:
@@ -156,6 +198,8 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     reserved = [f"training.{key}: {RESERVED[key]}" for key in chosen if key in RESERVED]
     if reserved:
         raise RecipeError("\n".join(reserved))
+    if chosen.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
+        raise RecipeError("training.deepspeed: DeepSpeed is not installed; pip install deepspeed, or leave it out")
     on_cpu = device == "cpu"
     defaults = {
         "report_to": "none",
@@ -174,8 +218,13 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     }
     try:
         arguments = TrainingArguments(**{**defaults, **chosen, **fixed})
-    except (ValueError, TypeError) as error:
+        # Several GPUs are for several processes; left alone, the trainer would split each batch over all that it sees.
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise RecipeError(f"training: transformers refuses these settings: {error}") from error
+    if on_cpu and arguments.fsdp:
+        # accelerate would leave it out without a word.
+        raise RecipeError("training.fsdp: FSDP needs GPUs; leave it out, or train with --device cuda")
     least = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
     low = [name for name, bound in least.items() if getattr(arguments, name) < bound]
     if low:
@@ -199,7 +248,28 @@ def _held_out(recipe: Recipe) -> list[Sample]:
     return samples
 
 
-def _validation(recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[Any]) -> Callable[[], Validation]:
+def weights_are_spread(arguments: Any) -> bool:
+    """Whether each process holds but a part of the model's weights: under FSDP, and DeepSpeed's ZeRO-3.
+
+    Either may also be asked for by `accelerate launch`, which says so by an environment variable.
+    """
+    fsdp = arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    deepspeed = arguments.deepspeed_plugin
+    return bool(fsdp) or (deepspeed is not None and deepspeed.zero_stage == 3)
+
+
+def _check_launch(arguments: Any, processes: Processes) -> None:
+    """What the launcher said against what torch.distributed has set up."""
+    if arguments.world_size != processes.world_size:
+        raise LaunchError(
+            f"{processes.world_size} process(es) were launched, but the trainer runs in {arguments.world_size}; "
+            "start the job by `torchrun --nproc-per-node N -m sam4mllm train ...`"
+        )
+
+
+def _validation(
+    recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[Any], processes: Processes
+) -> Callable[[], Validation]:
     """The validation of `mllm` as it stands when called."""
     from sam4mllm.mllm.generate import TransformersEngine
     from sam4mllm.predict.pipeline import Pipeline
@@ -213,15 +283,27 @@ def _validation(recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[An
         max_new_tokens=recipe.generation.max_new_tokens,
         picture_batch=batch_size,
     )
-    return lambda: validate(pipeline, samples)
+    return lambda: validate(pipeline, samples, processes)
 
 
-def _progress_of(checkpoint: Path | None) -> tuple[int, int]:
-    """The step that a checkpoint was written at, and the last step of its training; (0, 1) before the first."""
-    if checkpoint is None:
-        return 0, 1
-    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    return state["global_step"], state["max_steps"]
+def _rewound(run: RunFolder, world_size: int, *, unended: bool) -> tuple[str | None, int, int]:
+    """The checkpoint to go on from, its step and its training's last step, with what came after it forgotten.
+
+    (None, 0, 1) before the first. With `unended`, a checkpoint of the last step does not count: weights that are spread
+    out come to their processes only when training begins.
+
+    Raises:
+        RecipeError: the checkpoints were written by another number of processes.
+    """
+    found: tuple[str | None, int, int] = (None, 0, 1)
+    for checkpoint in run.whole_checkpoints(world_size):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        step, last_step = state["global_step"], state["max_steps"]
+        if not (unended and step >= last_step):
+            found = (checkpoint.name, step, last_step)
+            break
+    run.rewind(found[1])
+    return found
 
 
 def _load_adapter(model: Any, checkpoint: Path) -> None:

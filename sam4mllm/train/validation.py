@@ -14,6 +14,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.metrics import overlap
 from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.processes import ALONE, Processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +33,18 @@ class Validation:
         return asdict(self)
 
 
-def validate(pipeline: Pipeline, samples: Sequence[Sample]) -> Validation:
+def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes = ALONE) -> Validation:
     """Figures of `pipeline` on `samples`; draws no random number.
+
+    Several processes take a part of the samples each, and all of them get the figures of the whole.
 
     Raises:
         DataError: a picture cannot be read, or is not of its annotation's size.
     """
-    results = pipeline([(sample.image, sample.phrase) for sample in samples])
+    part = samples[processes.rank :: processes.world_size]
+    results = pipeline([(sample.image, sample.phrase) for sample in part])
     intersection = union = malformed = 0
-    for sample, result in zip(samples, results, strict=True):
+    for sample, result in zip(part, results, strict=True):
         predicted, truth = result.mask.cpu().numpy(), sample.mask()
         if predicted.shape != truth.shape:
             raise DataError(
@@ -51,4 +55,7 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample]) -> Validation:
         intersection += found.intersection
         union += found.union
         malformed += result.status == "malformed"
+    # Whole numbers, so the sum does not depend on how the samples were shared out.
+    counts = processes.gather([int(intersection), int(union), malformed])
+    intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
     return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples))

@@ -21,6 +21,7 @@ from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
+from tests.mllm.fake_server import Server
 from tests.tiny_sam import save_sam
 
 RECIPE = """
@@ -146,3 +147,40 @@ def test_predict_runs_from_end_to_end_and_takes_up_its_own_work(home: Path, tmp_
     assert [line["status"] == "error" for line in read] == [False] * 4 + [True]
     assert main([*arguments, "--batch-size", "2"]) == 1
     assert (tmp_path / "out/predictions.jsonl").read_bytes() == first
+
+
+def test_with_a_server_the_run_gives_method_and_segmenter_and_no_model_is_loaded(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam4mllm.predict.loading.load_mllm", None)
+    monkeypatch.setenv("OPENAI_API_KEY", "the-key")
+    queries = tmp_path / "q.jsonl"
+    lines = [{"id": str(n), "image": str(home / "a.png"), "phrase": f"thing {n}"} for n in range(5)]
+    queries.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Server(answer=lambda question: "[100,100,400,400] +(200,200)" if "3" in question else "nonsense") as server:
+        arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
+        assert main([*arguments, "--server", server.url]) == 0
+    read = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in read] == ["malformed"] * 3 + ["ok", "malformed"]
+    assert read[3]["objects"][0]["box_xyxy"] == pytest.approx([12.06, 8.04, 48.06, 32.04])
+    assert {body["max_tokens"] for body in server.asked} == {6} and set(server.keys) == {"Bearer the-key"}
+
+
+def test_a_server_wants_a_run_folder_and_its_model_a_server(home: Path) -> None:
+    with pytest.raises(ModelError, match="is no run folder, which must say how to ask the model of --server"):
+        Pipeline.from_pretrained(str(home / "base"), device="cpu", server="http://127.0.0.1:1")
+    with pytest.raises(ModelError, match="--server-model 'm' names a model of no server"):
+        Pipeline.from_pretrained(home / "run", device="cpu", server_model="m")
+
+
+def test_a_server_that_is_gone_ends_the_run_and_spoils_no_line(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    queries = tmp_path / "q.jsonl"
+    queries.write_text(json.dumps({"id": "1", "image": str(home / "a.png"), "phrase": "x"}) + "\n")
+    with Server(trouble=lambda n: (503, {}, "full")) as server:
+        arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
+        assert main([*arguments, "--server", server.url]) == 2
+    assert "does not answer, tried 8 times (503: full)" in capsys.readouterr().err
+    assert not list((tmp_path / "out/shards").iterdir())

@@ -177,11 +177,18 @@ def test_the_run_folder_loads_with_peft_alone(uninterrupted, fast_vlm):
         ("training.remove_unused_columns=true", "training.remove_unused_columns: conversations have no columns"),
         ("training.eval_strategy=steps", "training.eval_strategy: training is validated by generating"),
         ("training.lr_scheduler_type=nonsense", "transformers refuses these settings: .*nonsense"),
+        ("training.fsdp=true", "training.fsdp: FSDP needs GPUs; leave it out"),
     ],
 )
 def test_training_keys_that_cannot_be_used(tmp_path, fast_vlm, override, message):
     with pytest.raises(RecipeError, match=message):
         trained(make_recipe(tmp_path, fast_vlm, override))
+
+
+def test_deepspeed_that_is_not_installed_is_named(tmp_path, fast_vlm, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"training.deepspeed: DeepSpeed is not installed; pip install deepspeed"):
+        trained(make_recipe(tmp_path, fast_vlm, "training.deepspeed={zero_optimization: {stage: 2}}"))
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path, fast_vlm):

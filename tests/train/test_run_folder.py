@@ -14,7 +14,7 @@ def test_a_new_folder_says_what_it_is(tmp_path):
     run = RunFolder.create(recipe)
     assert run.recipe == recipe
     assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5)
-    assert not run.is_finished and run.last_checkpoint() is None and run.best() is None
+    assert not run.is_finished and run.whole_checkpoints() == [] and run.best() is None
     assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
 
 

@@ -1,0 +1,41 @@
+"""The page on many GPUs: its commands parse, and its `training` sections hold keys that the libraries know."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sam4mllm.cli import SHARED_VERBS, parse
+from sam4mllm.recipe import load_recipe
+from sam4mllm.recipe_checks import library_problems
+
+PAGE = (Path(__file__).parent.parent / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines() if "sam4mllm" in line.split()]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_each_command_parses_and_its_recipe_loads(line: str) -> None:
+    words = shlex.split(line)
+    options = parse(words[words.index("sam4mllm") + 1 :])
+    if "recipe" in options:
+        load_recipe(options.recipe, options.overrides)
+    assert words[0] not in ("torchrun", "accelerate") or options.verb in SHARED_VERBS
+
+
+def test_every_shared_verb_is_shown() -> None:
+    assert {words[words.index("sam4mllm") + 1] for words in map(str.split, COMMANDS)} == {*SHARED_VERBS, "merge"}
+
+
+@pytest.mark.parametrize("section", blocks("yaml"))
+def test_each_training_section_is_one(section: str) -> None:
+    assert library_problems(yaml.safe_load(section)) == []
