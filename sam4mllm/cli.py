@@ -362,6 +362,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     # It tells of kernels that it would like to have, even where nothing is quantised.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Without a network it tells of every one of its retries; our error says it once.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         _check_json_place(getattr(options, "json", None))
         with joined() as options.processes:

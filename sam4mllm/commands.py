@@ -71,12 +71,13 @@ def inspect(options: Namespace) -> int:
     """
     from sam4mllm.data.mixture import read_mixture
     from sam4mllm.inspect import write_page
-    from sam4mllm.methods import method_from_settings
     from sam4mllm.progress import bar
     from sam4mllm.recipe import load_recipe
     from sam4mllm.train.dataset import spread
+    from sam4mllm.train.method import method_of
 
     recipe = load_recipe(options.recipe, options.overrides)
+    method = method_of(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
     store = _targets(recipe, samples, options)
     output = options.output or recipe.output / "inspect"
@@ -84,7 +85,7 @@ def inspect(options: Namespace) -> int:
         page = write_page(
             samples,
             store.read(),
-            method_from_settings(recipe.method.model_dump()),
+            method,
             output,
             title=f"What {options.recipe} teaches",
             reasons=store.skipped(),

@@ -1,4 +1,4 @@
-"""Box, Point, SamPrompt and the coordinate grid: the only place that scales or rounds a coordinate.
+"""Box, Point, SamPrompt and the coordinate grids: the only place that scales or rounds a coordinate.
 
 Every coordinate is continuous, x to the right and y downwards, in pixels of the original picture: pixel (column c,
 row r) covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.errors import DataError
+
 POSITIVE = 1
 NEGATIVE = 0
+
+# Qwen's image processors refuse longer shapes.
+_LONGEST_SHAPE = 200
 
 
 class Box(NamedTuple):
@@ -135,6 +140,60 @@ class Grid:
         return tuple(  # type: ignore[return-value]
             (index + 0.5) * size / bins for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
         )
+
+    def of_picture(self, size_wh: tuple[int, int]) -> Grid:
+        """This grid: it is the same for pictures of every size."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class ResizedGrid:
+    """The pixels of a picture as the model sees it: a grid whose bins are those of the resized picture.
+
+    Both sides become multiples of `multiple`, the area lies from `min_pixels` to `max_pixels`, and the shape is kept as
+    well as that allows. The rule is `smart_resize` of Qwen's image processors (image_processing_qwen2_vl.py in
+    transformers).
+
+    Raises:
+        ValueError: bounds out of order, or below one multiple each way.
+    """
+
+    multiple: int
+    min_pixels: int
+    max_pixels: int
+
+    def __post_init__(self) -> None:
+        if self.multiple < 1 or not self.multiple**2 <= self.max_pixels >= self.min_pixels >= 1:
+            raise ValueError(
+                "a resized picture has 1 <= min_pixels <= max_pixels and room for one multiple each way; got "
+                f"multiple={self.multiple}, min_pixels={self.min_pixels}, max_pixels={self.max_pixels}"
+            )
+
+    def of_picture(self, size_wh: tuple[int, int]) -> Grid:
+        """The grid of a picture of `size_wh` pixels.
+
+        Raises:
+            DataError: one side is more than 200 times the other, which the processors refuse.
+        """
+        if max(size_wh) > _LONGEST_SHAPE * min(size_wh):
+            raise DataError(
+                f"a picture of {size_wh[0]} x {size_wh[1]} pixels: the model takes pictures whose one side is at most "
+                f"{_LONGEST_SHAPE} times the other; crop it"
+            )
+        bins_wh = tuple(round(side / self.multiple) * self.multiple for side in size_wh)
+        if bins_wh[0] * bins_wh[1] > self.max_pixels:
+            shrink = math.sqrt(size_wh[0] * size_wh[1] / self.max_pixels)
+            bins_wh = tuple(
+                max(self.multiple, math.floor(side / shrink / self.multiple) * self.multiple) for side in size_wh
+            )
+        elif bins_wh[0] * bins_wh[1] < self.min_pixels:
+            grow = math.sqrt(self.min_pixels / (size_wh[0] * size_wh[1]))
+            bins_wh = tuple(math.ceil(side * grow / self.multiple) * self.multiple for side in size_wh)
+        return Grid((bins_wh[0], bins_wh[1]))
+
+
+Frame: TypeAlias = Grid | ResizedGrid
+"""What says, by `of_picture`, on which grid the places of a picture are written."""
 
 
 def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:

@@ -50,6 +50,25 @@ class ModelSection(Section):
     """How the frozen weights are quantised by bitsandbytes, or null."""
     attn_implementation: str | None = None
     """transformers' `attn_implementation`, or null for its own choice."""
+    min_pixels: PositiveInt | None = None
+    """The least area that a picture is brought to, in pixels; null for the checkpoint's. Not every family has it."""
+    max_pixels: PositiveInt | None = None
+    """The largest area that a picture is brought to, in pixels; null for the checkpoint's. Not every family has it."""
+    longest_side: PositiveInt | None = None
+    """The length that a picture's longest side is brought to, for SmolVLM and Idefics3; null for the checkpoint's."""
+    tune_projector: bool = False
+    """Whether the modules between the eyes and the language model are tuned whole beside LoRA, as in the paper."""
+
+    @property
+    def picture_size(self) -> dict[str, int]:
+        """The limits of a picture's size that are set."""
+        return self.model_dump(include={"min_pixels", "max_pixels", "longest_side"}, exclude_none=True)
+
+    @pydantic.model_validator(mode="after")
+    def _sizes_in_order(self) -> ModelSection:
+        if self.min_pixels is not None and self.max_pixels is not None and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels: {self.min_pixels} is above max_pixels, {self.max_pixels}; lower it")
+        return self
 
 
 class SegmenterSection(Section):
@@ -182,8 +201,11 @@ class MethodSection(Section):
     """Points on each object."""
     negatives: NonNegativeInt = 1
     """Points off each object."""
+    coordinates: Literal["family", "grid"] = "family"
+    """family: places as the model's family was taught to write them, and on the grid where it was not. grid: always
+    on the grid. What came of it stands in the run folder's method.json."""
     grid: Annotated[int, Field(ge=2, le=10000)] = 1000
-    """Bins of the coordinate grid, across and down alike."""
+    """Bins of the coordinate grid, across and down alike, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
     """Phrases of one picture that are taught in one conversation at most; each is asked in one of its own."""
 

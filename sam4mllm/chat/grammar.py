@@ -5,8 +5,9 @@
     object   "[x1,y1,x2,y2]" [" +" point+] [" -" point+]     after "+" the points on the object, after "-" those off it
     point    "(x,y)"
 
-Numbers are bins of the grid, zero-padded to the digits of its last bin (SAM4MLLM's released settings: 0 to 999 in
-three digits, boxes in square brackets, points in round ones, the same sentence for no target).
+So it looks in the plain convention (SAM4MLLM's released settings: 0 to 999 in three digits, boxes in square brackets,
+points in round ones, the same sentence for no target). Which brackets, which grid and which digits is said by
+`Coordinates`; the rest is the same for every model. Numbers are bins of the picture's grid.
 
 Reading is more tolerant than writing in what cannot change the meaning: spaces, missing padding, the case and the full
 stop of the sentence for no object, and words around the objects that hold no number, bracket, "+" or ";". It is strict
@@ -18,19 +19,19 @@ This module knows no models, no questions and no pixels beyond a picture's size.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from sam4mllm.chat.coordinates import PLAIN, Coordinates
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
 
 NO_OBJECT = "No object found."
 
 _NO_OBJECT = re.compile(r"\s*no\s+object\s+found\s*\.?\s*", re.IGNORECASE)
 _SAYS_NO_OBJECT = re.compile(r"no\s+object\s+found", re.IGNORECASE)
-_BOX = re.compile(r"\s*\[\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*,\s*([0-9]+)\s*\]")
-_POINT = re.compile(r"\s*\(\s*([0-9]+)\s*,\s*([0-9]+)\s*\)")
 _POSITIVES = re.compile(r"\s*\+")
 _NEGATIVES = re.compile(r"\s*-")
 _SEPARATOR = re.compile(r"\s*;")
@@ -53,9 +54,9 @@ class _MalformedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AnswerGrammar:
-    """Writes prompts as text on a grid and reads them back."""
+    """Writes prompts as text by a convention and reads them back."""
 
-    grid: Grid = Grid()  # noqa: RUF009 - frozen, so one instance serves all
+    coordinates: Coordinates = PLAIN
 
     def write(self, prompts: Sequence[SamPrompt], size_wh: tuple[int, int]) -> str:
         """The answer that names `prompts` (pixels of a picture of `size_wh`) in their order; NO_OBJECT for none.
@@ -65,53 +66,81 @@ class AnswerGrammar:
 
         Raises:
             ValueError: a prompt without a box, which this grammar cannot say.
+            DataError: a picture of a shape that has no grid in this convention.
         """
         if not prompts:
             return NO_OBJECT
-        return "; ".join(self._write_object(prompt, size_wh) for prompt in prompts)
+        writer = _Writer(self.coordinates, self.coordinates.frame.of_picture(size_wh), size_wh)
+        return "; ".join(writer.object(prompt) for prompt in prompts)
 
     def parse(self, text: str, size_wh: tuple[int, int]) -> ParsedAnswer:
-        """What `text` says about a picture of `size_wh` pixels. Takes any string and raises nothing.
+        """What `text` says about a picture of `size_wh` pixels. Takes any string, and has an answer for each.
 
         Coordinates are the centres of the bins written; boxes lie inside the picture with their corners in order, and
         one whose corners share a bin has no extent in that direction. One number beyond the grid, or anything
         unreadable, makes the whole answer malformed.
+
+        Raises:
+            DataError: a picture of a shape that has no grid in this convention, whatever the text.
         """
+        grid = self.coordinates.frame.of_picture(size_wh)
         if _NO_OBJECT.fullmatch(text):
             return ParsedAnswer("no_object")
         try:
-            return ParsedAnswer("ok", self._read_objects(text, size_wh))
+            return ParsedAnswer("ok", _Reader(self.coordinates, grid, size_wh).objects(text))
         except _MalformedError as malformed:
             return ParsedAnswer("malformed", reason=str(malformed))
 
-    def _write_object(self, prompt: SamPrompt, size_wh: tuple[int, int]) -> str:
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes about a picture of `size_wh` pixels on its `grid`."""
+
+    coordinates: Coordinates
+    grid: Grid
+    size_wh: tuple[int, int]
+
+    def object(self, prompt: SamPrompt) -> str:
         if prompt.box is None:
             raise ValueError(f"an answer names each object by a box; got a prompt with points only: {prompt.points}")
-        corners = (prompt.box.x1, prompt.box.y1), (prompt.box.x2, prompt.box.y2)
-        text = "[" + ",".join(self._write_position(x, y, size_wh) for x, y in corners) + "]"
+        (tag, end_tag), (opening, closing) = self.coordinates.tags, self.coordinates.box
+        corners = self._numbers([(prompt.box.x1, prompt.box.y1), (prompt.box.x2, prompt.box.y2)])
+        text = f"{tag}{opening}{corners}{closing}{end_tag}"
+        opening, closing = self.coordinates.point
         for sign, points in (("+", prompt.positives), ("-", prompt.negatives)):
             if points:
-                text += f" {sign}" + "".join(f"({self._write_position(p.x, p.y, size_wh)})" for p in points)
+                text += f" {sign}" + "".join(f"{opening}{self._numbers([(p.x, p.y)])}{closing}" for p in points)
         return text
 
-    def _write_position(self, x: float, y: float, size_wh: tuple[int, int]) -> str:
-        return ",".join(
-            str(index).zfill(len(str(bins - 1)))
-            for index, bins in zip(self.grid.to_bins(x, y, size_wh), self.grid.bins_wh, strict=True)
+    def _numbers(self, places_xy: Iterable[tuple[float, float]]) -> str:
+        padded = self.coordinates.padded
+        return self.coordinates.separator.join(
+            str(index).zfill(len(str(bins - 1)) if padded else 0)
+            for x, y in places_xy
+            for index, bins in zip(self.grid.to_bins(x, y, self.size_wh), self.grid.bins_wh, strict=True)
         )
 
-    def _read_objects(self, text: str, size_wh: tuple[int, int]) -> tuple[SamPrompt, ...]:
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads about a picture of `size_wh` pixels on its `grid`."""
+
+    coordinates: Coordinates
+    grid: Grid
+    size_wh: tuple[int, int]
+
+    def objects(self, text: str) -> tuple[SamPrompt, ...]:
         if not text.strip():
             raise _MalformedError("the answer is empty")
-        start = text.find("[")
-        if start < 0:
+        first = _patterns(self.coordinates).first_box.search(text)
+        if first is None:
             raise _MalformedError(f"neither a box nor {NO_OBJECT!r}: {_excerpt(text)}")
-        _check_prose(text[:start], "before the first box")
+        _check_prose(text[: first.start()], "before the first box")
 
         prompts: list[SamPrompt] = []
-        position = start
+        position = first.start()
         while True:
-            prompt, position = self._read_object(text, position, f"object {len(prompts) + 1}", size_wh)
+            prompt, position = self._object(text, position, f"object {len(prompts) + 1}")
             prompts.append(prompt)
             separator = _SEPARATOR.match(text, position)
             if separator is None:
@@ -120,14 +149,15 @@ class AnswerGrammar:
         _check_prose(text[position:], f"after object {len(prompts)}")
         return tuple(prompts)
 
-    def _read_object(self, text: str, position: int, where: str, size_wh: tuple[int, int]) -> tuple[SamPrompt, int]:
+    def _object(self, text: str, position: int, where: str) -> tuple[SamPrompt, int]:
         """The object written from `position` on, and the position behind it."""
-        box_match = _BOX.match(text, position)
+        patterns = _patterns(self.coordinates)
+        box_match = patterns.box.match(text, position)
         if box_match is None:
-            raise _unreadable("a box [x1,y1,x2,y2]", text, position, where)
-        column_1, row_1, column_2, row_2 = self._read_bins(box_match.groups(), where)
-        x1, y1 = self.grid.to_pixels(min(column_1, column_2), min(row_1, row_2), size_wh)
-        x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), size_wh)
+            raise _unreadable(f"a box {patterns.box_form}", text, position, where)
+        column_1, row_1, column_2, row_2 = self._bins(box_match.groups(), where)
+        x1, y1 = self.grid.to_pixels(min(column_1, column_2), min(row_1, row_2), self.size_wh)
+        x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), self.size_wh)
         position = box_match.end()
 
         points: list[Point] = []
@@ -135,30 +165,65 @@ class AnswerGrammar:
             sign_match = sign.match(text, position)
             if sign_match is None:
                 continue
-            point_match = _POINT.match(text, sign_match.end())
+            point_match = patterns.point.match(text, sign_match.end())
             if point_match is None:
-                raise _unreadable(f"a point (x,y) after {sign_match.group().strip()!r}", text, sign_match.end(), where)
+                raise _unreadable(
+                    f"a point {patterns.point_form} after {sign_match.group().strip()!r}", text, sign_match.end(), where
+                )
             while point_match is not None:
-                column, row = self._read_bins(point_match.groups(), where)
-                points.append(Point(*self.grid.to_pixels(column, row, size_wh), label))
+                column, row = self._bins(point_match.groups(), where)
+                points.append(Point(*self.grid.to_pixels(column, row, self.size_wh), label))
                 position = point_match.end()
-                point_match = _POINT.match(text, position)
+                point_match = patterns.point.match(text, position)
         return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), position
 
-    def _read_bins(self, numbers: Iterable[str], where: str) -> list[int]:
+    def _bins(self, numbers: Iterable[str], where: str) -> list[int]:
         """The numbers, x and y in turn, as bins that the grid has."""
         bins_read = []
         for index, number in enumerate(numbers):
-            last = self.grid.bins_wh[index % 2] - 1
+            last_bin = self.grid.bins_wh[index % 2] - 1
+            last = last_bin + self.coordinates.far_edge
             digits = number.lstrip("0") or "0"
             # Lengths are compared first because int() refuses very long numbers.
             if len(digits) > len(str(last)) or int(digits) > last:
                 axis = "xy"[index % 2]
                 raise _MalformedError(
-                    f"{where}: {axis} = {digits[:_EXCERPT_LENGTH]} is beyond the grid's last bin {last}"
+                    f"{where}: {axis} = {digits[:_EXCERPT_LENGTH]} is beyond the grid's last bin {last_bin}"
                 )
-            bins_read.append(int(digits))
+            bins_read.append(min(int(digits), last_bin))
         return bins_read
+
+
+@dataclass(frozen=True, slots=True)
+class _Patterns:
+    """A convention as regular expressions, and as the forms that a reason names."""
+
+    first_box: re.Pattern[str]
+    box: re.Pattern[str]
+    point: re.Pattern[str]
+    box_form: str
+    point_form: str
+
+
+@functools.lru_cache(maxsize=32)
+def _patterns(coordinates: Coordinates) -> _Patterns:
+    def loosely(sign: str) -> str:
+        return r"\s*" + re.escape(sign.strip())
+
+    def numbers(signs: tuple[str, str], count: int) -> str:
+        opening, closing = map(loosely, signs)
+        return opening + loosely(coordinates.separator).join([r"\s*([0-9]+)"] * count) + closing
+
+    tag, end_tag = (f"(?:{loosely(tag)})?" if tag else "" for tag in coordinates.tags)
+    opening = re.escape(coordinates.box[0].strip())
+    comma = coordinates.separator.strip()
+    return _Patterns(
+        first_box=re.compile(f"(?:{re.escape(coordinates.tags[0])}\\s*)?{opening}"),
+        box=re.compile(tag + numbers(coordinates.box, 4) + end_tag),
+        point=re.compile(numbers(coordinates.point, 2)),
+        box_form=comma.join(["x1", "y1", "x2", "y2"]).join(coordinates.box),
+        point_form=comma.join("xy").join(coordinates.point),
+    )
 
 
 def _check_prose(text: str, where: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation, asking, teaching
+from sam4mllm.chat.coordinates import Coordinates
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.chat.questions import ask_boxes, ask_prompts
 from sam4mllm.data.sample import Sample
@@ -20,9 +21,10 @@ from sam4mllm.mllm.generate import Engine, Reply
 
 @dataclass(frozen=True, slots=True)
 class Ppg:
-    """PPG with `positives` points on and `negatives` points off each object, on a `grid` of bins each way.
+    """PPG with `positives` points on and `negatives` points off each object.
 
-    With no points at all it teaches and asks boxes alone. `phrases` is how many phrases of a picture are taught in one
+    Places are written by the convention `coordinates`; where there is none, plainly, on a `grid` of bins each way. With
+    no points at all it teaches and asks boxes alone. `phrases` is how many phrases of a picture are taught in one
     conversation; each is asked in one of its own.
 
     Raises:
@@ -33,6 +35,7 @@ class Ppg:
     negatives: int
     grid: int
     phrases: int
+    coordinates: Coordinates | None = None
 
     name = "ppg"
 
@@ -49,11 +52,12 @@ class Ppg:
             "negatives": self.negatives,
             "grid": self.grid,
             "phrases": self.phrases,
+            "coordinates": "grid" if self.coordinates is None else self.coordinates.to_json(),
         }
 
     @property
     def grammar(self) -> AnswerGrammar:
-        return AnswerGrammar(Grid((self.grid, self.grid)))
+        return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
 
     def question(self, phrase: str) -> str:
         return ask_prompts(phrase, self.positives, self.negatives)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import Family, family_of
+from sam4mllm.mllm.picture_size import Limits, limit_pictures, sync_tile_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -67,41 +68,93 @@ def load_mllm(
     dtype: DType = "auto",
     quantization: Quantization | None = None,
     attn_implementation: str | None = None,
+    picture_size: Limits | None = None,
 ) -> Mllm:
     """The model `base` ("shapes", a folder or a Hub id) in evaluation mode, with `adapter` (a folder or Hub id) on it.
 
-    The processor is the adapter's where it has one, as a run folder does, else the base's. `dtype` "auto" takes what
-    the checkpoint was saved in; `quantization` needs bitsandbytes.
+    The processor is the adapter's where it has one, as a run folder does, else the base's; `picture_size` changes what
+    it allows. `dtype` "auto" takes what the checkpoint was saved in; `quantization` needs bitsandbytes.
 
     Raises:
-        ModelError: base, processor or adapter cannot be loaded, or the processor has no chat template.
+        ModelError: base, processor or adapter cannot be loaded, the base's weights are not all there, or the processor
+            has no chat template.
+        RecipeError: a limit in `picture_size` that the family does not have.
     """
-    import torch
-    from transformers import AutoModelForImageTextToText
+    place = _place_of(base)
+    model = _load_model(base, place, str(device), dtype, quantization, attn_implementation)
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    family = family_of(model.config.model_type)
+    processor = _load_processor(base, place, adapter)
+    limit_pictures(processor, family.picture_size, picture_size or {}, family.model_type)
+    sync_tile_shapes(model.config, processor)
+    return Mllm(model.eval(), processor, family, quantization)
+
+
+def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, Family]:
+    """The processor of `base` and what is known of its family, without the weights.
+
+    Raises:
+        ModelError: config or processor cannot be loaded, or the processor has no chat template.
+        RecipeError: a limit in `picture_size` that the family does not have.
+    """
+    from transformers import AutoConfig
 
     place = _place_of(base)
+    try:
+        family = family_of(AutoConfig.from_pretrained(place).model_type)
+    except (OSError, ValueError, KeyError) as error:
+        raise _no_base(base, error) from error
+    processor = _load_processor(base, place, None)
+    limit_pictures(processor, family.picture_size, picture_size or {}, family.model_type)
+    return processor, family
+
+
+def _load_model(
+    base: str,
+    place: str,
+    device: str,
+    dtype: DType,
+    quantization: Quantization | None,
+    attn_implementation: str | None,
+) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
     extra: dict[str, Any] = {}
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation
-    if quantization is not None:
-        extra["quantization_config"] = _quantization_config(quantization)
-        extra["device_map"] = {"": str(device)}
     try:
+        if quantization is not None:
+            family = family_of(AutoConfig.from_pretrained(place).model_type)
+            extra["quantization_config"] = _quantization_config(quantization, family)
+            extra["device_map"] = {"": device}
         with _no_bar_in_a_log():
-            model = AutoModelForImageTextToText.from_pretrained(
-                place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), **extra
+            model, report = AutoModelForImageTextToText.from_pretrained(
+                place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
             )
-    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _no_base(base, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
         raise ModelError(
-            f"base model {base!r} does not load as an image-text-to-text model: {_first_line(error)}; "
-            'give a folder made by save_pretrained, a Hub id, or "shapes"'
-        ) from error
-    if quantization is None:
-        model = model.to(device)
-    if adapter is not None:
-        model = _with_adapter(model, adapter)
-    processor = _load_processor(base, place, adapter)
-    return Mllm(model.eval(), processor, family_of(model.config.model_type), quantization)
+            f"base model {base!r}: the checkpoint lacks {len(missing)} of the model's weights ({missing[0]}, ...), "
+            "which would be random; get it whole again, or give the variant of the model that its config names"
+        )
+    return model if quantization is not None else model.to(device)
+
+
+def _no_base(base: str, error: Exception) -> ModelError:
+    """What to say when `base` does not load."""
+    if not Path(base).expanduser().is_dir() and isinstance(error, OSError):
+        return ModelError(
+            f"base model {base!r} is no folder here, and the Hub does not give it: {_first_line(error)}; check the id "
+            "and the network, or give a folder made by save_pretrained"
+        )
+    return ModelError(
+        f"base model {base!r} does not load as an image-text-to-text model: {_first_line(error)}; "
+        'give a folder made by save_pretrained, a Hub id, or "shapes"'
+    )
 
 
 def _place_of(base: str) -> str:
@@ -114,15 +167,18 @@ def _place_of(base: str) -> str:
     return str(models.path("mllm"))
 
 
-def _quantization_config(quantization: Quantization) -> Any:
+def _quantization_config(quantization: Quantization, family: Family) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    # Left as they are: the output layer, as ever, and what may be tuned whole, which quantised weights cannot be.
+    whole = ["lm_head", *(f"model.{name}" for name in family.projector)]
     try:
         if quantization == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True)
+            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
         return BitsAndBytesConfig(
             load_in_4bit=True,
+            llm_int8_skip_modules=whole,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
@@ -187,4 +243,4 @@ def _no_bar_in_a_log() -> Iterator[None]:
 def _first_line(error: BaseException) -> str:
     """What an error of a library says, on one line; its class where it says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -17,6 +17,7 @@ from sam4mllm.errors import ModelError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import EMBEDDED, load_mllm
+from sam4mllm.mllm.picture_size import own_coordinates
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
@@ -69,12 +70,12 @@ def load_pipeline(
         attn_implementation=settings.attn_implementation if settings is not None else None,
     )
     if method is not None:
-        asks = method_from_settings(method)
+        asks = method_from_settings(method, own_coordinates(mllm.family.coordinates, mllm.processor))
     elif run is not None:
         asks = run.method
     else:
-        grid = mllm.family.native_grid or MethodSection().grid
-        asks = method_from_settings(MethodSection(positives=0, negatives=0, grid=grid).model_dump())
+        boxes_alone = MethodSection(positives=0, negatives=0).model_dump()
+        asks = method_from_settings(boxes_alone, own_coordinates(mllm.family.coordinates, mllm.processor))
     generation = run.recipe.generation if run is not None else GenerationSection()
     at_once = batch_size or generation.batch_size
     return Pipeline(

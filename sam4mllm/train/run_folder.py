@@ -45,8 +45,11 @@ class RunFolder:
         self.path = path
 
     @classmethod
-    def create(cls, recipe: Recipe) -> RunFolder:
+    def create(cls, recipe: Recipe, method: Method | None = None) -> RunFolder:
         """The folder `recipe.output`, new or left by an earlier start of the very same recipe.
+
+        `method` is how it teaches and asks, where the model's family has a say; None takes the recipe's word for it. A
+        folder that was there keeps its own, for its checkpoints were taught by it.
 
         Raises:
             RecipeError: the folder holds a run of another recipe.
@@ -61,7 +64,8 @@ class RunFolder:
                     "choose another output, or remove that folder's recipe.yaml, adapter and checkpoints"
                 )
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        run.describe(recipe, method_from_settings(recipe.method.model_dump()))
+        settled = run.method if run.is_started else method or method_from_settings(recipe.method.model_dump())
+        run.describe(recipe, settled)
         return run
 
     def describe(self, recipe: Recipe, method: Method) -> None:
@@ -105,6 +109,11 @@ class RunFolder:
             return method_from_settings(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError) as error:
             raise ModelError(f"{file}: does not say how to ask the model: {error}") from error
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it is settled how this run teaches and asks."""
+        return (self.path / "method.json").is_file()
 
     @property
     def is_finished(self) -> bool:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, LaunchError, RecipeError
-from sam4mllm.methods import method_from_settings
+from sam4mllm.methods import Method
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
@@ -64,7 +63,7 @@ def train(
     device = chosen_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
     _check_launch(training_arguments(recipe, device), processes)
-    finished = processes.agree(lambda: RunFolder.create(recipe).is_finished)
+    finished = processes.agree(lambda: _start(recipe).is_finished)
     run = RunFolder(recipe.output)
     if finished:
         logger.info("%s: trained already", run.path)
@@ -79,8 +78,7 @@ def train(
     store = prepare_targets(
         mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store, processes
     )
-    method = method_from_settings(recipe.method.model_dump())
-    lessons = make_lessons(mixture, store.read(), method)
+    lessons = make_lessons(mixture, store.read(), run.method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )
@@ -95,20 +93,15 @@ def train(
         dtype=recipe.model.dtype,
         quantization=recipe.model.quantization,
         attn_implementation=recipe.model.attn_implementation,
+        picture_size=recipe.model.picture_size,
     )
-    native = mllm.family.native_grid
-    if native is not None and native != recipe.method.grid:
-        warnings.warn(
-            f"{mllm.family.model_type} knows coordinates on a grid of {native}; method.grid is {recipe.method.grid}",
-            stacklevel=2,
-        )
-    mllm = attach_lora(mllm, recipe.lora, recipe.seed)
+    mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
     validate = None
     if held_out:
         chosen = spread(held_out, recipe.training.validation.samples)
         # Weights that are spread out are gathered at every step of generation, so all processes must go the same way.
         sharing = ALONE if weights_are_spread(arguments) else processes
-        validate = _validation(recipe, mllm, segmenter, chosen, sharing)
+        validate = _validation(recipe, run.method, mllm, segmenter, chosen, sharing)
     fit(
         mllm,
         lessons.conversations,
@@ -258,6 +251,15 @@ def weights_are_spread(arguments: Any) -> bool:
     return bool(fsdp) or (deepspeed is not None and deepspeed.zero_stage == 3)
 
 
+def _start(recipe: Recipe) -> RunFolder:
+    """The run folder, in which it is settled how this run teaches and asks."""
+    from sam4mllm.train.method import method_of
+
+    # The method first, because it may be refused, and what is refused leaves no folder.
+    method = None if RunFolder(recipe.output).is_started else method_of(recipe)
+    return RunFolder.create(recipe, method)
+
+
 def _check_launch(arguments: Any, processes: Processes) -> None:
     """What the launcher said against what torch.distributed has set up."""
     if arguments.world_size != processes.world_size:
@@ -268,7 +270,7 @@ def _check_launch(arguments: Any, processes: Processes) -> None:
 
 
 def _validation(
-    recipe: Recipe, mllm: Mllm, segmenter: Any, samples: Sequence[Any], processes: Processes
+    recipe: Recipe, method: Method, mllm: Mllm, segmenter: Any, samples: Sequence[Any], processes: Processes
 ) -> Callable[[], Validation]:
     """The validation of `mllm` as it stands when called."""
     from sam4mllm.mllm.generate import TransformersEngine
@@ -277,7 +279,7 @@ def _validation(
 
     batch_size = recipe.training.validation.batch_size
     pipeline = Pipeline(
-        method_from_settings(recipe.method.model_dump()),
+        method,
         TransformersEngine(mllm, batch_size),
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sam4mllm.chat.coordinates import Coordinates
 from sam4mllm.chat.grammar import NO_OBJECT, AnswerGrammar
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
 
@@ -41,7 +42,7 @@ def test_points_only_cannot_be_written() -> None:
 
 
 def test_each_axis_has_its_own_bins_and_padding() -> None:
-    grammar = AnswerGrammar(Grid((100, 5)))
+    grammar = AnswerGrammar(Coordinates(Grid((100, 5))))
     text = grammar.write([SamPrompt(Box(0, 0, 640, 480), (Point(320, 240, POSITIVE),))], (640, 480))
     assert text == "[00,0,99,4] +(50,2)"
     assert grammar.parse("[00,0,99,5]", (640, 480)).reason == "object 1: y = 5 is beyond the grid's last bin 4"
@@ -167,7 +168,7 @@ def prompts_in(draw: st.DrawFn, size_wh: tuple[int, int]) -> SamPrompt:
 
 @given(st.data(), sizes, grids)
 def test_reads_back_what_it_wrote(data: st.DataObject, size_wh: tuple[int, int], grid: Grid) -> None:
-    grammar = AnswerGrammar(grid)
+    grammar = AnswerGrammar(Coordinates(grid))
     prompts = data.draw(st.lists(prompts_in(size_wh), max_size=4))
     text = grammar.write(prompts, size_wh)
     parsed = grammar.parse(text, size_wh)

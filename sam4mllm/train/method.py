@@ -1,0 +1,28 @@
+"""The method of a recipe, its coordinates settled: how the model's family writes places is asked of its processor.
+
+This module loads no weights.
+"""
+
+from __future__ import annotations
+
+from sam4mllm.methods import Method, method_from_settings
+from sam4mllm.recipe import Recipe
+
+
+def method_of(recipe: Recipe) -> Method:
+    """How `recipe` teaches and asks its model.
+
+    The base's config and processor are read where `method.coordinates` leaves the choice to the family.
+
+    Raises:
+        ModelError: they cannot be loaded.
+        RecipeError: a limit in `model` that the family's processor does not have.
+    """
+    native = None
+    if recipe.method.coordinates == "family":
+        from sam4mllm.mllm.load import load_processor
+        from sam4mllm.mllm.picture_size import own_coordinates
+
+        processor, family = load_processor(recipe.model.base, recipe.model.picture_size)
+        native = own_coordinates(family.coordinates, processor)
+    return method_from_settings(recipe.method.model_dump(), native)
