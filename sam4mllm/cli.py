@@ -320,6 +320,22 @@ def build_parser() -> argparse.ArgumentParser:
     _dtype_option(merge)
     _device_option(merge)
 
+    doctor = verb(
+        "doctor",
+        "check this machine: libraries, device, and every family and segmenter on small random models",
+        "Downloads nothing. The exit status is 1 when a check fails; what does not apply here (n/a) is no failure.",
+    )
+    doctor.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a model type such as qwen3_vl, or `families`, or `segmenters`; may be given several times",
+    )
+    _device_option(doctor)
+    doctor.add_argument("--markdown", action="store_true", help="print the tables as Markdown, as in docs/families.md")
+    _json_option(doctor)
+
     shapes = verb("shapes", "write the generated data set to a folder, in the real formats")
     shapes.add_argument("directory", metavar="DIR", type=Path)
     shapes.add_argument("--scenes", type=_positive, default=200, metavar="N", help="training scenes (default: 200)")

@@ -132,13 +132,39 @@ def convert(options: Namespace) -> int:
     return 0
 
 
+def doctor(options: Namespace) -> int:
+    """The checks of families and segmenters; the status is 1 when one fails."""
+    from sam4mllm.doctor.families import check_families, chosen_families
+    from sam4mllm.doctor.family_checks import FAMILY_CHECKS
+    from sam4mllm.doctor.report import any_failed, as_markdown, as_text, machine
+    from sam4mllm.predict.loading import chosen_device
+    from sam4mllm.progress import bar
+
+    device = chosen_device(options.device)
+    model_types, with_segmenters = chosen_families(options.only)
+    record: dict[str, Any] = {**machine(device), "families": {}, "segmenters": {}}
+    if model_types:
+        with bar("check", len(model_types) * len(FAMILY_CHECKS), unit="checks") as advance:
+            record["families"] = check_families(model_types, device=device, advance=advance)
+    if with_segmenters:
+        from sam4mllm.doctor.segmenters import check_segmenters
+
+        record["segmenters"] = check_segmenters()
+    if options.json != "-":
+        print(as_markdown(record) if options.markdown else as_text(record), end="")
+    _write_json(record, options.json)
+    return 1 if any_failed(record["families"], record["segmenters"]) else 0
+
+
 def segment(options: Namespace) -> int:
     """One picture and one phrase; the status is 1 when the model's answer could not be read."""
+    from sam4mllm.data.fields import check_phrase
     from sam4mllm.data.images import load_image
     from sam4mllm.data.queries import Query
     from sam4mllm.predict.batch import line_of
     from sam4mllm.render import mask_image
 
+    check_phrase(options.phrase, "PHRASE")
     picture = load_image(options.image)
     _check_pictures(options.output, options.mask)
     result = _pipeline(options)(picture, options.phrase)

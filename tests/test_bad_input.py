@@ -64,6 +64,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_instances(folder / "resized/refcoco", [picture(5, width=21)], [annotation(50, 5)])
     mask = {"segmentation": {"size": [20, 10], "counts": [200]}}
     write_instances(folder / "other_mask/refcoco", [picture(5)], [annotation(50, 5) | mask])
+    make_root(folder / "long")
+    write_refs(folder / "long/refcoco", [ref(1, 50, 5, "val", "x" * 10_000)])
     for name in ("empty", "unfinished"):
         (folder / name).mkdir()
     (folder / "unfinished/recipe.yaml").write_text(RECIPE.format(home=folder))
@@ -72,6 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "blank": ["", " "],
         "no_json": ["{"],
         "doubled_queries": [{"id": "1", "image": "a.png", "phrase": "x"}] * 2,
+        "long": [{"id": "q7", "image": "a.png", "phrase": "x" * 10_000}],
         "half_a_character": [{"id": "1", "image": "a.png", "phrase": "\ud800"}],
         "good": [prediction()],
         "unknown": [prediction(), prediction(id="refcoco/val/9/9")],
@@ -276,6 +279,16 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         ),
         "data.guard.1: is trained on as well (data.train.0)",
     ),
+    "a query of 10,000 characters": (predict("long"), "query 'q7': the phrase has 10000 characters, 2000 are the most"),
+    "a phrase of 10,000 characters": (
+        ["segment", "run", "{home}/a.png", "x" * 10_000],
+        "PHRASE: the phrase has 10000 characters",
+    ),
+    "a sample of 10,000 characters": (
+        score("good", "long"),
+        "sample refcoco/val/1/10: the phrase has 10000 characters",
+    ),
+    "a family that is none": (["doctor", "--only", "qwen4"], "--only qwen4: no such family; did you mean qwen"),
     "predictions that are not there": (score("nowhere"), "nowhere.jsonl: cannot be read"),
     "predictions of unknown queries": (score("unknown"), "1 id(s) name no query of refcoco val (refcoco/val/9/9)"),
     "predictions that come twice": (score("doubled"), f"1 id(s) come twice ({QUERY})"),

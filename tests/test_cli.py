@@ -44,6 +44,7 @@ VERBS = (
     "convert",
     "merge",
     "shapes",
+    "doctor",
 )
 
 # The objects of the tiny data set below, as a perfect model would name them on a grid of 1000 over 20 x 10 pixels.

@@ -13,6 +13,9 @@ from sam4mllm.errors import DataError
 
 T = TypeVar("T")
 
+LONGEST_PHRASE = 2000
+"""Characters of the longest phrase."""
+
 
 def need(record: object, key: str, kind: type[T], where: str) -> T:
     """The field `key` of a record, of type `kind`; True and False are no whole numbers.
@@ -31,6 +34,19 @@ def need(record: object, key: str, kind: type[T], where: str) -> T:
     if isinstance(value, str) and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
         raise DataError(f"{where}: the field {key!r} holds half a character; found {shorten(value)}")
     return value
+
+
+def check_phrase(phrase: str, where: str) -> None:
+    """Nothing, for a phrase that a model can be asked; the longest one of ReasonSeg has some hundred characters.
+
+    Raises:
+        DataError: a phrase of more than LONGEST_PHRASE characters, which is no phrase but a file gone wrong.
+    """
+    if len(phrase) > LONGEST_PHRASE:
+        raise DataError(
+            f"{where}: the phrase has {len(phrase)} characters, {LONGEST_PHRASE} are the most; shorten it: "
+            f"{shorten(phrase)}"
+        )
 
 
 def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) -> Any:

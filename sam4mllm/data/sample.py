@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.data.fields import check_phrase
 from sam4mllm.data.masks import Rle, decode
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
@@ -48,6 +49,7 @@ class Sample:
     `ignore` marks the pixels that count for nobody when scores are taken (ReasonSeg's 255), or None.
 
     Raises:
+        DataError: a phrase too long to be one.
         ValueError: a mask whose size is not the picture's.
     """
 
@@ -59,6 +61,7 @@ class Sample:
     ignore: Rle | None = None
 
     def __post_init__(self) -> None:
+        check_phrase(self.phrase, f"sample {self.id}")
         width, height = self.size_wh
         for what, rle in [(f"object {o.id}", o.rle) for o in self.objects] + [("ignore mask", self.ignore)]:
             if rle is not None and tuple(rle["size"]) != (height, width):

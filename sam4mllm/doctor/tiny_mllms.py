@@ -1,7 +1,7 @@
 """Tiny random MLLMs of transformers' real classes, with real processors and a tokenizer of bytes, saved as real ones.
 
 What a family's code does with a picture and a conversation does not depend on the size of its layers, so a model of
-some ten thousand weights shows it within seconds. This module knows no check.
+some hundred thousand weights shows it within seconds. This module knows no check.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ IMAGE_TOKEN = "<image>"
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "patch_size": 8,
@@ -96,7 +96,7 @@ def save_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
-    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    vision = {"depth": 1, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
     config = Qwen2VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
     processor = _qwen_processor(Qwen2VLProcessor, tokenizer, patch_size=14)
     return _save(folder, Qwen2VLForConditionalGeneration, config, processor, seed)
@@ -109,10 +109,10 @@ def save_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
     vision = {
         "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
         "num_heads": 2,
-        "out_hidden_size": 32,
+        "out_hidden_size": 64,
         "window_size": 56,
         "fullatt_block_indexes": [1],
     }
@@ -127,7 +127,7 @@ def save_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
     config = Qwen3VLConfig(
-        text_config={**_qwen_text(tokenizer), "head_dim": 16},
+        text_config={**_qwen_text(tokenizer), "head_dim": 32},
         vision_config={**_qwen3_vision(), "deepstack_visual_indexes": [0]},
         **_qwen_ids(tokenizer),
     )
@@ -142,12 +142,12 @@ def save_qwen3_5(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
     text = {
         **_qwen_text(tokenizer),
-        "head_dim": 16,
+        "head_dim": 32,
         "layer_types": ["linear_attention", "full_attention"],
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+        "linear_num_key_heads": 32,
+        "linear_num_value_heads": 32,
     }
     text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 1.0}
     config = Qwen3_5Config(text_config=text, vision_config=_qwen3_vision(), **_qwen_ids(tokenizer))
@@ -195,6 +195,30 @@ def save_internvl(folder: Path, *, seed: int = 0) -> Path:
     return _save(folder, InternVLForConditionalGeneration, config, processor, seed)
 
 
+def save_llava(folder: Path, *, seed: int = 0) -> Path:
+    """LLaVA (CLIP, Llama): every picture is 32 x 32, 16 tokens."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessor, LlavaProcessor
+
+    tokenizer = byte_tokenizer()
+    config = LlavaConfig(
+        vision_config={"model_type": "clip_vision_model", **_VISION, "projection_dim": 64},
+        text_config={"model_type": "llama", **_text(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        image_seq_length=16,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 32, "width": 32}
+    processor = LlavaProcessor(
+        image_processor=LlavaImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+        tokenizer=tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=chat_template(generation=False),
+    )
+    return _save(folder, LlavaForConditionalGeneration, config, processor, seed)
+
+
 def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
     """LLaVA-NeXT (CLIP, Llama), the paper's: a thumbnail of 32 x 32 and up to 4 tiles, as the picture's shape asks."""
     from transformers import (
@@ -207,7 +231,7 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = byte_tokenizer()
     pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
     config = LlavaNextConfig(
-        vision_config={"model_type": "clip_vision_model", **_VISION, "projection_dim": 32},
+        vision_config={"model_type": "clip_vision_model", **_VISION, "projection_dim": 64},
         text_config={"model_type": "llama", **_text(tokenizer)},
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_grid_pinpoints=pinpoints,
@@ -313,8 +337,8 @@ def save_gemma3(folder: Path, *, seed: int = 0) -> Path:
     tokenizer = byte_tokenizer(named=names)
     text = {
         **_text(tokenizer),
-        "head_dim": 16,
-        "query_pre_attn_scalar": 16,
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
         "sliding_window": 64,
         "layer_types": ["sliding_attention", "full_attention"],
     }
@@ -339,6 +363,7 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "internvl": save_internvl,
     "llava_next": save_llava_next,
     "llava_onevision": save_llava_onevision,
+    "llava": save_llava,
     "smolvlm": save_smolvlm,
     "idefics3": save_idefics3,
     "gemma3": save_gemma3,
@@ -361,11 +386,14 @@ def _save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int
 
 
 def _text(tokenizer: Any) -> dict[str, Any]:
-    """A language model of 32 channels and 2 layers. Weights are drawn wide, so that answers depend on the question."""
+    """A language model of 64 channels and 2 layers. Weights are drawn wide, so that answers depend on the question.
+
+    64 is also the least that four bits on a CPU take: bitsandbytes packs 64 numbers to a block there.
+    """
     return {
         "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
@@ -378,7 +406,7 @@ def _text(tokenizer: Any) -> dict[str, Any]:
 
 
 def _qwen_text(tokenizer: Any) -> dict[str, Any]:
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10000.0}
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
     return {**_text(tokenizer), "rope_parameters": rope}
 
 
@@ -390,10 +418,10 @@ def _qwen_ids(tokenizer: Any) -> dict[str, int]:
 def _qwen3_vision() -> dict[str, Any]:
     return {
         "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 128,
         "num_heads": 2,
-        "out_hidden_size": 32,
+        "out_hidden_size": 64,
         "num_position_embeddings": 16,
     }
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm.chat.conversation import Conversation
+from sam4mllm.data.fields import check_phrase
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.generate import Engine
@@ -25,11 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A phrase about a picture of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB."""
+    """A phrase about a picture of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: a phrase too long to be one.
+    """
 
     image: str | Path | Image | npt.NDArray[np.uint8]
     phrase: str
     size_wh: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        check_phrase(self.phrase, "question")
 
 
 @dataclass(frozen=True, slots=True)

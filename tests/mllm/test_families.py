@@ -9,14 +9,15 @@ from sam4mllm.mllm.families import FAMILIES, OUTSIDE_THE_LANGUAGE_MODEL, family_
 def test_a_known_type_has_its_row_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert family_of("qwen2_vl").native_grid == 1000
+        assert family_of("qwen2_vl").coordinates.frame.bins_wh == (1000, 1000)
     assert all(name == family.model_type for name, family in FAMILIES.items())
 
 
 def test_an_unknown_type_gets_the_defaults_and_a_warning():
     with pytest.warns(UserWarning, match="'my_vlm' was not tried"):
         family = family_of("my_vlm")
-    assert (family.model_type, family.native_grid, family.lora_targets) == ("my_vlm", None, "all-linear")
+    assert (family.model_type, family.coordinates, family.lora_targets) == ("my_vlm", None, "all-linear")
+    assert family.picture_size.takes == () and family.projector == ()
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sam4mllm.errors import ModelError, RecipeError
-from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.families import Family
+from sam4mllm.mllm.load import load_mllm, load_processor
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 
 
@@ -56,6 +58,62 @@ def test_weights_that_are_a_pointer_to_elsewhere(fast_vlm, tmp_path):
     (tmp_path / "adapter" / "adapter_model.safetensors").write_text(pointer)
     with pytest.raises(ModelError, match="does not load on 'fast_vlm': Error while deserializing"):
         load_mllm(fast_vlm, tmp_path / "adapter")
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(fast_vlm, tmp_path):
+    """transformers would fill them with random numbers and go on."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(fast_vlm, tmp_path / "base")
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    gone = sorted(name for name in weights if "self_attn.q_proj" in name)
+    save_file({name: w for name, w in weights.items() if name not in gone}, tmp_path / "base" / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"lacks {len(gone)} of the model's weights .*q_proj") as caught:
+        load_mllm(str(tmp_path / "base"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_size_is_refused(fast_vlm, tmp_path):
+    shutil.copytree(fast_vlm, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    config["text_config"]["intermediate_size"] *= 2
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="does not load as an image-text-to-text model") as caught:
+        load_mllm(str(tmp_path / "base"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_id_without_network_and_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (load_mllm, load_processor):
+        with pytest.raises(ModelError, match="'owner/no-such-model' is no folder here, and the Hub does not") as caught:
+            load("owner/no-such-model")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_limit_of_the_pictures_goes_with_the_processor(qwen2_vl, tmp_path):
+    mllm = load_mllm(qwen2_vl, picture_size={"max_pixels": 1568})
+    assert mllm.processor.image_processor.size["longest_edge"] == 1568
+    attach_lora(mllm, {"r": 4}, seed=0).model.save_pretrained(tmp_path)
+    mllm.processor.save_pretrained(tmp_path)
+    assert load_mllm(qwen2_vl, tmp_path).processor.image_processor.size["longest_edge"] == 1568
+
+
+def test_the_projector_of_an_unknown_family_is_not_guessed(fast_vlm):
+    mllm = load_mllm(fast_vlm)
+    with pytest.raises(RecipeError, match=r"model\.tune_projector: the projector of 'my_vlm' is not known"):
+        attach_lora(replace(mllm, family=Family("my_vlm", "My VLM")), {"r": 4}, 0, tune_projector=True)
+
+
+def test_a_projector_in_half_precision_is_tuned_in_float32(fast_vlm):
+    mllm = attach_lora(load_mllm(fast_vlm, dtype="bfloat16"), {"r": 4}, 0, tune_projector=True)
+    trained = {n: p.dtype for n, p in mllm.model.named_parameters() if p.requires_grad and "projector" in n}
+    assert trained and set(trained.values()) == {torch.float32}
+    pictures = torch.randn(1, 3, 64, 64, dtype=torch.bfloat16)
+    image_token = mllm.model.config.image_token_id
+    with torch.no_grad():
+        logits = mllm.model(input_ids=torch.tensor([[image_token] * 4 + [5]]), pixel_values=pictures).logits
+    assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
 
 
 def test_no_progress_bar_goes_into_a_log(fast_vlm, capfd):

@@ -1,0 +1,68 @@
+"""The recipe's limits in each family's own words, on real image processors."""
+
+import pytest
+from transformers import GotOcr2ImageProcessor, LlavaNextImageProcessor, Qwen2VLImageProcessor, SmolVLMImageProcessor
+
+from sam4mllm.errors import RecipeError
+from sam4mllm.geometry import ResizedGrid
+from sam4mllm.mllm.families import FAMILIES
+from sam4mllm.mllm.picture_size import limit_pictures, own_coordinates
+
+
+class Processor:
+    def __init__(self, image_processor):
+        self.image_processor = image_processor
+
+
+def limited(model_type, image_processor, **limits):
+    limit_pictures(Processor(image_processor), FAMILIES[model_type].picture_size, limits, model_type)
+    return image_processor
+
+
+def test_the_largest_area_of_qwen_is_its_longest_edge():
+    images = limited("qwen2_5_vl", Qwen2VLImageProcessor(), max_pixels=401408)
+    assert (images.size["shortest_edge"], images.size["longest_edge"]) == (3136, 401408)
+    coordinates = own_coordinates(FAMILIES["qwen2_5_vl"].coordinates, Processor(images))
+    assert coordinates.frame == ResizedGrid(28, 3136, 401408)
+
+
+def test_the_least_area_of_qwen_is_its_shortest_edge():
+    images = limited("qwen3_vl", Qwen2VLImageProcessor(patch_size=16), min_pixels=65536)
+    assert images.size["shortest_edge"] == 65536
+
+
+def test_internvls_area_counts_its_tiles():
+    images = limited("internvl", GotOcr2ImageProcessor(size={"height": 448, "width": 448}), max_pixels=4 * 448**2 + 5)
+    assert (images.min_patches, images.max_patches) == (1, 4)
+
+
+def test_llava_nexts_area_chooses_among_its_shapes():
+    shapes = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    images = limited("llava_next", LlavaNextImageProcessor(image_grid_pinpoints=shapes), max_pixels=336 * 1008)
+    assert images.image_grid_pinpoints == [[336, 672], [672, 336], [1008, 336], [336, 1008]]
+
+
+def test_smolvlms_longest_side():
+    assert limited("smolvlm", SmolVLMImageProcessor(), longest_side=728).size["longest_edge"] == 728
+
+
+@pytest.mark.parametrize(
+    ("model_type", "images", "limits", "message"),
+    [
+        ("qwen3_vl", Qwen2VLImageProcessor(), {"longest_side": 9}, "limited by model.min_pixels and model.max_pixels"),
+        ("gemma3", Qwen2VLImageProcessor(), {"max_pixels": 9}, "brings every picture to one size.*leave it out"),
+        ("qwen3_vl", Qwen2VLImageProcessor(), {"max_pixels": 700}, "model.max_pixels: 700 is below the least size"),
+        ("internvl", GotOcr2ImageProcessor(), {"max_pixels": 700}, "leaves 0 tiles"),
+        ("smolvlm", SmolVLMImageProcessor(), {"longest_side": 5}, "below one tile of"),
+        (
+            "llava_next",
+            LlavaNextImageProcessor(image_grid_pinpoints=[[336, 672], [672, 672]]),
+            {"max_pixels": 700},
+            "no shape of tiles has 0 to 700 pixels; the model's own have 225792 to 451584",
+        ),
+    ],
+)
+def test_limits_that_cannot_be_had(model_type, images, limits, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        limited(model_type, images, **limits)
+    assert "\n" not in str(caught.value)
