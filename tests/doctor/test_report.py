@@ -1,9 +1,11 @@
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from sam4mllm.cli import main
+from sam4mllm.cli import main, parse
 from sam4mllm.doctor import families
 from sam4mllm.doctor.report import any_failed, as_markdown, as_text, facts_table, machine, missing_packages
 from sam4mllm.doctor.verdict import NotApplicableError, expect, failed, verdict_of
@@ -70,6 +72,14 @@ def test_the_machine_has_its_versions():
 
 def test_the_page_of_families_holds_the_table_of_facts():
     assert facts_table(list(FAMILIES)) in DOCS
+
+
+def test_the_page_of_families_tells_every_verdict_and_its_commands_parse():
+    for family in FAMILIES.values():
+        assert f"| {family.title} | `{family.model_type}` |" in DOCS
+        assert re.search(rf"^\| {re.escape(family.title)} \| (yes|-|NO)", DOCS, re.MULTILINE)
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"^sam4mllm .*$", DOCS, re.MULTILINE)]
+    assert len(commands) == 3 and all(parse(words[1:]).verb == "doctor" for words in commands)
 
 
 @pytest.mark.parametrize("failing", [False, True])
