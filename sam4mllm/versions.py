@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 LIBRARIES = ("sam4mllm", "torch", "transformers", "peft", "accelerate", "datasets", "segment-anything", "timm")
 
 
-def versions() -> dict[str, str | None]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str | None]:
     """Versions by library; None for one that is not installed as a distribution."""
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             found[library] = metadata.version(library)
         except metadata.PackageNotFoundError:

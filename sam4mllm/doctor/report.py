@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from sam4mllm.chat.coordinates import PLAIN, Coordinates
@@ -15,11 +14,13 @@ from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, failed
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES, Family
+from sam4mllm.versions import versions
 
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 """By name, then by check."""
 
 NEEDED = (
+    "sam4mllm",
     "torch",
     "torchvision",
     "transformers",
@@ -44,17 +45,9 @@ def machine(device: str) -> dict[str, Any]:
     """What the checks ran with: versions (None for a package that is missing) and the device."""
     import torch
 
-    import sam4mllm
-
-    versions: dict[str, str | None] = {"sam4mllm": sam4mllm.__version__, "python": platform.python_version()}
-    for package in (*NEEDED, *OPTIONAL):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    return {"versions": versions, "device": {"name": name, "torch": device}}
+    return {"versions": versions((*NEEDED, *OPTIONAL)), "device": {"name": name, "torch": device}}
 
 
 def missing_packages(versions: Mapping[str, str | None]) -> dict[str, str]:
@@ -97,7 +90,9 @@ def _rows_of_text(table: Verdicts) -> list[str]:
         shown = [verdict for verdict in row.values() if not _not_applicable(verdict)]
         good = sum(verdict is True for verdict in shown)
         lines.append(f"  {name:{width}}  {good} of {len(shown)} checks")
-        lines += [f"    {check}: {verdict}" for check, verdict in row.items() if verdict is not True]
+        for verdict in dict.fromkeys(verdict for verdict in row.values() if verdict is not True):
+            checks = [check for check in row if row[check] == verdict]
+            lines.append(f"    {', '.join(checks) if len(checks) < len(row) else 'all'}: {verdict}")
     return lines
 
 

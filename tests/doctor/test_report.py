@@ -48,7 +48,7 @@ def test_the_text_tells_what_is_missing_and_what_failed():
     assert "device  cpu (x86)" in text and "bitsandbytes  missing" in text
     assert "missing: bitsandbytes, for model.quantization" in text
     assert "qwen2_vl  1 of 1 checks" in text and "gemma3    0 of 1 checks" in text
-    assert "    loads: KeyError: 'a|b'" in text and "    batch: False" in text
+    assert "    loads: KeyError: 'a|b'" in text and "    all: False" in text
 
 
 def test_the_markdown_numbers_what_is_not_true():
