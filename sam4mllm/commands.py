@@ -7,25 +7,23 @@ imported late, so that a verb loads only what it uses. Of several processes that
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sam4mllm.command_inputs import (
+    chats_of,
+    check_picture_places,
+    entry_of,
+    pipeline_of,
+    samples_of,
+    suite_of,
+    targets_of,
+    tell,
+    write_json,
+)
 from sam4mllm.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sam4mllm.data.dialogues import Dialogue
-    from sam4mllm.data.sample import Sample
-    from sam4mllm.evaluate.suite import Suite
-    from sam4mllm.predict.batch import BatchSummary
-    from sam4mllm.predict.pipeline import Pipeline
-    from sam4mllm.recipe import Recipe
-    from sam4mllm.recipe_sections import DataEntry
-    from sam4mllm.targets.store import TargetStore
 
 
 def demo(options: Namespace) -> int:
@@ -45,7 +43,7 @@ def prepare(options: Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     mixture = read_mixture(recipe.data, recipe.seed)
-    store = _targets(recipe, mixture.samples, options)
+    store = targets_of(recipe, mixture.samples, options)
     if not options.processes.is_main:
         return 0
     targets = list(store.read().values())
@@ -60,7 +58,7 @@ def prepare(options: Namespace) -> int:
         print(f"{len(targets)} objects with a target, {figures['skipped']} without, in {store.path}")
         if targets:
             print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
-    _write_json({**figures, **means}, options.json)
+    write_json({**figures, **means}, options.json)
     return 0
 
 
@@ -79,7 +77,7 @@ def inspect(options: Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     method = method_of(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
-    store = _targets(recipe, samples, options)
+    store = targets_of(recipe, samples, options)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(
@@ -126,7 +124,7 @@ def convert(options: Namespace) -> int:
     """Any data set of samples, as a JSONL of data of one's own."""
     from sam4mllm.data.jsonl import write_jsonl
 
-    samples = _samples(options)
+    samples = samples_of(options)
     write_jsonl(samples, options.output)
     print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} pictures")
     return 0
@@ -152,7 +150,7 @@ def doctor(options: Namespace) -> int:
         record["segmenters"] = check_segmenters()
     if options.json != "-":
         print(as_markdown(record) if options.markdown else as_text(record), end="")
-    _write_json(record, options.json)
+    write_json(record, options.json)
     return 1 if any_failed(record["families"], record["segmenters"]) else 0
 
 
@@ -166,8 +164,8 @@ def segment(options: Namespace) -> int:
 
     check_phrase(options.phrase, "PHRASE")
     picture = load_image(options.image)
-    _check_pictures(options.output, options.mask)
-    result = _pipeline(options)(picture, options.phrase)
+    check_picture_places(options.output, options.mask)
+    result = pipeline_of(options)(picture, options.phrase)
     if options.json != "-":
         objects = f"{len(result.prompts)} object{'' if len(result.prompts) == 1 else 's'}"
         said = {"ok": objects, "no_object": "no object", "malformed": f"malformed answer: {result.reason}"}
@@ -177,7 +175,7 @@ def segment(options: Namespace) -> int:
     if options.mask is not None:
         mask_image(result.mask.cpu().numpy()).save(options.mask)
     if options.json is not None:
-        _write_json(line_of(Query("", options.image, options.phrase), result).to_json(), options.json)
+        write_json(line_of(Query("", options.image, options.phrase), result).to_json(), options.json)
     return 1 if result.status == "malformed" else 0
 
 
@@ -189,15 +187,15 @@ def predict(options: Namespace) -> int:
 
     if (options.queries is None) == (options.dataset is None):
         raise DataError("predict asks a QUERIES.jsonl, or a data set named by --dataset; give one of the two")
-    queries = queries_of(_samples(options)) if options.queries is None else read_queries(options.queries)
-    pipeline = _pipeline(options)
+    queries = queries_of(samples_of(options)) if options.queries is None else read_queries(options.queries)
+    pipeline = pipeline_of(options)
     processes = options.processes
     with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict_all(pipeline, queries, options.output, advance=advance, processes=processes)
     if not processes.is_main:
         return 0
-    _tell(summary)
-    _write_json(summary.to_json(), options.json)
+    tell(summary)
+    write_json(summary.to_json(), options.json)
     return 1 if summary.error else 0
 
 
@@ -214,19 +212,19 @@ def evaluate(options: Namespace) -> int:
 
     start = time.perf_counter()
     data = {"split_by": options.split_by, "limit": options.limit}
-    suite = _suite(options)
+    suite = suite_of(options)
     judging = Judging(options.protocol, options.min_pixels, tuple(dict.fromkeys(options.baseline)), options.cases)
     samples = read_suite(suite, judging)
-    chats = _chats(options)
+    chats = chats_of(options)
     home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
     output = options.output or suite.output(home)
-    pipeline = _pipeline(options)
+    pipeline = pipeline_of(options)
     done = []
     for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
         answered = answer_split(pipeline, entry, each, folder, judging, options.processes)
         if options.processes.is_main:
             done.append(judge_split(answered, entry, each, judging))
-            _tell(done[-1].summary)
+            tell(done[-1].summary)
     if not options.processes.is_main:
         return 0
     record = results_record(
@@ -252,7 +250,7 @@ def evaluate(options: Namespace) -> int:
         print(suite_report(rows, beside_published=beside_published), end="")
     if options.json != "-" and chats:
         print(f"\nchat {options.chat}\n{chat_report(chat_scores)}", end="")
-    _write_json(done[0].scores.to_json() | (chat if chats else {}) if suite.named else record, options.json)
+    write_json(done[0].scores.to_json() | (chat if chats else {}) if suite.named else record, options.json)
     return 1 if any(split.summary.error for split in done) else 0
 
 
@@ -264,7 +262,7 @@ def score(options: Namespace) -> int:
     from sam4mllm.evaluate.score import score as score_predictions
     from sam4mllm.evaluate.suite import comparable
 
-    entry = _entry(options)
+    entry = entry_of(options)
     samples = read_scored(entry)
     scores = score_predictions(
         read_predictions(options.predictions),
@@ -277,7 +275,7 @@ def score(options: Namespace) -> int:
     if options.json != "-":
         beside_published = comparable(options.dataset, options.root, split_by=options.split_by)
         print(report({options.predictions.name: scores}, beside_published=beside_published), end="")
-    _write_json(scores.to_json(), options.json)
+    write_json(scores.to_json(), options.json)
     return 0
 
 
@@ -291,129 +289,3 @@ def merge(options: Namespace) -> int:
     merged = merge_run(RunFolder.open(options.run), options.output, dtype=options.dtype, device=device)
     print(f"{merged.path}: merged; try `vllm serve {merged.path}`, then `--server URL` of predict and evaluate")
     return 0
-
-
-def _pipeline(options: Namespace) -> Pipeline:
-    from sam4mllm.predict.pipeline import Pipeline
-
-    return Pipeline.from_pretrained(
-        options.run,
-        options.adapter,
-        device=options.processes.device(options.device),
-        dtype=options.dtype,
-        segmenter=options.segmenter,
-        batch_size=options.batch_size,
-        server=options.server,
-        server_model=options.server_model,
-    )
-
-
-def _targets(recipe: Recipe, samples: Sequence[Sample], options: Namespace) -> TargetStore:
-    """The targets of `samples`, computed where the store lacks them."""
-    from sam4mllm.predict.loading import chosen_device
-    from sam4mllm.segment.load import load_segmenter
-    from sam4mllm.targets.prepare import prepare_targets
-    from sam4mllm.targets.settings import TargetSettings
-
-    settings = TargetSettings.from_recipe(recipe)
-    device = chosen_device(options.processes.device(options.device))
-    segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    return prepare_targets(samples, segmenter, settings, recipe.targets.store, options.processes)
-
-
-def _samples(options: Namespace) -> list[Sample]:
-    from sam4mllm.data.readers import read_samples
-
-    return read_samples(_entry(options))
-
-
-def _suite(options: Namespace) -> Suite:
-    """What `evaluate` evaluates: benchmarks under a root, or one set of data of one's own."""
-    from sam4mllm.evaluate.suite import Suite, choose_suite
-    from sam4mllm.recipe_sections import OWN_SETS
-
-    own = set(options.dataset).intersection(OWN_SETS)
-    if own and (len(options.dataset) > 1 or len(options.split) > 1):
-        raise DataError(f"{min(own)} is evaluated alone; give one --dataset and at most one --split")
-    if own:
-        single = {"dataset": options.dataset[0], "split": options.split[0] if options.split else None}
-        return Suite((_entry(Namespace(**{**vars(options), **single})),), named=True)
-    if options.root is None:
-        raise DataError(f"--root: is missing; {', '.join(options.dataset)} needs the folder of the data sets' folders")
-    if options.path is not None:
-        raise DataError(f"--path: has no meaning for {', '.join(options.dataset)}; give --root and --split")
-    return choose_suite(
-        options.dataset,
-        options.split,
-        options.root,
-        images=options.images,
-        split_by=options.split_by,
-        limit=options.limit,
-    )
-
-
-def _entry(options: Namespace) -> DataEntry:
-    """The options of a data set as a recipe's data entry, checked by the same rules."""
-    import pydantic
-
-    from sam4mllm.recipe_sections import DataEntry
-
-    keys = ("dataset", "root", "split", "split_by", "path", "phrases", "images", "limit")
-    settings = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
-    if options.column:
-        settings["columns"] = dict(column.partition("=")[::2] for column in options.column)
-    try:
-        return DataEntry.model_validate(settings)
-    except pydantic.ValidationError as error:
-        found = error.errors(include_url=False)[0]
-        # A section's own validators lead their line with the key, which is the option.
-        said = str(found["ctx"]["error"]) if found["type"] == "value_error" else f"column: {found['msg']}"
-        raise DataError(f"--{said.replace('_', '-', 1) if said.startswith('split_by') else said}") from None
-
-
-def _chats(options: Namespace) -> list[Dialogue]:
-    """The chat file of the options, read before any work is done."""
-    from sam4mllm.data.dialogues import read_chat
-
-    return [] if options.chat is None else read_chat(options.chat)
-
-
-def _tell(summary: BatchSummary) -> None:
-    """How a batch run ended, on standard error, which stays readable when standard output is a program's."""
-    print(
-        f"{summary.total} predictions in {summary.predictions}: {summary.ok} ok, {summary.no_object} no object, "
-        f"{summary.malformed} malformed, {summary.error} errors",
-        file=sys.stderr,
-    )
-
-
-def _write_json(record: dict[str, Any], place: str | None) -> None:
-    """The record as JSON into the file `place`, or to standard output for "-"; nothing for None."""
-    if place is None:
-        return
-    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
-    if place == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        Path(place).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{place}: cannot be written: {error.strerror}") from error
-
-
-def _check_pictures(*places: Path | None) -> None:
-    """Makes sure, before any work is done, that pictures can be written to `places`.
-
-    Raises:
-        DataError: a folder that is missing, or an ending that names no picture format.
-    """
-    from PIL import Image
-
-    endings = {ending for ending, format in Image.registered_extensions().items() if format in Image.SAVE}
-    for place in places:
-        if place is None:
-            continue
-        if not place.parent.is_dir():
-            raise DataError(f"{place}: its folder {place.parent} does not exist; make it first")
-        if place.suffix.lower() not in endings:
-            raise DataError(f"{place}: {place.suffix or 'no ending'} names no picture format; take .png or .jpg")

@@ -350,7 +350,7 @@ def test_bad_pictures_spoil_their_own_lines(
         method = method_from_settings(MethodSection().model_dump())
         return Pipeline(method, ScriptedEngine({"the thing": "[100,100,399,499]"}), BoxSegmenter())
 
-    monkeypatch.setattr(commands, "_pipeline", pipeline)
+    monkeypatch.setattr(commands, "pipeline_of", pipeline)
     images = ["text.jpg", "a.png", "cut.jpg", "nowhere.jpg", "a.png"]
     queries = [{"id": str(n), "image": str(home / name), "phrase": "the thing"} for n, name in enumerate(images)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))

@@ -71,7 +71,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
         answers = {**ANSWERS, "dragon": "No object found.", "riddle": "who knows"}
         return Pipeline(method_from_settings(MethodSection().model_dump()), ScriptedEngine(answers), BoxSegmenter())
 
-    monkeypatch.setattr(commands, "_pipeline", pipeline)
+    monkeypatch.setattr(commands, "pipeline_of", pipeline)
 
 
 def cpu_seconds(*arguments: str) -> float:

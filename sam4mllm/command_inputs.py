@@ -1,0 +1,152 @@
+"""What the verbs' options mean: pipelines, targets, data sets, and places to write to. This module runs no stage.
+
+Everything heavy is imported late, as in `commands.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sam4mllm.data.dialogues import Dialogue
+    from sam4mllm.data.sample import Sample
+    from sam4mllm.evaluate.suite import Suite
+    from sam4mllm.predict.batch import BatchSummary
+    from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.recipe import Recipe
+    from sam4mllm.recipe_sections import DataEntry
+    from sam4mllm.targets.store import TargetStore
+
+
+def pipeline_of(options: Namespace) -> Pipeline:
+    from sam4mllm.predict.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(
+        options.run,
+        options.adapter,
+        device=options.processes.device(options.device),
+        dtype=options.dtype,
+        segmenter=options.segmenter,
+        batch_size=options.batch_size,
+        server=options.server,
+        server_model=options.server_model,
+    )
+
+
+def targets_of(recipe: Recipe, samples: Sequence[Sample], options: Namespace) -> TargetStore:
+    """The targets of `samples`, computed where the store lacks them."""
+    from sam4mllm.predict.loading import chosen_device
+    from sam4mllm.segment.load import load_segmenter
+    from sam4mllm.targets.prepare import prepare_targets
+    from sam4mllm.targets.settings import TargetSettings
+
+    settings = TargetSettings.from_recipe(recipe)
+    device = chosen_device(options.processes.device(options.device))
+    segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
+    return prepare_targets(samples, segmenter, settings, recipe.targets.store, options.processes)
+
+
+def samples_of(options: Namespace) -> list[Sample]:
+    from sam4mllm.data.readers import read_samples
+
+    return read_samples(entry_of(options))
+
+
+def suite_of(options: Namespace) -> Suite:
+    """What `evaluate` evaluates: benchmarks under a root, or one set of data of one's own."""
+    from sam4mllm.evaluate.suite import Suite, choose_suite
+    from sam4mllm.recipe_sections import OWN_SETS
+
+    own = set(options.dataset).intersection(OWN_SETS)
+    if own and (len(options.dataset) > 1 or len(options.split) > 1):
+        raise DataError(f"{min(own)} is evaluated alone; give one --dataset and at most one --split")
+    if own:
+        single = {"dataset": options.dataset[0], "split": options.split[0] if options.split else None}
+        return Suite((entry_of(Namespace(**{**vars(options), **single})),), named=True)
+    if options.root is None:
+        raise DataError(f"--root: is missing; {', '.join(options.dataset)} needs the folder of the data sets' folders")
+    if options.path is not None:
+        raise DataError(f"--path: has no meaning for {', '.join(options.dataset)}; give --root and --split")
+    return choose_suite(
+        options.dataset,
+        options.split,
+        options.root,
+        images=options.images,
+        split_by=options.split_by,
+        limit=options.limit,
+    )
+
+
+def entry_of(options: Namespace) -> DataEntry:
+    """The options of a data set as a recipe's data entry, checked by the same rules."""
+    import pydantic
+
+    from sam4mllm.recipe_sections import DataEntry
+
+    keys = ("dataset", "root", "split", "split_by", "path", "phrases", "images", "limit")
+    settings = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    if options.column:
+        settings["columns"] = dict(column.partition("=")[::2] for column in options.column)
+    try:
+        return DataEntry.model_validate(settings)
+    except pydantic.ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        # A section's own validators lead their line with the key, which is the option.
+        said = str(found["ctx"]["error"]) if found["type"] == "value_error" else f"column: {found['msg']}"
+        raise DataError(f"--{said.replace('_', '-', 1) if said.startswith('split_by') else said}") from None
+
+
+def chats_of(options: Namespace) -> list[Dialogue]:
+    """The chat file of the options, read before any work is done."""
+    from sam4mllm.data.dialogues import read_chat
+
+    return [] if options.chat is None else read_chat(options.chat)
+
+
+def tell(summary: BatchSummary) -> None:
+    """How a batch run ended, on standard error, which stays readable when standard output is a program's."""
+    print(
+        f"{summary.total} predictions in {summary.predictions}: {summary.ok} ok, {summary.no_object} no object, "
+        f"{summary.malformed} malformed, {summary.error} errors",
+        file=sys.stderr,
+    )
+
+
+def write_json(record: dict[str, Any], place: str | None) -> None:
+    """The record as JSON into the file `place`, or to standard output for "-"; nothing for None."""
+    if place is None:
+        return
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    if place == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(place).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{place}: cannot be written: {error.strerror}") from error
+
+
+def check_picture_places(*places: Path | None) -> None:
+    """Makes sure, before any work is done, that pictures can be written to `places`.
+
+    Raises:
+        DataError: a folder that is missing, or an ending that names no picture format.
+    """
+    from PIL import Image
+
+    endings = {ending for ending, format in Image.registered_extensions().items() if format in Image.SAVE}
+    for place in places:
+        if place is None:
+            continue
+        if not place.parent.is_dir():
+            raise DataError(f"{place}: its folder {place.parent} does not exist; make it first")
+        if place.suffix.lower() not in endings:
+            raise DataError(f"{place}: {place.suffix or 'no ending'} names no picture format; take .png or .jpg")
