@@ -16,6 +16,7 @@ from pathlib import Path
 from sam4mllm import __version__
 from sam4mllm.cli_options import (
     Parser,
+    above_zero,
     batch_option,
     dataset_options,
     device_option,
@@ -92,6 +93,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     recipe_options(train)
     device_option(train)
+    train.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="load no weights and write nothing: check recipe and data, show the first conversations, count tokens and "
+        "steps, estimate memory and time",
+    )
+    train.add_argument(
+        "--tflops",
+        type=above_zero,
+        metavar="N",
+        help="TFLOP/s that the device sustains, for the estimate of time (default: 125, two fifths of an A100's 312)",
+    )
+    train.add_argument("--json", metavar="FILE", help="also write what the dry run found; - is standard output")
 
     segment = verb("segment", "segment one picture", "Prints the answer, and writes the picture with its masks.")
     model_options(segment)

@@ -94,7 +94,7 @@ def inspect(options: Namespace) -> int:
 
 
 def train(options: Namespace) -> int:
-    """A recipe's training, to the end of it."""
+    """A recipe's training, to the end of it; or a look at what it would do and need."""
     import logging
 
     from sam4mllm.recipe import load_recipe
@@ -105,9 +105,27 @@ def train(options: Namespace) -> int:
         log.setLevel(logging.INFO)
         log.addHandler(logging.StreamHandler())
     recipe = load_recipe(options.recipe, options.overrides)
+    if options.dry_run:
+        return _dry_run(recipe, options)
+    if options.json is not None or options.tflops is not None:
+        raise DataError("--json and --tflops are about what a dry run finds; add --dry-run, or leave them out")
     run = train_recipe(recipe, device=options.device, processes=options.processes)
     if options.processes.is_main:
         print(f"{run.path}: trained; try `sam4mllm segment {run.path} PICTURE PHRASE -o out.png`")
+    return 0
+
+
+def _dry_run(recipe: Recipe, options: Namespace) -> int:
+    from sam4mllm.train.dry_run import dry_run
+    from sam4mllm.train.dry_run_report import as_text
+    from sam4mllm.train.estimate import DEFAULT_TFLOPS
+
+    if not options.processes.is_main:
+        return 0
+    found = dry_run(recipe, tflops=options.tflops or DEFAULT_TFLOPS)
+    if options.json != "-":
+        print(as_text(found), end="")
+    write_json(found.to_json(), options.json)
     return 0
 
 

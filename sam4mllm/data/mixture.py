@@ -23,6 +23,15 @@ Item = TypeVar("Item", Sample, Dialogue)
 
 
 @dataclass(frozen=True, slots=True)
+class Drawn:
+    """What is drawn of one set for an epoch: so many phrases or chats, and their pictures, each once, in its order."""
+
+    name: str
+    count: int
+    pictures: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Mixture:
     """What is learned from in one epoch.
 
@@ -32,6 +41,7 @@ class Mixture:
     doubled: phrases left out because the same one for the same objects of the same picture came before.
     left_out: what the guard took out, a record for each set.
     guarded: the number of pictures of each guarded split.
+    sets: what is drawn of each set, in the recipe's order.
     """
 
     passes: tuple[tuple[Sample, ...], ...]
@@ -39,6 +49,7 @@ class Mixture:
     doubled: int
     left_out: tuple[LeftOut, ...]
     guarded: dict[str, int]
+    sets: tuple[Drawn, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -67,6 +78,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     left_out: list[LeftOut] = []
     passes: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
+    sets: list[Drawn] = []
     seen: set[tuple[Path, str, frozenset[str]]] = set()
     doubled = 0
 
@@ -86,8 +98,9 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
 
     for index, entry in enumerate(data.train):
         if entry.dataset in CHAT_SETS:
-            for chats in _draw(held_in(read_dialogues(entry), entry), entry, index, seed, left_out[-1]):
-                dialogues += chats
+            chats = _draw(held_in(read_dialogues(entry), entry), entry, index, seed, left_out[-1])
+            dialogues += [chat for drawn in chats for chat in drawn]
+            sets.append(_drawn(entry, chats))
             continue
         fresh = []
         for sample in held_in(read_samples(entry), entry):
@@ -96,11 +109,18 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             if meaning not in seen:
                 fresh.append(sample)
             seen.add(meaning)
-        for number, drawn in enumerate(_draw(fresh, entry, index, seed, left_out[-1])):
+        phrases = _draw(fresh, entry, index, seed, left_out[-1])
+        sets.append(_drawn(entry, phrases))
+        for number, samples in enumerate(phrases):
             if number == len(passes):
                 passes.append([])
-            passes[number] += drawn
-    return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.pictures)
+            passes[number] += samples
+    return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.pictures, tuple(sets))
+
+
+def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> Drawn:
+    pictures = dict.fromkeys(item.image for items in passes for item in items)
+    return Drawn(entry.name, sum(map(len, passes)), tuple(pictures))
 
 
 def _draw(items: Sequence[Item], entry: DataEntry, index: int, seed: int, lost: LeftOut) -> list[list[Item]]:

@@ -80,7 +80,7 @@ def load_mllm(
             has no chat template.
         RecipeError: a limit in `picture_size` that the family does not have.
     """
-    place = _place_of(base)
+    place = place_of(base)
     model = _load_model(base, place, str(device), dtype, quantization, attn_implementation)
     if adapter is not None:
         model = _with_adapter(model, adapter)
@@ -100,7 +100,7 @@ def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, 
     """
     from transformers import AutoConfig
 
-    place = _place_of(base)
+    place = place_of(base)
     try:
         family = family_of(AutoConfig.from_pretrained(place).model_type)
     except (OSError, ValueError, KeyError) as error:
@@ -146,18 +146,28 @@ def _load_model(
 
 def _no_base(base: str, error: Exception) -> ModelError:
     """What to say when `base` does not load."""
-    if not Path(base).expanduser().is_dir() and isinstance(error, OSError):
+    if is_hub_id(base) and isinstance(error, OSError):
         return ModelError(
-            f"base model {base!r} is no folder here, and the Hub does not give it: {_first_line(error)}; check the id "
+            f"base model {base!r} is no folder here, and the Hub does not give it: {first_line(error)}; check the id "
             "and the network, or give a folder made by save_pretrained"
         )
     return ModelError(
-        f"base model {base!r} does not load as an image-text-to-text model: {_first_line(error)}; "
+        f"base model {base!r} does not load as an image-text-to-text model: {first_line(error)}; "
         'give a folder made by save_pretrained, a Hub id, or "shapes"'
     )
 
 
-def _place_of(base: str) -> str:
+def is_hub_id(base: str) -> bool:
+    """Whether `base` can only be had from the Hub or its cache."""
+    return base != EMBEDDED and not Path(base).expanduser().is_dir()
+
+
+def place_of(base: str) -> str:
+    """The folder or Hub id that `base` names, as transformers takes it.
+
+    Raises:
+        ModelError: the path of a folder that is not there.
+    """
     if base != EMBEDDED:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
             raise ModelError(f"base model {base!r}: no such folder")
@@ -198,7 +208,7 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
         return PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(
-            f"adapter {str(adapter)!r} does not load on {model.config.model_type!r}: {_first_line(error)}; "
+            f"adapter {str(adapter)!r} does not load on {model.config.model_type!r}: {first_line(error)}; "
             "was it trained on another base?"
         ) from error
 
@@ -212,7 +222,7 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(source)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"the processor of {source!r} does not load: {_first_line(error)}") from error
+        raise ModelError(f"the processor of {source!r} does not load: {first_line(error)}") from error
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         raise ModelError(f"{source!r} has no processor for pictures and text: got {type(processor).__name__}")
@@ -240,7 +250,7 @@ def _no_bar_in_a_log() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of a library says, on one line; its class where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -47,24 +47,36 @@ def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", d
             unknown number type.
     """
     number_type = _dtype(dtype, torch.device(device))
+    path = find_checkpoint(checkpoint)
+    if path is not None and path.is_file():
+        return load_checkpoint(path, device, number_type)
+    return _load_transformers(str(checkpoint if path is None else path), device, number_type)
+
+
+def find_checkpoint(checkpoint: str | Path) -> Path | None:
+    """The file or folder of a segmenter on this machine; None for an id of the Hub. Nothing is opened.
+
+    Raises:
+        ModelError: nothing is there, or a folder without a model.
+    """
     name = str(checkpoint)
     if name == EMBEDDED:
         from sam4mllm import models
 
-        return load_checkpoint(models.path("segmenter"), device, number_type)
+        return models.path("segmenter")
     path = Path(checkpoint).expanduser()
     if path.is_file():
-        return load_checkpoint(path, device, number_type)
+        return path
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(f"{path} holds no config.json; give a folder made by transformers' save_pretrained")
-        return _load_transformers(str(path), device, number_type)
+        return path
     if not _HUB_ID.fullmatch(name) or path.suffix in _FILE_SUFFIXES or path.parent.is_dir():
         raise ModelError(
             f"no segmenter checkpoint at {path}; give a segment_anything .pth, a folder made by save_pretrained, "
             f"a Hub id (owner/name) or {EMBEDDED!r}"
         )
-    return _load_transformers(name, device, number_type)
+    return None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

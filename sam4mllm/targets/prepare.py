@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import MaskObject, Sample
@@ -144,10 +145,7 @@ def judge_picture(
     Raises:
         DataError: the picture is missing, broken or of another size than its annotation.
     """
-    image = load_image(picture.image)
-    found_wh = (image.shape[1], image.shape[0])
-    if found_wh != picture.size_wh:
-        raise DataError(f"{picture.image} is {found_wh} (W, H), but its annotation says {picture.size_wh}")
+    image = load_annotated(picture.image, picture.size_wh)
     candidates: list[Candidate | str] = [_candidate(item, picture.size_wh, settings) for item in picture.objects]
     ready = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
     scores = iter(score_picture(segmenter, segmenter.embed([image]), ready, settings.batch_size) if ready else [])
@@ -157,6 +155,19 @@ def judge_picture(
         else _target(item, candidate.groups, next(scores), settings)
         for item, candidate in zip(picture.objects, candidates, strict=True)
     ]
+
+
+def load_annotated(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The picture (H, W, 3) RGB, of the size that its annotation says.
+
+    Raises:
+        DataError: it is missing, broken or of another size.
+    """
+    picture = load_image(image)
+    found_wh = (picture.shape[1], picture.shape[0])
+    if found_wh != size_wh:
+        raise DataError(f"{image} is {found_wh} (W, H), but its annotation says {size_wh}")
+    return picture
 
 
 def _candidate(item: MaskObject, size_wh: tuple[int, int], settings: TargetSettings) -> Candidate | str:

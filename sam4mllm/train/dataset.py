@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from sam4mllm.chat.conversation import Conversation, teaching
 from sam4mllm.data.mixture import Mixture
@@ -15,6 +16,8 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods import Method
 from sam4mllm.methods.base import Taught, teachable
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,8 @@ def make_lessons(mixture: Mixture, targets: Mapping[str, Taught], method: Method
     return Lessons(conversations, phrases, len(mixture.dialogues), untaught)
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """At most `count` samples, evenly spread over the list, in its order."""
+def spread(samples: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` samples or conversations, evenly spread over the list, in its order."""
     if count >= len(samples):
         return list(samples)
     return [samples[place * len(samples) // count] for place in range(count)]

@@ -73,7 +73,7 @@ def train(
         run.keep_leakage(mixture.leakage())
     for line in mixture.leakage_lines():
         logger.info("%s", line)
-    held_out = _held_out(recipe)
+    validated_on = held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     store = prepare_targets(
         mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store, processes
@@ -97,8 +97,8 @@ def train(
     )
     mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
     validate = None
-    if held_out:
-        chosen = spread(held_out, recipe.training.validation.samples)
+    if validated_on:
+        chosen = spread(validated_on, recipe.training.validation.samples)
         # Weights that are spread out are gathered at every step of generation, so all processes must go the same way.
         sharing = ALONE if weights_are_spread(arguments) else processes
         validate = _validation(recipe, run.method, mllm, segmenter, chosen, sharing)
@@ -225,7 +225,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     return arguments
 
 
-def _held_out(recipe: Recipe) -> list[Sample]:
+def held_out(recipe: Recipe) -> list[Sample]:
     """The samples that the run is validated on.
 
     Raises:
