@@ -34,6 +34,8 @@ def load_meta_mllm(base: str, *, dtype: DType = "auto", picture_size: Limits | N
         # Buffers are made as they are: some classes compute with them while they are built.
         with init_empty_weights(include_buffers=False):
             model = AutoModelForImageTextToText.from_config(config, dtype=chosen)
+        # On its way to the meta device each of two names of one weight got a tensor of its own.
+        model.tie_weights()
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(
             f"base model {base!r} is no image-text-to-text model of transformers: {first_line(error)}"
