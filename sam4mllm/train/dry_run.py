@@ -132,6 +132,11 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     if mllm is None:
         return found
     size = model_size(mllm, recipe.model.quantization, half=arguments.bf16 or arguments.fp16)
+    if size is None:
+        notes.append(
+            f"the layers of {mllm.family.model_type!r} are not where they are looked for; no memory and no time"
+        )
+        return found
     segmenter_bytes = None if segmenter is None else _bytes_of(segmenter)
     if segmenter_bytes is None:
         notes.append(f"segmenter {recipe.segmenter.checkpoint}: a Hub id, so its memory is not counted")

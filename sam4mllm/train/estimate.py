@@ -79,8 +79,10 @@ class Memory:
         return {**asdict(self), "total": self.total}
 
 
-def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> ModelSize:
+def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> ModelSize | None:
     """The counts of an unquantised model with its adapter on; it may be on the meta device.
+
+    None for a class whose language model is no list of layers with an output over them, as the formulas take it.
 
     `half` says whether it computes in 16 bits by autocast.
     """
@@ -89,6 +91,8 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
     base = mllm.model.get_base_model()
     decoder = base.get_decoder()
     output = base.get_output_embeddings()
+    if output is None or not hasattr(decoder, "layers"):
+        return None
     # Copies that are tuned whole stand beside their originals.
     trained = {name: parameter for name, parameter in mllm.model.named_parameters() if parameter.requires_grad}
     frozen = {name: p for name, p in base.named_parameters() if not p.requires_grad and "lora_" not in name}
@@ -172,6 +176,7 @@ def _weight_bytes(base: Any, frozen: dict[str, Any], quantization: Quantization 
     if quantization is None:
         return sum(parameter.numel() * parameter.element_size() for parameter in frozen.values())
     output = base.get_output_embeddings().weight
+    # `prepare_model_for_kbit_training` brings all but these to float32.
     linear = {
         module.weight
         for name, module in base.named_modules()

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from sam4mllm.cli import main
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.shapes.writer import write_dataset
+from sam4mllm.doctor.tiny_mllms import BUILDERS
 from sam4mllm.errors import DataError, ModelError, RecipeError
 from sam4mllm.mllm.load import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
@@ -23,6 +28,7 @@ from sam4mllm.train.dataset import make_lessons
 from sam4mllm.train.dry_run import DryRun, dry_run
 from sam4mllm.train.dry_run_report import as_text
 from sam4mllm.train.method import method_of
+from tests.mllm import tiny
 
 
 @pytest.fixture
@@ -31,6 +37,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_dataset(tmp_path / "runs/demo/shapes", scenes=3, seed=0)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save_qwen2_vl(tmp_path_factory.mktemp("qwen2_vl")))
 
 
 def files(folder: Path) -> set[Path]:
@@ -87,11 +98,19 @@ def test_the_embedded_models_counts_are_those_of_the_training(here: Path) -> Non
     assert "Box each object" in text
 
 
-@pytest.mark.parametrize("overrides", [[], ["model.tune_projector=true", "model.max_pixels=7000", "method.phrases=3"]])
+@pytest.mark.parametrize(
+    ("model_type", "overrides"),
+    [
+        ("qwen2_5_vl", ["model.tune_projector=true", "model.max_pixels=7000", "method.phrases=3"]),
+        ("internvl", []),
+        ("llava_next", ["training.bf16=true"]),
+    ],
+)
 def test_the_counts_of_a_familys_model_are_those_of_the_training(
-    here: Path, qwen2_vl: str, overrides: list[str]
+    here: Path, tmp_path_factory: pytest.TempPathFactory, model_type: str, overrides: list[str]
 ) -> None:
-    recipe = load_recipe("shapes_ppg", [f"model.base={qwen2_vl}", *overrides])
+    base = BUILDERS[model_type](tmp_path_factory.mktemp(model_type))
+    recipe = load_recipe("shapes_ppg", [f"model.base={base}", *overrides])
     found = dry_run(recipe, tflops=1)
     check(recipe, found)
     assert found.seconds_per_epoch is not None and found.seconds_per_epoch > 0
@@ -109,6 +128,19 @@ def test_a_hub_id_out_of_reach_is_told_and_tokens_are_estimated(here: Path, monk
     assert "'owner/no-such-model' is no folder here" in note and "memory and time are not known" in note
     assert found.shown[0].learned is None and "user: Where is" in found.shown[0].text
     assert "GiB" not in as_text(found) and note in as_text(found)
+
+
+def test_a_hub_id_is_read_from_the_cache(here: Path, qwen2_vl: str) -> None:
+    """In a process of its own, because the Hub's library reads its settings when it is imported."""
+    repository = here / "hub/models--some--model"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs/main").write_text("0123")
+    without_weights = shutil.ignore_patterns("*.safetensors")
+    shutil.copytree(qwen2_vl, repository / "snapshots/0123", ignore=without_weights)
+    variables = os.environ | {"HF_HOME": str(here), "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "sam4mllm", "train", "shapes_ppg", "model.base=some/model", "--dry-run"]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True, timeout=120)
+    assert "by processor" in done.stdout and "memory of one GPU, estimated" in done.stdout
 
 
 def test_targets_of_a_store_are_taken_and_only_the_rest_are_stand_ins(here: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sam4mllm.mllm.families import family_of
-from sam4mllm.mllm.load import Mllm
+from sam4mllm.mllm.load import Mllm, Quantization
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.train.estimate import ModelSize, memory, model_size, moment_bytes, operations, steps
 
@@ -104,6 +104,12 @@ def models() -> dict[int, Mllm]:
     return found
 
 
+def counted(mllm: Mllm, quantization: Quantization | None = None) -> ModelSize:
+    size = model_size(mllm, quantization, half=True)
+    assert size is not None
+    return size
+
+
 def kept_by_torch(mllm: Mllm, tokens: int) -> int:
     """Bytes that autograd keeps of one forward pass, weights left out."""
     model = mllm.model
@@ -128,7 +134,7 @@ def kept_by_torch(mllm: Mllm, tokens: int) -> int:
 def test_what_a_layer_keeps_is_about_what_torch_keeps(models: dict[int, Mllm], dropout: float) -> None:
     lora = {"r": 16, "lora_alpha": 16, "lora_dropout": dropout}
     tuned = {layers: attach_lora(replace(mllm), lora, 0) for layers, mllm in models.items()}
-    sizes = {layers: model_size(mllm, None, half=True) for layers, mllm in tuned.items()}
+    sizes = {layers: counted(mllm) for layers, mllm in tuned.items()}
     # The difference of two depths, less the copies of the adapter's weights, is what two layers keep for the tokens.
     tokens = 128
     really = kept_by_torch(tuned[4], tokens) - kept_by_torch(tuned[2], tokens)
@@ -140,7 +146,7 @@ def test_what_a_layer_keeps_is_about_what_torch_keeps(models: dict[int, Mllm], d
 
 def test_quantised_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -> None:
     tuned = attach_lora(models[2], {"r": 4}, 0)
-    whole, four = (model_size(tuned, kind, half=True).weight_bytes for kind in (None, "4bit"))
+    whole, four = counted(tuned).weight_bytes, counted(tuned, "4bit").weight_bytes
     base = tuned.model.unload()
     linear = sum(
         module.weight.numel()
