@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam4mllm.command_inputs import (
     chats_of,
@@ -24,6 +24,9 @@ from sam4mllm.command_inputs import (
     write_json,
 )
 from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from sam4mllm.recipe import Recipe
 
 
 def demo(options: Namespace) -> int:
