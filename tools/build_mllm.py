@@ -1,7 +1,7 @@
 """Build the embedded MLLM: FastVLM's class over the tower of `build_tower.py`, pre-trained to see and to say boxes.
 
     python tools/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt
-    python tools/build_mllm.py --work runs/build-more --model sam4mllm/models/mllm --first-step 7700 --steps 12000
+    python tools/build_mllm.py --work runs/build-more --model sam4mllm/models/mllm --first-step 7400 --steps 12000
 
 Next-token loss on the exchanges of `mllm_text.py`, a dozen about each picture in one sequence that see the picture and
 not each other. Three helps leave no trace in the model: a number is learnt with its neighbours (a Gaussian over the
@@ -173,7 +173,7 @@ def pictures(folder: Path, steps: range, batch: int, looked_at: int, workers: in
 
 
 def main() -> None:
-    parser = build_options(__doc__, steps=7700, batch=8, learning_rate=1e-3)
+    parser = build_options(__doc__, steps=7400, batch=8, learning_rate=1e-3)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tower", type=Path, help="tower.pt of build_tower.py, to begin with")
     source.add_argument("--model", type=Path, help="a folder that this script saved after --first-step, to go on from")
