@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.images import as_rgb
+from sam4mllm.errors import DataError
 
 
 def messages_with_picture(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
@@ -37,13 +38,24 @@ def model_inputs(
     """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the pictures' tensors.
 
     With `assistant_mask`, `assistant_masks` (B, T) marks what the template's `{% generation %}` blocks hold.
+
+    Raises:
+        DataError: the processor refuses a picture (a very long and thin one, say) or a text (with the sign that it
+            keeps for pictures).
     """
-    return processor.apply_chat_template(
-        list(messages),
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=add_generation_prompt,
-        return_assistant_tokens_mask=assistant_mask,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": padding_side},
-    )
+    try:
+        return processor.apply_chat_template(
+            list(messages),
+            tokenize=True,
+            return_dict=True,
+            add_generation_prompt=add_generation_prompt,
+            return_assistant_tokens_mask=assistant_mask,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": padding_side},
+        )
+    except ValueError as error:
+        sizes = ", ".join("{} x {}".format(*said[0]["content"][0]["image"].size) for said in messages)
+        reason = " ".join(str(error).split())[:300]
+        raise DataError(
+            f"the model's processor refuses a picture (of {sizes} pixels), or its text: {reason}"
+        ) from error
