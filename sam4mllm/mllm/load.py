@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import Family, family_of
-from sam4mllm.mllm.picture_size import Limits, limit_pictures, sync_tile_shapes
+from sam4mllm.mllm.picture_size import Limits, keep_whole, limit_pictures, sync_tile_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -230,9 +230,20 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
         if tokenizer.chat_template is None:
             raise ModelError(f"base model {base!r} has no chat template; take the chat-tuned variant of the model")
         processor.chat_template = tokenizer.chat_template
+    processor.chat_template = _answering_at_once(processor.chat_template)
+    keep_whole(processor.image_processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
+
+
+def _answering_at_once(template: str) -> str:
+    """The chat template with its switch for thinking off, where it has one (Qwen3.5's is on).
+
+    The switch is set in the template, which run folders and merged models keep, so that a server does the same.
+    """
+    off = "{%- set enable_thinking = false %}"
+    return off + template if "enable_thinking" in template and not template.startswith(off) else template
 
 
 @contextmanager

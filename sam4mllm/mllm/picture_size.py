@@ -46,6 +46,15 @@ def limit_pictures(processor: Any, rule: PictureSizeRule, limits: Limits, model_
         rule.set(processor.image_processor, limits)
 
 
+def keep_whole(images: Any) -> None:
+    """Let an image processor that would cut the middle square out of a picture pad it to a square instead.
+
+    LLaVA 1.5's does so, although the model was taught padded pictures; what is cut off could not be found.
+    """
+    if getattr(images, "do_center_crop", False) and getattr(images, "do_pad", None) is False:
+        images.do_pad = True
+
+
 def sync_tile_shapes(config: Any, processor: Any) -> None:
     """Tell the model the tile shapes that its processor cuts pictures into, where it has such: both count by them."""
     shapes = getattr(processor.image_processor, "image_grid_pinpoints", None)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sam4mllm.chat.conversation import asking
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.load import load_mllm, load_processor
@@ -141,6 +142,23 @@ def test_a_base_without_chat_template(fast_vlm, tmp_path):
     (tmp_path / "base" / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         load_mllm(str(tmp_path / "base"))
+
+
+def test_a_model_that_could_think_first_answers_at_once(fast_vlm, tmp_path):
+    shutil.copytree(fast_vlm, tmp_path / "base")
+    template = (tmp_path / "base" / "chat_template.jinja").read_text()
+    thinking = (
+        "{%- if add_generation_prompt %}{% if enable_thinking is defined and enable_thinking is false %}"
+        "<think></think>{% else %}<think>{% endif %}{% endif %}"
+    )
+    (tmp_path / "base" / "chat_template.jinja").write_text(template + thinking)
+    processor, _ = load_processor(str(tmp_path / "base"))
+    processor.save_pretrained(tmp_path / "base")
+    again, _ = load_processor(str(tmp_path / "base"))
+    assert again.chat_template == processor.chat_template
+    said = asking("x.png", "Where?").messages()
+    assert again.apply_chat_template(said, add_generation_prompt=True).endswith("assistant\n<think></think>")
+    assert "thinking" not in load_processor(fast_vlm)[0].chat_template
 
 
 def test_lora_reaches_the_language_model_alone(fast_vlm, qwen2_vl):

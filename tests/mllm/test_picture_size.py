@@ -1,12 +1,19 @@
 """The recipe's limits in each family's own words, on real image processors."""
 
+import numpy as np
 import pytest
-from transformers import GotOcr2ImageProcessor, LlavaNextImageProcessor, Qwen2VLImageProcessor, SmolVLMImageProcessor
+from transformers import (
+    GotOcr2ImageProcessor,
+    LlavaImageProcessor,
+    LlavaNextImageProcessor,
+    Qwen2VLImageProcessor,
+    SmolVLMImageProcessor,
+)
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.mllm.picture_size import limit_pictures, own_coordinates
+from sam4mllm.mllm.picture_size import keep_whole, limit_pictures, own_coordinates
 
 
 class Processor:
@@ -44,6 +51,22 @@ def test_llava_nexts_area_chooses_among_its_shapes():
 
 def test_smolvlms_longest_side():
     assert limited("smolvlm", SmolVLMImageProcessor(), longest_side=728).size["longest_edge"] == 728
+
+
+@pytest.mark.parametrize("size_wh", [(96, 32), (32, 96)])
+def test_llava_sees_a_long_picture_to_its_ends(size_wh):
+    images = LlavaImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    black = np.zeros((*size_wh[::-1], 3), np.uint8)
+    marked = black.copy()
+    marked[:6, :6] = 255
+
+    def differ() -> bool:
+        return bool((images(marked)["pixel_values"][0] != images(black)["pixel_values"][0]).any())
+
+    assert not differ()
+    keep_whole(images)
+    assert differ()
+    assert images(black)["pixel_values"][0].shape == (3, 32, 32)
 
 
 @pytest.mark.parametrize(
