@@ -58,8 +58,14 @@ def prepare_targets(
             masks; a store that cannot be used.
     """
     pictures = pictures_of(samples)
-    key = processes.agree(lambda: store_key(pictures, segmenter, settings))
-    store = TargetStore.open(store_root, key)
+
+    def settle() -> dict[str, object]:
+        """The key of the store, which is then there: on several machines, several processes would meet in making it."""
+        key = store_key(pictures, segmenter, settings)
+        TargetStore.open(store_root, key)
+        return key
+
+    store = TargetStore.open(store_root, processes.agree(settle))
     plan = plan_shards(pictures)
     counts = [sum(len(picture.objects) for picture in shard) for shard in plan]
     done = set(processes.agree(store.shards))

@@ -102,10 +102,10 @@ def test_bad_requests(mllm, tmp_path):
 
 def test_what_the_processor_refuses_is_told_in_one_line(qwen2_vl):
     engine = TransformersEngine(load_mllm(qwen2_vl), 2)
-    with pytest.raises(DataError, match="refuses a picture .of 300 x 1 pixels.*aspect ratio") as caught:
+    with pytest.raises(DataError, match=r"refuses a picture \(of 300 x 1 pixels\).*aspect ratio") as caught:
         engine.generate([asking(np.zeros((1, 300, 3), np.uint8), "Where?")], 1)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match="or its text: .*image"):
+    with pytest.raises(DataError, match=r"or its text: .*image"):
         engine.generate([asking(np.zeros((64, 64, 3), np.uint8), "Where is <|image_pad|>?")], 1)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
+from sam4mllm.processes import Processes
 from sam4mllm.segment.base import Decoded
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.segment.segment_anything import SegmentAnything
@@ -84,6 +85,19 @@ def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> Non
     assert idle.prompts == 0
     assert second.path == first.path
     assert second.read() == first.read()
+
+
+def test_the_main_process_alone_makes_the_store(samples: list[Sample], tmp_path: Path) -> None:
+    there: list[bool] = []
+
+    class Watched(Processes):
+        def agree(self, decide: Any) -> Any:
+            decided = decide()
+            there.append(any((tmp_path / "store").glob("*/key.json")))
+            return decided
+
+    prepare_targets(samples, Counting(), SETTINGS, tmp_path / "store", Watched())
+    assert there[0], "the others were told of the store before it was there"
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(
