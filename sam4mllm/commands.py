@@ -168,7 +168,7 @@ def doctor(options: Namespace) -> int:
     if with_segmenters:
         from sam4mllm.doctor.segmenters import check_segmenters
 
-        record["segmenters"] = check_segmenters()
+        record["segmenters"] = check_segmenters(device)
     if options.json != "-":
         print(as_markdown(record) if options.markdown else as_text(record), end="")
     write_json(record, options.json)

@@ -42,23 +42,29 @@ REQUESTS = (
 
 @dataclass(frozen=True)
 class Subject:
-    """A segmenter to be checked: its name, and a checkpoint of a small random one."""
+    """A segmenter to be checked: its name, a checkpoint of a small random one, and where it computes."""
 
     name: str
     checkpoint: Path
+    device: str = "cpu"
 
     @cached_property
     def segmenter(self) -> SegmentAnything | TransformersSam:
         """The segmenter in float32, loaded once."""
         return self.load()
 
+    @cached_property
+    def on_cpu(self) -> SegmentAnything | TransformersSam:
+        """The same on the CPU, to be compared with its own library, which computes there."""
+        return self.segmenter if self.device == "cpu" else Subject(self.name, self.checkpoint).segmenter
+
     def load(self, dtype: str = "float32") -> SegmentAnything | TransformersSam:
-        """The segmenter of the checkpoint, on the CPU.
+        """The segmenter of the checkpoint.
 
         Raises:
             ModelError: see `load_segmenter`.
         """
-        segmenter = load_segmenter(self.checkpoint, "cpu", dtype)
+        segmenter = load_segmenter(self.checkpoint, self.device, dtype)
         if not isinstance(segmenter, SegmentAnything | TransformersSam):
             raise ModelError(f"{self.checkpoint} gave a {type(segmenter).__name__}")
         return segmenter
@@ -67,13 +73,14 @@ class Subject:
 Check = Callable[[Subject], str | None]
 
 
-def check_segmenters() -> dict[str, dict[str, bool | str]]:
+def check_segmenters(device: str = "cpu") -> dict[str, dict[str, bool | str]]:
     """The outcome of each check by the segmenter's name and the check's: True, or the reason why it failed."""
     outcomes: dict[str, dict[str, bool | str]] = {}
-    with TemporaryDirectory() as folder:
+    # A GPU's convolutions have ten bits in float32 unless told otherwise, and float32 is compared to 1e-4 here.
+    with TemporaryDirectory() as folder, torch.backends.cudnn.flags(allow_tf32=False):
         for name in (SEGMENT_ANYTHING, *(family.name for family in FAMILIES)):
             try:
-                subject = Subject(name, save_tiny(name, Path(folder) / name))
+                subject = Subject(name, save_tiny(name, Path(folder) / name), device)
             # A library that lacks the model may fail in any way; the table is there to say so.
             except Exception as error:
                 outcomes[name] = {"builds": first_line(error)}
@@ -134,18 +141,20 @@ def batch_is_one_by_one(subject: Subject) -> str | None:
 
 
 def masks_have_picture_size(subject: Subject) -> str | None:
-    """Masks are bool and as large as their pictures."""
+    """Masks are bool, as large as their pictures, and on the segmenter's device."""
     segmenter = subject.segmenter
     masks = segmenter.masks(segmenter.decode(segmenter.embed(pictures()), REQUESTS))
     for (picture, _), mask in zip(REQUESTS, masks, strict=True):
         if mask.dtype != torch.bool or tuple(mask.shape) != SIZES_WH[picture][::-1]:
             return f"a picture of {SIZES_WH[picture]} has a mask {tuple(mask.shape)} {mask.dtype}"
+        if mask.device.type != segmenter.device.type:
+            return f"a mask is on {mask.device}, the segmenter on {segmenter.device}"
     return None
 
 
 def pixels_of_library(subject: Subject) -> str | None:
     """The image encoder sees what the library's processor would show it, to one level of 255."""
-    segmenter = subject.segmenter
+    segmenter = subject.on_cpu
     for image in pictures():
         ours, theirs = segmenter.pixels([image]), library_answer(segmenter, image, REQUESTS[0][1]).pixels
         # The smallest standard deviation of a channel is 0.224; resizing rounds to a level, in either library.
@@ -159,7 +168,7 @@ def masks_of_library(subject: Subject) -> str | None:
 
     The pictures have one colour, which every way of resizing leaves alone, so that half a pixel in a prompt would show.
     """
-    segmenter = subject.segmenter
+    segmenter = subject.on_cpu
     for picture, prompt in REQUESTS:
         width, height = SIZES_WH[picture]
         image = np.full((height, width, 3), (200, 120, 40), np.uint8)
@@ -185,7 +194,7 @@ def float16(subject: Subject) -> str | None:
 def agrees_with_sam_model(subject: Subject) -> str | None:
     """The same weights under transformers' names give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
     ours = subject.segmenter
-    theirs = TransformersSam(as_sam_model(tiny_sam(), TINY), family_of("sam"))
+    theirs = TransformersSam(as_sam_model(tiny_sam(), TINY), family_of("sam"), subject.device)
     (masks, decoded), (other_masks, other_decoded) = (_answers(segmenter) for segmenter in (ours, theirs))
     if not any(mask.any() for mask in masks):
         return "all masks are empty, so nothing is compared"

@@ -7,6 +7,7 @@ import torch
 from sam4mllm.doctor import segmenters as doctor
 from sam4mllm.doctor.segmenters import Subject, check_segmenters, checks_of
 from sam4mllm.doctor.tiny_segmenters import SEGMENT_ANYTHING, save_tiny
+from sam4mllm.errors import ModelError
 from sam4mllm.segment.base import Embeddings
 from sam4mllm.segment.families import FAMILIES
 from sam4mllm.segment.frame import InputFrame, SquareFrame
@@ -54,6 +55,19 @@ def test_a_batch_out_of_order_is_noticed(sam2: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(TransformersSam, "decode_points", decode_points)
     assert "is off by" in str(doctor.batch_is_one_by_one(Subject("sam2", sam2)))
+
+
+def test_the_checks_run_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(checkpoint: Path, device: str = "cpu", dtype: str = "float32") -> None:
+        asked.append(device)
+        raise ModelError("no such device")
+
+    monkeypatch.setattr(doctor, "load_segmenter", refuse)
+    check_segmenters("cuda")
+    assert set(asked) == {"cpu", "cuda"}
+    assert asked.count("cuda") >= len(NAMES) * 5
 
 
 def test_what_does_not_run_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
