@@ -7,36 +7,24 @@ adapter together; what is written, the main one writes.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError, LaunchError, RecipeError
+from sam4mllm.errors import DataError
 from sam4mllm.methods import Method
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
+from sam4mllm.train.arguments import check_launch, training_arguments, weights_are_spread
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.validation import Validation
 
 logger = logging.getLogger(__name__)
-
-RESERVED = {
-    "remove_unused_columns": "conversations have no columns; leave it out",
-    "resume_from_checkpoint": "a run resumes by itself; leave it out",
-    "eval_strategy": "training is validated by generating; set training.validate",
-    "load_best_model_at_end": "the best adapter by validation is kept by itself; leave it out",
-    "save_only_model": "a resume needs the optimiser's moments; leave it out",
-    "ignore_data_skip": "a resume keeps the order of the data; leave it out",
-}
-"""Keys of TrainingArguments that a run decides, and what to do instead."""
 
 
 def train(
@@ -62,7 +50,7 @@ def train(
 
     device = chosen_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
-    _check_launch(training_arguments(recipe, device), processes)
+    check_launch(training_arguments(recipe, device), device, processes)
     finished = processes.agree(lambda: _start(recipe).is_finished)
     run = RunFolder(recipe.output)
     if finished:
@@ -179,52 +167,6 @@ def fit(
     processes.wait()
 
 
-def training_arguments(recipe: Recipe, device: str) -> Any:
-    """transformers.TrainingArguments of the recipe's `training` section on `device`, with our defaults under it.
-
-    Raises:
-        RecipeError: a reserved key, or a value that transformers refuses or would only stumble over later.
-    """
-    from transformers import TrainingArguments
-
-    chosen = recipe.training.arguments
-    reserved = [f"training.{key}: {RESERVED[key]}" for key in chosen if key in RESERVED]
-    if reserved:
-        raise RecipeError("\n".join(reserved))
-    if chosen.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
-        raise RecipeError("training.deepspeed: DeepSpeed is not installed; pip install deepspeed, or leave it out")
-    on_cpu = device == "cpu"
-    defaults = {
-        "report_to": "none",
-        "logging_steps": 10,
-        "save_total_limit": 2,
-        "disable_tqdm": not sys.stderr.isatty(),
-        "use_cpu": on_cpu,
-        "dataloader_pin_memory": not on_cpu,
-    }
-    fixed = {
-        "output_dir": str(RunFolder(recipe.output).checkpoints),
-        "seed": recipe.seed,
-        "remove_unused_columns": False,
-        "label_names": ["labels"],
-        "eval_strategy": "no",
-    }
-    try:
-        arguments = TrainingArguments(**{**defaults, **chosen, **fixed})
-        # Several GPUs are for several processes; left alone, the trainer would split each batch over all that it sees.
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        raise RecipeError(f"training: transformers refuses these settings: {error}") from error
-    if on_cpu and arguments.fsdp:
-        # accelerate would leave it out without a word.
-        raise RecipeError("training.fsdp: FSDP needs GPUs; leave it out, or train with --device cuda")
-    least = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    low = [name for name, bound in least.items() if getattr(arguments, name) < bound]
-    if low:
-        raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in low))
-    return arguments
-
-
 def held_out(recipe: Recipe) -> list[Sample]:
     """The samples that the run is validated on.
 
@@ -241,16 +183,6 @@ def held_out(recipe: Recipe) -> list[Sample]:
     return samples
 
 
-def weights_are_spread(arguments: Any) -> bool:
-    """Whether each process holds but a part of the model's weights: under FSDP, and DeepSpeed's ZeRO-3.
-
-    Either may also be asked for by `accelerate launch`, which says so by an environment variable.
-    """
-    fsdp = arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    deepspeed = arguments.deepspeed_plugin
-    return bool(fsdp) or (deepspeed is not None and deepspeed.zero_stage == 3)
-
-
 def _start(recipe: Recipe) -> RunFolder:
     """The run folder, in which it is settled how this run teaches and asks."""
     from sam4mllm.train.method import method_of
@@ -258,15 +190,6 @@ def _start(recipe: Recipe) -> RunFolder:
     # The method first, because it may be refused, and what is refused leaves no folder.
     method = None if RunFolder(recipe.output).is_started else method_of(recipe)
     return RunFolder.create(recipe, method)
-
-
-def _check_launch(arguments: Any, processes: Processes) -> None:
-    """What the launcher said against what torch.distributed has set up."""
-    if arguments.world_size != processes.world_size:
-        raise LaunchError(
-            f"{processes.world_size} process(es) were launched, but the trainer runs in {arguments.world_size}; "
-            "start the job by `torchrun --nproc-per-node N -m sam4mllm train ...`"
-        )
 
 
 def _validation(
