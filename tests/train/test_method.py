@@ -5,7 +5,8 @@ import json
 import pytest
 
 from sam4mllm.chat.coordinates import Coordinates
-from sam4mllm.doctor.tiny_mllms import save_internvl, save_qwen2_5_vl
+from sam4mllm.doctor.tiny_mllms import save_internvl
+from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
 from sam4mllm.methods import method_from_settings

@@ -1,0 +1,83 @@
+"""What the tiny random MLLMs share: a tokenizer of bytes, a chat template, small sizes, and how they are saved.
+
+This module knows no family.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'][0]['text'] }}<|im_end|>{% endgeneration %}\n"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+IMAGE_TOKEN = "<image>"
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "patch_size": 8,
+    "image_size": 32,
+}
+
+
+def chat_template(image: str = IMAGE_TOKEN, generation: bool = True) -> str:
+    """ChatML with `image` where the picture stands; with `generation` it marks the assistant's words."""
+    template = CHAT_TEMPLATE.replace("IMAGE", image)
+    return template if generation else template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
+
+def byte_tokenizer(*extra: str, named: dict[str, str] | None = None) -> Any:
+    """One token a byte, the special tokens behind them; `named` gives some a name, as a processor may ask for."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = dict(named or {})
+    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *extra, *names.values()])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>", extra_special_tokens=names
+    )
+
+
+def text_sizes(tokenizer: Any) -> dict[str, Any]:
+    """A language model of 64 channels and 2 layers. Weights are drawn wide, so that answers depend on the question.
+
+    64 is also the least that four bits on a CPU take: bitsandbytes packs 64 numbers to a block there.
+    """
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 2048,
+        "initializer_range": 0.1,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
+    """Random weights for `config`, saved with `processor` as a user would save a model."""
+    import torch
+
+    torch.manual_seed(seed)
+    model = model_class(config)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
