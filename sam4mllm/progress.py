@@ -41,3 +41,18 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "", shown: bool = 
         file=sys.stderr,
     ) as progress:
         yield progress.update
+
+
+@contextmanager
+def no_bar_in_a_log() -> Iterator[None]:
+    """Without transformers' own progress bars where standard error is no terminal."""
+    from transformers.utils import logging
+
+    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()

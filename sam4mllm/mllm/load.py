@@ -5,18 +5,17 @@ This module knows no masks, no grammar and no training; it ends at a model that 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 
+from sam4mllm.chat.conversation import teaching
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import Family, family_of
 from sam4mllm.mllm.picture_size import Limits, keep_whole, limit_pictures, sync_tile_shapes
+from sam4mllm.progress import no_bar_in_a_log
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +53,15 @@ class Mllm:
 
     @property
     def end_ids(self) -> list[int]:
-        """The tokens at which an answer ends, ascending."""
+        """The tokens at which an answer ends, ascending.
+
+        Beside the checkpoint's and the tokenizer's there is the one that the chat template closes a turn with: Llama
+        3's is in neither place of some checkpoints.
+        """
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        return sorted({token for token in [*ids, self.processor.tokenizer.eos_token_id] if token is not None})
+        ids = [*ids, self.processor.tokenizer.eos_token_id, _turn_end(self.processor)]
+        return sorted({token for token in ids if token is not None})
 
 
 def load_mllm(
@@ -129,7 +133,7 @@ def _load_model(
             family = family_of(AutoConfig.from_pretrained(place).model_type)
             extra["quantization_config"] = _quantization_config(quantization, family)
             extra["device_map"] = {"": device}
-        with _no_bar_in_a_log():
+        with no_bar_in_a_log():
             model, report = AutoModelForImageTextToText.from_pretrained(
                 place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
             )
@@ -237,6 +241,15 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
     return processor
 
 
+def _turn_end(processor: Any) -> int | None:
+    """The special token that follows the assistant's words in the chat template, if one does."""
+    said = processor.apply_chat_template(teaching("", [("?", "[]")]).messages(), tokenize=False)
+    tokenizer = processor.tokenizer
+    behind = tokenizer(said.rpartition("[]")[2].strip(), add_special_tokens=False)["input_ids"]
+    known = tokenizer.added_tokens_decoder
+    return behind[0] if behind and behind[0] in known and known[behind[0]].special else None
+
+
 def _answering_at_once(template: str) -> str:
     """The chat template with its switch for thinking off, where it has one (Qwen3.5's is on).
 
@@ -244,21 +257,6 @@ def _answering_at_once(template: str) -> str:
     """
     off = "{%- set enable_thinking = false %}"
     return off + template if "enable_thinking" in template and not template.startswith(off) else template
-
-
-@contextmanager
-def _no_bar_in_a_log() -> Iterator[None]:
-    """Without transformers' progress bar where standard error is no terminal."""
-    from transformers.utils import logging
-
-    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hidden:
-        logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if hidden:
-            logging.enable_progress_bar()
 
 
 def first_line(error: BaseException) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from sam4mllm.errors import ModelError
+from sam4mllm.progress import no_bar_in_a_log
 from sam4mllm.segment.base import Segmenter
 from sam4mllm.segment.families import SamFamily, family_of
 from sam4mllm.segment.segment_anything import first_line, load_checkpoint
@@ -150,13 +150,9 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
-    hidden = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
     transformers_logging.set_verbosity_error()
-    if hidden:
-        transformers_logging.disable_progress_bar()
     try:
-        yield
+        with no_bar_in_a_log():
+            yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if hidden:
-            transformers_logging.enable_progress_bar()

@@ -73,8 +73,8 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     from sam4mllm.segment.load import find_checkpoint
     from sam4mllm.targets.at_hand import targets_at_hand
     from sam4mllm.targets.settings import TargetSettings
-    from sam4mllm.train.estimate import memory, model_size, operations, steps
     from sam4mllm.train.arguments import training_arguments
+    from sam4mllm.train.estimate import memory, model_size, operations, steps
     from sam4mllm.train.trainer import held_out
 
     notes: list[str] = []

@@ -8,6 +8,7 @@ knows no models and no pictures.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,6 +100,12 @@ def label_row(
             raise DataError(f"{_name(conversation)}: the answer {turn.text!r} has no token to learn")
         if ids[end - 1] not in end_ids and end < len(ids) and ids[end] in end_ids:
             end += 1
+        if ids[end - 1] not in end_ids:
+            warnings.warn(
+                f"the chat template ends an answer by none of the tokens at which the model stops ({list(end_ids)}), "
+                "so it may not learn to stop; put one behind the assistant's text in the template",
+                stacklevel=2,
+            )
         labels[start:end] = ids[start:end]
     if all(label == IGNORED for label in labels):
         raise DataError(

@@ -161,6 +161,17 @@ def test_a_model_that_could_think_first_answers_at_once(fast_vlm, tmp_path):
     assert "thinking" not in load_processor(fast_vlm)[0].chat_template
 
 
+def test_an_answer_ends_where_the_template_closes_its_turn(fast_vlm):
+    """Llama 3 closes turns by <|eot_id|>, and some of its checkpoints name <|end_of_text|> alone."""
+    mllm = load_mllm(fast_vlm)
+    tokenizer = mllm.processor.tokenizer
+    closing, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|pad|>"])
+    tokenizer.eos_token, mllm.model.generation_config.eos_token_id = "<|pad|>", [other]
+    assert mllm.end_ids == sorted([closing, other])
+    mllm.processor.chat_template = mllm.processor.chat_template.replace("['text'] }}<|im_end|>", "['text'] }}")
+    assert mllm.end_ids == [other]
+
+
 def test_lora_reaches_the_language_model_alone(fast_vlm, qwen2_vl):
     for base in (fast_vlm, qwen2_vl):
         mllm = attach_lora(load_mllm(base), {"r": 4}, seed=0)

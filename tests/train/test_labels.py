@@ -74,6 +74,15 @@ def test_the_end_of_a_turn_is_learned_even_when_the_template_leaves_it_outside_t
     assert learned(mllm, batch, 0) == "[1,2,3,4]<|im_end|>No object found.<|im_end|>"
 
 
+def test_a_template_that_ends_no_answer_is_told_of(tmp_path, recwarn):
+    mllm = load_mllm(str(tiny.save_fast_vlm(tmp_path, generation=False)))
+    Collator(mllm)([teaching(PICTURES[0], EXCHANGES)])
+    assert not [warning for warning in recwarn if "learn to stop" in str(warning.message)]
+    mllm.processor.chat_template = mllm.processor.chat_template.replace("['text'] }}<|im_end|>", "['text'] }}")
+    with pytest.warns(UserWarning, match="may not learn to stop"):
+        Collator(mllm)([teaching(PICTURES[0], EXCHANGES[:1])])
+
+
 def test_a_template_that_forgets_earlier_answers_is_refused(tmp_path):
     mllm = load_mllm(str(tiny.save_fast_vlm(tmp_path, generation=False)))
     mllm.processor.chat_template = mllm.processor.chat_template.replace(
