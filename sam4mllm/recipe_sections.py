@@ -169,7 +169,7 @@ class DataSection(Section):
     """The held-out split that training is validated on; null for no validation."""
     guard: Annotated[list[DataEntry] | None, BeforeValidator(lambda value: [] if value == "off" else value)] = None
     """The splits none of whose pictures may be trained on; null for `validation` and all val and test splits, under
-    their roots, of the data sets in the mixture; off for no guard at all."""
+    their roots, of the data sets in the mixture; a list stands beside `validation`; off for no guard at all."""
 
     @pydantic.field_serializer("guard")
     def _written(self, guard: list[DataEntry] | None) -> Any:

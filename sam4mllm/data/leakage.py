@@ -2,9 +2,9 @@
 
 RefCOCO, RefCOCO+ and RefCOCOg divide one pool of pictures in different ways, so one's training split holds another's
 test pictures. Two pictures are the same when they are one file, when their names hold the same COCO id, or, where names
-cannot tell (not both are COCO's), when their files hold the same bytes. Only files of equal length are hashed, so the
-guard costs little more than a look at the folders. A picture that was encoded anew under another name is not found.
-This module does not know what is said about a picture.
+cannot tell (not both are COCO's), when their files hold the same bytes. Generated pictures have COCO's names and are not
+COCO's. Only files of equal length are hashed, so the guard costs little more than a look at the folders. A picture that
+was encoded anew under another name is not found. This module does not know what is said about a picture.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sam4mllm.data.readers import pictures_of_splits, read_dialogues, read_samples
+from sam4mllm.data.shapes.marker import is_generated
 from sam4mllm.recipe_sections import CHAT_SETS, DataEntry, DataSection
 
 Reason = Literal["file", "coco id", "content"]
@@ -49,7 +50,8 @@ class Guard:
     def __init__(self, splits: Mapping[str, Sequence[Path]]) -> None:
         self.pictures = {name: len(set(pictures)) for name, pictures in splits.items()}
         self._files = {picture for pictures in splits.values() for picture in pictures}
-        self._coco_ids = {coco_id(picture) for picture in self._files} - {None}
+        self._generated: dict[Path, bool] = {}
+        self._coco_ids = {self._coco_id(picture) for picture in self._files} - {None}
         self._told: dict[Path, Reason | None] = {}
         self._lengths: dict[int, list[Path]] | None = None
         self._hashes: dict[Path, str] = {}
@@ -63,7 +65,7 @@ class Guard:
     def _find(self, picture: Path) -> Reason | None:
         if picture in self._files:
             return "file"
-        identity = coco_id(picture)
+        identity = self._coco_id(picture)
         if identity in self._coco_ids:
             return "coco id"
         if self._lengths is None:
@@ -73,8 +75,16 @@ class Guard:
                     self._lengths.setdefault(guarded.stat().st_size, []).append(guarded)
         # A picture that is not on disk has no content to compare; whoever needs it says that it is missing.
         alike = self._lengths.get(picture.stat().st_size, []) if self._lengths and picture.is_file() else []
-        unnamed = [guarded for guarded in alike if identity is None or coco_id(guarded) is None]
+        unnamed = [guarded for guarded in alike if identity is None or self._coco_id(guarded) is None]
         return "content" if any(self._hash(guarded) == self._hash(picture) for guarded in unnamed) else None
+
+    def _coco_id(self, picture: Path) -> int | None:
+        """The COCO id in a picture's name; None also for a picture below a folder of generated data."""
+        folder = picture.parent
+        if folder not in self._generated:
+            above = folder.absolute()
+            self._generated[folder] = any(is_generated(each) for each in (above, *above.parents))
+        return None if self._generated[folder] else coco_id(picture)
 
     def _hash(self, picture: Path) -> str:
         """SHA-256 of the file's bytes."""
@@ -88,15 +98,22 @@ def guard_of(data: DataSection) -> Guard:
     """The guard of a recipe: the splits that it lists, or those that it has by default; empty where it is off.
 
     By default these are `validation` and every split but train, under their roots, of the data sets in the mixture and
-    in `validation`. A split that the recipe itself trains on is not guarded.
+    in `validation`. A split that the recipe itself trains on is not guarded. `validation` is guarded beside a list, too,
+    and all of it, however few of its samples are used.
 
     Raises:
         DataError: a data set cannot be read.
     """
+    if data.guard == []:
+        return Guard({})
+    splits: dict[str, list[Path]] = {}
+    if data.validation is not None:
+        splits[data.validation.name] = _pictures_of(data.validation.model_copy(update={"limit": None}))
     if data.guard is not None:
-        return Guard({entry.name: _pictures_of(entry) for entry in data.guard})
+        for entry in data.guard:
+            splits[entry.name] = [*splits.get(entry.name, ()), *_pictures_of(entry)]
+        return Guard(splits)
     trained = {(entry.root, _folder_name(entry), entry.split) for entry in data.train}
-    splits = {data.validation.name: _pictures_of(data.validation)} if data.validation is not None else {}
     looked_at = set()
     for entry in [*data.train, *([data.validation] if data.validation is not None else [])]:
         known = entry.root, _folder_name(entry), entry.split_by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from sam4mllm.data import leakage
 from sam4mllm.data.leakage import Guard, coco_id, guard_of
+from sam4mllm.data.shapes.marker import mark
 from sam4mllm.recipe_sections import DataEntry, DataSection
 from tests.data.tiny_datasets import (
     PICTURES,
@@ -54,6 +56,21 @@ def test_a_picture_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None
     assert guard.reason(tmp_path / "elsewhere" / "000000000005.jpg") == "coco id"
     assert guard.reason(Path(copy)) == guard.reason(Path(named)) == "content"
     assert guard.reason(other) is guard.reason(Path(twin)) is guard.reason(tmp_path / "missing.jpg") is None
+
+
+def test_generated_pictures_are_told_by_file_and_content_for_their_names_are_not_cocos(tmp_path: Path) -> None:
+    name = PICTURES + "/COCO_train2014_000000000005.jpg"
+    one, other, real = (tmp_path / folder / name for folder in ("one", "other", "real"))
+    write_picture(one)
+    write_picture(other, 21, 10)
+    write_picture(real, 22, 10)
+    for folder in ("one", "other"):
+        mark(tmp_path / folder, scenes=1, held_out=1, seed=0)
+    guard = Guard({"val": [one]})
+    assert guard.reason(one) == "file"
+    assert guard.reason(other) is guard.reason(real) is Guard({"val": [real]}).reason(one) is None
+    copy = Path(shutil.copy(one, tmp_path / "other" / PICTURES / "COCO_train2014_000000000006.jpg"))
+    assert guard.reason(copy) == "content"
 
 
 def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,3 +126,20 @@ def test_a_list_is_guarded_as_it_stands_and_off_is_nothing(root: Path) -> None:
     off = DataSection.model_validate({"train": train, "guard": "off"})
     assert guard_of(off).pictures == {}
     assert off.model_dump(mode="json")["guard"] == "off"
+
+
+def test_all_of_validation_is_guarded_beside_a_list_too(tmp_path: Path) -> None:
+    for number in range(3):
+        write_picture(tmp_path / f"{number}.png", 10 + number)
+    lines = [json.dumps({"image": f"{number}.png", "phrase": "it"}) for number in range(3)]
+    (tmp_path / "val.jsonl").write_text("\n".join(lines))
+    (tmp_path / "other.jsonl").write_text(lines[0])
+    name = f"jsonl {tmp_path / 'val.jsonl'}"
+    data: dict[str, object] = {
+        "train": [{"dataset": "jsonl", "path": tmp_path / "train.jsonl"}],
+        "validation": {"dataset": "jsonl", "path": tmp_path / "val.jsonl", "limit": 1},
+    }
+    assert guard_of(DataSection.model_validate(data)).pictures == {name: 3}
+    listed = data | {"guard": [{"dataset": "jsonl", "path": tmp_path / "other.jsonl"}]}
+    assert guard_of(DataSection.model_validate(listed)).pictures == {name: 3, f"jsonl {tmp_path / 'other.jsonl'}": 1}
+    assert guard_of(DataSection.model_validate(data | {"guard": "off"})).pictures == {}
