@@ -232,7 +232,6 @@ def evaluate(options: Namespace) -> int:
     from sam4mllm.predict.chat import check_chat
 
     start = time.perf_counter()
-    data = {"split_by": options.split_by, "limit": options.limit}
     suite = suite_of(options)
     judging = Judging(options.protocol, options.min_pixels, tuple(dict.fromkeys(options.baseline)), options.cases)
     samples = read_suite(suite, judging)
@@ -264,7 +263,7 @@ def evaluate(options: Namespace) -> int:
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
     rows = [split.rows(str(options.run)) for split in done]
-    beside_published = all(comparable(entry.dataset, entry.root, **data) for entry in suite.entries)
+    beside_published = all(comparable(entry, options.protocol) for entry in suite.entries)
     if options.json != "-" and suite.named:
         print(report(rows[0], beside_published=beside_published), end="")
     elif options.json != "-":
@@ -294,8 +293,7 @@ def score(options: Namespace) -> int:
         min_pixels=options.min_pixels,
     )
     if options.json != "-":
-        beside_published = comparable(options.dataset, options.root, split_by=options.split_by)
-        print(report({options.predictions.name: scores}, beside_published=beside_published), end="")
+        print(report({options.predictions.name: scores}, beside_published=comparable(entry, options.protocol)), end="")
     write_json(scores.to_json(), options.json)
     return 0
 

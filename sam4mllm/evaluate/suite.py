@@ -14,6 +14,7 @@ from sam4mllm.data.readers import DATASETS
 from sam4mllm.data.shapes.marker import is_generated
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
+from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
 from sam4mllm.recipe_sections import DataEntry, DatasetName
 
 ALL = "all"
@@ -84,14 +85,15 @@ def choose_suite(
     return Suite(tuple(entries), named=not everything and len(names) == len(set(splits)) == 1)
 
 
-def comparable(dataset: str, root: Path | None, *, split_by: str | None = None, limit: int | None = None) -> bool:
-    """Whether published figures are on the very same sentences: a whole split of real data, split as usual.
+def comparable(entry: DataEntry, protocol: str | None = None) -> bool:
+    """Whether published figures are on the very same sentences and judged alike.
 
-    `root` is None for data of one's own.
+    So they are for a whole split of real data that is split as usual, under its own protocol.
     """
-    if root is None:
+    if entry.root is None or protocol not in (None, PROTOCOL_OF_DATASET[entry.dataset]):
         return False
-    return limit is None and split_by in (None, DATASETS[dataset].split_by) and not is_generated(root)
+    usual = entry.limit is None and entry.split_by in (None, DATASETS[entry.dataset].split_by)
+    return usual and not is_generated(entry.root)
 
 
 def _entry(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from sam4mllm.data.shapes.marker import mark
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.suite import choose_suite, comparable
+from sam4mllm.recipe_sections import DataEntry
 from tests.data.tiny_datasets import ref, write_reasonseg, write_refs
 
 
@@ -106,8 +108,13 @@ def test_a_root_without_data_or_with_training_data_alone_is_told(root: Path, tmp
 
 
 def test_only_a_whole_split_of_real_data_as_it_is_usually_split_is_set_beside_published_figures(root: Path) -> None:
-    assert comparable("refcocog", root) and comparable("refcocog", root, split_by="umd")
-    assert not comparable("refcocog", root, split_by="google")
-    assert not comparable("refcoco", root, limit=5)
+    def entry(name: str, **more: Any) -> DataEntry:
+        return DataEntry(dataset=name, root=root, split="val", **more)
+
+    assert comparable(entry("refcocog")) and comparable(entry("refcocog", split_by="umd"))
+    assert comparable(entry("reasonseg"), "reasonseg") and not comparable(entry("reasonseg"), "grefcoco")
+    assert not comparable(entry("refcocog", split_by="google"))
+    assert not comparable(entry("refcoco", limit=5))
+    assert not comparable(DataEntry(dataset="jsonl", path=root / "val.jsonl"))
     mark(root, scenes=1, held_out=2, seed=0)
-    assert not comparable("refcoco", root)
+    assert not comparable(entry("refcoco"))
