@@ -17,7 +17,7 @@ from sam4mllm.data.hub import read_hub
 from sam4mllm.data.instances import Instances
 from sam4mllm.data.jsonl import read_jsonl
 from sam4mllm.data.reasonseg import pictures_by_split, read_reasonseg
-from sam4mllm.data.refcoco import read_refcoco, refs
+from sam4mllm.data.refcoco import Ref, read_refcoco, refs
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.recipe_sections import DataEntry
@@ -97,15 +97,25 @@ def pictures_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
     if entry.dataset in ("reasonseg", "reasonseg-explanations"):
         return pictures_by_split(entry.root, images=entry.images if entry.dataset == "reasonseg" else None)
     dataset = DATASETS[entry.dataset]
-    split_by = dataset.split_by if entry.split_by is None else entry.split_by
-    assert split_by is not None
-    path, found = (grefs if dataset.format == "grefcoco" else refs)(dataset.name, entry.root, split_by)
+    path, found = refs_of(entry.dataset, entry.root, entry.split_by)
     images = entry.root / COCO_PICTURES if entry.images is None else entry.images
     instances = Instances(entry.root / dataset.name / "instances.json", images, dataset.name)
     pictures: dict[str, dict[Path, None]] = {}
     for ref in found:
         pictures.setdefault(ref.split, {})[instances.path_of(ref.image_id, f"{path}, ref {ref.ref_id}")] = None
     return {split: list(paths) for split, paths in pictures.items()}
+
+
+def refs_of(name: str, root: Path, split_by: str | None = None) -> tuple[Path, list[Ref]]:
+    """The file of refs of a data set that has one, and every ref in it; `split_by` is None for the usual one.
+
+    Raises:
+        DataError: the file is missing or not what it promises.
+    """
+    dataset = DATASETS[name]
+    by = dataset.split_by if split_by is None else split_by
+    assert by is not None, f"{name} has no refs"
+    return (grefs if dataset.format == "grefcoco" else refs)(dataset.name, root, by)
 
 
 def read_dataset(

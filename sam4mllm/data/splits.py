@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam4mllm.data.fields import need, read_json
-from sam4mllm.data.readers import DATASETS
-from sam4mllm.data.reasonseg import FOLDER
-from sam4mllm.data.unpickle import load_plain
+from sam4mllm.data.readers import DATASETS, refs_of
+from sam4mllm.data.reasonseg import FOLDER, pictures_by_split
 from sam4mllm.errors import DataError
 
 BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg")
 """The data sets that papers report on, in their order."""
 _TRAIN = "train"
 _USUAL = ("val", "testA", "testB", "test")
-# A folder of explanations lies beside ReasonSeg's splits, so they are known by name.
-_REASONSEG = ("val", "test")
 
 
 def held_benchmarks(root: Path) -> list[str]:
@@ -31,17 +27,12 @@ def held_out_splits(name: str, root: Path, split_by: str | None = None) -> list[
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; the known ones are: {', '.join(DATASETS)}")
-    dataset, folder = DATASETS[name], _folder(name, root)
-    if dataset.format == "reasonseg":
-        where, found = folder, {split for split in _REASONSEG if any((folder / split).glob("*.json"))}
+    if DATASETS[name].format == "reasonseg":
+        where, splits = _folder(name, root), set(pictures_by_split(root))
     else:
-        by = dataset.split_by if split_by is None else split_by
-        pickled = dataset.format == "refcoco"
-        where = folder / (f"refs({by}).p" if pickled else f"grefs({by}).json")
-        refs = load_plain(where, "the list of refs") if pickled else read_json(where, "the list of refs")
-        if not isinstance(refs, list):
-            raise DataError(f"{where}: a refs file is a list of refs; found {type(refs).__name__}")
-        found = {need(ref, "split", str, f"{where}, record {index}") for index, ref in enumerate(refs)} - {_TRAIN}
+        where, refs = refs_of(name, root, split_by)
+        splits = {ref.split for ref in refs}
+    found = splits - {_TRAIN}
     if not found:
         raise DataError(f"{where}: holds no split to evaluate on, only what is for training; name one with --split")
     return [split for split in _USUAL if split in found] + sorted(found.difference(_USUAL))
