@@ -73,8 +73,9 @@ def suite_of(options: Namespace) -> Suite:
         return Suite((entry_of(Namespace(**{**vars(options), **single})),), named=True)
     if options.root is None:
         raise DataError(f"--root: is missing; {', '.join(options.dataset)} needs the folder of the data sets' folders")
-    if options.path is not None:
-        raise DataError(f"--path: has no meaning for {', '.join(options.dataset)}; give --root and --split")
+    for key in ("path", "phrases", "column"):
+        if getattr(options, key) is not None:
+            raise DataError(f"--{key}: has no meaning for {', '.join(options.dataset)}; give --root and --split")
     return choose_suite(
         options.dataset,
         options.split,

@@ -256,6 +256,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         ["evaluate", "run", "--dataset", "refcoco"],
         "--root: is missing; refcoco",
     ),
+    "a benchmark to evaluate with own data's options": (
+        evaluate("--dataset", "refcoco", "--phrases", "{home}/phrases.jsonl"),
+        "--phrases: has no meaning for refcoco; give --root and --split",
+    ),
     "own boxes to score": (score_own(path="{home}/own_boxes.jsonl"), "jsonl/own_boxes/1 has boxes and no masks"),
     "coco without phrases": (score_own("coco", path="i.json"), "--phrases: is missing; coco needs path and phrases"),
     "a phrase of no annotation": (

@@ -81,6 +81,8 @@ def _samples(value: object, default_id: str, instances: Instances) -> list[Sampl
 def _annotations(record: dict[str, Any]) -> tuple[int, ...]:
     """The annotations that the phrase means, each once; none for a phrase that means nothing."""
     if "annotation_id" in record:
+        if "annotation_ids" in record:
+            raise DataError("annotation_id and annotation_ids are both given; keep one of them")
         return (need(record, "annotation_id", int, "phrase"),)
     ids = record.get("annotation_ids", [])
     if not isinstance(ids, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):

@@ -89,8 +89,8 @@ def _load(path: Path, split: str | None) -> Any:
 
     try:
         found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
-    # What the library raises for a missing folder, an unknown id, no network or damaged files.
-    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    # What the library raises for a missing folder, an unknown id, no network, damaged files or a set that is a script.
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
             f"{path}: no data set of `datasets` ({first}); give a folder made by save_to_disk, or an id of the Hub"

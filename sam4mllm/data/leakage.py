@@ -2,9 +2,9 @@
 
 RefCOCO, RefCOCO+ and RefCOCOg divide one pool of pictures in different ways, so one's training split holds another's
 test pictures. Two pictures are the same when they are one file, when their names hold the same COCO id, or, where names
-cannot tell (not both are COCO's), when their files hold the same bytes. Generated pictures have COCO's names and are not
-COCO's. Only files of equal length are hashed, so the guard costs little more than a look at the folders. A picture that
-was encoded anew under another name is not found. This module does not know what is said about a picture.
+cannot tell (not both are COCO's), when their files hold the same bytes. Generated pictures have COCO's names, but are
+not COCO's. Only files of equal length are hashed, so the guard costs little more than a look at the folders. A picture
+that was encoded anew under another name is not found. This module does not know what is said about a picture.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def guard_of(data: DataSection) -> Guard:
     """The guard of a recipe: the splits that it lists, or those that it has by default; empty where it is off.
 
     By default these are `validation` and every split but train, under their roots, of the data sets in the mixture and
-    in `validation`. A split that the recipe itself trains on is not guarded. `validation` is guarded beside a list, too,
-    and all of it, however few of its samples are used.
+    in `validation`. A split that the recipe itself trains on is not guarded. `validation` is guarded beside a list as
+    well, and all of it, however few of its samples are used.
 
     Raises:
         DataError: a data set cannot be read.

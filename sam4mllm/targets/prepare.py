@@ -101,7 +101,8 @@ def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
             if item.id in met:
                 if met[item.id] != (sample.image, item):
                     raise DataError(
-                        f"two different objects are named {item.id}: in {met[item.id][0]} and {sample.image}"
+                        f"two different objects are named {item.id}: in {met[item.id][0]} and {sample.image}; the ids "
+                        "of own data begin with the file's name, so rename one of the two files, or take one set out"
                     )
                 continue
             met[item.id] = (sample.image, item)

@@ -55,6 +55,7 @@ def test_one_object_several_and_none(folder: Path) -> None:
         ({"phrase": "it"}, "give annotation_id, annotation_ids or image_id; none is named"),
         ({"phrase": "it", "annotation_ids": [50, 60]}, r"the annotations lie in the images \[5, 6\]"),
         ({"phrase": "it", "annotation_ids": ["50"]}, "annotation_ids is a list of whole numbers"),
+        ({"phrase": "it", "annotation_id": 50, "annotation_ids": [51]}, "both given; keep one of them"),
         ({"phrase": "it", "annotation": 50}, "unknown field 'annotation'"),
         ({"annotation_id": 50}, "give either phrase, a text, or phrases"),
         ({"phrase": "it", "annotation_id": 50, "id": "first"}, "the id 'first' is line 1's too"),

@@ -101,6 +101,15 @@ def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
             read_hub(tmp_path / "set", split, columns=names)
 
 
+def test_an_id_of_the_hub_that_is_a_script_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found refcoco.py")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(DataError, match=r"somebody/refcoco: no data set of `datasets` \(Dataset scripts are no longer"):
+        read_hub(Path("somebody/refcoco"), None)
+
+
 def test_what_is_no_data_set_and_bad_rows(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
