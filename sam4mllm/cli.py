@@ -152,6 +152,9 @@ def build_parser() -> argparse.ArgumentParser:
         "right",
     )
     evaluate.add_argument(
+        "--chat-images", type=Path, metavar="DIR", help="folder of the chat file's pictures, where it is not the file's"
+    )
+    evaluate.add_argument(
         "--output",
         type=Path,
         metavar="DIR",

@@ -107,9 +107,14 @@ def entry_of(options: Namespace) -> DataEntry:
 
 def chats_of(options: Namespace) -> list[Dialogue]:
     """The chat file of the options, read before any work is done."""
-    from sam4mllm.data.dialogues import read_chat
+    from sam4mllm.data.readers import read_dialogues
+    from sam4mllm.recipe_sections import DataEntry
 
-    return [] if options.chat is None else read_chat(options.chat)
+    if options.chat is None:
+        if options.chat_images is not None:
+            raise DataError("--chat-images: has no meaning without --chat; name the chat file")
+        return []
+    return read_dialogues(DataEntry(dataset="chat", path=options.chat, images=options.chat_images))
 
 
 def tell(summary: BatchSummary) -> None:

@@ -247,6 +247,7 @@ def evaluate(options: Namespace) -> int:
             tell(done[-1].summary)
     if not options.processes.is_main:
         return 0
+    chat_scores = check_chat(pipeline.engine, chats) if chats else {}
     record = results_record(
         done,
         pipeline,
@@ -257,7 +258,6 @@ def evaluate(options: Namespace) -> int:
         command=["sam4mllm", *options.arguments],
         seconds=time.perf_counter() - start,
     )
-    chat_scores = check_chat(pipeline.engine, chats) if chats else {}
     chat = {"chat": {"file": str(options.chat)} | {name: each.to_json() for name, each in chat_scores.items()}}
     record |= chat if chats else {}
     place = write_results(record, output)

@@ -263,7 +263,7 @@ def test_predict_asks_a_data_set_as_well(root: Path, tmp_path: Path, capsys: pyt
 def test_evaluate_asks_a_chat_file_and_keeps_the_figures(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = write_picture(tmp_path / "a.png")
+    image = write_picture(tmp_path / "elsewhere" / "a.png")
     lines = [
         {"image": image.name, "question": "Is there a dragon?", "answer": "No."},
         {"image": image.name, "question": "Who knows the riddle?", "answer": "nobody"},
@@ -271,6 +271,7 @@ def test_evaluate_asks_a_chat_file_and_keeps_the_figures(
     (tmp_path / "chat.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = ["--dataset", "refcoco", "--root", str(root), "--split", "val", "--output", str(tmp_path / "out")]
     chat = ["--chat", str(tmp_path / "chat.jsonl"), "--json", str(tmp_path / "s.json")]
+    chat += ["--chat-images", str(image.parent)]
     assert main(["evaluate", "run", *data, *chat]) == 0
     assert "1 yes/no questions, 1 with a short answer, 0 not judged" in capsys.readouterr().out
     found = json.loads((tmp_path / "s.json").read_text())["chat"]["model"]

@@ -70,6 +70,12 @@ def train(
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )
+    if mixture.doubled or lessons.untaught:
+        logger.info(
+            "left out: %d phrases that come twice, %d with an object that has no target",
+            mixture.doubled,
+            lessons.untaught,
+        )
 
     # Made before the model is loaded, and held: DeepSpeed ZeRO-3 spreads the weights out while they are read.
     arguments = training_arguments(recipe, device)

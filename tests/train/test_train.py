@@ -105,10 +105,12 @@ def test_chat_is_learned_beside_masks_and_validation_needs_masks(recipe, tmp_pat
     chat = [{"image": "train0.jpg", "question": "Is it noise?", "answer": "Yes."}]
     (tmp_path / "chat.json").write_text(json.dumps(chat))
     entry = f"{{dataset: chat, path: {tmp_path}/chat.json, images: {tmp_path}/ReasonSeg/train, weight: 2}}"
-    train = f"data.train=[{{dataset: reasonseg, root: {tmp_path}, split: train, count: 2}}, {entry}]"
+    read = f"dataset: reasonseg, root: {tmp_path}, split: train"
+    train = f"data.train=[{{{read}, limit: 1}}, {{{read}, count: 1}}, {entry}]"
     with caplog.at_level("INFO"):
         trainer.train(load_recipe(tmp_path / "recipe.yaml", [train, "data.validation=null"]), device="cpu")
     assert "2 phrases and 2 chats in 4 conversations" in caplog.messages
+    assert "left out: 1 phrases that come twice, 0 with an object that has no target" in caplog.messages
 
     box = {"image": "ReasonSeg/val/val0.jpg", "phrase": "it", "boxes": [[8, 8, 40, 30]]}
     (tmp_path / "boxes.jsonl").write_text(json.dumps(box))
