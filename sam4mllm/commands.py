@@ -224,12 +224,12 @@ def evaluate(options: Namespace) -> int:
     """Splits of data sets, predicted and scored; the status is 1 when a line came out as an error."""
     import time
 
-    from sam4mllm.evaluate.chat import chat_report
+    from sam4mllm.evaluate.chat import chat_report, score_chat
     from sam4mllm.evaluate.report import report, suite_report
     from sam4mllm.evaluate.results import results_record, write_results
     from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
     from sam4mllm.evaluate.suite import comparable
-    from sam4mllm.predict.chat import check_chat
+    from sam4mllm.predict.chat import ask_chat
 
     start = time.perf_counter()
     suite = suite_of(options)
@@ -247,7 +247,8 @@ def evaluate(options: Namespace) -> int:
             tell(done[-1].summary)
     if not options.processes.is_main:
         return 0
-    chat_scores = check_chat(pipeline.engine, chats) if chats else {}
+    answers = ask_chat(pipeline.engine, chats) if chats else {}
+    chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
     record = results_record(
         done,
         pipeline,

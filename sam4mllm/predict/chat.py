@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from sam4mllm.chat.conversation import Conversation, teaching
 from sam4mllm.data.dialogues import Dialogue
-from sam4mllm.evaluate.chat import ChatScores, score_chat
 from sam4mllm.mllm.generate import Engine, TransformersEngine
 from sam4mllm.mllm.lora import adapter_disabled, has_adapter
 
@@ -17,23 +16,24 @@ MAX_NEW_TOKENS = 64
 """An answer that is longer is no short one."""
 
 
-def check_chat(engine: Engine, dialogues: Sequence[Dialogue]) -> dict[str, ChatScores]:
-    """The scores of the engine's model as "tuned" and, its adapter switched off, as "base"; a model without adapter has
-    the one row "base", and an engine whose model is not at hand the one row "model".
+def ask_chat(engine: Engine, dialogues: Sequence[Dialogue]) -> dict[str, list[tuple[str, str]]]:
+    """(answer, true answer) pairs of the engine's model as "tuned" and, its adapter switched off, as "base".
+
+    A model without adapter has the one row "base", and an engine whose model is not at hand the one row "model".
 
     Raises:
         DataError: a picture cannot be read.
     """
     if not isinstance(engine, TransformersEngine):
-        return {"model": _scores(engine, dialogues)}
+        return {"model": _pairs(engine, dialogues)}
     if not has_adapter(engine.mllm):
-        return {"base": _scores(engine, dialogues)}
-    tuned = _scores(engine, dialogues)
+        return {"base": _pairs(engine, dialogues)}
+    tuned = _pairs(engine, dialogues)
     with adapter_disabled(engine.mllm):
-        return {"tuned": tuned, "base": _scores(engine, dialogues)}
+        return {"tuned": tuned, "base": _pairs(engine, dialogues)}
 
 
-def _scores(engine: Engine, dialogues: Sequence[Dialogue]) -> ChatScores:
+def _pairs(engine: Engine, dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
     asked: list[Conversation] = []
     truths: list[str] = []
     for dialogue in dialogues:
@@ -41,4 +41,4 @@ def _scores(engine: Engine, dialogues: Sequence[Dialogue]) -> ChatScores:
         asked += [Conversation(dialogue.image, turns[: 2 * index + 1]) for index in range(len(dialogue.exchanges))]
         truths += [answer for _, answer in dialogue.exchanges]
     replies = engine.generate(asked, MAX_NEW_TOKENS)
-    return score_chat((reply.text, truth) for reply, truth in zip(replies, truths, strict=True))
+    return [(reply.text, truth) for reply, truth in zip(replies, truths, strict=True)]

@@ -13,7 +13,7 @@ from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.chat import check_chat
+from sam4mllm.predict.chat import ask_chat
 from tests.data.tiny_datasets import write_picture
 from tests.mllm import tiny
 
@@ -29,8 +29,7 @@ def dialogues(tmp_path: Path) -> list[Dialogue]:
 
 def test_the_true_turns_stand_before_a_question(dialogues: list[Dialogue]) -> None:
     engine = ScriptedEngine({"red": "yes", "What colour": "Grey!", "grey?": "yes"})
-    (scores,) = check_chat(engine, dialogues).values()
-    assert (scores.yes_no, scores.yes_no_accuracy, scores.short, scores.exact_match) == (2, 0.5, 1, 1.0)
+    assert ask_chat(engine, dialogues) == {"model": [("yes", "No."), ("Grey!", "grey"), ("yes", "Yes.")]}
     assert [[turn.text for turn in asked.turns] for asked in engine.asked] == [
         ["Is it red?"],
         ["Is it red?", "No.", "What colour is it?"],
@@ -43,7 +42,7 @@ def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogue
     untouched = TransformersEngine(base, 2)
     question = [asking(dialogues[0].image, "Is it red?")]
     before = untouched.generate(question, 8)
-    assert list(check_chat(untouched, dialogues)) == ["base"]
+    assert list(ask_chat(untouched, dialogues)) == ["base"]
 
     tuned = attach_lora(base, {"r": 4, "lora_alpha": 64}, seed=0)
     for name, value in tuned.model.named_parameters():
@@ -54,7 +53,7 @@ def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogue
     assert after != before
 
     def replies(of: TransformersEngine, seen: list[list[str]]) -> None:
-        """Note what is generated within `check_chat`."""
+        """Note what is generated within `ask_chat`."""
         original = of.generate
 
         def noting(conversations, max_new_tokens):
@@ -66,6 +65,6 @@ def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogue
 
     seen: list[list[str]] = []
     replies(engine, seen)
-    assert list(check_chat(engine, dialogues)) == ["tuned", "base"]
+    assert list(ask_chat(engine, dialogues)) == ["tuned", "base"]
     assert seen[0][0] == after[0].text and seen[1][0] == before[0].text
     assert engine.generate(question, 8) == after
