@@ -2,7 +2,8 @@
 own.
 
 `refcoco` is LAVT's and LISA's, for RefCOCO/+/g; `grefcoco` is ReLA's, for gRefCOCO; `reasonseg` is LISA's, for
-ReasonSeg. An answer counts as "no target" when it says so or when its mask has fewer than `min_pixels` pixels. This
+ReasonSeg. An answer counts as "no target" when it says so or when its mask has fewer than `min_pixels` pixels. Ignored
+pixels count for nobody under any of them, neither in I nor in U; ReasonSeg has such, and data of one's own may. This
 module knows masks only: no files, no ids.
 """
 
@@ -48,6 +49,7 @@ def judge_refcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels:
 
     Two empty masks, which RefCOCO does not hold, have IoU 0 as in LAVT.
     """
+    answer, truth = _counted(answer, truth, ignored)
     answered = answer.names_target(min_pixels)
     found = overlap(answer.mask if answered else np.zeros_like(truth), truth)
     return Judged(found.intersection, found.union, found.iou, bool(truth.any()), answered)
@@ -60,6 +62,7 @@ def judge_grefcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels
     answer's area. Something meant, none answered: I = 0, IoU 0, and U grows by the union with the mask that the answer
     had nevertheless.
     """
+    answer, truth = _counted(answer, truth, ignored)
     answered, targeted = answer.names_target(min_pixels), bool(truth.any())
     found = overlap(answer.mask, truth)
     if answered:
@@ -68,13 +71,17 @@ def judge_grefcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels
 
 
 def judge_reasonseg(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels: int) -> Judged:
-    """LISA's rule: ignored pixels count for nobody, neither in I nor in U; two empty masks have IoU 1."""
-    counted = np.ones_like(truth) if ignored is None else ~ignored
-    visible = Answer(answer.mask & counted, answer.said_none)
-    answered = visible.names_target(min_pixels)
-    found = overlap(visible.mask if answered else np.zeros_like(truth), truth & counted)
+    """LISA's rule: a "no target" is an empty mask; two empty masks have IoU 1."""
+    answer, truth = _counted(answer, truth, ignored)
+    answered = answer.names_target(min_pixels)
+    found = overlap(answer.mask if answered else np.zeros_like(truth), truth)
     iou = found.iou if found.union else 1.0
-    return Judged(found.intersection, found.union, iou, bool((truth & counted).any()), answered)
+    return Judged(found.intersection, found.union, iou, bool(truth.any()), answered)
+
+
+def _counted(answer: Answer, truth: Mask, ignored: Mask | None) -> tuple[Answer, Mask]:
+    """Answer and truth without the pixels that count for nobody."""
+    return (answer, truth) if ignored is None else (Answer(answer.mask & ~ignored, answer.said_none), truth & ~ignored)
 
 
 PROTOCOLS: dict[str, Protocol] = {

@@ -90,3 +90,10 @@ def test_every_data_set_has_its_protocol() -> None:
 def test_an_unknown_protocol_is_told_with_the_known_ones(dataset: str, protocol: str | None) -> None:
     with pytest.raises(DataError, match="name one of: refcoco, grefcoco, reasonseg"):
         protocol_for(dataset, protocol)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_ignored_pixels_count_for_nobody_under_any_protocol(protocol: str) -> None:
+    judged = PROTOCOLS[protocol].judge(Answer(_columns(2, 6)), TRUTH, _columns(5, 10), 1)
+    # Of the answer's columns 2 to 5 the last is ignored: I = 4, U = 8 + 2.
+    assert judged == Judged(4, 10, 0.4, True, True)
