@@ -278,13 +278,13 @@ def evaluate(options: Namespace) -> int:
 def score(options: Namespace) -> int:
     """A file of predictions, from this or any other program."""
     from sam4mllm.data.queries import read_predictions
+    from sam4mllm.data.readers import read_with_masks
     from sam4mllm.evaluate.report import report
-    from sam4mllm.evaluate.run import read_scored
     from sam4mllm.evaluate.score import score as score_predictions
     from sam4mllm.evaluate.suite import comparable
 
     entry = entry_of(options)
-    samples = read_scored(entry)
+    samples = read_with_masks(entry)
     scores = score_predictions(
         read_predictions(options.predictions),
         samples,

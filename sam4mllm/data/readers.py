@@ -72,6 +72,20 @@ def read_samples(entry: DataEntry) -> list[Sample]:
     raise DataError(f"{entry.name}: chat has no masks; it can be trained on, or given to evaluate as --chat")
 
 
+def read_with_masks(entry: DataEntry) -> list[Sample]:
+    """The samples of an entry, all of them with masks: what answers are compared with.
+
+    Raises:
+        DataError: the data set cannot be read; a sample has boxes and no masks.
+    """
+    samples = read_samples(entry)
+    if bare := [sample.id for sample in samples if not sample.has_masks]:
+        raise DataError(
+            f"{entry.name}: {bare[0]} has boxes and no masks, and answers are judged by masks; leave such samples out"
+        )
+    return samples
+
+
 def read_dialogues(entry: DataEntry) -> list[Dialogue]:
     """The chat of an entry whose data set is one of `CHAT_SETS`.
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.readers import read_samples
+from sam4mllm.data.readers import read_with_masks
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError
 from sam4mllm.evaluate.cases import write_cases
 from sam4mllm.evaluate.score import Judgement, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
@@ -96,22 +95,10 @@ def read_suite(suite: Suite, judging: Judging) -> list[list[Sample]]:
     """
     everything = []
     for entry in suite.entries:
-        samples = read_scored(entry)
+        samples = read_with_masks(entry)
         rules_for(samples, dataset=entry.dataset, split=entry.split_name, protocol=judging.protocol)
         everything.append(samples)
     return everything
-
-
-def read_scored(entry: DataEntry) -> list[Sample]:
-    """The samples of an entry, all of them with masks to compare with.
-
-    Raises:
-        DataError: the data set cannot be read; a sample has boxes and no masks.
-    """
-    samples = read_samples(entry)
-    if bare := [sample.id for sample in samples if not sample.has_masks]:
-        raise DataError(f"{bare[0]} has boxes and no masks, and scores compare masks; leave such samples out")
-    return samples
 
 
 def answer_split(

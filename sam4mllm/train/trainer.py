@@ -15,7 +15,6 @@ from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError
 from sam4mllm.methods import Method
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.processes import ALONE, Processes
@@ -179,14 +178,9 @@ def held_out(recipe: Recipe) -> list[Sample]:
     Raises:
         DataError: one of them has boxes and no masks, which the validation's figures are about.
     """
-    from sam4mllm.data.readers import read_samples
+    from sam4mllm.data.readers import read_with_masks
 
-    if recipe.data.validation is None:
-        return []
-    samples = read_samples(recipe.data.validation)
-    if bare := [sample.id for sample in samples if not sample.has_masks]:
-        raise DataError(f"data.validation: {bare[0]} has boxes and no masks, and validation compares masks")
-    return samples
+    return [] if recipe.data.validation is None else read_with_masks(recipe.data.validation)
 
 
 def _start(recipe: Recipe) -> RunFolder:

@@ -116,5 +116,5 @@ def test_chat_is_learned_beside_masks_and_validation_needs_masks(recipe, tmp_pat
     (tmp_path / "boxes.jsonl").write_text(json.dumps(box))
     held = f"data.validation={{dataset: jsonl, path: {tmp_path}/boxes.jsonl}}"
     other = load_recipe(tmp_path / "recipe.yaml", [held, f"output={tmp_path}/other"])
-    with pytest.raises(DataError, match=r"data.validation: jsonl/boxes/1 has boxes and no masks"):
+    with pytest.raises(DataError, match=r"jsonl .*boxes.jsonl: jsonl/boxes/1 has boxes and no masks"):
         trainer.train(other, device="cpu")
