@@ -33,7 +33,7 @@ from sam4mllm.train.dataset import spread
 from sam4mllm.train.trainer import train
 
 RECIPE = "shapes_ppg"
-TRAINING_SCENES = 120
+TRAINING_SCENES = 160
 HELD_OUT_SCENES = 40
 DATASETS = ("refcoco", "grefcoco", "reasonseg")
 MODELS = ("base", "tuned", "ceiling")
