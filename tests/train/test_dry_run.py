@@ -91,7 +91,7 @@ def test_the_embedded_models_counts_are_those_of_the_training(here: Path) -> Non
     assert [each["set"] for each in found.sets] == ["refcoco train", "grefcoco train", "reasonseg train"]
     assert found.conversations == found.phrases == sum(each["drawn"] for each in found.sets)
     assert found.targets["stored"] == 0 and found.targets["stand_ins"] > 0
-    assert found.steps["conversations_per_step"] == 8 and found.steps["in_all"] == 400
+    assert found.steps["conversations_per_step"] == 8 and found.steps["in_all"] == 200
     assert found.memory is not None and found.memory["segmenter"]
     text = as_text(found)
     assert f"{found.shown[0].tokens} tokens, {found.shown[0].learned} of them learned" in text
