@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class Server:
-    """Answers the last question by `answer`, `at_once` requests together and the last of them first.
+    """Answers the last question by `answer`, each `at_once` requests together and the last of them first.
 
     `trouble` gives (status, headers, body) for the n-th request, or None where it is to be answered.
     """
@@ -27,7 +28,7 @@ class Server:
         self._say = answer
         self._all_here = threading.Barrier(at_once)
         self._turn = threading.Condition()
-        self._waiting: list[int] = []
+        self._waiting: defaultdict[int, list[int]] = defaultdict(list)
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,12 +62,13 @@ class Server:
             self.keys.append(key)
             if (trouble := self._trouble(number)) is not None:
                 return trouble
-            self._waiting.append(number)
+            self._waiting[number // self._all_here.parties].append(number)
         self._all_here.wait(timeout=60)
         with self._turn:
-            # The last come is the first served.
-            assert self._turn.wait_for(lambda: max(self._waiting) == number, timeout=60)
-            self._waiting.remove(number)
+            # The last come is the first served. The next ones, which already come in, do not hold these back.
+            together = self._waiting[number // self._all_here.parties]
+            assert self._turn.wait_for(lambda: together[-1] == number, timeout=60)
+            together.pop()
             self._turn.notify_all()
         last = body["messages"][-1]["content"]
         text = last if isinstance(last, str) else last[-1]["text"]
