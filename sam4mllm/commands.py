@@ -223,8 +223,9 @@ def predict(options: Namespace) -> int:
 def evaluate(options: Namespace) -> int:
     """Splits of data sets, predicted and scored; the status is 1 when a line came out as an error."""
     import time
+    from functools import partial
 
-    from sam4mllm.evaluate.chat import chat_report, score_chat
+    from sam4mllm.evaluate.chat import chat_record, chat_report, score_chat
     from sam4mllm.evaluate.report import report, suite_report
     from sam4mllm.evaluate.results import results_record, write_results
     from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
@@ -249,7 +250,8 @@ def evaluate(options: Namespace) -> int:
         return 0
     answers = ask_chat(pipeline.engine, chats) if chats else {}
     chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
-    record = results_record(
+    chat = {"chat": chat_record(options.chat, chat_scores)} if chats else {}
+    record = chat | results_record(
         done,
         pipeline,
         judging,
@@ -259,19 +261,14 @@ def evaluate(options: Namespace) -> int:
         command=["sam4mllm", *options.arguments],
         seconds=time.perf_counter() - start,
     )
-    chat = {"chat": {"file": str(options.chat)} | {name: each.to_json() for name, each in chat_scores.items()}}
-    record |= chat if chats else {}
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
     rows = [split.rows(str(options.run)) for split in done]
-    beside_published = all(comparable(entry, options.protocol) for entry in suite.entries)
-    if options.json != "-" and suite.named:
-        print(report(rows[0], beside_published=beside_published), end="")
-    elif options.json != "-":
-        print(suite_report(rows, beside_published=beside_published), end="")
-    if options.json != "-" and chats:
-        print(f"\nchat {options.chat}\n{chat_report(chat_scores)}", end="")
-    write_json(done[0].scores.to_json() | (chat if chats else {}) if suite.named else record, options.json)
+    if options.json != "-":
+        shown = partial(report, rows[0]) if suite.named else partial(suite_report, rows)
+        print(shown(beside_published=all(comparable(entry, options.protocol) for entry in suite.entries)), end="")
+        print(f"\nchat {options.chat}\n{chat_report(chat_scores)}" if chats else "", end="")
+    write_json(done[0].scores.to_json() | chat if suite.named else record, options.json)
     return 1 if any(split.summary.error for split in done) else 0
 
 

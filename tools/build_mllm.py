@@ -48,6 +48,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+_LookedAt = list[tuple[Tensor, dict[str, Tensor]]]
+_Losses = tuple[Tensor, dict[str, Tensor]]
+
 
 def text_loss(logits: Tensor, labels: Tensor, weights: Tensor, numbers: Tensor, width: float) -> tuple[Tensor, Tensor]:
     """Weighted loss and the plain one; a number's label is a Gaussian of `width` bins over its neighbours."""
@@ -107,7 +110,7 @@ class Lesson:
         self.model.load_state_dict(saved.state_dict())
         fit_heads(self.model, self.head, self.inner)
 
-    def learn(self, batch: Batch, looked_at: list[tuple[Tensor, dict[str, Tensor]]], progress: float) -> _Losses:
+    def learn(self, batch: Batch, looked_at: _LookedAt, progress: float) -> _Losses:
         """`progress` from 0 to 1 narrows the numbers' Gaussian, and lets the told heads go."""
         model = self.model.train()
         model.set_attn_implementation({"text_config": "telling"})
@@ -152,11 +155,9 @@ class Lesson:
         }
 
 
-_Losses = tuple[Tensor, dict[str, Tensor]]
-_Ready = tuple[list[Packed], list[tuple[Tensor, dict[str, Tensor]]]]
-
-
-def pictures(folder: Path, steps: range, batch: int, looked_at: int, workers: int) -> Iterator[_Ready]:
+def pictures(
+    folder: Path, steps: range, batch: int, looked_at: int, workers: int
+) -> Iterator[tuple[list[Packed], _LookedAt]]:
     """What each step learns from, made ahead in processes of their own; it depends on the step alone."""
     with ProcessPoolExecutor(workers) as pool:
 
@@ -215,9 +216,11 @@ def main() -> None:
     steps = range(start, options.steps)
     ready = pictures(folder, steps, options.batch, options.looked_at, options.workers)
     for step, (packed, looked_at) in zip(steps, ready, strict=True):
-        rate = learning_rate(step, options.steps, options.learning_rate, warm=1, falling=0.35)
+        rate = learning_rate(
+            step, options.steps, options.learning_rate, warm=200, falling=0.35, first_step=options.first_step
+        )
         for group in optimiser.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1 - options.first_step) / 200)
+            group["lr"] = rate
         batch = collate(packed, prefix, tokenizer.pad_token_id)
         loss, parts = lesson.learn(batch, looked_at, step / options.steps)
         optimiser.zero_grad()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sam4mllm.whole_files import whole_file
+
 
 def build_options(description: str | None, *, steps: int, batch: int, learning_rate: float) -> argparse.ArgumentParser:
     """The options of every build script, with its own defaults."""
@@ -44,9 +46,10 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: tuple[
     return torch.optim.AdamW(groups, betas=betas)
 
 
-def learning_rate(step: int, steps: int, peak: float, *, warm: int, falling: float) -> float:
-    """Linear up over `warm` steps, then `peak`, then linear to zero over the last share `falling` of the steps."""
-    return peak * min(1.0, (step + 1) / warm) * min(1.0, max((steps - step) / (falling * steps), 0.0))
+def learning_rate(step: int, steps: int, peak: float, *, warm: int, falling: float, first_step: int = 0) -> float:
+    """Linear up over `warm` steps from `first_step`, then `peak`, then linear to zero over the last share `falling`."""
+    rising = min(1.0, (step + 1 - first_step) / warm)
+    return peak * rising * min(1.0, max((steps - step) / (falling * steps), 0.0))
 
 
 class Checkpoint:
@@ -67,9 +70,8 @@ class Checkpoint:
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        part = self._place.with_suffix(".tmp")
-        torch.save({"step": step, **{name: part.state_dict() for name, part in self._parts.items()}}, part)
-        part.rename(self._place)
+        with whole_file(self._place) as unfinished:
+            torch.save({"step": step, **{name: part.state_dict() for name, part in self._parts.items()}}, unfinished)
 
 
 class Log:

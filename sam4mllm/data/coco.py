@@ -15,8 +15,7 @@ from typing import Any
 
 from sam4mllm.data.fields import need, shorten
 from sam4mllm.data.instances import Instances
-from sam4mllm.data.lines import raise_faults, read_lines
-from sam4mllm.data.records import note_ids, phrases_of
+from sam4mllm.data.records import phrases_of, samples_of_lines
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
@@ -37,23 +36,14 @@ def read_coco(path: Path, phrases: Path, *, images: Path | None = None, limit: i
             by line number).
     """
     instances = Instances(path, path.parent if images is None else images, f"coco/{path.stem}")
-    samples: list[Sample] = []
-    first_lines: dict[str, int] = {}
-    faults: list[str] = []
-    for number, value in read_lines(phrases, lambda record: record, faults):
-        try:
-            found = _samples(value, f"coco/{phrases.stem}/{number}", instances)
-        except (DataError, ValueError) as error:
-            faults.append(f"line {number}: {error}")
-            continue
-        faults += note_ids(found, number, first_lines)
-        samples += found
-        if limit is not None and len(samples) >= limit:
-            break
-    raise_faults(phrases, faults)
+
+    def samples_of(value: object, number: int) -> list[Sample]:
+        return _samples(value, f"coco/{phrases.stem}/{number}", instances)
+
+    samples = samples_of_lines(phrases, samples_of, limit)
     if not samples:
         raise DataError(f'{phrases}: no phrase in it; a line is {{"phrase": text, "annotation_id": number}}')
-    return samples[:limit]
+    return samples
 
 
 def _samples(value: object, default_id: str, instances: Instances) -> list[Sample]:

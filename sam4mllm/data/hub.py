@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sam4mllm.data.fields import shorten
 from sam4mllm.data.records import Records, mask_of_picture, note_ids
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.whole_files import whole_file
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image",),
@@ -163,9 +163,8 @@ def _picture_path(value: object, store: Path) -> str:
     file = store / f"{hashlib.sha256(content).hexdigest()}.{ending}"
     if not file.is_file():
         store.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_bytes(content)
-        os.replace(unfinished, file)
+        with whole_file(file) as unfinished:
+            unfinished.write_bytes(content)
     return str(file.absolute())
 
 

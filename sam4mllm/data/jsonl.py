@@ -6,14 +6,13 @@ Paths are relative to the file's folder. This module knows nothing about models 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam4mllm.data.lines import raise_faults, read_lines
-from sam4mllm.data.records import Records, note_ids, record_of
+from sam4mllm.data.records import Records, record_of, samples_of_lines
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.whole_files import whole_file
 
 
 def read_jsonl(path: Path, *, images: Path | None = None, limit: int | None = None) -> list[Sample]:
@@ -28,23 +27,10 @@ def read_jsonl(path: Path, *, images: Path | None = None, limit: int | None = No
         DataError: no such file, no sample in it, or bad lines (all counted, the first ten told by line number).
     """
     records = Records(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
-    samples: list[Sample] = []
-    first_lines: dict[str, int] = {}
-    faults: list[str] = []
-    for number, value in read_lines(path, lambda record: record, faults):
-        try:
-            found = records.samples(value, number)
-        except (DataError, ValueError) as error:
-            faults.append(f"line {number}: {error}")
-            continue
-        faults += note_ids(found, number, first_lines)
-        samples += found
-        if limit is not None and len(samples) >= limit:
-            break
-    raise_faults(path, faults)
+    samples = samples_of_lines(path, records.samples, limit)
     if not samples:
         raise DataError(f'{path}: no sample in it; a line is {{"image": path, "phrase": text, "masks": [mask, ...]}}')
-    return samples[:limit]
+    return samples
 
 
 def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
@@ -55,8 +41,6 @@ def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path}: its folder {path.parent} does not exist; make it first")
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for sample in samples:
             file.write(json.dumps(record_of(sample, path.parent), ensure_ascii=False, allow_nan=False) + "\n")
-    os.replace(unfinished, path)

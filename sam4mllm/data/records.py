@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from sam4mllm.data.fields import need, shorten
+from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, area, decode, encode, from_segmentation
 from sam4mllm.data.pictures import known_size_wh
 from sam4mllm.data.sample import MaskObject, Sample
@@ -150,6 +151,33 @@ def record_of(sample: Sample, home: Path) -> dict[str, Any]:
         record["boxes"] = [list(item.box) for item in sample.objects]
         record["object_ids"] = [item.id for item in sample.objects]
     return record if sample.ignore is None else {**record, "ignore": sample.ignore}
+
+
+def samples_of_lines(
+    path: Path, samples_of: Callable[[object, int], list[Sample]], limit: int | None = None
+) -> list[Sample]:
+    """The samples that `samples_of` makes of each line of a JSONL file (its value, its number), in the file's order.
+
+    Of at most `limit` samples, no line after them is read.
+
+    Raises:
+        DataError: no such file, or bad lines (all counted, the first ten told by line number).
+    """
+    samples: list[Sample] = []
+    first_lines: dict[str, int] = {}
+    faults: list[str] = []
+    for number, value in read_lines(path, lambda record: record, faults):
+        try:
+            found = samples_of(value, number)
+        except (DataError, ValueError) as error:
+            faults.append(f"line {number}: {error}")
+            continue
+        faults += note_ids(found, number, first_lines)
+        samples += found
+        if limit is not None and len(samples) >= limit:
+            break
+    raise_faults(path, faults)
+    return samples[:limit]
 
 
 def note_ids(samples: Sequence[Sample], number: int, first_lines: dict[str, int]) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from sam4mllm.evaluate.report import text_table
@@ -63,6 +64,11 @@ def score_chat(pairs: Iterable[tuple[str, str]]) -> ChatScores:
 def words(answer: str) -> list[str]:
     """The words of an answer: lower case, no punctuation but points within numbers, no articles."""
     return [word for word in re.findall(r"\w+(?:[.']\w+)*", answer.lower()) if word not in _ARTICLES]
+
+
+def chat_record(file: Path, scores: Mapping[str, ChatScores]) -> dict[str, Any]:
+    """The figures of a chat file and each model's answers, as results.json holds them."""
+    return {"file": str(file)} | {name: each.to_json() for name, each in scores.items()}
 
 
 def chat_report(scores: Mapping[str, ChatScores]) -> str:

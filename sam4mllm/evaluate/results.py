@@ -7,7 +7,6 @@ cannot know (no checkout, no recipe) is null. This module measures nothing.
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sam4mllm.evaluate.run import Evaluated, Judging
 from sam4mllm.recipe import load_recipe
 from sam4mllm.versions import commit, versions
+from sam4mllm.whole_files import write_whole
 
 if TYPE_CHECKING:
     from sam4mllm.predict.pipeline import Pipeline
@@ -69,9 +69,7 @@ def results_record(
 def write_results(record: dict[str, Any], home: Path) -> Path:
     """The record as `home`/results.json, whole or not at all; returns the file."""
     place = home / RESULTS
-    part = place.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, place)
+    write_whole(place, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return place
 
 

@@ -143,29 +143,32 @@ def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample],
             min_pixels=judging.min_pixels,
         )
 
-    predictions = answered.summary.predictions
-    ours = judged(read_predictions(predictions))
+    answers = list(read_predictions(answered.summary.predictions))
+    ours = judged(answers)
     baselines = {}
     for baseline in judging.baselines:
         if baseline == BOX and answered.alone is not None:
             lines = read_predictions(answered.alone.predictions)
         else:
-            lines = filled_boxes(read_predictions(predictions))
+            lines = filled_boxes(answers)
         baselines[baseline] = judged(lines).scores
-    page = _show(samples, predictions, ours, judging.cases) if judging.cases else None
+    folder = answered.summary.predictions.parent / "cases"
+    page = _show(samples, answers, ours, folder, judging.cases) if judging.cases else None
     seconds = answered.seconds + time.perf_counter() - start
     return Evaluated(entry, answered.summary, ours.scores, baselines, page, seconds)
 
 
-def _show(samples: Sequence[Sample], predictions: Path, ours: Judgement, count: int) -> Path:
+def _show(
+    samples: Sequence[Sample], answers: Sequence[PredictionLine], ours: Judgement, folder: Path, count: int
+) -> Path:
     scores = ours.scores
     figures = {"cIoU": scores.ciou, "gIoU": scores.giou}
     said = ", ".join(f"{title} {100 * figure:.1f}" for title, figure in figures.items() if figure is not None)
     return write_cases(
         samples,
-        read_predictions(predictions),
+        answers,
         ours.by_id,
-        predictions.parent / "cases",
+        folder,
         title=f"{scores.dataset} {scores.split}: best, median and worst answers",
         summary=f"{scores.n} phrases, protocol {scores.protocol}: {said}.",
         count=count,

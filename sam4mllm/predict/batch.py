@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.predict.pipeline import Result, batched
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
+from sam4mllm.whole_files import whole_file, write_whole
 
 SHARD_SIZE = 64
 """Queries of a shard, at least: what a killed run may have to do again."""
@@ -108,7 +108,7 @@ class Job:
                     "--output, or remove the folder"
                 )
         else:
-            _write_whole(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
+            write_whole(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
         return cls(output, shards)
 
     def place(self, index: int) -> Path:
@@ -135,14 +135,12 @@ class Job:
     def merge(self) -> dict[str, int]:
         """Writes all shards as one file, in the shards' order; returns how many lines it has of each status."""
         statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
-        part = self.merged.with_suffix(".part")
-        with part.open("w", encoding="utf-8") as out:
+        with whole_file(self.merged) as unfinished, unfinished.open("w", encoding="utf-8") as out:
             for index in range(len(self.shards)):
                 with self.place(index).open(encoding="utf-8") as lines:
                     for line in lines:
                         statuses[json.loads(line)["status"]] += 1
                         out.write(line)
-        os.replace(part, self.merged)
         return statuses
 
 
@@ -176,7 +174,7 @@ def predict(
         for batch in batched(groups, pipeline.picture_batch):
             lines += [dump_line(line) for line in _answer(pipeline, batch)]
             advance(sum(len(group) for group in batch))
-        _write_whole(job.place(index), "".join(lines))
+        write_whole(job.place(index), "".join(lines))
     processes.wait()
     advance(0)
     return BatchSummary(job.merged, **processes.agree(job.merge))
@@ -275,13 +273,3 @@ def _pack(queries: Sequence[Query], size: int) -> tuple[tuple[Query, ...], ...]:
             shards.append([])
         shards[-1] += group
     return tuple(tuple(shard) for shard in shards)
-
-
-def _write_whole(place: Path, text: str) -> None:
-    """The file, or no file: written aside, brought to the disk, then renamed."""
-    part = place.with_suffix(".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, place)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, Point, SamPrompt
+from sam4mllm.whole_files import whole_file, write_whole
 
 FORMAT = 1
 """Of the files and of the way targets are made; another number makes every store anew."""
@@ -69,7 +69,7 @@ class TargetStore:
         try:
             if not file.is_file():
                 path.mkdir(parents=True, exist_ok=True)
-                _write_whole(file, lambda place: place.write_text(text, encoding="utf-8"))
+                write_whole(file, text)
             found = file.read_text(encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot use {path} as a target store: {error}") from error
@@ -100,7 +100,8 @@ class TargetStore:
             }
         )
         table = Table.from_pylist([_row(result) for result in results], schema=features.arrow_schema)
-        _write_whole(self.path / f"targets-{number:05d}.parquet", lambda place: parquet.write_table(table, place))
+        with whole_file(self.path / f"targets-{number:05d}.parquet") as unfinished:
+            parquet.write_table(table, unfinished)
 
     def results(self) -> Iterable[ObjectTarget | SkippedObject]:
         """Every object of the store, shard by shard.
@@ -131,13 +132,6 @@ class TargetStore:
         """The ids of which the store knows nothing yet, neither a target nor a reason, in their order."""
         known = {result.object_id for result in self.results()}
         return [object_id for object_id in object_ids if object_id not in known]
-
-
-def _write_whole(place: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill another file of the folder, then gives it its name; two writers do not meet."""
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
-    write(unfinished)
-    os.replace(unfinished, place)
 
 
 def _row(result: ObjectTarget | SkippedObject) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from sam4mllm.methods import Method, method_from_settings
 from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.train.train_log import TrainLog
 from sam4mllm.versions import versions
+from sam4mllm.whole_files import write_whole
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -70,9 +71,9 @@ class RunFolder:
 
     def describe(self, recipe: Recipe, method: Method) -> None:
         """Write the recipe, how to ask, and the libraries' versions."""
-        _write(self.path / "recipe.yaml", recipe.to_yaml())
-        _write(self.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
-        _write(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        write_whole(self.path / "recipe.yaml", recipe.to_yaml())
+        write_whole(self.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
+        write_whole(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
@@ -135,7 +136,7 @@ class RunFolder:
 
     def keep_leakage(self, record: dict[str, Any]) -> None:
         """Write down what the leakage guard guarded, and what it took out."""
-        _write(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
+        write_whole(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
 
     def whole_checkpoints(self, world_size: int = 1) -> list[Path]:
         """The checkpoints that `world_size` processes wrote to their end, the latest first; the others are removed.
@@ -153,7 +154,7 @@ class RunFolder:
                 f"{self.path}: {wrote} process(es) trained its checkpoints, now there are {world_size}, which would "
                 f"change the order of the data; start {wrote}, or remove {self.checkpoints} to begin anew"
             )
-        _write(record, str(world_size))
+        write_whole(record, str(world_size))
         whole = []
         for _, folder in numbered:
             if _is_json(folder / _TRAINER_STATE) and len(list(folder.glob("rng_state*.pth"))) == world_size:
@@ -180,7 +181,7 @@ class RunFolder:
         unfinished = folder.with_name(f"unfinished-{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished, state_dict=weights)
-        _write(unfinished / _BEST_FIGURE, json.dumps({"step": step, "ciou": ciou}) + "\n")
+        write_whole(unfinished / _BEST_FIGURE, json.dumps({"step": step, "ciou": ciou}) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
         self._drop_best(lambda other: other != step)
@@ -245,10 +246,3 @@ def _is_json(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a whole file or none."""
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, file)

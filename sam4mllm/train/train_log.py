@@ -9,10 +9,11 @@ It holds no times of day and no durations, so two runs of one recipe can be comp
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from sam4mllm.whole_files import write_whole
 
 
 class TrainLog:
@@ -35,9 +36,7 @@ class TrainLog:
     def truncate(self, step: int) -> None:
         """Drop the records after `step`."""
         kept = [record for record in self.read() if record["step"] <= step]
-        unfinished = self.file.with_name(f".{self.file.name}.unfinished")
-        unfinished.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(unfinished, self.file)
+        write_whole(self.file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def validations(self) -> dict[int, dict[str, Any]]:
         """What each validation found, by step."""
