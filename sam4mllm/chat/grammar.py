@@ -41,11 +41,15 @@ _EXCERPT_LENGTH = 40
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """What an answer says. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed"."""
+    """What an answer says. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed".
+
+    `box_spans` are where in the text (start, end) each prompt's box is written.
+    """
 
     status: Literal["ok", "no_object", "malformed"]
     prompts: tuple[SamPrompt, ...] = ()
     reason: str | None = None
+    box_spans: tuple[tuple[int, int], ...] = ()
 
 
 class _MalformedError(Exception):
@@ -87,7 +91,8 @@ class AnswerGrammar:
         if _NO_OBJECT.fullmatch(text):
             return ParsedAnswer("no_object")
         try:
-            return ParsedAnswer("ok", _Reader(self.coordinates, grid, size_wh).objects(text))
+            prompts, spans = _Reader(self.coordinates, grid, size_wh).objects(text)
+            return ParsedAnswer("ok", prompts, box_spans=spans)
         except _MalformedError as malformed:
             return ParsedAnswer("malformed", reason=str(malformed))
 
@@ -129,7 +134,8 @@ class _Reader:
     grid: Grid
     size_wh: tuple[int, int]
 
-    def objects(self, text: str) -> tuple[SamPrompt, ...]:
+    def objects(self, text: str) -> tuple[tuple[SamPrompt, ...], tuple[tuple[int, int], ...]]:
+        """The objects, and where their boxes stand in the text."""
         if not text.strip():
             raise _MalformedError("the answer is empty")
         first = _patterns(self.coordinates).first_box.search(text)
@@ -138,19 +144,21 @@ class _Reader:
         _check_prose(text[: first.start()], "before the first box")
 
         prompts: list[SamPrompt] = []
+        spans: list[tuple[int, int]] = []
         position = first.start()
         while True:
-            prompt, position = self._object(text, position, f"object {len(prompts) + 1}")
+            prompt, span, position = self._object(text, position, f"object {len(prompts) + 1}")
             prompts.append(prompt)
+            spans.append(span)
             separator = _SEPARATOR.match(text, position)
             if separator is None:
                 break
             position = separator.end()
         _check_prose(text[position:], f"after object {len(prompts)}")
-        return tuple(prompts)
+        return tuple(prompts), tuple(spans)
 
-    def _object(self, text: str, position: int, where: str) -> tuple[SamPrompt, int]:
-        """The object written from `position` on, and the position behind it."""
+    def _object(self, text: str, position: int, where: str) -> tuple[SamPrompt, tuple[int, int], int]:
+        """The object written from `position` on, where its box stands, and the position behind it."""
         patterns = _patterns(self.coordinates)
         box_match = patterns.box.match(text, position)
         if box_match is None:
@@ -175,7 +183,7 @@ class _Reader:
                 points.append(Point(*self.grid.to_pixels(column, row, self.size_wh), label))
                 position = point_match.end()
                 point_match = patterns.point.match(text, position)
-        return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), position
+        return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), box_match.span(), position
 
     def _bins(self, numbers: Iterable[str], where: str) -> list[int]:
         """The numbers, x and y in turn, as bins that the grid has."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -39,15 +39,35 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class PredictedObject:
-    """One object of an answer: its mask at the original picture's size, what SAM was asked, and SAM's score.
+class Evidence:
+    """What speaks for one object of an answer, or for an answer that nothing fits; None where nobody said.
 
-    `prompt` and `score` are None where another program gave none.
+    text: the mean natural logarithm of the probabilities of the tokens that wrote the object's box (or the answer).
+    points: the mean probability of the yes and no answers whose points SAM was given.
+    iou: SAM's own guess of its mask's IoU.
+    """
+
+    text: float | None = None
+    points: float | None = None
+    iou: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The values to four digits, which do not depend on what else was computed in the same batch."""
+        return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedObject:
+    """One object of an answer: its mask at the original picture's size, what SAM was asked, and how sure it is.
+
+    `score` is from 0 to 1: the probability that the mask is right, or SAM's own guess of its IoU in a run that is not
+    calibrated. `prompt`, `score` and `evidence` are None where another program gave none.
     """
 
     segmentation: Rle
     prompt: SamPrompt | None = None
     score: float | None = None
+    evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The entry of `objects`; coordinates in pixels of the original picture."""
@@ -59,6 +79,7 @@ class PredictedObject:
             "point_labels": [int(point.label) for point in points],
             "segmentation": {"size": list(self.segmentation["size"]), "counts": self.segmentation["counts"]},
             "score": self.score,
+            "evidence": None if self.evidence is None else self.evidence.to_json(),
         }
 
 
@@ -67,7 +88,8 @@ class PredictionLine:
     """One line of predictions.jsonl. The union of the objects' masks is the answer's mask.
 
     `status` tells three things apart: the model found nothing ("no_object"), its text was no answer ("malformed"), or
-    something failed before it could answer ("error"). `error` tells why for the last two.
+    something failed before it could answer ("error"). `error` tells why for the last two. `score` is how sure the whole
+    answer is, from 0 to 1; `evidence` is what speaks for an answer that nothing fits.
     """
 
     id: str
@@ -77,6 +99,8 @@ class PredictionLine:
     phrase: str | None = None
     answer: str | None = None
     error: str | None = None
+    score: float | None = None
+    evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line of predictions.jsonl."""
@@ -88,6 +112,8 @@ class PredictionLine:
             "answer": "" if self.answer is None else self.answer,
             "objects": [item.to_json() for item in self.objects],
             "error": self.error,
+            "score": self.score,
+            "evidence": None if self.evidence is None else self.evidence.to_json(),
         }
 
 
@@ -158,6 +184,8 @@ def prediction_from_json(value: object) -> PredictionLine:
         phrase=_maybe(record, "phrase", str),
         answer=_maybe(record, "answer", str),
         error=_maybe(record, "error", str),
+        score=_number(record, "score"),
+        evidence=_evidence(record),
     )
 
 
@@ -179,10 +207,20 @@ def _object(entry: object) -> PredictedObject:
     if box is not None or points:
         marked = tuple(Point(float(x), float(y), label) for (x, y), label in zip(points, labels, strict=True))
         prompt = SamPrompt(None if box is None else Box(*map(float, box)), marked)
-    score = record.get("score")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise DataError(f"score is a number or null; found {shorten(score)}")
-    return PredictedObject(check_rle(record.get("segmentation")), prompt, None if score is None else float(score))
+    return PredictedObject(check_rle(record.get("segmentation")), prompt, _number(record, "score"), _evidence(record))
+
+
+def _evidence(record: dict[str, Any]) -> Evidence | None:
+    found = _maybe(record, "evidence", dict)
+    return None if found is None else Evidence(*(_number(found, name) for name in ("text", "points", "iou")))
+
+
+def _number(record: dict[str, Any], key: str) -> float | None:
+    """The number, None where it is missing or null."""
+    value = record.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise DataError(f"{key} is a number or null; found {shorten(value)}")
+    return None if value is None else float(value)
 
 
 def _query(value: object) -> Query:

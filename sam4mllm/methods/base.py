@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.fields import check_phrase
+from sam4mllm.data.queries import Evidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.generate import Engine
@@ -42,12 +43,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed"."""
+    """What a model answered. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed".
+
+    `evidence` is what the model itself says for each prompt, in their order, and, as the only one, for "no_object".
+    """
 
     status: Literal["ok", "no_object", "malformed"]
     prompts: tuple[SamPrompt, ...]
     text: str
     reason: str | None = None
+    evidence: tuple[Evidence, ...] = ()
 
 
 class Taught(Protocol):

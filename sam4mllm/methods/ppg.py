@@ -16,6 +16,7 @@ from sam4mllm.chat.questions import ask_boxes, ask_prompts
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught, teachable
+from sam4mllm.methods.reading import read_reply
 from sam4mllm.mllm.generate import Engine, Reply
 
 
@@ -107,11 +108,7 @@ class Ppg:
 
     def read(self, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
         """What a reply of at most `max_new_tokens` tokens says about a picture of `size_wh` pixels."""
-        # What is left of a cut answer may well read as a shorter one, with an object too few.
-        if not reply.finished:
-            return Answer("malformed", (), reply.text, f"cut off at max_new_tokens={max_new_tokens}")
-        parsed = self.grammar.parse(reply.text, size_wh)
-        return Answer(parsed.status, parsed.prompts, reply.text, parsed.reason)
+        return read_reply(self.grammar, reply, size_wh, max_new_tokens)
 
 
 def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sam4mllm.chat.conversation import Conversation
@@ -17,10 +17,24 @@ from sam4mllm.mllm.load import Mllm
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model wrote. `finished` is False when the limit of new tokens cut it off, so that `text` is a part."""
+    """What a model wrote. `finished` is False when the limit of new tokens cut it off, so that `text` is a part.
+
+    `tokens` are the text's tokens in turn, each as the place in `text` at which it ends and the natural logarithm of
+    its probability; empty where the engine does not tell.
+    """
 
     text: str
     finished: bool = True
+    tokens: tuple[tuple[int, float], ...] = field(default=(), compare=False)
+
+    def mean_logprob(self, start: int = 0, end: int | None = None) -> float | None:
+        """The mean over the tokens that write characters of text[start:end]; None where the engine does not tell."""
+        found, begins = [], 0
+        for ends, logprob in self.tokens:
+            if ends > start and (end is None or begins < end):
+                found.append(logprob)
+            begins = ends
+        return sum(found) / len(found) if found else None
 
 
 class Engine(Protocol):
@@ -90,13 +104,32 @@ class TransformersEngine:
             pad_token_id=tokenizer.pad_token_id,
             use_cache=True,
         )
+        logprobs: list[torch.Tensor] = []
+
+        def keep_logprob(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            """Greedy decoding takes the likeliest token, so its probability is all that is kept of a vocabulary."""
+            logprobs.append(scores.float().log_softmax(dim=-1).amax(dim=-1))
+            return scores
+
         # Not inference mode: what FSDP gathers of the weights in it could not serve the next training step.
         with torch.no_grad():
-            tokens = mllm.model.generate(**inputs, generation_config=settings)
+            tokens = mllm.model.generate(**inputs, generation_config=settings, logits_processor=[keep_logprob])
         written = tokens[:, inputs["input_ids"].shape[1] :]
         finished = torch.isin(written, torch.tensor(mllm.end_ids).to(written)).any(dim=1).tolist()
-        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [Reply(text.strip(), whole) for text, whole in zip(texts, finished, strict=True)]
+        rows = zip(written.tolist(), torch.stack(logprobs, dim=1).tolist(), finished, strict=True)
+        return [_reply(tokenizer, row, logs, whole) for row, logs, whole in rows]
+
+
+def _reply(tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], finished: bool) -> Reply:
+    """What was written, without special tokens and surrounding white space, and which token wrote what of it."""
+    prefixes = [tokens[: count + 1] for count in range(len(tokens))]
+    texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True)
+    text = texts[-1].strip()
+    before = len(texts[-1]) - len(texts[-1].lstrip())
+    ends = [min(max(len(each) - before, 0), len(text)) for each in texts]
+    # A token that adds nothing (padding, the end of the turn) writes nothing.
+    kept = [(end, logprob) for begin, end, logprob in zip([0, *ends], ends, logprobs, strict=False) if end > begin]
+    return Reply(text, finished, tuple(kept))
 
 
 def _cost(conversation: Conversation) -> tuple[int, int]:

@@ -23,7 +23,7 @@ import torch
 
 from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
-from sam4mllm.data.queries import PredictedObject, PredictionLine, Query, dump_line
+from sam4mllm.data.queries import Evidence, PredictedObject, PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.predict.pipeline import Result, batched
 from sam4mllm.processes import ALONE, Processes
@@ -190,17 +190,20 @@ def line_of(query: Query, result: Result) -> PredictionLine:
     if not all(math.isfinite(score) for score in scores):
         raise DataError(f"{query.image}: the segmenter's scores are not finite: {scores}; give it --dtype float32")
     masks = result.masks.cpu().numpy()
+    objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
+    nothing = result.evidence[0] if result.status == "no_object" and result.evidence else None
     return PredictionLine(
         id=query.id,
         status=result.status,
         objects=tuple(
-            PredictedObject(encode(mask), prompt, score)
-            for mask, prompt, score in zip(masks, result.prompts, scores, strict=True)
+            PredictedObject(encode(mask), prompt, score, evidence)
+            for mask, prompt, score, evidence in zip(masks, result.prompts, scores, objects, strict=True)
         ),
         image=query.image,
         phrase=query.phrase,
         answer=result.answer,
         error=result.reason,
+        evidence=nothing,
     )
 
 

@@ -9,14 +9,14 @@ predictions.jsonl is written by `batch.py`. It does not know how a method asks o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from sam4mllm.data.images import Picture, Rgb, as_rgb
-from sam4mllm.data.queries import Query
+from sam4mllm.data.queries import Evidence, Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
@@ -39,6 +39,7 @@ class Result:
     scores: float32 (N,), SAM's own guess of each mask's IoU.
     status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
     answer: the text that the model wrote. reason: why it could not be read, else None.
+    evidence: what speaks for each of the N masks, or, as the only one, for "no_object".
     """
 
     masks: torch.Tensor
@@ -47,6 +48,7 @@ class Result:
     status: Literal["ok", "no_object", "malformed"]
     answer: str
     reason: str | None = None
+    evidence: tuple[Evidence, ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:
@@ -214,6 +216,7 @@ class Pipeline:
                     status=answer.status,
                     answer=answer.text,
                     reason=answer.reason,
+                    evidence=_with_iou(answer, scores[start:end].tolist()),
                 )
             )
             start = end
@@ -230,6 +233,14 @@ class Pipeline:
             answers = self.answer(pictures, [(owner, pairs[index][1]) for owner, index in places])
             results.update(zip((index for _, index in places), answers, strict=True))
         return [results[index] for index in range(len(pairs))]
+
+
+def _with_iou(answer: Answer, ious: Sequence[float]) -> tuple[Evidence, ...]:
+    """What the model says for its answer, and the segmenter for each mask."""
+    if answer.status != "ok":
+        return answer.evidence
+    said = answer.evidence or (Evidence(),) * len(ious)
+    return tuple(replace(each, iou=iou) for each, iou in zip(said, ious, strict=True))
 
 
 def picture_key(picture: Picture) -> object:

@@ -33,6 +33,30 @@ def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
     assert TransformersEngine(mllm, 3).generate([], 8) == []
 
 
+def test_a_reply_tells_how_likely_each_of_its_tokens_was(mllm):
+    question = questions()[0]
+    (reply,) = TransformersEngine(mllm, 1).generate([question], 8)
+    inputs = model_inputs(
+        mllm.processor, [messages_with_picture(question)], padding_side="left", add_generation_prompt=True
+    )
+    with torch.no_grad():
+        logits = mllm.model(**inputs).logits[0, -1].float()
+    assert reply.tokens and reply.tokens[0][1] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+    ends = [end for end, _ in reply.tokens]
+    assert ends == sorted(set(ends)) and ends[-1] == len(reply.text)
+    assert reply.mean_logprob() == pytest.approx(sum(log for _, log in reply.tokens) / len(reply.tokens))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "mean"),
+    [(0, None, -2.5), (0, 4, -1.5), (4, 9, -3.5), (5, 6, -3.0), (3, 5, -2.5), (4, 4, None), (9, None, None)],
+)
+def test_the_mean_is_over_the_tokens_that_write_the_part(start, end, mean):
+    reply = Reply("a bc[123]", tokens=((1, -1.0), (4, -2.0), (8, -3.0), (9, -4.0)))
+    assert reply.mean_logprob(start, end) == mean
+    assert Reply("a bc[123]").mean_logprob(start, end) is None
+
+
 def test_a_reply_is_finished_when_its_end_token_fits_in(mllm, monkeypatch):
     asked = questions()
     monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", None)
