@@ -23,7 +23,7 @@ from sam4mllm.command_inputs import (
     tell,
     write_json,
 )
-from sam4mllm.errors import DataError
+from sam4mllm.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from sam4mllm.recipe import Recipe
@@ -42,9 +42,12 @@ def prepare(options: Namespace) -> int:
     from statistics import fmean
 
     from sam4mllm.data.mixture import read_mixture
+    from sam4mllm.methods import method_from_settings
     from sam4mllm.recipe import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
+    if not method_from_settings(recipe.method.model_dump()).needs_targets:
+        raise RecipeError(f"{options.recipe}: {recipe.method.name} teaches no targets of SAM's; go on with train")
     mixture = read_mixture(recipe.data, recipe.seed)
     store = targets_of(recipe, mixture.samples, options)
     if not options.processes.is_main:
@@ -80,7 +83,7 @@ def inspect(options: Namespace) -> int:
     recipe = load_recipe(options.recipe, options.overrides)
     method = method_of(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
-    store = targets_of(recipe, samples, options)
+    store = targets_of(recipe, samples if method.needs_targets else [], options)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import Sample
-from sam4mllm.geometry import SamPrompt
 from sam4mllm.html_page import html_page
 from sam4mllm.methods import Method
 from sam4mllm.progress import Advance, ignore
@@ -44,7 +43,7 @@ def write_page(
 
     Args:
         samples: what is shown, in this order.
-        targets: by object id; an object without one is shown as not taught.
+        targets: by object id; where the method needs them, an object without one is shown as not taught.
         method: writes the text.
         output: a folder, made if need be.
         title: of the page.
@@ -60,12 +59,10 @@ def write_page(
     (output / "pictures").mkdir(parents=True, exist_ok=True)
     cards, drawn = [], []
     for index, sample in enumerate(samples):
-        chosen = [targets[item.id].prompts[0] for item in sample.objects if item.id in targets]
-        chosen += [SamPrompt(item.box) for item in sample.objects if item.rle is None]
         picture = overlay(
             load_image(sample.image),
             [item.mask() for item in sample.objects if item.rle is not None],
-            chosen,
+            method.shown(sample, targets),
             long_side=_LONG_SIDE,
         )
         place = Path("pictures") / f"{index:04d}.png"
@@ -77,8 +74,10 @@ def write_page(
     if drawn:
         contact_sheet(drawn, columns=8).save(output / SHEET)
     objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
-    without = len(objects - targets.keys())
-    summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)."
+    summary = f"{len(samples)} phrases, {len(objects)} objects."
+    if method.needs_targets:
+        without = len(objects - targets.keys())
+        summary = f"{summary.removesuffix('.')}, {without} of them without a target (not taught)."
     page = output / PAGE
     page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
     return page
@@ -93,7 +92,7 @@ def _card(
         f"<h2>{escape(sample.phrase)}</h2>",
         f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',
     ]
-    if sample.objects:
+    if sample.objects and method.needs_targets:
         parts.append(_figures(sample, targets, reasons))
     conversations = method.teach([sample], targets)
     if not conversations:

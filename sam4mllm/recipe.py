@@ -58,6 +58,21 @@ class Recipe(Section):
     generation: GenerationSection = GenerationSection()
     """How answers are generated."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _several_methods(cls, given: Any) -> Any:
+        """`methods: [ppg, pqpp]` is `method: both`."""
+        if not isinstance(given, dict) or "methods" not in given:
+            return given
+        names = given["methods"]
+        if "method" in given and "name" in (given["method"] if isinstance(given["method"], dict) else {"name": ""}):
+            raise ValueError("methods: is given beside method.name; keep one of them")
+        if not isinstance(names, list) or sorted(map(str, names)) not in (["ppg"], ["pqpp"], ["ppg", "pqpp"]):
+            raise ValueError(f"methods: is [ppg], [pqpp] or [ppg, pqpp]; got {names!r}")
+        name = str(names[0]) if len(names) == 1 else "both"
+        rest = {key: value for key, value in given.items() if key != "methods"}
+        return {**rest, "method": {**given.get("method", {}), "name": name}}
+
     def hash(self) -> str:
         """sha256, in hex, of the settings; the order of keys and the spelling of numbers in the file do not matter."""
         canonical = json.dumps(self._plain(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -47,7 +47,7 @@ def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> 
             lines.append(f"{key}: is missing")
         elif item["type"] == "value_error":
             # A section's own validators lead their line with the key within the section.
-            lines.append(f"{key}.{item['ctx']['error']}")
+            lines.append(f"{key}.{item['ctx']['error']}".removeprefix("."))
         else:
             lines.append(f"{key}: {_lower_first(item['msg'])}; got {item['input']!r}")
     return lines

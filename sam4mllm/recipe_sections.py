@@ -195,12 +195,24 @@ class DataSection(Section):
 class MethodSection(Section):
     """How the model is asked and taught."""
 
-    name: Literal["ppg"] = "ppg"
-    """ppg: prompt-point generation, the box and the points in one answer."""
+    name: Literal["ppg", "pqpp", "both"] = "ppg"
+    """ppg: prompt-point generation, the box and the points in one answer. pqpp: the box, then yes or no to points in
+    it. both: both are taught; ppg is asked, and points that pqpp's question denies are dropped. `method: pqpp` and
+    `methods: [ppg, pqpp]` say the same shorter."""
     positives: NonNegativeInt = 2
-    """Points on each object."""
+    """ppg: points on each object."""
     negatives: NonNegativeInt = 1
-    """Points off each object."""
+    """ppg: points off each object."""
+    form: Literal["list", "single"] = "list"
+    """pqpp: several points in one question, or one."""
+    asked: Literal["grid", "pattern"] = "grid"
+    """pqpp: where in a box points are asked about: 5 x 5, or 15 in five rows that are moved by turns."""
+    box_jitter: Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)] = 0.1
+    """pqpp: how far the sides of a box in which points are taught are off, as a share of the box's side."""
+    yes_above: Share = 0.75
+    """pqpp: a point is positive where P(yes) is above this."""
+    no_above: Share = 0.9
+    """pqpp: a point is negative where P(no) is above this."""
     coordinates: Literal["family", "grid"] = "family"
     """family: places as the model's family was taught to write them, and on the grid where it was not. grid: always
     on the grid. What came of it stands in the run folder's method.json."""
@@ -208,6 +220,11 @@ class MethodSection(Section):
     """Bins of the coordinate grid, across and down alike, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
     """Phrases of one picture that are taught in one conversation at most; each is asked in one of its own."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
 
 
 class TargetsSection(Section):

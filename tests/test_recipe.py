@@ -335,3 +335,36 @@ def test_every_setting_is_described() -> None:
 
 def test_the_data_set_names_are_those_of_the_readers() -> None:
     assert set(get_args(DatasetName)) == {*DATASETS, *CHAT_SETS}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["method=pqpp"], "pqpp"),
+        (["method.name=both"], "both"),
+        (["methods=[ppg]"], "ppg"),
+        (["methods=[ppg, pqpp]"], "both"),
+        (["methods=[pqpp, ppg]", "method.phrases=2"], "both"),
+    ],
+)
+def test_a_method_is_chosen_by_its_name_alone(small: Path, tmp_path: Path, overrides: list[str], name: str) -> None:
+    recipe = load_recipe(small, overrides)
+    assert recipe.method.name == name
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    assert load_recipe(small, [f"method.name={name}", f"method.phrases={recipe.method.phrases}"]) == recipe
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["methods=[ppg, ppg]"], "methods: is [ppg], [pqpp] or [ppg, pqpp]; got ['ppg', 'ppg']"),
+        (["methods=pqpp"], "methods: is [ppg], [pqpp] or [ppg, pqpp]; got 'pqpp'"),
+        (["methods=[pqpp]", "method.name=ppg"], "methods: is given beside method.name; keep one of them"),
+        (["methods=[pqpp]", "method=ppg"], "methods: is given beside method.name; keep one of them"),
+        (["method=pgp"], "method.name: input should be 'ppg', 'pqpp' or 'both'; got 'pgp'"),
+        (["method.box_jitter=0.5"], "method.box_jitter: input should be less than 0.5; got 0.5"),
+    ],
+)
+def test_methods_that_cannot_be(small: Path, overrides: list[str], problem: str) -> None:
+    assert problems(small, *overrides) == [problem]

@@ -101,3 +101,21 @@ def test_an_unknown_setting_is_refused_with_the_nearest(home: Path, capsys: pyte
     error = capsys.readouterr().err
     assert error.startswith("sam4mllm: error: ") and "Traceback" not in error
     assert "learning_rate" in error and "groups" in error
+
+
+@pytest.mark.parametrize("method", ["pqpp", "both"])
+def test_the_other_methods_go_the_same_way(home: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run = home / f"run-{method}"
+    recipe, cpu = [str(home / "recipe.yaml"), f"method.name={method}", f"output={run}"], ["--device", "cpu"]
+    prepared = main(["prepare", *recipe, *cpu])
+    said = capsys.readouterr().err
+    assert (prepared, "pqpp teaches no targets of SAM's; go on with train" in said) == (
+        (2, True) if method == "pqpp" else (0, False)
+    )
+    assert main(["inspect", *recipe, *cpu]) == 0
+    assert "Which points are on the object in" in (run / "inspect/index.html").read_text()
+    assert main(["train", *recipe, "--dry-run"]) == 0
+    assert main(["train", *recipe, *cpu]) == 0
+    data = ["--dataset", "refcoco", "--root", str(home / "data"), "--split", "val"]
+    assert main(["evaluate", str(run), *data, *cpu]) == 0
+    assert json.loads((run / "method.json").read_text())["name"] == method

@@ -95,6 +95,8 @@ class Lesson:
         self.head = Head(MODEL_ARGS["channels"][-1])
         # What the tower sees must come through the projector: left alone it drops whatever words do not use yet.
         self.inner = Head(WIDTH)
+        # So must where it sees it: text speaks of places by numbers, which match nothing else of a picture's tokens.
+        self.place = torch.nn.Linear(WIDTH, 2 * CELLS)
         self._numbers = torch.tensor(numbers)
         self._telling = Telling()
         AttentionInterface.register("telling", self._telling)
@@ -137,17 +139,22 @@ class Lesson:
         facts = {name: torch.cat([batch.seen[name], *(t[name][None] for _, t in looked_at)]) for name in WIDTHS}
         sight = losses(self.head(maps), facts)
         through = losses(self.inner(features.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 2)), batch.seen)
+        rows, columns = self.place(features.float()).chunk(2, dim=-1)
+        cells = torch.arange(CELLS * CELLS).expand(len(features), -1)
+        place = F.cross_entropy(rows.flatten(0, 1), cells.flatten() // CELLS)
+        place = place + F.cross_entropy(columns.flatten(0, 1), cells.flatten() % CELLS)
         where = self._telling.losses
         self._telling.told = {}
         told = torch.stack(list(where.values())).sum() + where[WORD_LAYER]
         seen = torch.stack([*sight.values(), *through.values()]).sum()
-        return text + seen + (0.5 if progress < 0.8 else 0.1) * told, {
+        return text + seen + place + (0.5 if progress < 0.8 else 0.1) * told, {
             "text": text,
             "plain": plain,
             "sight": torch.stack(list(sight.values())).sum(),
             "name": sight["name"],
             "through": torch.stack(list(through.values())).sum(),
             "through_colour": through["colour"],
+            "place": place,
             "answer_where": where[ANSWER_LAYER],
             "link_where": where[LINK_LAYER],
             "word_where": where[WORD_LAYER],
@@ -194,13 +201,14 @@ def main() -> None:
     lesson = Lesson(tokenizer)
     learnt = [*lesson.model.parameters(), *lesson.head.parameters()]
     optimiser = adamw(learnt, 0.02, (0.9, 0.98))
-    inner_optimiser = torch.optim.AdamW(lesson.inner.parameters(), lr=2e-3)
+    inner_optimiser = torch.optim.AdamW([*lesson.inner.parameters(), *lesson.place.parameters()], lr=2e-3)
     checkpoint = Checkpoint(
         options.work / "last.pt",
         {
             "model": lesson.model,
             "head": lesson.head,
             "inner": lesson.inner,
+            "place": lesson.place,
             "optimiser": optimiser,
             "inner_optimiser": inner_optimiser,
         },

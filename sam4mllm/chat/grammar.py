@@ -77,6 +77,15 @@ class AnswerGrammar:
         writer = _Writer(self.coordinates, self.coordinates.frame.of_picture(size_wh), size_wh)
         return "; ".join(writer.object(prompt) for prompt in prompts)
 
+    def write_point(self, x: float, y: float, size_wh: tuple[int, int]) -> str:
+        """A place by itself, in pixels of a picture of `size_wh`, as answers write points."""
+        return _Writer(self.coordinates, self.coordinates.frame.of_picture(size_wh), size_wh).point(x, y)
+
+    def nearest(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[float, float]:
+        """The place that is read, in pixels, where (x, y) is written."""
+        grid = self.coordinates.frame.of_picture(size_wh)
+        return grid.to_pixels(*grid.to_bins(x, y, size_wh), size_wh)
+
     def parse(self, text: str, size_wh: tuple[int, int]) -> ParsedAnswer:
         """What `text` says about a picture of `size_wh` pixels. Takes any string, and has an answer for each.
 
@@ -111,11 +120,14 @@ class _Writer:
         (tag, end_tag), (opening, closing) = self.coordinates.tags, self.coordinates.box
         corners = self._numbers([(prompt.box.x1, prompt.box.y1), (prompt.box.x2, prompt.box.y2)])
         text = f"{tag}{opening}{corners}{closing}{end_tag}"
-        opening, closing = self.coordinates.point
         for sign, points in (("+", prompt.positives), ("-", prompt.negatives)):
             if points:
-                text += f" {sign}" + "".join(f"{opening}{self._numbers([(p.x, p.y)])}{closing}" for p in points)
+                text += f" {sign}" + "".join(self.point(p.x, p.y) for p in points)
         return text
+
+    def point(self, x: float, y: float) -> str:
+        opening, closing = self.coordinates.point
+        return f"{opening}{self._numbers([(x, y)])}{closing}"
 
     def _numbers(self, places_xy: Iterable[tuple[float, float]]) -> str:
         padded = self.coordinates.padded

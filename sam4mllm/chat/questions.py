@@ -5,6 +5,8 @@ This module knows no answers and no pictures.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def ask_boxes(phrase: str) -> str:
     """The question for the boxes of what `phrase` means."""
@@ -29,6 +31,13 @@ def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
     if not parts:
         return ask_boxes(phrase)
     return f"{_where_is(phrase)} Box each object, with {' and '.join(parts)}."
+
+
+def ask_points(box: str, points: Sequence[str]) -> str:
+    """The question whether each of the `points` is on the object in `box`, all written as answers write them."""
+    if len(points) == 1:
+        return f"Is the point {points[0]} on the object in {box}? Answer yes or no."
+    return f"Which points are on the object in {box}? {''.join(points)} Answer yes or no for each."
 
 
 def ask_list() -> str:

@@ -16,6 +16,7 @@ from sam4mllm.chat.coordinates import PLAIN
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.doctor.subject import Subject, pictures
 from sam4mllm.doctor.verdict import NotApplicableError, expect
+from sam4mllm.doctor.weighing import yes_and_no_weighed_together
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.mllm.generate import TransformersEngine
@@ -193,6 +194,7 @@ FAMILY_CHECKS: dict[str, Check] = {
         answers_alone_carry_loss,
         loss_falls,
         batch_equals_singles,
+        yes_and_no_weighed_together,
         lora_in_language_model_alone,
         loads_with_peft,
         merges,

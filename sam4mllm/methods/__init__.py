@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from sam4mllm.chat.coordinates import Coordinates
 from sam4mllm.errors import RecipeError
 from sam4mllm.methods.base import Answer, Method, Question
+from sam4mllm.methods.both import Both
 from sam4mllm.methods.ppg import Ppg
+from sam4mllm.methods.pqpp import Pqpp
 
-METHODS: dict[str, Callable[..., Method]] = {Ppg.name: Ppg}
+Made = TypeVar("Made")
+
+METHODS: dict[str, Callable[[Mapping[str, Any]], Method]] = {
+    Ppg.name: lambda settings: _made(Ppg, settings),
+    Pqpp.name: lambda settings: _made(Pqpp, settings),
+    Both.name: lambda settings: Both(_made(Ppg, settings), _made(Pqpp, settings)),
+}
 
 __all__ = ["METHODS", "Answer", "Method", "Question", "method_from_settings"]
 
@@ -24,14 +33,23 @@ def method_from_settings(settings: Mapping[str, Any], native: Coordinates | None
     Raises:
         RecipeError: an unknown method, or settings that it does not take.
     """
-    options = {key: value for key, value in settings.items() if key != "name"}
     name = settings.get("name")
     if name not in METHODS:
         raise RecipeError(f"method {name!r} is unknown; the methods are: {', '.join(sorted(METHODS))}")
     try:
-        return METHODS[name](**{**options, "coordinates": _resolved(options.get("coordinates", "grid"), native)})
+        return METHODS[name]({**settings, "coordinates": _resolved(settings.get("coordinates", "grid"), native)})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"method {name}: {error}") from error
+
+
+def _made(kind: Callable[..., Made], settings: Mapping[str, Any]) -> Made:
+    """A method from those of the settings that are its own; the others are for other methods.
+
+    Raises:
+        TypeError: one of its own is missing.
+    """
+    own = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return kind(**{key: value for key, value in settings.items() if key in own})
 
 
 def _resolved(coordinates: Any, native: Coordinates | None) -> Coordinates | None:

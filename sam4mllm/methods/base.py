@@ -66,6 +66,8 @@ class Method(Protocol):
     """A way to teach regions to an MLLM and to ask for them."""
 
     name: str
+    needs_targets: bool
+    """Whether it teaches what SAM chose, so that the targets must be there."""
 
     def settings(self) -> dict[str, Any]:
         """All that `methods.method_from_settings` needs to make this method again; plain JSON, `name` included."""
@@ -76,6 +78,10 @@ class Method(Protocol):
 
         A phrase one of whose objects has no target is left out: half of its objects would be a wrong answer.
         """
+        ...
+
+    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+        """What is taught about the sample's objects, as prompts in pixels: to be looked at."""
         ...
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:

@@ -16,7 +16,7 @@ from sam4mllm.chat.questions import ask_boxes, ask_prompts
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught, teachable
-from sam4mllm.methods.reading import read_reply
+from sam4mllm.methods.reading import grouped, read_reply, reading_order
 from sam4mllm.mllm.generate import Engine, Reply
 
 
@@ -39,6 +39,7 @@ class Ppg:
     coordinates: Coordinates | None = None
 
     name = "ppg"
+    needs_targets = True
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:
@@ -73,16 +74,17 @@ class Ppg:
         Raises:
             ValueError: samples of several pictures.
         """
-        pictures = {sample.image for sample in samples}
-        if len(pictures) > 1:
-            raise ValueError(f"a conversation is about one picture; got samples of {sorted(map(str, pictures))}")
         conversations = []
-        for group in _groups([sample for sample in samples if teachable(sample, targets)], self.phrases):
+        for group in grouped([sample for sample in samples if teachable(sample, targets)], self.phrases):
             kept = [len(targets[item.id].prompts) for s in group if s.has_masks for item in s.objects]
             for rank in range(max(kept, default=1)):
                 exchanges = [(self._taught_question(s), self._answer(s, targets, rank)) for s in group]
                 conversations.append(teaching(group[0].image, exchanges))
         return conversations
+
+    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+        boxes = [SamPrompt(item.box) for item in sample.objects if item.rle is None]
+        return [self._cut(targets[item.id].prompts[0]) for item in sample.objects if item.id in targets] + boxes
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         conversations = [asking(question.image, self.question(question.phrase)) for question in questions]
@@ -109,32 +111,3 @@ class Ppg:
     def read(self, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
         """What a reply of at most `max_new_tokens` tokens says about a picture of `size_wh` pixels."""
         return read_reply(self.grammar, reply, size_wh, max_new_tokens)
-
-
-def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
-    """The prompts by their box's left edge, then its top: an order that a model can learn, as the file's is not.
-
-    Raises:
-        ValueError: a prompt without a box.
-    """
-
-    def corner(prompt: SamPrompt) -> tuple[float, float]:
-        if prompt.box is None:
-            raise ValueError(f"reading order goes by boxes; got a prompt with points only: {prompt.points}")
-        return prompt.box.x1, prompt.box.y1
-
-    return sorted(prompts, key=corner)
-
-
-def _groups(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """The samples in groups of at most `size`, no two of which mean the same objects."""
-    layers: list[list[Sample]] = []
-    seen: dict[frozenset[str], int] = {}
-    for sample in samples:
-        meaning = frozenset(item.id for item in sample.objects)
-        layer = seen.get(meaning, 0)
-        seen[meaning] = layer + 1
-        if layer == len(layers):
-            layers.append([])
-        layers[layer].append(sample)
-    return [layer[start : start + size] for layer in layers for start in range(0, len(layer), size)]

@@ -1,11 +1,19 @@
-"""What every method that is answered in the grammar shares: a reply read back, with what the model's words weigh."""
+"""What methods that are answered in the grammar share: the order and grouping of what is taught, and replies read back.
+
+This module asks nothing.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.data.queries import Evidence
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import ModelError
+from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
-from sam4mllm.mllm.generate import Reply
+from sam4mllm.mllm.generate import Engine, Reply, Weigher
 
 
 def read_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
@@ -17,3 +25,53 @@ def read_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], m
     spans = {"ok": parsed.box_spans, "no_object": ((0, len(reply.text)),), "malformed": ()}[parsed.status]
     evidence = tuple(Evidence(reply.mean_logprob(start, end)) for start, end in spans)
     return Answer(parsed.status, parsed.prompts, reply.text, parsed.reason, evidence)
+
+
+def weigher(engine: Engine) -> Weigher:
+    """The engine, as one whose model's distribution can be read.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not isinstance(engine, Weigher):
+        raise ModelError(
+            f"pqpp reads how likely yes and no are, which a {type(engine).__name__} does not tell; run the model in "
+            "this process (without --server)"
+        )
+    return engine
+
+
+def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
+    """The prompts by their box's left edge, then its top: an order that a model can learn, as the file's is not.
+
+    Raises:
+        ValueError: a prompt without a box.
+    """
+
+    def corner(prompt: SamPrompt) -> tuple[float, float]:
+        if prompt.box is None:
+            raise ValueError(f"reading order goes by boxes; got a prompt with points only: {prompt.points}")
+        return prompt.box.x1, prompt.box.y1
+
+    return sorted(prompts, key=corner)
+
+
+def grouped(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """The samples of one picture in groups of at most `size`, no two of which mean the same objects.
+
+    Raises:
+        ValueError: samples of several pictures.
+    """
+    pictures = {sample.image for sample in samples}
+    if len(pictures) > 1:
+        raise ValueError(f"a conversation is about one picture; got samples of {sorted(map(str, pictures))}")
+    layers: list[list[Sample]] = []
+    seen: dict[frozenset[str], int] = {}
+    for sample in samples:
+        meaning = frozenset(item.id for item in sample.objects)
+        layer = seen.get(meaning, 0)
+        seen[meaning] = layer + 1
+        if layer == len(layers):
+            layers.append([])
+        layers[layer].append(sample)
+    return [layer[start : start + size] for layer in layers for start in range(0, len(layer), size)]

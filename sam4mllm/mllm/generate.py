@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sam4mllm.chat.conversation import Conversation
+from sam4mllm.chat.yes_no import Inquiry, YesNo
 from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import Mllm
 
@@ -42,6 +43,15 @@ class Engine(Protocol):
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         """The reply to each conversation's last turn, in the order given, of at most `max_new_tokens` tokens each."""
+        ...
+
+
+@runtime_checkable
+class Weigher(Protocol):
+    """An engine that also lets its model's own distribution be read."""
+
+    def weigh(self, inquiries: Sequence[Inquiry]) -> list[list[list[YesNo]]]:
+        """For each inquiry, for each of its questions, the probabilities of each of its answers."""
         ...
 
 
@@ -79,6 +89,21 @@ class TransformersEngine:
                 written = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
                 replies.update(zip(batch, written, strict=True))
         return [replies[index] for index in range(len(conversations))]
+
+    def weigh(self, inquiries: Sequence[Inquiry]) -> list[list[list[YesNo]]]:
+        """For each inquiry, for each of its questions, the probabilities of each of its answers; see `yes_no.py`.
+
+        Raises:
+            DataError: a picture cannot be read.
+            ModelError: the chat template or the tokenizer does not let the answers be told apart.
+        """
+        from sam4mllm.mllm.yes_no import weigh
+
+        order = sorted(range(len(inquiries)), key=lambda index: _cost(inquiries[index].history))
+        with _evaluating(self.mllm.model):
+            weighed = weigh(self.mllm, [inquiries[index] for index in order], self.batch_size)
+        found = dict(zip(order, weighed, strict=True))
+        return [found[index] for index in range(len(inquiries))]
 
     def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         import torch

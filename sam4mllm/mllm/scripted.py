@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from sam4mllm.chat.conversation import Conversation
+from sam4mllm.chat.yes_no import Inquiry, YesNo, YesNoQuestion
 from sam4mllm.mllm.generate import Reply
 
 Scripted: TypeAlias = str | Reply
+Weights: TypeAlias = Callable[[Conversation, YesNoQuestion], Sequence[YesNo]]
 Script: TypeAlias = Sequence[Scripted] | Mapping[str, Scripted] | Callable[[Conversation], Scripted]
 
 
@@ -18,13 +20,19 @@ class ScriptedEngine:
     Of a mapping's keys that the last turn holds, the longest decides, so "red ring" wins over "ring". An answer given
     as text is a finished reply. `asked` keeps every conversation in the order it came.
 
+    What yes and no weigh is said by `weights`, a function of the conversation before a question and the question, which
+    gives one for each of its answers.
+
     Raises:
-        LookupError: (when asked) the list is at its end, or no key of the mapping is part of the question.
+        LookupError: (when asked) the list is at its end, or no key of the mapping is part of the question; there are no
+            `weights`.
     """
 
-    def __init__(self, answers: Script) -> None:
+    def __init__(self, answers: Script, weights: Weights | None = None) -> None:
         self._answers = answers
+        self._weights = weights
         self.asked: list[Conversation] = []
+        self.inquiries: list[Inquiry] = []
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         """The scripted replies as they are: `max_new_tokens` cuts nothing."""
@@ -34,6 +42,15 @@ class ScriptedEngine:
             replies.append(Reply(answer) if isinstance(answer, str) else answer)
             self.asked.append(conversation)
         return replies
+
+    def weigh(self, inquiries: Sequence[Inquiry]) -> list[list[list[YesNo]]]:
+        """The scripted weights; `inquiries` keeps all inquiries in the order they came."""
+        self.inquiries += inquiries
+        if self._weights is None:
+            raise LookupError("the script does not say what yes and no weigh")
+        return [
+            [list(self._weights(inquiry.history, question)) for question in inquiry.questions] for inquiry in inquiries
+        ]
 
     def _answer(self, conversation: Conversation) -> Scripted:
         if callable(self._answers):

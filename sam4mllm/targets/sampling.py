@@ -92,6 +92,20 @@ def jittered_boxes(
     return np.clip(np.array(box) + offsets, 0, limit).astype(np.float32)
 
 
+def poisson_disk(rng: np.random.Generator, radius: float, most: int) -> npt.NDArray[np.float64]:
+    """At most `most` points (N, 2) in the unit square, no two nearer than `radius`, by throwing darts.
+
+    It ends when 30 darts for each point that is wanted have been thrown, so a square that is full earlier has fewer.
+    """
+    kept = np.empty((0, 2))
+    for dart in rng.random((30 * most, 2)):
+        if len(kept) == most:
+            break
+        if (((kept - dart) ** 2).sum(axis=1) >= radius**2).all():
+            kept = np.vstack([kept, dart])
+    return kept
+
+
 def _near(shape: tuple[int, ...], box: Box) -> npt.NDArray[np.bool_]:
     """The pixels (H, W) whose centres lie in the box."""
     rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5

@@ -45,7 +45,7 @@ def make_lessons(mixture: Mixture, targets: Mapping[str, Taught], method: Method
     for samples in mixture.passes:
         by_picture: dict[Path, list[Sample]] = {}
         for sample in samples:
-            if teachable(sample, targets):
+            if not method.needs_targets or teachable(sample, targets):
                 phrases += 1
                 by_picture.setdefault(sample.image, []).append(sample)
             else:

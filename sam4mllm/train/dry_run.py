@@ -87,7 +87,8 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
 
     mixture = read_mixture(recipe.data, recipe.seed)
     validation = held_out(recipe)
-    at_hand = targets_at_hand(mixture.samples, settings, recipe.targets.store)
+    taught = mixture.samples if method.needs_targets else []
+    at_hand = targets_at_hand(taught, settings, recipe.targets.store)
     lessons = make_lessons(mixture, at_hand.targets, method)
     _open_pictures(mixture)
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods import Method
+from sam4mllm.methods.base import Taught
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
@@ -62,10 +63,11 @@ def train(
         logger.info("%s", line)
     validated_on = held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    store = prepare_targets(
-        mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store, processes
-    )
-    lessons = make_lessons(mixture, store.read(), run.method)
+    targets: Mapping[str, Taught] = {}
+    if run.method.needs_targets:
+        settings = TargetSettings.from_recipe(recipe)
+        targets = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes).read()
+    lessons = make_lessons(mixture, targets, run.method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )

@@ -165,7 +165,7 @@ def test_settings_make_the_same_method_again():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "pqpp"}, "'pqpp' is unknown; the methods are: ppg"),
+        ({"name": "pgp"}, "'pgp' is unknown; the methods are: both, ppg, pqpp"),
         ({}, "None is unknown"),
         ({"name": "ppg", "points": 3}, "method ppg: "),
         ({**PPG.settings(), "positives": -1}, "0 or more; got -1 on, 1 off"),

@@ -1,0 +1,76 @@
+"""Both methods in one model: PPG writes box and points in one answer, PQPP's question checks the points.
+
+Taught: the conversations of the two, side by side. Asked: PPG's question; then, about the points of its answer, PQPP's.
+A point that the model itself denies is dropped: a positive one where no is likelier than yes, a negative one where yes
+is likelier than no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.chat.yes_no import YesNo
+from sam4mllm.data.sample import Sample
+from sam4mllm.geometry import POSITIVE, Point, SamPrompt
+from sam4mllm.methods.base import Answer, Question, Taught
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.methods.pqpp import Pqpp
+from sam4mllm.mllm.generate import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Both:
+    """PPG, checked by PQPP; the two write places alike."""
+
+    ppg: Ppg
+    pqpp: Pqpp
+
+    name = "both"
+    needs_targets = True
+
+    def settings(self) -> dict[str, Any]:
+        return {**self.ppg.settings(), **self.pqpp.settings(), "name": self.name}
+
+    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
+        """PPG's conversations about the picture, then PQPP's.
+
+        Raises:
+            ValueError: samples of several pictures.
+        """
+        return [*self.ppg.teach(samples, targets), *self.pqpp.teach(samples, targets)]
+
+    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+        return [*self.ppg.shown(sample, targets), *self.pqpp.shown(sample, targets)]
+
+    def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
+        """PPG's answers without the points that the model denies.
+
+        Raises:
+            ModelError: an engine that does not let its model's distribution be read.
+        """
+        answers = self.ppg.ask(engine, questions, max_new_tokens)
+        places_xy = [[[(p.x, p.y) for p in prompt.points] for prompt in answer.prompts] for answer in answers]
+        weighed = self.pqpp.weigh(engine, questions, answers, places_xy)
+        return [_checked(answer, weights) for answer, weights in zip(answers, weighed, strict=True)]
+
+
+def _checked(answer: Answer, weighed: Sequence[Sequence[YesNo]]) -> Answer:
+    """The answer without what the model denies, and how sure it is of the rest."""
+    if answer.status != "ok":
+        return answer
+    prompts, evidence = [], []
+    for prompt, said, weights in zip(answer.prompts, answer.evidence, weighed, strict=True):
+        kept = [(p, likely) for p, w in zip(prompt.points, weights, strict=True) if (likely := _affirmed(p, w))]
+        prompts.append(SamPrompt(prompt.box, tuple(point for point, _ in kept)))
+        evidence.append(replace(said, points=fmean(likely for _, likely in kept) if kept else None))
+    return replace(answer, prompts=tuple(prompts), evidence=tuple(evidence))
+
+
+def _affirmed(point: Point, weight: YesNo) -> float | None:
+    """How likely the model finds the point's label; None where it finds the other one likelier."""
+    given, other = (weight.yes, weight.no) if point.label == POSITIVE else (weight.no, weight.yes)
+    return given if given >= other else None

@@ -1,0 +1,232 @@
+"""PQPP: what is taught word for word, what is asked, and which points are kept."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam4mllm.chat.conversation import Conversation
+from sam4mllm.chat.yes_no import YesNo, YesNoQuestion
+from sam4mllm.data.masks import encode
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.errors import ModelError, RecipeError
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
+from sam4mllm.methods import Question, method_from_settings
+from sam4mllm.methods.both import Both
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.methods.pqpp import COUNT, GRID, MOST, PATTERN, SINGLES, Pqpp
+from sam4mllm.mllm.scripted import ScriptedEngine
+
+SIZE_WH = (100, 50)
+IMAGE = Path("street.jpg")
+SETTINGS = {
+    "form": "list",
+    "asked": "grid",
+    "box_jitter": 0.1,
+    "yes_above": 0.75,
+    "no_above": 0.9,
+    "grid": 1000,
+    "phrases": 5,
+}
+LIST, SINGLE = Pqpp(**SETTINGS), Pqpp(**SETTINGS | {"form": "single"})
+BOX_TEXT = "[200,200,600,800]"
+UNSURE = YesNo(0.4, 0.3)
+
+
+@dataclass(frozen=True)
+class Target:
+    prompts: tuple[SamPrompt, ...]
+
+
+def disk(x: float, y: float, radius: float) -> MaskObject:
+    rows, columns = np.mgrid[:50, :100] + 0.5
+    mask = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+    return MaskObject(f"disk {x}", encode(mask), Box(x - radius, y - radius, x + radius, y + radius))
+
+
+def sample(phrase: str, *objects: MaskObject, number: int = 0) -> Sample:
+    return Sample(f"refcoco/val/{number}/0", IMAGE, SIZE_WH, phrase, objects)
+
+
+def texts(conversation: Conversation) -> list[str]:
+    return [turn.text for turn in conversation.turns]
+
+
+def points_in(text: str) -> list[tuple[int, int]]:
+    return [(int(x), int(y)) for x, y in re.findall(r"\((\d+),(\d+)\)", text)]
+
+
+def test_two_rounds_are_taught_word_for_word() -> None:
+    (conversation,) = LIST.teach([sample("the ball", disk(30, 25, 10))], {})
+    where, boxes, which, answers = texts(conversation)
+    assert where == 'Where is "the ball"? Box each object.'
+    assert boxes == "[200,300,400,700]"
+    points = points_in(which)
+    signs = "".join(f"({x:03d},{y:03d})" for x, y in points)
+    assert re.fullmatch(
+        rf"Which points are on the object in \[[\d,]+\]\? {re.escape(signs)} Answer yes or no for each\.", which
+    )
+    assert len(answers.split(", ")) == len(points) and set(answers.split(", ")) == {"yes", "no"}
+    assert [turn.supervised for turn in conversation.turns] == [False, True] * 2
+
+
+@pytest.mark.parametrize("method", [LIST, SINGLE])
+def test_the_answers_are_true_where_the_model_reads_the_points(method: Pqpp) -> None:
+    ball = disk(30, 25, 10)
+    (conversation,) = method.teach([sample("the ball", ball)], {})
+    said = texts(conversation)[2:]
+    asked = [point for question in said[::2] for point in points_in(question)]
+    answers = [answer == "yes" for reply in said[1::2] for answer in reply.split(", ")]
+    mask = ball.mask()
+    assert answers == [bool(mask[int((y + 0.5) / 1000 * 50), int((x + 0.5) / 1000 * 100)]) for x, y in asked]
+    if method is SINGLE:
+        assert len(asked) == len(said) / 2 == SINGLES
+        assert re.fullmatch(r"Is the point \(\d+,\d+\) on the object in \[[\d,]+\]\? Answer yes or no\.", said[0])
+
+
+def test_points_are_about_ten_spread_out_in_a_box_a_little_off() -> None:
+    ball = disk(50, 25, 20)
+    shown = [LIST.shown(sample("the ball", ball, number=n), {})[0] for n in range(200)]
+    counts = [len(prompt.points) for prompt in shown]
+    assert min(counts) >= 1 and max(counts) <= MOST and abs(np.mean(counts) - COUNT) < 1 and np.std(counts) > 2
+    offsets = np.array([np.subtract(prompt.box, ball.box) for prompt in shown])
+    assert np.abs(offsets).max() <= 4.0001 and offsets.std() > 1.5
+    for prompt in shown:
+        xy = np.array([(point.x, point.y) for point in prompt.points])
+        near = np.linalg.norm((xy[:, None] - xy) / [prompt.box.width, prompt.box.height], axis=-1)
+        assert near[~np.eye(len(xy), dtype=bool)].min(initial=1) > 0.09
+        assert all(prompt.box.x1 - 0.1 <= x <= prompt.box.x2 + 0.1 for x, _ in xy)
+
+
+def test_what_is_drawn_depends_on_phrase_and_object_alone() -> None:
+    ball, moon = disk(30, 25, 10), disk(70, 25, 12)
+    (alone,) = LIST.teach([sample("the ball", ball, number=1)], {})
+    (together,) = LIST.teach([sample("the moon", moon, number=2), sample("the ball", ball, number=1)], {})
+    assert texts(alone) == texts(together)[-len(alone.turns) :]
+    (other,) = LIST.teach([sample("the ball", ball, number=3)], {})
+    assert texts(other)[:2] == texts(alone)[:2] and texts(other)[2] != texts(alone)[2]
+
+
+def test_second_rounds_follow_the_boxes_in_reading_order_and_only_where_there_is_something_to_judge() -> None:
+    ball, moon = disk(30, 25, 10), disk(70, 25, 12)
+    boxed = MaskObject("boxed", None, Box(5, 5, 15, 15))
+    (both,) = Pqpp(**SETTINGS | {"box_jitter": 0.0}).teach([sample("the two", moon, ball)], {})
+    boxes = texts(both)[1].split("; ")
+    assert [box in question for box, question in zip(boxes, texts(both)[2::2], strict=True)] == [True, True]
+    (without,) = LIST.teach([sample("the frame", boxed)], {})
+    assert texts(without)[1:] == ["[050,100,150,300]"]
+    (nothing,) = LIST.teach([sample("a cloud")], {})
+    assert texts(nothing)[1:] == ["No object found."]
+    (losing,) = LIST.teach([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
+    assert len(losing.turns) == 2
+
+
+def scripted(answer: str, weights=None) -> ScriptedEngine:
+    return ScriptedEngine({"Where is": answer}, weights)
+
+
+def ask(method, engine, *phrases: str):
+    return method.ask(engine, [Question(IMAGE, phrase, SIZE_WH) for phrase in phrases], 99)
+
+
+def test_sure_points_are_kept_and_unsure_ones_dropped() -> None:
+    weights = [YesNo(0.76, 0.1), YesNo(0.74, 0.2), YesNo(0.05, 0.91), YesNo(0.1, 0.89), *[UNSURE] * 21]
+    engine = scripted(BOX_TEXT, lambda history, question: [weights.pop(0) for _ in range(question.count)])
+    (answer,) = ask(LIST, engine, "the ball")
+    (prompt,) = answer.prompts
+    assert [point.label for point in prompt.points] == [POSITIVE, NEGATIVE]
+    assert answer.evidence[0].points == pytest.approx((0.76 + 0.91) / 2)
+    box = prompt.box
+    places = [(box.x1 + x * box.width, box.y1 + y * box.height) for x, y in (GRID[0], GRID[2])]
+    assert np.allclose([point[:2] for point in prompt.points], places, atol=0.06)
+
+
+def test_round_two_follows_round_one_as_it_is_taught_and_asks_the_whole_grid() -> None:
+    engine = scripted(f" {BOX_TEXT} ", lambda history, question: [UNSURE] * question.count)
+    (answer,) = ask(LIST, engine, "the ball")
+    (inquiry,) = engine.inquiries
+    assert texts(inquiry.history) == ['Where is "the ball"? Box each object.', BOX_TEXT]
+    assert [question.count for question in inquiry.questions] == [12, 13]
+    assert all(BOX_TEXT in question.text for question in inquiry.questions)
+    assert len({place for question in inquiry.questions for place in points_in(question.text)}) == 25
+    assert answer.prompts[0].points == () and answer.evidence[0].points is None and answer.status == "ok"
+    engine = scripted(BOX_TEXT, lambda history, question: [YesNo(1, 0)] * question.count)
+    (answer,) = ask(Pqpp(**SETTINGS | {"form": "single", "asked": "pattern"}), engine, "the ball")
+    assert [question.count for question in engine.inquiries[0].questions] == [1] * 15
+    assert len(answer.prompts[0].points) == 15
+
+
+@pytest.mark.parametrize("spots", [GRID, PATTERN])
+def test_the_spots_lie_in_the_box_and_are_evenly_spread(spots) -> None:
+    xy = np.array(spots)
+    assert len(set(spots)) == len(spots) and (xy > 0).all() and (xy < 1).all()
+    assert np.allclose(xy.mean(axis=0), 0.5, atol=0.02)
+
+
+def test_what_is_no_box_is_asked_nothing_more() -> None:
+    script = {"cloud": "No object found.", "mess": "[1,2", "ball": f"{BOX_TEXT}; [700,200,900,800]"}
+
+    def weights(history: Conversation, question: YesNoQuestion) -> list[YesNo]:
+        return [YesNo(0.0, 1.0)] * question.count
+
+    engine = ScriptedEngine(script, weights)
+    nothing, malformed, two = ask(LIST, engine, "a cloud", "a mess", "the balls")
+    assert (nothing.status, nothing.prompts) == ("no_object", ())
+    assert malformed.status == "malformed" and malformed.reason
+    assert [len(prompt.negatives) for prompt in two.prompts] == [25, 25]
+    assert [len(inquiry.questions) for inquiry in engine.inquiries] == [0, 0, 4]
+
+
+def test_an_engine_that_cannot_weigh_is_refused() -> None:
+    class Deaf:
+        def generate(self, conversations, max_new_tokens):
+            return ScriptedEngine([BOX_TEXT]).generate(conversations, max_new_tokens)
+
+    with pytest.raises(ModelError, match="pqpp reads how likely yes and no are, which a Deaf does not tell"):
+        ask(LIST, Deaf(), "the ball")
+
+
+def test_settings_make_the_same_method_again() -> None:
+    for method in (LIST, SINGLE, Both(Ppg(2, 1, 1000, 5), LIST)):
+        assert method_from_settings(method.settings()) == method
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"form": "row"}, "form is list or single"),
+        ({"asked": "disk"}, "asked grid or pattern"),
+        ({"box_jitter": 0.5}, "box_jitter is from 0"),
+        ({"yes_above": 1.5}, "yes_above and no_above"),
+        ({"phrases": 0}, "grid and phrases are 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be(change: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        method_from_settings({"name": "pqpp", **SETTINGS, **change})
+
+
+def test_both_teach_side_by_side_and_the_model_denies_its_own_points() -> None:
+    ball = disk(30, 25, 10)
+    both = Both(Ppg(2, 1, 1000, 5), LIST)
+    targets = {ball.id: Target((SamPrompt(ball.box, (Point(30, 25, 1), Point(32, 25, 1), Point(21, 16, 0))),))}
+    asked, *_ = both.teach([sample("the ball", ball)], targets)
+    assert [texts(each)[0] for each in both.teach([sample("the ball", ball)], targets)] == [
+        both.ppg.question("the ball"),
+        'Where is "the ball"? Box each object.',
+    ]
+    said = texts(asked)[1]
+    weights = [YesNo(0.6, 0.4), YesNo(0.2, 0.7), YesNo(0.1, 0.3)]
+    engine = scripted(said, lambda history, question: weights)
+    (answer,) = ask(both, engine, "the ball")
+    assert [point.label for point in answer.prompts[0].points] == [POSITIVE, NEGATIVE]
+    assert answer.evidence[0].points == pytest.approx(0.45)
+    (inquiry,) = engine.inquiries
+    assert texts(inquiry.history)[0] == 'Where is "the ball"? Box each object.'
+    assert points_in(inquiry.questions[0].text) == points_in(said)
+    (nothing,) = ask(both, scripted("No object found.", lambda history, question: []), "a cloud")
+    assert nothing.status == "no_object"
