@@ -43,6 +43,7 @@ def prepare(options: Namespace) -> int:
 
     from sam4mllm.data.mixture import read_mixture
     from sam4mllm.recipe import load_recipe
+    from sam4mllm.targets.winning import points_win
 
     recipe = load_recipe(options.recipe, options.overrides)
     mixture = read_mixture(recipe.data, recipe.seed)
@@ -50,7 +51,8 @@ def prepare(options: Namespace) -> int:
     if not options.processes.is_main:
         return 0
     targets = list(store.read().values())
-    figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped())}
+    won = sum(map(points_win, targets))
+    figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped()), "points_win": won}
     means = {
         "iou_chosen": fmean(target.ious[0] for target in targets) if targets else None,
         "iou_box_alone": fmean(target.box_iou for target in targets) if targets else None,
@@ -61,6 +63,7 @@ def prepare(options: Namespace) -> int:
         print(f"{len(targets)} objects with a target, {figures['skipped']} without, in {store.path}")
         if targets:
             print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
+            print(f"points beat the box for {won} of them ({won / len(targets):.0%})")
     write_json({**figures, **means}, options.json)
     return 0
 
@@ -74,6 +77,7 @@ def inspect(options: Namespace) -> int:
     from sam4mllm.inspect import write_page
     from sam4mllm.progress import bar
     from sam4mllm.recipe import load_recipe
+    from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import spread
     from sam4mllm.train.method import method_of
 
@@ -85,7 +89,7 @@ def inspect(options: Namespace) -> int:
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(
             samples,
-            store.read(),
+            as_taught(store.read(), only_winning=recipe.targets.only_winning),
             method,
             output,
             title=f"What {options.recipe} teaches",

@@ -78,7 +78,9 @@ def write_page(
         contact_sheet(drawn, columns=8).save(output / SHEET)
     objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
     without = len(objects - targets.keys())
-    summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)."
+    alone = sum(not targets[name].prompts[0].points for name in objects & targets.keys())
+    summary = f"{len(samples)} phrases, {len(objects)} objects, {without} of them without a target (not taught)"
+    summary += f", {alone} taught by the box alone." if alone else "."
     page = output / PAGE
     page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
     return page
@@ -117,4 +119,6 @@ def _figures(sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mappi
             continue
         figures = (target.ious[0], target.box_iou, target.mean_iou, target.std_iou)
         rows.append("<tr>" + "".join(f"<td>{figure:.3f}</td>" for figure in figures) + "</tr>")
+        if not target.prompts[0].points:
+            rows.append(f'<tr><td colspan="4">{escape(item.id)} is taught by its box alone</td></tr>')
     return "<table>" + "".join(rows) + "</table>"

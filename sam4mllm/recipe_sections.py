@@ -229,6 +229,9 @@ class TargetsSection(Section):
     """Negatives are drawn in the true box grown on each side by this share of its width and height."""
     min_iou: Share = 0.0
     """Objects whose best group stays below this IoU are not taught."""
+    only_winning: bool = False
+    """Whether points are taught only where they beat the box alone; other objects are taught by their box. It changes
+    no store, so it can be switched on without preparing anew."""
     batch_size: PositiveInt = 256
     """Prompts that the segmenter decodes at once; it changes memory and speed only."""
     store: Directory = Path("runs/targets")
@@ -240,6 +243,11 @@ class TargetsSection(Section):
             raise ValueError(f"keep: cannot keep {self.keep} of {self.groups} groups; lower keep or raise groups")
         if self.judge == "jittered" and self.jitter == 0:
             raise ValueError("jitter: is 0, so judge: jittered would judge under the exact box; raise it")
+        if self.only_winning and self.judge == "none":
+            raise ValueError(
+                "only_winning: compares points beside a box with the box alone, but judge: none judges them without "
+                "one; use exact or jittered"
+            )
         return self
 
 

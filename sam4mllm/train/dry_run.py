@@ -87,7 +87,7 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
 
     mixture = read_mixture(recipe.data, recipe.seed)
     validation = held_out(recipe)
-    at_hand = targets_at_hand(mixture.samples, settings, recipe.targets.store)
+    at_hand = targets_at_hand(mixture.samples, settings, recipe.targets.store, only_winning=recipe.targets.only_winning)
     lessons = make_lessons(mixture, at_hand.targets, method)
     _open_pictures(mixture)
 

@@ -45,6 +45,7 @@ def train(
     from sam4mllm.segment.load import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
+    from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import make_lessons, spread
 
     device = chosen_device(processes.device(device))
@@ -65,7 +66,8 @@ def train(
     store = prepare_targets(
         mixture.samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store, processes
     )
-    lessons = make_lessons(mixture, store.read(), run.method)
+    targets = as_taught(store.read(), only_winning=recipe.targets.only_winning)
+    lessons = make_lessons(mixture, targets, run.method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )
