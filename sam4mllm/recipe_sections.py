@@ -78,6 +78,12 @@ class SegmenterSection(Section):
     """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the packaged model."""
     dtype: Dtype = "float32"
     """The type that it computes in; "auto" is bfloat16 on a GPU that has it, else float32."""
+    fallback_margin: Share | None = None
+    """When asking: the mask of the box alone is taken where its predicted IoU is above that of the mask of box and
+    points by more than this; null for never."""
+    fallback_outside: Share | None = None
+    """When asking: the mask of the box alone is taken where more than this share of the other mask's pixels lies
+    outside the box; null for never."""
 
 
 # The keys that say where a data set is: those it needs, and those that it takes besides.

@@ -200,6 +200,7 @@ def _validation(
     """The validation of `mllm` as it stands when called."""
     from sam4mllm.mllm.generate import TransformersEngine
     from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.segment.fallback import BoxFallback
     from sam4mllm.train.validation import validate
 
     batch_size = recipe.training.validation.batch_size
@@ -209,6 +210,7 @@ def _validation(
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,
         picture_batch=batch_size,
+        fallback=BoxFallback.of(recipe.segmenter),
     )
     return lambda: validate(pipeline, samples, processes)
 
