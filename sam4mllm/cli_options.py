@@ -50,6 +50,19 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         help="an OpenAI-compatible server (vLLM, SGLang, transformers serve) that answers in place of RUN's model",
     )
     parser.add_argument("--server-model", metavar="NAME", help="its name for the model; default: the only one it has")
+    parser.add_argument(
+        "--fallback-margin",
+        type=share,
+        metavar="X",
+        help="take the box's mask where SAM thinks it better than that of box and points by more than this IoU; this "
+        "and --fallback-outside replace the run's own settings",
+    )
+    parser.add_argument(
+        "--fallback-outside",
+        type=share,
+        metavar="X",
+        help="take the box's mask where more than this share of the other lies outside the box",
+    )
 
 
 def dtype_option(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +164,14 @@ def whole(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more; got {text!r}")
     return int(text)
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text}")
+    return value
 
 
 def above_zero(text: str) -> float:

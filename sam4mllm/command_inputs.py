@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 def pipeline_of(options: Namespace) -> Pipeline:
     from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.segment.fallback import BoxFallback
 
+    given = BoxFallback(options.fallback_margin, options.fallback_outside)
     return Pipeline.from_pretrained(
         options.run,
         options.adapter,
@@ -38,6 +40,7 @@ def pipeline_of(options: Namespace) -> Pipeline:
         batch_size=options.batch_size,
         server=options.server,
         server_model=options.server_model,
+        fallback=given if given.is_on else None,
     )
 
 

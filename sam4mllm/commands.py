@@ -42,18 +42,20 @@ def prepare(options: Namespace) -> int:
     from statistics import fmean
 
     from sam4mllm.data.mixture import read_mixture
-    from sam4mllm.methods import method_from_settings
     from sam4mllm.recipe import load_recipe
+    from sam4mllm.targets.winning import points_win
+    from sam4mllm.train.method import needs_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
-    if not method_from_settings(recipe.method.model_dump()).needs_targets:
+    if not needs_targets(recipe):
         raise RecipeError(f"{options.recipe}: {recipe.method.name} teaches no targets of SAM's; go on with train")
     mixture = read_mixture(recipe.data, recipe.seed)
     store = targets_of(recipe, mixture.samples, options)
     if not options.processes.is_main:
         return 0
     targets = list(store.read().values())
-    figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped())}
+    won = sum(map(points_win, targets))
+    figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped()), "points_win": won}
     means = {
         "iou_chosen": fmean(target.ious[0] for target in targets) if targets else None,
         "iou_box_alone": fmean(target.box_iou for target in targets) if targets else None,
@@ -64,6 +66,7 @@ def prepare(options: Namespace) -> int:
         print(f"{len(targets)} objects with a target, {figures['skipped']} without, in {store.path}")
         if targets:
             print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
+            print(f"points beat the box for {won} of them ({won / len(targets):.0%})")
     write_json({**figures, **means}, options.json)
     return 0
 
@@ -77,18 +80,19 @@ def inspect(options: Namespace) -> int:
     from sam4mllm.inspect import write_page
     from sam4mllm.progress import bar
     from sam4mllm.recipe import load_recipe
+    from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import spread
-    from sam4mllm.train.method import method_of
+    from sam4mllm.train.method import method_of, needs_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
     method = method_of(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
-    store = targets_of(recipe, samples if method.needs_targets else [], options)
+    store = targets_of(recipe, samples if needs_targets(recipe) else [], options)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(
             samples,
-            store.read(),
+            as_taught(store.read(), only_winning=recipe.targets.only_winning),
             method,
             output,
             title=f"What {options.recipe} teaches",

@@ -74,10 +74,13 @@ def write_page(
     if drawn:
         contact_sheet(drawn, columns=8).save(output / SHEET)
     objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
-    summary = f"{len(samples)} phrases, {len(objects)} objects."
-    if method.needs_targets:
+    summary = f"{len(samples)} phrases, {len(objects)} objects"
+    if targets or method.needs_targets:
         without = len(objects - targets.keys())
-        summary = f"{summary.removesuffix('.')}, {without} of them without a target (not taught)."
+        summary += f", {without} of them without a target (not taught)"
+        alone = sum(not targets[name].prompts[0].points for name in objects & targets.keys())
+        summary += f", {alone} taught by the box alone" if alone else ""
+    summary += "."
     page = output / PAGE
     page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
     return page
@@ -92,7 +95,7 @@ def _card(
         f"<h2>{escape(sample.phrase)}</h2>",
         f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',
     ]
-    if sample.objects and method.needs_targets:
+    if sample.objects and (targets or method.needs_targets):
         parts.append(_figures(sample, targets, reasons))
     conversations = method.teach([sample], targets)
     if not conversations:
@@ -116,4 +119,6 @@ def _figures(sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mappi
             continue
         figures = (target.ious[0], target.box_iou, target.mean_iou, target.std_iou)
         rows.append("<tr>" + "".join(f"<td>{figure:.3f}</td>" for figure in figures) + "</tr>")
+        if not target.prompts[0].points:
+            rows.append(f'<tr><td colspan="4">{escape(item.id)} is taught by its box alone</td></tr>')
     return "<table>" + "".join(rows) + "</table>"

@@ -78,6 +78,12 @@ class SegmenterSection(Section):
     """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the packaged model."""
     dtype: Dtype = "float32"
     """The type that it computes in; "auto" is bfloat16 on a GPU that has it, else float32."""
+    fallback_margin: Share | None = None
+    """When asking: the mask of the box alone is taken where its predicted IoU is above that of the mask of box and
+    points by more than this; null for never."""
+    fallback_outside: Share | None = None
+    """When asking: the mask of the box alone is taken where more than this share of the other mask's pixels lies
+    outside the box; null for never."""
 
 
 # The keys that say where a data set is: those it needs, and those that it takes besides.
@@ -246,6 +252,9 @@ class TargetsSection(Section):
     """Negatives are drawn in the true box grown on each side by this share of its width and height."""
     min_iou: Share = 0.0
     """Objects whose best group stays below this IoU are not taught."""
+    only_winning: bool = False
+    """Whether points are taught only where they beat the box alone; other objects are taught by their box. It changes
+    no store, so it can be switched on without preparing anew."""
     batch_size: PositiveInt = 256
     """Prompts that the segmenter decodes at once; it changes memory and speed only."""
     store: Directory = Path("runs/targets")
@@ -257,6 +266,11 @@ class TargetsSection(Section):
             raise ValueError(f"keep: cannot keep {self.keep} of {self.groups} groups; lower keep or raise groups")
         if self.judge == "jittered" and self.jitter == 0:
             raise ValueError("jitter: is 0, so judge: jittered would judge under the exact box; raise it")
+        if self.only_winning and self.judge == "none":
+            raise ValueError(
+                "only_winning: compares points beside a box with the box alone, but judge: none judges them without "
+                "one; use exact or jittered"
+            )
         return self
 
 

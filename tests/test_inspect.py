@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from sam4mllm.inspect import write_page
 from sam4mllm.methods import method_from_settings
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.targets.store import ObjectTarget
+from sam4mllm.targets.winning import as_taught
 
 METHOD = method_from_settings(MethodSection().model_dump())
 
@@ -85,3 +87,13 @@ def test_what_has_no_target_is_shown_as_not_taught_with_the_reason(samples: list
 
 def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
     assert "0 phrases" in write_page([], {}, METHOD, tmp_path / "out", title="x").read_text()
+
+
+def test_an_object_whose_points_lose_is_shown_as_taught_by_its_box(samples: list[Sample], tmp_path: Path) -> None:
+    targets = {item.id: make_target(item) for sample in samples for item in sample.objects}
+    targets["two"] = replace(targets["two"], box_iou=0.95)
+    html = write_page(samples, as_taught(targets, only_winning=True), METHOD, tmp_path / "out", title="x").read_text(
+        encoding="utf-8"
+    )
+    assert "0 of them without a target (not taught), 1 taught by the box alone." in html
+    assert html.count("two is taught by its box alone") == 1 and "one is taught" not in html

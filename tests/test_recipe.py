@@ -199,6 +199,15 @@ def test_home_is_expanded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("targets.judge=loose", "targets.judge: input should be 'exact', 'jittered' or 'none'; got 'loose'"),
         ("targets.keep=65", "targets.keep: cannot keep 65 of 64 groups"),
         ("targets={judge: jittered, jitter: 0.0}", "targets.jitter: is 0, so judge: jittered"),
+        (
+            "targets={judge: none, only_winning: true}",
+            "targets.only_winning: compares points beside a box with the box",
+        ),
+        (
+            "segmenter.fallback_margin=1.5",
+            "segmenter.fallback_margin: input should be less than or equal to 1; got 1.5",
+        ),
+        ("segmenter.fallback_outside=-1", "segmenter.fallback_outside: input should be greater than or equal to 0; g"),
         ("data.train=[]", "data.train: list should have at least 1 item"),
         ("data.train.0.dataset=coca", "data.train.0.dataset: input should be 'refcoco', 'refcoco+'"),
         ("data.train.0.dataset=jsonl", "data.train.0.path: is missing; jsonl needs path"),

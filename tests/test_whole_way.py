@@ -59,6 +59,12 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     prepared = json.loads(capsys.readouterr().out)
     assert (prepared["objects"], prepared["skipped"]) == (3, 0)
     assert prepared["iou_chosen"] >= prepared["iou_random_group"]
+    assert 0 <= prepared["points_win"] <= 3
+    # The setting is about teaching alone, so there is nothing to prepare anew.
+    assert main(["prepare", recipe, "targets.only_winning=true", *cpu]) == 0
+    said = capsys.readouterr().out
+    assert prepared["store"] in said and f"points beat the box for {prepared['points_win']} of them" in said
+    assert len(list((home / "targets").iterdir())) == 1
 
     assert main(["inspect", recipe, *cpu]) == 0
     page = Path(capsys.readouterr().out.strip())

@@ -61,16 +61,20 @@ class PredictedObject:
     """One object of an answer: its mask at the original picture's size, what SAM was asked, and how sure it is.
 
     `score` is from 0 to 1: the probability that the mask is right, or SAM's own guess of its IoU in a run that is not
-    calibrated. `prompt`, `score` and `evidence` are None where another program gave none.
+    calibrated. `prompt`, `score` and `evidence` are None where another program gave none. `box_alone` says whether the
+    prompt's points were left out because they seemed to hurt; None where a run does not look at that.
     """
 
     segmentation: Rle
     prompt: SamPrompt | None = None
     score: float | None = None
     evidence: Evidence | None = None
+    box_alone: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of `objects`; coordinates in pixels of the original picture."""
+        """The entry of `objects`; coordinates in pixels of the original picture. What this program adds to the
+        contract, `evidence` and `box_alone`, stands in it where it is known.
+        """
         box = self.prompt.box if self.prompt is not None else None
         points = self.prompt.points if self.prompt is not None else ()
         return {
@@ -79,7 +83,8 @@ class PredictedObject:
             "point_labels": [int(point.label) for point in points],
             "segmentation": {"size": list(self.segmentation["size"]), "counts": self.segmentation["counts"]},
             "score": self.score,
-            "evidence": None if self.evidence is None else self.evidence.to_json(),
+            **({} if self.evidence is None else {"evidence": self.evidence.to_json()}),
+            **({} if self.box_alone is None else {"box_alone": self.box_alone}),
         }
 
 
@@ -103,7 +108,7 @@ class PredictionLine:
     evidence: Evidence | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The line of predictions.jsonl."""
+        """The line of predictions.jsonl; `score` and `evidence` stand in it where they are known."""
         return {
             "id": self.id,
             "image": None if self.image is None else str(self.image),
@@ -112,8 +117,8 @@ class PredictionLine:
             "answer": "" if self.answer is None else self.answer,
             "objects": [item.to_json() for item in self.objects],
             "error": self.error,
-            "score": self.score,
-            "evidence": None if self.evidence is None else self.evidence.to_json(),
+            **({} if self.score is None else {"score": self.score}),
+            **({} if self.evidence is None else {"evidence": self.evidence.to_json()}),
         }
 
 
@@ -207,7 +212,13 @@ def _object(entry: object) -> PredictedObject:
     if box is not None or points:
         marked = tuple(Point(float(x), float(y), label) for (x, y), label in zip(points, labels, strict=True))
         prompt = SamPrompt(None if box is None else Box(*map(float, box)), marked)
-    return PredictedObject(check_rle(record.get("segmentation")), prompt, _number(record, "score"), _evidence(record))
+    return PredictedObject(
+        check_rle(record.get("segmentation")),
+        prompt,
+        _number(record, "score"),
+        _evidence(record),
+        _maybe(record, "box_alone", bool),
+    )
 
 
 def _evidence(record: dict[str, Any]) -> Evidence | None:

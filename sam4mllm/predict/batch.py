@@ -191,13 +191,16 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         raise DataError(f"{query.image}: the segmenter's scores are not finite: {scores}; give it --dtype float32")
     masks = result.masks.cpu().numpy()
     objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
+    alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)
     nothing = result.evidence[0] if result.status == "no_object" and result.evidence else None
     return PredictionLine(
         id=query.id,
         status=result.status,
         objects=tuple(
-            PredictedObject(encode(mask), prompt, score, evidence)
-            for mask, prompt, score, evidence in zip(masks, result.prompts, scores, objects, strict=True)
+            PredictedObject(encode(mask), prompt, score, evidence, box_alone)
+            for mask, prompt, score, evidence, box_alone in zip(
+                masks, result.prompts, scores, objects, alone, strict=True
+            )
         ),
         image=query.image,
         phrase=query.phrase,

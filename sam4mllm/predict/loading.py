@@ -21,6 +21,7 @@ from sam4mllm.mllm.picture_size import own_coordinates
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
+from sam4mllm.segment.fallback import BoxFallback
 from sam4mllm.train.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
 
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -37,6 +38,7 @@ def load_pipeline(
     batch_size: int | None,
     server: str | None,
     server_model: str | None,
+    fallback: BoxFallback | None,
 ) -> Pipeline:
     """See `Pipeline.from_pretrained`."""
     run = _run_of(model, adapter)
@@ -46,7 +48,7 @@ def load_pipeline(
             raise ModelError(
                 f"{model}: is no run folder, which must say how to ask the model of --server and with which SAM"
             )
-        return _served_pipeline(run, place, segmenter, method, batch_size, server, server_model)
+        return _served_pipeline(run, place, segmenter, method, batch_size, server, server_model, fallback)
     if server_model is not None:
         raise ModelError(f"--server-model {server_model!r} names a model of no server; give its address by --server")
     # An adapter that is a run folder brings its method and segmenter along, on whatever base it is put.
@@ -91,6 +93,7 @@ def load_pipeline(
             "dtype": str(mllm.dtype),
             "quantization": quantization,
         },
+        fallback=_fallback(fallback, run),
     )
 
 
@@ -102,6 +105,7 @@ def _served_pipeline(
     batch_size: int | None,
     server: str,
     server_model: str | None,
+    fallback: BoxFallback | None,
 ) -> Pipeline:
     """The run's pipeline with the answers of a server. Its key, if it wants one, is where its users have it."""
     from sam4mllm.mllm.server import ServerEngine
@@ -117,6 +121,7 @@ def _served_pipeline(
         max_new_tokens=generation.max_new_tokens,
         # Not its address: a server may move between two runs of one job.
         engine_identity={"server_model": engine.model},
+        fallback=_fallback(fallback, run),
     )
 
 
@@ -180,6 +185,10 @@ def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder |
     else:
         raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter CHECKPOINT)")
     return load_segmenter(section.checkpoint, device, section.dtype)
+
+
+def _fallback(given: BoxFallback | None, run: RunFolder | None) -> BoxFallback | None:
+    return BoxFallback.of(run.recipe.segmenter) if given is None and run is not None else given
 
 
 def _digest(adapter: str | Path | None) -> str | None:

@@ -9,7 +9,7 @@ predictions.jsonl is written by `batch.py`. It does not know how a method asks o
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -22,6 +22,7 @@ from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
 from sam4mllm.recipe_sections import GenerationSection
 from sam4mllm.segment.base import Embeddings, Segmenter
+from sam4mllm.segment.fallback import BoxFallback, segment_guarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -35,11 +36,13 @@ class Result:
     """What one phrase means in one picture.
 
     masks: bool (N, H, W) at the picture's own size, on the pipeline's device; N = 0 unless status is "ok".
-    prompts: the N prompts that SAM was given, in pixels of the original picture.
+    prompts: the N prompts that the model's answer makes, in pixels of the original picture.
     scores: float32 (N,), SAM's own guess of each mask's IoU.
     status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
     answer: the text that the model wrote. reason: why it could not be read, else None.
     evidence: what speaks for each of the N masks, or, as the only one, for "no_object".
+    box_alone: for each of the N masks, whether its prompt's points were left out because they seemed to hurt; empty in
+        a pipeline that does not fall back on the box.
     """
 
     masks: torch.Tensor
@@ -49,6 +52,7 @@ class Result:
     answer: str
     reason: str | None = None
     evidence: tuple[Evidence, ...] = ()
+    box_alone: tuple[bool, ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:
@@ -71,6 +75,7 @@ class Pipeline:
         segmenter: what turns prompts into masks; the results lie on its device.
         max_new_tokens: the longest answer; unless told, as long as a recipe's is by default.
         picture_batch: how many pictures are held, and their phrases asked, at once.
+        fallback: when the mask of the box alone is taken in place of that of box and points; by default never.
         identity: names the models and settings; two pipelines of equal identity give equal results.
     """
 
@@ -83,6 +88,7 @@ class Pipeline:
         max_new_tokens: int | None = None,
         picture_batch: int = 16,
         engine_identity: Mapping[str, Any] | None = None,
+        fallback: BoxFallback | None = None,
     ) -> None:
         if max_new_tokens is None:
             max_new_tokens = GenerationSection().max_new_tokens
@@ -93,12 +99,15 @@ class Pipeline:
         self.segmenter = segmenter
         self.max_new_tokens = max_new_tokens
         self.picture_batch = picture_batch
+        self.fallback = fallback or BoxFallback()
         self.identity: dict[str, Any] = {
             "method": method.settings(),
             "engine": dict(engine_identity or {"class": type(engine).__name__}),
             "segmenter": segmenter.fingerprint,
             "max_new_tokens": max_new_tokens,
         }
+        if self.fallback.is_on:
+            self.identity["fallback"] = asdict(self.fallback)
 
     @classmethod
     def from_pretrained(
@@ -113,6 +122,7 @@ class Pipeline:
         batch_size: int | None = None,
         server: str | None = None,
         server_model: str | None = None,
+        fallback: BoxFallback | None = None,
     ) -> Pipeline:
         """The pipeline of a run folder, or of a base model with or without an adapter.
 
@@ -129,6 +139,7 @@ class Pipeline:
             server: the address of an OpenAI-compatible server that answers in the MLLM's place, which is then not
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, where it wants one.
             server_model: the name that the server has for the model; None for its only one.
+            fallback: when the mask of the box alone is taken; None takes the run's, `BoxFallback()` is never.
 
         Raises:
             ModelError: model, adapter or segmenter cannot be loaded, or none is named.
@@ -146,6 +157,7 @@ class Pipeline:
             batch_size=batch_size,
             server=server,
             server_model=server_model,
+            fallback=fallback,
         )
 
     @property
@@ -196,13 +208,19 @@ class Pipeline:
         ]
         masks: list[torch.Tensor] = []
         scores = torch.zeros(0, device=self.device)
+        alone: tuple[bool, ...] = ()
         if requests:
             parts = [
                 self.segmenter.embed([pictures[owner] for owner in some]) for some in batched(named, _EMBEDDED_AT_ONCE)
             ]
-            decoded = self.segmenter.decode(Embeddings.concat(parts), requests)
+            embeddings = Embeddings.concat(parts)
+            if self.fallback.is_on:
+                masks, scores, alone = segment_guarded(self.segmenter, embeddings, requests, self.fallback)
+            else:
+                decoded = self.segmenter.decode(embeddings, requests)
+                masks, scores = self.segmenter.masks(decoded), decoded.iou
             # The copy is no inference tensor, whatever mode the segmenter computed in.
-            masks, scores = self.segmenter.masks(decoded), decoded.iou.clone()
+            scores = scores.clone()
         results, start = [], 0
         for owner, answer in zip(owners, answers, strict=True):
             end = start + len(answer.prompts)
@@ -217,6 +235,7 @@ class Pipeline:
                     answer=answer.text,
                     reason=answer.reason,
                     evidence=_with_iou(answer, scores[start:end].tolist()),
+                    box_alone=alone[start:end],
                 )
             )
             start = end

@@ -15,6 +15,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+from sam4mllm.targets.winning import as_taught
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,14 @@ class TargetsAtHand:
     skipped: int
 
 
-def targets_at_hand(samples: Iterable[Sample], settings: TargetSettings, root: Path) -> TargetsAtHand:
+def targets_at_hand(
+    samples: Iterable[Sample], settings: TargetSettings, root: Path, *, only_winning: bool = False
+) -> TargetsAtHand:
     """A target for every object with a mask.
 
     Stores under `root` count that were made with the same settings and have the object with the same box. Whether their
     segmenter and pictures are the same is not looked at: that would take the weights, and every picture's bytes.
+    With `only_winning`, points that lose against the box are left out of what is stored; a stand-in keeps its points.
 
     Raises:
         DataError: a store that cannot be read.
@@ -49,7 +53,9 @@ def targets_at_hand(samples: Iterable[Sample], settings: TargetSettings, root: P
         for result in store.results():
             if result.object_id in objects and _same(result, objects[result.object_id]):
                 known.setdefault(result.object_id, result)
-    stored = {name: StandIn(result.prompts) for name, result in known.items() if isinstance(result, ObjectTarget)}
+    judged = {name: result for name, result in known.items() if isinstance(result, ObjectTarget)}
+    taught = as_taught(judged, only_winning=only_winning)
+    stored = {name: StandIn(target.prompts) for name, target in taught.items()}
     made = {name: stand_in(item, settings) for name, item in objects.items() if name not in known}
     return TargetsAtHand({**stored, **made}, len(stored), len(made), len(known) - len(stored))
 

@@ -26,3 +26,8 @@ def method_of(recipe: Recipe) -> Method:
         processor, family = load_processor(recipe.model.base, recipe.model.picture_size)
         native = own_coordinates(family.coordinates, processor)
     return method_from_settings(recipe.method.model_dump(), native)
+
+
+def needs_targets(recipe: Recipe) -> bool:
+    """Whether SAM's choice is part of what the recipe teaches: by its method, or as it decides where points win."""
+    return recipe.targets.only_winning or method_from_settings(recipe.method.model_dump()).needs_targets

@@ -46,7 +46,9 @@ def train(
     from sam4mllm.segment.load import load_segmenter
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
+    from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import make_lessons, spread
+    from sam4mllm.train.method import needs_targets
 
     device = chosen_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
@@ -64,9 +66,10 @@ def train(
     validated_on = held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     targets: Mapping[str, Taught] = {}
-    if run.method.needs_targets:
+    if needs_targets(recipe):
         settings = TargetSettings.from_recipe(recipe)
-        targets = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes).read()
+        store = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
+        targets = as_taught(store.read(), only_winning=recipe.targets.only_winning)
     lessons = make_lessons(mixture, targets, run.method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
@@ -200,6 +203,7 @@ def _validation(
     """The validation of `mllm` as it stands when called."""
     from sam4mllm.mllm.generate import TransformersEngine
     from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.segment.fallback import BoxFallback
     from sam4mllm.train.validation import validate
 
     batch_size = recipe.training.validation.batch_size
@@ -209,6 +213,7 @@ def _validation(
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,
         picture_batch=batch_size,
+        fallback=BoxFallback.of(recipe.segmenter),
     )
     return lambda: validate(pipeline, samples, processes)
 

@@ -95,6 +95,15 @@ def test_any_prediction_survives_its_line(
     assert prediction_from_json(json.loads(line)) == written
 
 
+def test_whether_the_box_alone_was_taken_stands_in_the_line_where_it_is_known() -> None:
+    for box_alone in (True, False, None):
+        written = PredictionLine("a", "ok", (PredictedObject(RLE, PROMPT, 0.5, box_alone=box_alone),))
+        record = json.loads(dump_line(written))
+        assert record["objects"][0].get("box_alone") is box_alone
+        assert ("box_alone" in record["objects"][0]) == (box_alone is not None)
+        assert prediction_from_json(record).objects == written.objects
+
+
 def _object(**changes: Any) -> dict[str, Any]:
     return {"id": "a", "status": "ok", "objects": [{"segmentation": RLE, **changes}]}
 
@@ -117,6 +126,7 @@ def _object(**changes: Any) -> dict[str, Any]:
         (_object(points_xy=[[1]], point_labels=[1]), "points_xy is"),
         (_object(points_xy=[[1, 2]], point_labels=[3]), "a point label is 1"),
         (_object(score="high"), "score is a number or null"),
+        (_object(box_alone=1), "the field 'box_alone' must be bool"),
     ],
 )
 def test_every_bad_line_is_told_by_number(tmp_path: Path, value: Any, message: str) -> None:

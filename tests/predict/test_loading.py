@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.fallback import BoxFallback
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
 from tests.mllm.fake_server import Server
@@ -85,6 +87,39 @@ def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path:
     bare = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=str(home / "sam.pth"))
     assert one.identity == two.identity == json.loads(json.dumps(one.identity))
     assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
+
+
+def test_a_run_says_when_to_fall_back_on_the_box_and_a_caller_may_say_otherwise(home: Path, tmp_path: Path) -> None:
+    assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.is_on
+    shutil.copytree(home / "run", tmp_path / "run")
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("fallback_margin: null", "fallback_margin: 0.05"))
+    pipe = Pipeline.from_pretrained(tmp_path / "run", device="cpu")
+    assert pipe.fallback == BoxFallback(margin=0.05)
+    assert pipe.identity["fallback"] == {"margin": 0.05, "outside": None}
+    assert not Pipeline.from_pretrained(tmp_path / "run", device="cpu", fallback=BoxFallback()).fallback.is_on
+    other = Pipeline.from_pretrained(home / "run", device="cpu", fallback=BoxFallback(outside=0.2))
+    assert other.fallback == BoxFallback(outside=0.2)
+
+
+def test_the_command_line_says_when_to_fall_back_on_the_box(home: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "q.jsonl"
+    queries.write_text(json.dumps({"id": "1", "image": str(home / "a.png"), "phrase": "x"}) + "\n")
+    arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    with Server(answer=lambda question: "[100,100,400,400] +(200,200)") as server:
+        arguments += ["--server", server.url]
+        assert main([*arguments, "--fallback-margin", "0.05", "--fallback-outside", "0"]) == 0
+        # Another way to segment makes another job of it.
+        assert main(arguments) == 2
+    (line,) = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
+    # The mask of a SAM that has learned nothing keeps to no box.
+    assert line["objects"][0]["box_alone"] is True and line["objects"][0]["points_xy"]
+
+
+@pytest.mark.parametrize("text", ["1.5", "-0.1", "nan", "much"])
+def test_a_fallback_that_is_no_fraction_is_refused(text: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "q.jsonl", "--output", "out", "--fallback-margin", text])
 
 
 @pytest.mark.parametrize(

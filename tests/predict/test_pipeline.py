@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ import torch
 from PIL import Image
 
 from sam4mllm.chat.conversation import Conversation
+from sam4mllm.data.queries import Query, dump_line, prediction_from_json
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.batch import line_of
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.fallback import BoxFallback
+from tests.segment.fakes import Straying
 
 SCRIPT = {
     "ring": "[100,200,499,599] +(300,400)(350,400) -(110,210)",
@@ -129,3 +134,51 @@ def test_identity_tells_settings_and_segmenters_apart() -> None:
     assert make_pipeline().identity == make_pipeline(picture_batch=3).identity
     assert make_pipeline().identity != make_pipeline(max_new_tokens=7).identity
     assert make_pipeline().identity != make_pipeline(engine_identity={"adapter": "another"}).identity
+
+
+ASTRAY = {
+    # A negative point leads this segmenter astray, a positive one does not; a box alone has nothing to lose.
+    "both": "[100,200,499,599] +(300,400) -(110,210); [600,200,799,599] +(700,400)",
+    "box": "[100,200,499,599]",
+    "dragon": "No object found.",
+}
+
+
+def astray(fallback: BoxFallback | None, segmenter: Straying | None = None) -> Pipeline:
+    method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
+    return Pipeline(method, ScriptedEngine(ASTRAY), segmenter or Straying(), fallback=fallback)
+
+
+@pytest.mark.parametrize("fallback", [BoxFallback(margin=0.05), BoxFallback(outside=0.1)])
+def test_where_points_hurt_the_boxs_mask_is_taken_and_the_result_says_so(fallback: BoxFallback) -> None:
+    pairs = [(picture(), "both"), (picture(), "dragon"), (picture(), "box")]
+    both, dragon, box = astray(fallback)(pairs)
+    assert (both.box_alone, dragon.box_alone, box.box_alone) == ((True, False), (), (False,))
+    assert torch.equal(both.masks[0], box.masks[0])
+    # The prompt is still what the model said; the score is that of the mask that was taken.
+    assert len(both.prompts[0].points) == 2
+    assert both.scores.tolist() == pytest.approx([0.9, 0.95])
+    assert [evidence.iou for evidence in both.evidence] == pytest.approx([0.9, 0.95])
+
+    line = line_of(Query("a", Path("a.png"), "both"), both)
+    assert [item.box_alone for item in line.objects] == [True, False]
+    assert prediction_from_json(json.loads(dump_line(line))).objects[0].box_alone is True
+
+
+def test_without_a_fallback_nothing_is_decoded_twice_or_said() -> None:
+    segmenter = Straying()
+    result = astray(None, segmenter)(picture(), "both")
+    assert segmenter.decoded == [2] and result.box_alone == ()
+    assert result.masks[0].all() and result.scores.tolist() == pytest.approx([0.6, 0.95])
+    line = line_of(Query("a", Path("a.png"), "both"), result)
+    assert "box_alone" not in line.objects[0].to_json()
+
+    segmenter = Straying()
+    astray(BoxFallback(margin=0.05), segmenter)(picture(), "both")
+    assert segmenter.decoded == [4]
+
+
+def test_identity_holds_the_fallback_where_there_is_one() -> None:
+    assert astray(None).identity == astray(BoxFallback()).identity
+    found = [astray(fallback).identity for fallback in (None, BoxFallback(margin=0.1), BoxFallback(outside=0.1))]
+    assert found[0] != found[1] != found[2] and found[1] == json.loads(json.dumps(found[1]))

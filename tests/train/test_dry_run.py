@@ -157,6 +157,10 @@ def test_targets_of_a_store_are_taken_and_only_the_rest_are_stand_ins(here: Path
         for each in at_hand.targets.values()
     }
     assert shapes == {(1, 2, 1)}
+    # The mask of this segmenter is the box, whatever the points, so they win nowhere.
+    winning = targets_at_hand(samples, settings, recipe.targets.store, only_winning=True)
+    assert (winning.stored, winning.made) == (at_hand.stored, at_hand.made)
+    assert {name for name, each in winning.targets.items() if not each.prompts[0].points} == stored.keys()
     other = TargetSettings.from_recipe(load_recipe("shapes_ppg", ["targets.groups=5"]))
     assert targets_at_hand(samples, other, recipe.targets.store).stored == 0
 

@@ -11,6 +11,8 @@ from sam4mllm.errors import DataError
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.segment.fallback import BoxFallback
 from sam4mllm.segment.segment_anything import save_checkpoint
 from sam4mllm.train import trainer
 from sam4mllm.train.run_folder import RunFolder
@@ -76,6 +78,35 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
     # A run that has ended is left as it is: nothing of it is computed again.
     monkeypatch.setattr(trainer, "fit", None)
     assert trainer.train(recipe, device="cpu").path == run.path
+
+
+def test_points_that_win_nowhere_are_not_taught_from_the_same_store(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("sam4mllm.segment.load.load_segmenter", lambda *given: BoxSegmenter())
+    taught = {}
+
+    def keep(mllm, conversations, recipe, run, **also):
+        taught[recipe.targets.only_winning] = [talk.turns[-1].text for talk in conversations]
+
+    monkeypatch.setattr(trainer, "fit", keep)
+    trainer.train(recipe, device="cpu")
+    settings = ["targets.only_winning=true", f"output={tmp_path}/other"]
+    trainer.train(load_recipe(tmp_path / "recipe.yaml", settings), device="cpu")
+    assert len(list((tmp_path / "targets").iterdir())) == 1
+    assert all("+" in text and "-" in text for text in taught[False])
+    assert taught[True] == [text.partition(" +")[0] for text in taught[False]]
+
+
+def test_validation_asks_as_the_run_will(recipe, tmp_path, monkeypatch):
+    seen = []
+
+    def validate(pipeline, samples, processes):
+        seen.append(pipeline.fallback)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sam4mllm.train.validation.validate", validate)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(load_recipe(tmp_path / "recipe.yaml", ["segmenter.fallback_margin=0.05"]), device="cpu")
+    assert seen == [BoxFallback(margin=0.05)]
 
 
 def test_pictures_that_are_none(recipe, tmp_path):
