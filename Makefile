@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo test check format-check lint types fix clean help
+.PHONY: install demo demo-full test check format-check lint types fix clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      the whole way on the embedded data and models, into runs/demo/"
+	@echo "make demo-full the same and, on the same data, the method PQPP; some minutes more"
 	@echo "make test      all tests"
 	@echo "make check     format, lint, types, tests"
 	@echo "make fix       formats, and mends what the linter can mend"
@@ -28,6 +29,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/sam4mllm demo
+
+demo-full: install
+	$(BIN)/sam4mllm demo --full
 
 test: install
 	$(BIN)/python -m pytest

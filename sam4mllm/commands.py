@@ -33,7 +33,7 @@ def demo(options: Namespace) -> int:
     """The whole way on what travels with the package."""
     from sam4mllm.demo import run_demo
 
-    run_demo(options.output)
+    run_demo(options.output, full=options.full)
     return 0
 
 

@@ -37,6 +37,8 @@ TRAINING_SCENES = 160
 HELD_OUT_SCENES = 40
 DATASETS = ("refcoco", "grefcoco", "reasonseg")
 MODELS = ("base", "tuned", "ceiling")
+PQPP = "pqpp"
+"""The row that the full demo has beside those: the same base on the same data, taught the other method."""
 _PICTURES_OF_EACH = 4
 
 # What the table shows: title, data set, field of Scores.
@@ -52,22 +54,26 @@ _COLUMNS = (
 
 
 class _Stages:
-    """Says which stage is on, and keeps how long each took."""
+    """Says which of `count` stages is on, and keeps how long each took."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self.count = count
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str, says: str) -> Iterator[None]:
-        print(f"[{len(self.seconds) + 1}/7] {says}", flush=True)
+        print(f"[{len(self.seconds) + 1}/{self.count}] {says}", flush=True)
         start = time.perf_counter()
         yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
-    """Run the demo into the folder `output` and print its table; returns the scores by model and data set."""
-    stages = _Stages()
+def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]]:
+    """Run the demo into the folder `output` and print its table; returns the scores by model and data set.
+
+    The `full` one also trains and asks PQPP, in `output`/pqpp.
+    """
+    stages = _Stages(9 if full else 7)
     root = output / "shapes"
     recipe = demo_recipe(output)
     with stages.stage("data", f"writes {TRAINING_SCENES + 2 * HELD_OUT_SCENES} scenes in the real formats"):
@@ -89,6 +95,11 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
         run = train(recipe)
     with stages.stage("tuned", "asks the tuned model"):
         scores["tuned"] = _answers(Pipeline.from_pretrained(run.path), held_out, predictions / "tuned")
+    if full:
+        with stages.stage("train_pqpp", "tunes the base model once more, to say yes or no to points"):
+            other = train(demo_recipe(output, f"method.name={PQPP}", f"output={json.dumps(str(output / PQPP))}"))
+        with stages.stage(PQPP, "asks that model"):
+            scores[PQPP] = _answers(Pipeline.from_pretrained(other.path), held_out, predictions / PQPP)
     with stages.stage("ceiling", "prompts SAM with the held-out targets themselves"):
         scores["ceiling"] = {}
         with bar("ceiling", len(everything), unit="phrases") as advance:
@@ -97,7 +108,7 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
                 scores["ceiling"][name] = score(lines, samples, dataset=name, split="val")
     with stages.stage("pictures", "draws truth, base and tuned side by side"):
         _draw(held_out, predictions, output / "pictures")
-    record = {model: {name: each.to_json() for name, each in scores[model].items()} for model in MODELS}
+    record = {model: {name: each.to_json() for name, each in by_set.items()} for model, by_set in scores.items()}
     (output / "scores.json").write_text(json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n", "utf-8")
     print("\n" + "\n".join(table(scores)))
     first = held_out["refcoco"][0]
@@ -108,13 +119,13 @@ def run_demo(output: Path) -> dict[str, dict[str, Scores]]:
     return scores
 
 
-def demo_recipe(output: Path) -> Recipe:
-    """The demo's recipe with all that it reads and writes under `output`."""
+def demo_recipe(output: Path, *changes: str) -> Recipe:
+    """The demo's recipe with all that it reads and writes under `output`, and `changes` (key=value) to it."""
     data = [f"data.train.{index}.root" for index in range(len(load_recipe(RECIPE).data.train))]
     places = dict.fromkeys([*data, "data.validation.root"], output / "shapes")
     places |= {"targets.store": output / "targets", "output": output}
     # Values of overrides are YAML; quoted, a folder named "2024" or "a #1" stays what it is.
-    return load_recipe(RECIPE, [f"{key}={json.dumps(str(place))}" for key, place in places.items()])
+    return load_recipe(RECIPE, [f"{key}={json.dumps(str(place))}" for key, place in places.items()] + [*changes])
 
 
 def table(scores: Mapping[str, Mapping[str, Scores]]) -> list[str]:

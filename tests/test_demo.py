@@ -87,6 +87,15 @@ def test_the_whole_demo_and_again(
     pictures = {path.name for path in (output / "pictures").glob("*.png")}
     assert "sheet.png" in pictures and all(f"{name}-0.png" in pictures for name in DATASETS)
     assert Image.open(output / "pictures" / "sheet.png").width > 256
+
+    # The full demo goes on from there, with one training more.
+    full = run_demo(output, full=True)
+    said = capsys.readouterr().out
+    assert "[9/9]" in said and list(full) == ["base", "tuned", "pqpp", "ceiling"]
+    assert {model: full[model] for model in MODELS} == scores
+    written = json.loads((output / "scores.json").read_text())
+    assert written["pqpp"]["refcoco"] == full["pqpp"]["refcoco"].to_json()
+    assert json.loads((output / "pqpp" / "method.json").read_text())["name"] == "pqpp"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "out", "recipe.yaml", "sam.pth"]
 
     adapter = (output / "adapter_model.safetensors").stat().st_mtime_ns

@@ -1,0 +1,179 @@
+"""Compare the methods on `shapes`: one base model, the same data, equal training steps, scored on the test splits.
+
+    python tools/table_methods.py --work runs/table-methods --steps 200 --json tools/logs/table_methods.json
+
+Six ways to teach and ask: the box alone; PPG; PPG with groups of points that SAM did not choose; PQPP with lists of
+points, and with one point a question; both methods in one model. Each is trained on the train split and calibrated on
+the validation split; the figures are of the test splits (testA and testB together), which nothing was chosen on: cIoU
+and the calibration error of RefCOCO's objects before (SAM's own guess of its IoU) and after, gIoU and N-acc of
+gRefCOCO, gIoU of ReasonSeg, the share of malformed answers and the seconds a query of all three.
+
+Settings of the recipe are given as key=value behind the options. What is done is known from the files in --work, so a
+stopped run goes on where it was; the seconds are of the run that answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
+from sam4mllm.data.readers import read_dataset
+from sam4mllm.data.sample import Sample
+from sam4mllm.data.shapes.writer import write_dataset
+from sam4mllm.errors import Sam4mllmError
+from sam4mllm.evaluate.score import Judgement, judge
+from sam4mllm.evaluate.trust import trust
+from sam4mllm.predict.batch import predict
+from sam4mllm.predict.calibration import scores_of
+from sam4mllm.predict.loading import chosen_device
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.progress import bar
+from sam4mllm.recipe import load_recipe
+from sam4mllm.train.trainer import train
+from sam4mllm.whole_files import write_whole
+
+RECIPE = "shapes_ppg"
+WAYS: dict[str, tuple[str, ...]] = {
+    "box alone": ("method.positives=0", "method.negatives=0"),
+    "PPG": (),
+    "PPG, random group": ("targets.choose=random",),
+    "PQPP, lists": ("method.name=pqpp",),
+    "PQPP, single": ("method.name=pqpp", "method.form=single"),
+    "both": ("method.name=both",),
+}
+"""The ways, by their names in the table, and the settings in which they differ."""
+
+TESTS = {"refcoco": ("testA", "testB"), "grefcoco": ("testA", "testB"), "reasonseg": ("test",)}
+"""The splits that are scored together, by data set."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way's figures: fractions from 0 to 1; `ece_before` is of SAM's own guesses as scores, None with no score."""
+
+    res_ciou: float | None
+    res_acc_50: float | None
+    gres_giou: float | None
+    gres_n_acc: float | None
+    reason_giou: float | None
+    malformed: float
+    points_an_object: float
+    seconds_a_query: float
+    ece_before: float | None
+    ece_after: float | None
+
+
+def measure(pipeline: Pipeline, samples: dict[str, list[Sample]], output: Path) -> Row:
+    """Asks the pipeline about all samples, with its answers in `output`, and scores them."""
+    lines: dict[str, list[PredictionLine]] = {}
+    judged: dict[str, Judgement] = {}
+    seconds = 0.0
+    for name, each in samples.items():
+        start = time.perf_counter()
+        with bar(name, len(each), unit="phrases") as advance:
+            summary = predict(pipeline, queries_of(each), output / name, advance=advance)
+        seconds += time.perf_counter() - start
+        lines[name] = list(read_predictions(summary.predictions))
+        judged[name] = judge(lines[name], each, dataset=name, split="test")
+    everything = [line for each in lines.values() for line in each]
+    objects = [item for line in everything for item in line.objects]
+    points = sum(len(item.prompt.points) for item in objects if item.prompt is not None)
+    after = trust(lines["refcoco"], judged["refcoco"]).objects
+    before = trust([_uncalibrated(line) for line in lines["refcoco"]], judged["refcoco"]).objects
+    scores = {name: each.scores for name, each in judged.items()}
+    return Row(
+        res_ciou=scores["refcoco"].ciou,
+        res_acc_50=scores["refcoco"].acc_50,
+        gres_giou=scores["grefcoco"].giou,
+        gres_n_acc=scores["grefcoco"].n_acc,
+        reason_giou=scores["reasonseg"].giou,
+        malformed=sum(each.malformed for each in scores.values()) / len(everything),
+        points_an_object=points / max(len(objects), 1),
+        seconds_a_query=seconds / len(everything),
+        ece_before=None if before is None else before.ece,
+        ece_after=None if after is None else after.ece,
+    )
+
+
+def _uncalibrated(line: PredictionLine) -> PredictionLine:
+    """The line with the scores that a run which is not calibrated gives."""
+    evidence = [item.evidence for item in line.objects if item.evidence is not None]
+    scores, _ = scores_of(line.status, evidence, None)
+    objects = tuple(replace(item, score=score) for item, score in zip(line.objects, scores, strict=True))
+    return replace(line, objects=objects)
+
+
+def table(rows: dict[str, Row]) -> list[str]:
+    """The rows as Markdown, in percent but for points and seconds."""
+    titles = "RES cIoU | Acc@0.5 | gRES gIoU | N-acc | Reason gIoU | malformed | points | s/query | ECE before | after"
+    lines = [f"| | {titles} |", "|---" * 11 + "|"]
+    for name, row in rows.items():
+        percent = ["-" if value is None else f"{100 * value:.1f}" for value in asdict(row).values()]
+        percent[6:8] = f"{row.points_an_object:.1f}", f"{row.seconds_a_query:.3f}"
+        lines.append(f"| {name} | {' | '.join(percent)} |")
+    return lines
+
+
+def run(options: argparse.Namespace) -> None:
+    """The whole table, as far as it is not done already in `options.work`."""
+    data = options.work / f"shapes-{options.scenes}-{options.held_out}"
+    # These refs are written last of all, so where they are, everything is.
+    if not (data / "grefcoco" / "grefs(unc).json").is_file():
+        with bar("scenes", options.scenes + 2 * options.held_out) as advance:
+            write_dataset(data, scenes=options.scenes, held_out=options.held_out, seed=0, advance=advance)
+    entries = range(len(load_recipe(RECIPE).data.train))
+    places = [f"data.train.{index}.root={data}" for index in entries] + [f"data.validation.root={data}"]
+    places += [f"targets.store={options.work / 'targets'}", f"training.max_steps={options.steps}"]
+    # All of the validation split, for the calibration is fitted to it.
+    places += ["training.validate.every_steps=0", "training.validate.samples=100000", *options.overrides]
+    samples = {
+        name: [sample for split in splits for sample in read_dataset(name, data, split)]
+        for name, splits in TESTS.items()
+    }
+    device = chosen_device(options.device)
+    kept = options.work / f"rows-{options.steps}.json"
+    rows = {name: Row(**row) for name, row in (json.loads(kept.read_text()) if kept.is_file() else {}).items()}
+    for name, how in WAYS.items():
+        if name in rows or (options.only and name not in options.only):
+            continue
+        output = options.work / f"{name.replace(',', '').replace(' ', '-')}-{options.steps}"
+        print(f"{name}: {options.steps} steps", file=sys.stderr, flush=True)
+        trained = train(load_recipe(RECIPE, [*places, *how, f"output={output}"]), device=device)
+        rows[name] = measure(Pipeline.from_pretrained(trained.path, device=device), samples, output / "test")
+        write_whole(kept, json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2) + "\n")
+    if options.json is not None:
+        record = {
+            "settings": list(options.overrides),
+            "scenes": [options.scenes, options.held_out],
+            "steps": options.steps,
+            "queries": {name: len(each) for name, each in samples.items()},
+            "rows": {name: asdict(rows[name]) for name in WAYS if name in rows},
+        }
+        write_whole(options.json, json.dumps(record, indent=2) + "\n")
+    print("\n".join(table({name: rows[name] for name in WAYS if name in rows})))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings that replace {RECIPE}'s")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=200, help="optimiser steps of each training")
+    parser.add_argument("--scenes", type=int, default=160, help="training scenes (default: the demo's 160)")
+    parser.add_argument("--held-out", type=int, default=40, help="scenes each for calibration and test (default: 40)")
+    parser.add_argument("--only", action="append", choices=list(WAYS), help="this way alone; may be given again")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, not rounded, to FILE")
+    try:
+        run(parser.parse_args(arguments))
+    except Sam4mllmError as error:
+        sys.exit(f"table_methods: error: {error}")
+
+
+if __name__ == "__main__":
+    main()
