@@ -60,7 +60,7 @@ def spans_of_text(conversation: Conversation, ids: Sequence[int], processor: Any
         if not (full.startswith(before) and full.startswith(after)):
             raise ModelError(
                 "the chat template renders earlier turns otherwise once later ones follow, so the answers cannot be "
-                "told apart; give it {% generation %} blocks, or set method.phrases=1"
+                "told apart; give it {% generation %} blocks, or teach ppg with method.phrases=1"
             )
         end = len(after.rstrip())
         inside = [place for place, (start, stop) in enumerate(offsets) if stop > len(before) and start < end]
