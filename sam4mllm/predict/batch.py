@@ -187,8 +187,9 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         DataError: a score that is no finite number, as half precision can make.
     """
     scores = [float(score) for score in result.scores.cpu()]
-    if not all(math.isfinite(score) for score in scores):
-        raise DataError(f"{query.image}: the segmenter's scores are not finite: {scores}; give it --dtype float32")
+    ious = [each.iou for each in result.evidence if each.iou is not None]
+    if not all(math.isfinite(value) for value in (*scores, *ious)):
+        raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
     masks = result.masks.cpu().numpy()
     objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
     nothing = result.evidence[0] if result.status == "no_object" and result.evidence else None
@@ -203,6 +204,7 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         phrase=query.phrase,
         answer=result.answer,
         error=result.reason,
+        score=result.score,
         evidence=nothing,
     )
 

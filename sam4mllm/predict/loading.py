@@ -18,6 +18,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import EMBEDDED, load_mllm
 from sam4mllm.mllm.picture_size import own_coordinates
+from sam4mllm.predict.calibration import Calibration
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
@@ -91,6 +92,7 @@ def load_pipeline(
             "dtype": str(mllm.dtype),
             "quantization": quantization,
         },
+        calibration=_calibration(run, segmenter, method),
     )
 
 
@@ -117,7 +119,15 @@ def _served_pipeline(
         max_new_tokens=generation.max_new_tokens,
         # Not its address: a server may move between two runs of one job.
         engine_identity={"server_model": engine.model},
+        calibration=_calibration(run, segmenter, method),
     )
+
+
+def _calibration(
+    run: RunFolder | None, segmenter: str | Path | Segmenter | None, method: Mapping[str, Any] | None
+) -> Calibration | None:
+    """The run's, which is about its own segmenter and way of asking; None where another one was given."""
+    return run.calibration if run is not None and segmenter is None and method is None else None
 
 
 def chosen_device(name: str) -> str:

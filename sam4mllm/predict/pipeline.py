@@ -8,6 +8,7 @@ predictions.jsonl is written by `batch.py`. It does not know how a method asks o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from sam4mllm.data.queries import Evidence, Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
+from sam4mllm.predict.calibration import Calibration, scores_of
 from sam4mllm.recipe_sections import GenerationSection
 from sam4mllm.segment.base import Embeddings, Segmenter
 
@@ -36,10 +38,12 @@ class Result:
 
     masks: bool (N, H, W) at the picture's own size, on the pipeline's device; N = 0 unless status is "ok".
     prompts: the N prompts that SAM was given, in pixels of the original picture.
-    scores: float32 (N,), SAM's own guess of each mask's IoU.
+    scores: float32 (N,), from 0 to 1: the probability that each mask is right (IoU > 0.5); not calibrated, SAM's own
+        guess of its IoU.
     status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
     answer: the text that the model wrote. reason: why it could not be read, else None.
     evidence: what speaks for each of the N masks, or, as the only one, for "no_object".
+    score: how sure the whole answer is, from 0 to 1, or None; see `calibration.scores_of`.
     """
 
     masks: torch.Tensor
@@ -49,6 +53,7 @@ class Result:
     answer: str
     reason: str | None = None
     evidence: tuple[Evidence, ...] = ()
+    score: float | None = None
 
     @property
     def mask(self) -> torch.Tensor:
@@ -71,6 +76,7 @@ class Pipeline:
         segmenter: what turns prompts into masks; the results lie on its device.
         max_new_tokens: the longest answer; unless told, as long as a recipe's is by default.
         picture_batch: how many pictures are held, and their phrases asked, at once.
+        calibration: what makes scores of evidence; None where nothing was fitted.
         identity: names the models and settings; two pipelines of equal identity give equal results.
     """
 
@@ -83,6 +89,7 @@ class Pipeline:
         max_new_tokens: int | None = None,
         picture_batch: int = 16,
         engine_identity: Mapping[str, Any] | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if max_new_tokens is None:
             max_new_tokens = GenerationSection().max_new_tokens
@@ -99,6 +106,9 @@ class Pipeline:
             "segmenter": segmenter.fingerprint,
             "max_new_tokens": max_new_tokens,
         }
+        self.calibration = calibration
+        if calibration is not None:
+            self.identity["calibration"] = calibration.to_json()
 
     @classmethod
     def from_pretrained(
@@ -148,6 +158,13 @@ class Pipeline:
             server_model=server_model,
         )
 
+    def uncalibrated(self) -> Pipeline:
+        """This pipeline, its models shared, with the scores that it has where nothing was fitted."""
+        other = copy.copy(self)
+        other.calibration = None
+        other.identity = {key: value for key, value in self.identity.items() if key != "calibration"}
+        return other
+
     @property
     def device(self) -> torch.device:
         """Where the masks lie."""
@@ -181,42 +198,53 @@ class Pipeline:
         questions = [Question(pictures[index], phrase, sizes_wh[index]) for index, phrase in asked]
         with torch.no_grad():
             answers = self.method.ask(self.engine, questions, self.max_new_tokens)
-            return self.segment(pictures, [index for index, _ in asked], answers)
+            return self.segment(pictures, [index for index, _ in asked], answers, self.calibration)
 
     def respond(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
         """The results of (index of the picture, query) pairs, in their order."""
         return self.answer(pictures, [(index, query.phrase) for index, query in asked])
 
-    def segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
-        """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding."""
+    def segment(
+        self,
+        pictures: Sequence[Rgb],
+        owners: Sequence[int],
+        answers: Sequence[Answer],
+        calibration: Calibration | None = None,
+    ) -> list[Result]:
+        """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding.
+
+        `calibration` is given where they are answers of the kind that it was fitted to.
+        """
         named = sorted({owner for owner, answer in zip(owners, answers, strict=True) if answer.prompts})
         place = {owner: index for index, owner in enumerate(named)}
         requests = [
             (place[owner], prompt) for owner, answer in zip(owners, answers, strict=True) for prompt in answer.prompts
         ]
         masks: list[torch.Tensor] = []
-        scores = torch.zeros(0, device=self.device)
+        ious: list[float] = []
         if requests:
             parts = [
                 self.segmenter.embed([pictures[owner] for owner in some]) for some in batched(named, _EMBEDDED_AT_ONCE)
             ]
             decoded = self.segmenter.decode(Embeddings.concat(parts), requests)
-            # The copy is no inference tensor, whatever mode the segmenter computed in.
-            masks, scores = self.segmenter.masks(decoded), decoded.iou.clone()
+            masks, ious = self.segmenter.masks(decoded), decoded.iou.tolist()
         results, start = [], 0
         for owner, answer in zip(owners, answers, strict=True):
             end = start + len(answer.prompts)
             height, width = pictures[owner].shape[:2]
             none = torch.zeros((0, height, width), dtype=torch.bool, device=self.device)
+            evidence = _with_iou(answer, ious[start:end])
+            scores, score = scores_of(answer.status, evidence, calibration)
             results.append(
                 Result(
                     masks=torch.stack(masks[start:end]) if end > start else none,
                     prompts=list(answer.prompts),
-                    scores=scores[start:end],
+                    scores=torch.tensor(scores, dtype=torch.float32, device=self.device),
                     status=answer.status,
                     answer=answer.text,
                     reason=answer.reason,
-                    evidence=_with_iou(answer, scores[start:end].tolist()),
+                    evidence=evidence,
+                    score=score,
                 )
             )
             start = end
