@@ -114,9 +114,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.set_defaults(batch_size=1)
     segment.add_argument("image", metavar="IMAGE", type=Path)
     segment.add_argument("phrase", metavar="PHRASE")
-    segment.add_argument(
-        "-o", "--output", type=Path, metavar="FILE.png", help="the picture with masks, boxes and points"
-    )
+    segment.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="the picture with masks and prompts")
     segment.add_argument("--mask", type=Path, metavar="FILE.png", help="the union of the masks alone, 0 and 255")
     segment.add_argument(
         "--json", metavar="FILE", help="the answer as one line of predictions.jsonl; - is standard output"
@@ -176,9 +174,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="best, median and worst cases on the page, each (default: 8; 0: no page)",
     )
-    evaluate.add_argument(
-        "--limit", type=positive, metavar="N", help="only the first N sentences; no figure to publish"
-    )
+    evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N; no figure to publish")
     batch_option(evaluate)
     json_option(evaluate)
 

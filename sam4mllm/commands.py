@@ -216,7 +216,6 @@ def evaluate(options: Namespace) -> int:
     from sam4mllm.evaluate.report import report_of
     from sam4mllm.evaluate.results import results_record, write_results
     from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
-    from sam4mllm.evaluate.suite import comparable
     from sam4mllm.predict.chat import ask_chat
 
     start = time.perf_counter()
@@ -251,8 +250,7 @@ def evaluate(options: Namespace) -> int:
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
     if options.json != "-":
-        quoted = all(comparable(entry, options.protocol) for entry in suite.entries)
-        print(report_of(done, options.run, named=suite.named, beside_published=quoted), end="")
+        print(report_of(done, options.run, suite.named, suite.is_comparable(options.protocol)), end="")
         print(f"\nchat {options.chat}\n{chat_report(chat_scores)}" if chats else "", end="")
     write_json(done[0].scores.to_json() | chat if suite.named else record, options.json)
     return 1 if any(split.summary.error for split in done) else 0

@@ -68,7 +68,7 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
 
 
-def report_of(splits: Sequence[Evaluated], name: str, *, named: bool, beside_published: bool) -> str:
+def report_of(splits: Sequence[Evaluated], name: str, named: bool, beside_published: bool) -> str:
     """All that is printed of an evaluation; `name` is our rows', `named` says that one split was named and no more."""
     rows = [split.rows(name) for split in splits]
     if named:

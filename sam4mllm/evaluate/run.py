@@ -138,7 +138,7 @@ def answer_split(
 
 
 def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample], judging: Judging) -> Evaluated:
-    """The scores of the answers and of the baselines; beside the predictions a picture of trust and the page of cases."""
+    """The scores of the answers and of the baselines; a picture of trust and the page of cases beside the answers."""
     start = time.perf_counter()
 
     def judged(lines: Iterable[PredictionLine]) -> Judgement:

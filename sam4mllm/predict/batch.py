@@ -181,7 +181,7 @@ def predict(
 
 
 def line_of(query: Query, result: Result) -> PredictionLine:
-    """The prediction that a result makes of its query.
+    """The prediction that a result makes of its query, with scores to four digits, as evidence has.
 
     Raises:
         DataError: a score that is no finite number, as half precision can make.
@@ -197,14 +197,14 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         id=query.id,
         status=result.status,
         objects=tuple(
-            PredictedObject(encode(mask), prompt, score, evidence)
+            PredictedObject(encode(mask), prompt, round(score, 4), evidence)
             for mask, prompt, score, evidence in zip(masks, result.prompts, scores, objects, strict=True)
         ),
         image=query.image,
         phrase=query.phrase,
         answer=result.answer,
         error=result.reason,
-        score=result.score,
+        score=None if result.score is None else round(result.score, 4),
         evidence=nothing,
     )
 

@@ -227,7 +227,8 @@ def _guessed_iou(evidence: Evidence) -> float:
 
 
 def _short(value: float) -> float:
-    return round(float(value), _DIGITS)
+    # A sum with 0.0, so that no -0.0 is written.
+    return round(float(value), _DIGITS) + 0.0
 
 
 def _regression(value: object, names: Sequence[str]) -> Regression | None:

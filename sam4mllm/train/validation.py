@@ -62,9 +62,8 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes
         intersection += found.intersection
         union += found.union
         malformed += result.status == "malformed"
-        said.append(
-            (result.status, [evidence.to_json() for evidence in result.evidence], _right(result, objects, sample))
-        )
+        evidence = [each.to_json() for each in result.evidence or (Evidence(),)]
+        said.append((result.status, evidence, _right(result, objects, sample)))
     # Whole numbers, so the sum does not depend on how the samples were shared out.
     counts = processes.gather([int(intersection), int(union), malformed])
     intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
@@ -73,8 +72,7 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes
     ordered = [everything[index % len(everything)][index // len(everything)] for index in range(len(samples))]
     pairs: dict[str, list[Pair]] = {"ok": [], "no_object": [], "malformed": []}
     for status, evidence, right in ordered:
-        # "no_object" may come without evidence, from an engine that tells no probabilities.
-        pairs[status] += [(Evidence(**each), fact) for each, fact in zip(evidence, right, strict=False)]
+        pairs[status] += [(Evidence(**each), fact) for each, fact in zip(evidence, right, strict=True)]
     calibration = fit_calibration(pairs["ok"], pairs["no_object"])
     return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
 

@@ -3,6 +3,7 @@ import pytest
 from PIL import Image
 
 from sam4mllm.data.masks import encode
+from sam4mllm.data.queries import Evidence
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
@@ -49,3 +50,14 @@ def test_all_empty_is_no_overlap(picture):
 def test_an_annotation_of_another_size_is_an_error(picture):
     with pytest.raises(DataError, match=r"the picture is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
         validate(pipeline(), [sample(picture, "all", 3, size=30)])
+
+
+def test_the_answers_calibrate_the_scores(picture):
+    # "[0,0,4,9]" has IoU 0.72 with ten columns and 0.42 with four; "none" is right once of twice.
+    samples = [sample(picture, "half", 10), sample(picture, "half", 4), sample(picture, "broken", 5)]
+    samples += [sample(picture, "none", 0), sample(picture, "none", 3)]
+    found = validate(pipeline(), samples).calibration
+    assert (found.objects.n, found.objects.right) == (2, 1)
+    # This engine tells no probabilities, so how often "no object" was right is all there is.
+    assert found.no_object.probability(Evidence()) == found.no_object.probability(Evidence(-3.0)) == 0.5
+    assert validate(pipeline(), samples[2:3]).calibration is None
