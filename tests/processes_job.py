@@ -32,10 +32,6 @@ def answer(conversation: Conversation) -> str:
     return {0: "No object found.", 1: "it is hard to say"}.get(number, f"[{number},2,50,60]")
 
 
-def scripted() -> Pipeline:
-    return Pipeline(Ppg(0, 0, 100, 1), ScriptedEngine(answer), BoxSegmenter())
-
-
 def run_job(home: Path, output: Path, batch: int, run: Path, processes: Processes) -> None:
     """Leaves `output`/{targets,run,answers,masks,box-alone}; `run` is the run folder whose model answers."""
     torch.set_num_threads(1)
@@ -46,10 +42,10 @@ def run_job(home: Path, output: Path, batch: int, run: Path, processes: Processe
     queries = queries_of(read_dataset("refcoco", home / "data", "val"))
     pipeline = Pipeline.from_pretrained(run, device="cpu")
     predict(pipeline, queries, output / "answers", shard_size=2, processes=processes)
-    answering = scripted()
-    predict(answering, queries, output / "masks", shard_size=1, processes=processes)
+    scripted = Pipeline(Ppg(0, 0, 100, 1), ScriptedEngine(answer), BoxSegmenter())
+    predict(scripted, queries, output / "masks", shard_size=1, processes=processes)
     lines = read_predictions(output / "masks/predictions.jsonl")
-    box_alone(answering, queries, lines, output / "box-alone", processes=processes)
+    box_alone(scripted, queries, lines, output / "box-alone", processes=processes)
 
 
 if __name__ == "__main__":

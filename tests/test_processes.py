@@ -21,7 +21,6 @@ from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.evaluate.score import score
 from sam4mllm.processes import ALONE, Processes, joined
 from sam4mllm.train.run_folder import RunFolder
-from sam4mllm.train.validation import validate
 from tests import processes_job
 from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
 from tests.mllm import tiny
@@ -194,15 +193,6 @@ def test_every_item_falls_to_one_process() -> None:
     parts = in_threads(3, work)
     assert sorted(item for first, _ in parts for item in first) == list(range(50))
     assert sorted(item for _, second in parts for item in second) == [7]
-
-
-def test_a_validation_shared_by_processes_is_that_of_one(home: Path) -> None:
-    samples = read_dataset("refcoco", home / "data", "val")
-    alone = validate(processes_job.scripted(), samples)
-    assert alone.calibration is not None and alone.calibration.no_object is not None
-    for count in (2, 4):
-        shared = in_threads(count, lambda processes: validate(processes_job.scripted(), samples, processes))
-        assert shared == [alone] * count
 
 
 def test_the_main_process_decides_and_all_know_what_each_has() -> None:
