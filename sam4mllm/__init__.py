@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from sam4mllm.data.sample import MaskObject, Sample
     from sam4mllm.errors import DataError, ModelError, PredictionsError, RecipeError, Sam4mllmError
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
-    from sam4mllm.predict.pipeline import Pipeline, Result
+    from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.predict.result import Result
     from sam4mllm.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"

@@ -21,6 +21,7 @@ from sam4mllm.cli_options import (
     dataset_options,
     device_option,
     dtype_option,
+    engine_options,
     json_option,
     model_options,
     nearest_to,
@@ -29,10 +30,11 @@ from sam4mllm.cli_options import (
     score_options,
     whole,
 )
-from sam4mllm.errors import DataError, LaunchError, Sam4mllmError
+from sam4mllm.command_inputs import check_json_place
+from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.processes import joined
 
-SHARED_VERBS = ("prepare", "train", "predict", "evaluate")
+SHARED_VERBS = ("prepare", "train", "predict", "evaluate", "calibrate")
 """Those whose work several processes can share: `torchrun --nproc-per-node N -m sam4mllm VERB ...`."""
 
 
@@ -113,9 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     segment.set_defaults(batch_size=1)
     segment.add_argument("image", metavar="IMAGE", type=Path)
     segment.add_argument("phrase", metavar="PHRASE")
-    segment.add_argument(
-        "-o", "--output", type=Path, metavar="FILE.png", help="the picture with masks, boxes and points"
-    )
+    segment.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="the picture with masks and prompts")
     segment.add_argument("--mask", type=Path, metavar="FILE.png", help="the union of the masks alone, 0 and 255")
     segment.add_argument(
         "--json", metavar="FILE", help="the answer as one line of predictions.jsonl; - is standard output"
@@ -175,11 +175,23 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="best, median and worst cases on the page, each (default: 8; 0: no page)",
     )
-    evaluate.add_argument(
-        "--limit", type=positive, metavar="N", help="only the first N sentences; no figure to publish"
-    )
+    evaluate.add_argument("--limit", type=positive, metavar="N", help="only the first N; no figure to publish")
     batch_option(evaluate)
     json_option(evaluate)
+
+    calibrate = verb(
+        "calibrate",
+        "fit a run's scores to its answers about a held-out split, as training does to its validation's",
+        "Resumes. Writes RUN/calibration.json, which all later answers are scored by.",
+    )
+    calibrate.add_argument("run", metavar="RUN", help="a run folder")
+    engine_options(calibrate)
+    calibrate.set_defaults(adapter=None, segmenter=None)
+    dataset_options(calibrate)
+    calibrate.add_argument("--output", type=Path, metavar="DIR", help="default: calibration/DATASET-SPLIT in RUN")
+    calibrate.add_argument("--limit", type=positive, metavar="N", help="only the first N phrases")
+    batch_option(calibrate)
+    json_option(calibrate)
 
     score = verb("score", "score a file of predictions, from this or any other program")
     score.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path)
@@ -249,12 +261,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _check_json_place(place: str | None) -> None:
-    """Makes sure, before any work is done, that there is a folder for the file of `--json`."""
-    if place not in (None, "-") and not Path(place).absolute().parent.is_dir():
-        raise DataError(f"{place}: its folder {Path(place).parent} does not exist; make it first")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -267,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Without a network it tells of every one of its retries; our error says it once.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
-        _check_json_place(getattr(options, "json", None))
+        check_json_place(getattr(options, "json", None))
         with joined() as options.processes:
             if options.processes.world_size > 1 and options.verb not in SHARED_VERBS:
                 raise LaunchError(

@@ -42,6 +42,11 @@ def model_options(parser: argparse.ArgumentParser) -> None:
         metavar="CHECKPOINT",
         help="SAM checkpoint (.pth, folder, Hub id or `shapes`); default: the run's",
     )
+    engine_options(parser)
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Where and how the model of RUN answers."""
     device_option(parser)
     dtype_option(parser)
     parser.add_argument(

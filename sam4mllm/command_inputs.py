@@ -143,6 +143,16 @@ def write_json(record: dict[str, Any], place: str | None) -> None:
         raise DataError(f"{place}: cannot be written: {error.strerror}") from error
 
 
+def check_json_place(place: str | None) -> None:
+    """Makes sure, before any work is done, that there is a folder for the file of `--json`.
+
+    Raises:
+        DataError: a folder that is missing.
+    """
+    if place not in (None, "-") and not Path(place).absolute().parent.is_dir():
+        raise DataError(f"{place}: its folder {Path(place).parent} does not exist; make it first")
+
+
 def check_picture_places(*places: Path | None) -> None:
     """Makes sure, before any work is done, that pictures can be written to `places`.
 

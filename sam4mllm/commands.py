@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sam4mllm.command_inputs import (
     chats_of,
@@ -160,22 +160,10 @@ def convert(options: Namespace) -> int:
 
 def doctor(options: Namespace) -> int:
     """The checks of families and segmenters; the status is 1 when one fails."""
-    from sam4mllm.doctor.families import check_families, chosen_families
-    from sam4mllm.doctor.family_checks import FAMILY_CHECKS
-    from sam4mllm.doctor.report import any_failed, as_markdown, as_text, machine
-    from sam4mllm.predict.loading import chosen_device
-    from sam4mllm.progress import bar
+    from sam4mllm.doctor.examine import examine
+    from sam4mllm.doctor.report import any_failed, as_markdown, as_text
 
-    device = chosen_device(options.device)
-    model_types, with_segmenters = chosen_families(options.only)
-    record: dict[str, Any] = {**machine(device), "families": {}, "segmenters": {}}
-    if model_types:
-        with bar("check", len(model_types) * len(FAMILY_CHECKS), unit="checks") as advance:
-            record["families"] = check_families(model_types, device=device, advance=advance)
-    if with_segmenters:
-        from sam4mllm.doctor.segmenters import check_segmenters
-
-        record["segmenters"] = check_segmenters(device)
+    record = examine(options.only, options.device)
     if options.json != "-":
         print(as_markdown(record) if options.markdown else as_text(record), end="")
     write_json(record, options.json)
@@ -230,13 +218,11 @@ def predict(options: Namespace) -> int:
 def evaluate(options: Namespace) -> int:
     """Splits of data sets, predicted and scored; the status is 1 when a line came out as an error."""
     import time
-    from functools import partial
 
     from sam4mllm.evaluate.chat import chat_record, chat_report, score_chat
-    from sam4mllm.evaluate.report import report, suite_report
+    from sam4mllm.evaluate.report import report_of
     from sam4mllm.evaluate.results import results_record, write_results
     from sam4mllm.evaluate.run import Judging, answer_split, judge_split, read_suite
-    from sam4mllm.evaluate.suite import comparable
     from sam4mllm.predict.chat import ask_chat
 
     start = time.perf_counter()
@@ -270,13 +256,27 @@ def evaluate(options: Namespace) -> int:
     )
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
-    rows = [split.rows(str(options.run)) for split in done]
     if options.json != "-":
-        shown = partial(report, rows[0]) if suite.named else partial(suite_report, rows)
-        print(shown(beside_published=all(comparable(entry, options.protocol) for entry in suite.entries)), end="")
+        print(report_of(done, options.run, suite.named, suite.is_comparable(options.protocol)), end="")
         print(f"\nchat {options.chat}\n{chat_report(chat_scores)}" if chats else "", end="")
     write_json(done[0].scores.to_json() | chat if suite.named else record, options.json)
     return 1 if any(split.summary.error for split in done) else 0
+
+
+def calibrate(options: Namespace) -> int:
+    """A run's scores, fitted to its answers about a split; the status is 1 when a line came out as an error."""
+    from sam4mllm.evaluate.calibrate import calibrate as calibrate_run
+    from sam4mllm.train.run_folder import RunFolder
+
+    entry, run = entry_of(options), RunFolder.open(options.run)
+    found = calibrate_run(pipeline_of(options), run, entry, options.output, options.processes)
+    if found is None:
+        return 0
+    tell(found.summary)
+    if options.json != "-":
+        print(found.text())
+    write_json(found.to_json(), options.json)
+    return 1 if found.summary.error else 0
 
 
 def score(options: Namespace) -> int:

@@ -40,6 +40,7 @@ VERBS = (
     "segment",
     "predict",
     "evaluate",
+    "calibrate",
     "score",
     "convert",
     "merge",
@@ -312,12 +313,15 @@ def test_one_command_evaluates_all_that_a_root_holds(
     assert list(splits) == [("refcoco", "val"), ("refcoco", "testA"), ("reasonseg", "val")]
     for (dataset, split), found in splits.items():
         assert found["predictions"] == f"{dataset}-{split}/predictions.jsonl" and (out / found["predictions"]).is_file()
+        assert found["trust"]["objects"]["n"] > 0 and len(found["trust"]["coverage"]) == 10
+        assert Image.open(out / f"{dataset}-{split}/trust.png").size[0] > 600
         assert (out / found["page"]).is_file() and list(found["baselines"]) == ["filled-box", "box"]
         # The segmenter's mask is the box, whatever the points, so no baseline can differ.
         assert all(scores == found["scores"] for scores in found["baselines"].values())
         assert found["scores"]["protocol"] == ("reasonseg" if dataset == "reasonseg" else "refcoco")
     described = (Path(__file__).parent.parent / "docs/evaluation.md").read_text(encoding="utf-8")
     assert not [key for key in (*results, *results["splits"][0]) if f"`{key}`" not in described]
+    assert "cIoU of the surest answers" in printed and "refcoco testA" in printed
     assert "val cIoU  testA cIoU" in printed and "run, filled-box" in printed and "LISA-7B" in printed
     again = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "results.json"}
     assert main(["evaluate", "run", *arguments]) == 0

@@ -168,7 +168,10 @@ def test_a_process_that_dies_ends_the_job(tmp_path: Path) -> None:
 def test_the_command_line_is_launched_by_torchrun(tmp_path: Path) -> None:
     job = torchrun("-m", "sam4mllm", "segment", "run", "picture.png", "a phrase")
     assert job.returncode != 0
-    assert "sam4mllm: error: segment runs in one process; only prepare, train, predict, evaluate share" in job.stderr
+    assert (
+        "sam4mllm: error: segment runs in one process; only prepare, train, predict, evaluate, calibrate share"
+        in job.stderr
+    )
 
 
 def in_threads(count: int, work: Callable[[Processes], Any], **settings: Any) -> list[Any]:

@@ -60,9 +60,9 @@ class Evidence:
 class PredictedObject:
     """One object of an answer: its mask at the original picture's size, what SAM was asked, and how sure it is.
 
-    `score` is from 0 to 1: the probability that the mask is right, or SAM's own guess of its IoU in a run that is not
-    calibrated. `prompt`, `score` and `evidence` are None where another program gave none. `box_alone` says whether the
-    prompt's points were left out because they seemed to hurt; None where a run does not look at that.
+    `score` is from 0 to 1: the probability that the mask is right (IoU > 0.5), or SAM's own guess of its IoU in a run
+    that is not calibrated. `prompt`, `score` and `evidence` are None where another program gave none. `box_alone` says
+    whether the prompt's points were left out because they seemed to hurt; None where a run does not look at that.
     """
 
     segmentation: Rle

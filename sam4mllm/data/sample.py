@@ -85,3 +85,7 @@ class Sample:
         for item in self.objects:
             union |= item.mask()
         return union
+
+    def ignored(self) -> npt.NDArray[np.bool_] | None:
+        """The pixels (H, W), bool, that count for nobody; None where all count."""
+        return None if self.ignore is None else decode(self.ignore)

@@ -55,6 +55,7 @@ def write_cases(
     title: str,
     summary: str = "",
     count: int = 8,
+    figure: str | None = None,
 ) -> Path:
     """The page of at most `count` best, median and worst cases each, with its pictures beside it in `output`.
 
@@ -66,6 +67,7 @@ def write_cases(
         title: the page's heading.
         summary: a line of figures below it.
         count: of each kind.
+        figure: a picture to show above them, by its place as seen from `output`.
 
     Returns:
         The page's file.
@@ -76,6 +78,8 @@ def write_cases(
     lines = {line.id: line for line in predictions if line.id in wanted}
     (output / "pictures").mkdir(parents=True, exist_ok=True)
     groups = []
+    if figure is not None:
+        groups.append(("Trust", [f'<article><img src="{escape(figure)}" alt=""></article>']))
     for kind, names in chosen.items():
         cards = []
         for number, name in enumerate(names):

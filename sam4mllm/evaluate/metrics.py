@@ -57,6 +57,29 @@ def overlap(predicted: Mask, truth: Mask) -> Overlap:
     return Overlap(both, int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth)) - both)
 
 
+def union_of(masks: Sequence[Mask], size_wh: tuple[int, int]) -> Mask:
+    """The pixels (H, W), bool, of any of the masks (H, W); none for no mask."""
+    union: Mask = np.zeros(size_wh[::-1], dtype=bool)
+    for mask in masks:
+        union |= mask
+    return union
+
+
+def right_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: Mask | None = None) -> tuple[bool, ...]:
+    """Which of the predicted masks (H, W) bool have IoU > 0.5 with a true one that no other predicted one has taken.
+
+    The pairs are taken by IoU, the best first; among equals the earlier mask. `ignored` pixels count for nobody.
+    """
+    if ignored is not None:
+        predicted, truth = [mask & ~ignored for mask in predicted], [mask & ~ignored for mask in truth]
+    pairs = [(overlap(mask, other).iou, i, j) for i, mask in enumerate(predicted) for j, other in enumerate(truth)]
+    taken: dict[int, int] = {}
+    for _, i, j in sorted((pair for pair in pairs if pair[0] > 0.5), key=lambda pair: (-pair[0], *pair[1:])):
+        if i not in taken and j not in taken.values():
+            taken[i] = j
+    return tuple(i in taken for i in range(len(predicted)))
+
+
 def cumulative_iou(sentences: Iterable[Judged]) -> float | None:
     """cIoU: the sum of I over the sum of U; None where no sentence added a pixel."""
     intersection = union = 0

@@ -1,11 +1,19 @@
-"""The report: our figures beside published ones as tables of text, in percent. This module measures nothing."""
+"""The report: our figures beside published ones, and how far scores can be trusted, as tables of text, in percent.
+
+This module measures nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from sam4mllm.evaluate.published import published
 from sam4mllm.evaluate.score import Scores
+from sam4mllm.evaluate.trust import COVERAGES, Trust
+
+if TYPE_CHECKING:
+    from sam4mllm.evaluate.run import Evaluated
 
 # Column titles and the fields of Scores, and of PublishedRow where it has them, that they show.
 _FIGURES = {
@@ -58,6 +66,29 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     for ours in splits:
         by_dataset.setdefault(next(iter(ours.values())).dataset, []).append(ours)
     return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
+
+
+def report_of(splits: Sequence[Evaluated], name: str, named: bool, beside_published: bool) -> str:
+    """All that is printed of an evaluation; `name` is our rows', `named` says that one split was named and no more."""
+    rows = [split.rows(name) for split in splits]
+    if named:
+        tables = report(rows[0], beside_published=beside_published)
+    else:
+        tables = suite_report(rows, beside_published=beside_published)
+    trusts = {f"{split.entry.dataset} {split.entry.split_name}": split.trust for split in splits}
+    return f"{tables}\n{trust_report(trusts)}"
+
+
+def trust_report(trusts: Mapping[str, Trust]) -> str:
+    """How far the scores of each split can be trusted: a row for each, by its name."""
+    rows = []
+    for split, trust in trusts.items():
+        objects = ["-", "-"] if trust.objects is None else [str(trust.objects.n), _percent(trust.objects.ece)]
+        kept = ["-"] * len(COVERAGES) if trust.coverage is None else [_percent(each.ciou) for each in trust.coverage]
+        rows.append([split, *objects, *kept, ""])
+    header = ["", "objects", "ECE", *(f"{100 * coverage:.0f} %" for coverage in COVERAGES), ""]
+    title = "trust in scores, percent: ECE over objects; cIoU of the surest answers, by the share that is kept"
+    return "\n".join([title, "", *text_table(header, rows)]) + "\n"
 
 
 def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside_published: bool) -> str:

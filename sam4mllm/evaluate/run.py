@@ -2,6 +2,7 @@
 
     OUTPUT/predictions.jsonl (and what the batch run keeps)    the answers
     OUTPUT/baseline-box/predictions.jsonl                      SAM with their boxes alone
+    OUTPUT/trust.png                                           how far their scores can be trusted
     OUTPUT/cases/index.html                                    the best, median and worst of them
 
 Answering is apart from judging, which needs no model. What is there already is not answered again. This module prints
@@ -22,14 +23,19 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.evaluate.cases import write_cases
 from sam4mllm.evaluate.score import Judgement, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
+from sam4mllm.evaluate.trust import Trust, trust
+from sam4mllm.evaluate.trust_picture import draw_trust
 from sam4mllm.predict.baselines import BASELINES, BOX, box_alone, filled_boxes
 from sam4mllm.predict.batch import BatchSummary, predict
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import bar
 from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.whole_files import whole_file
 
 if TYPE_CHECKING:
     from sam4mllm.predict.pipeline import Pipeline
+
+TRUST = "trust.png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,7 @@ class Evaluated:
     entry: DataEntry
     summary: BatchSummary
     scores: Scores
+    trust: Trust
     baselines: dict[str, Scores] = field(default_factory=dict)
     page: Path | None = None
     seconds: float = 0.0
@@ -80,6 +87,7 @@ class Evaluated:
             "data": self.entry.model_dump(mode="json"),
             "scores": self.scores.to_json(),
             "baselines": {baseline: scores.to_json() for baseline, scores in self.baselines.items()},
+            "trust": self.trust.to_json(),
             "statuses": {name: getattr(self.summary, name) for name in ("ok", "no_object", "malformed", "error")},
             "predictions": self.summary.predictions.relative_to(home).as_posix(),
             "page": None if self.page is None else self.page.relative_to(home).as_posix(),
@@ -130,7 +138,7 @@ def answer_split(
 
 
 def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample], judging: Judging) -> Evaluated:
-    """The scores of the answers and of the baselines, and the page of cases beside the predictions."""
+    """The scores of the answers and of the baselines; a picture of trust and the page of cases beside the answers."""
     start = time.perf_counter()
 
     def judged(lines: Iterable[PredictionLine]) -> Judgement:
@@ -152,10 +160,14 @@ def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample],
         else:
             lines = filled_boxes(answers)
         baselines[baseline] = judged(lines).scores
-    folder = answered.summary.predictions.parent / "cases"
-    page = _show(samples, answers, ours, folder, judging.cases) if judging.cases else None
+    folder = answered.summary.predictions.parent
+    trusted = trust(answers, ours)
+    said = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"
+    with whole_file(folder / TRUST) as unfinished:
+        draw_trust(trusted, said).save(unfinished, format="PNG")
+    page = _show(samples, answers, ours, folder / "cases", judging.cases) if judging.cases else None
     seconds = answered.seconds + time.perf_counter() - start
-    return Evaluated(entry, answered.summary, ours.scores, baselines, page, seconds)
+    return Evaluated(entry, answered.summary, ours.scores, trusted, baselines, page, seconds)
 
 
 def _show(
@@ -172,4 +184,5 @@ def _show(
         title=f"{scores.dataset} {scores.split}: best, median and worst answers",
         summary=f"{scores.n} phrases, protocol {scores.protocol}: {said}.",
         count=count,
+        figure=f"../{TRUST}",
     )

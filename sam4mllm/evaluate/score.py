@@ -1,7 +1,7 @@
 """Scores: predictions against the samples of a split, under a protocol.
 
 Predictions come one by one and in any order, and each is judged and dropped, so a file of any length costs the memory
-of one picture. Every query of the split counts: one without a prediction, and one whose line is malformed or an error,
+of one answer. Every query of the split counts: one without a prediction, and one whose line is malformed or an error,
 counts as an empty mask. This module knows no models and no file formats.
 """
 
@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from sam4mllm.data.masks import decode
 from sam4mllm.data.queries import PredictionLine
@@ -24,7 +22,9 @@ from sam4mllm.evaluate.metrics import (
     mean_iou,
     no_target_accuracy,
     precision_at,
+    right_objects,
     target_accuracy,
+    union_of,
 )
 from sam4mllm.evaluate.protocols import Answer, Protocol, protocol_for
 
@@ -61,10 +61,15 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The figures of a split, and what each of its sentences added to them, by id in the order of the split."""
+    """The figures of a split, and what each of its sentences added to them, by id in the order of the split.
+
+    `right` says of each line with status "ok" which of its objects have IoU > 0.5 with an object that is meant, one to
+    one.
+    """
 
     scores: Scores
     by_id: dict[str, Judged]
+    right: dict[str, tuple[bool, ...]]
 
 
 @dataclass(slots=True)
@@ -115,6 +120,7 @@ def judge(
     rules = rules_for(samples, dataset=dataset, split=split, protocol=protocol)
     by_id = {sample.id: sample for sample in samples}
     judged: dict[str, Judged] = {}
+    right: dict[str, tuple[bool, ...]] = {}
     boxes = _Boxes(set())
     malformed = 0
     unknown: list[str] = []
@@ -126,18 +132,24 @@ def judge(
         elif line.id in judged:
             doubled.append(line.id)
         else:
-            judged[line.id] = _judge_one(_answer(line, sample), sample, rules, min_pixels)
+            masks, truth = _masks(line, sample), [item.mask() for item in sample.objects]
+            ignored = sample.ignored()
+            said = Answer(union_of(masks, sample.size_wh), said_none=line.status == "no_object")
+            judged[line.id] = rules.judge(said, union_of(truth, sample.size_wh), ignored, min_pixels)
+            if line.status == "ok":
+                right[line.id] = right_objects(masks, truth, ignored)
             malformed += line.status == "malformed"
             if rules.has_boxes:
                 _compare_boxes(line, sample, boxes)
     _refuse(unknown, doubled, f"{dataset} {split}")
     missing = len(by_id) - len(judged)
-    sentences = {
-        sample.id: judged[sample.id] if sample.id in judged else _judge_one(_empty(sample), sample, rules, min_pixels)
-        for sample in samples
-    }
+    for sample in samples:
+        if sample.id not in judged:
+            nothing = Answer(union_of([], sample.size_wh))
+            judged[sample.id] = rules.judge(nothing, sample.mask(), sample.ignored(), min_pixels)
+    sentences = {sample.id: judged[sample.id] for sample in samples}
     scores = _figures(list(sentences.values()), boxes, rules, dataset, split, missing=missing, malformed=malformed)
-    return Judgement(scores, sentences)
+    return Judgement(scores, sentences, right)
 
 
 def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> Protocol:
@@ -187,18 +199,12 @@ def _figures(
     )
 
 
-def _judge_one(answer: Answer, sample: Sample, rules: Protocol, min_pixels: int) -> Judged:
-    ignored = None if sample.ignore is None else decode(sample.ignore)
-    return rules.judge(answer, sample.mask(), ignored, min_pixels)
-
-
-def _answer(line: PredictionLine, sample: Sample) -> Answer:
-    """The union of the line's objects; nothing of a line that is malformed or an error.
+def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
+    """The masks of the line's objects; none of a line that is malformed or an error.
 
     Raises:
         PredictionsError: a mask of another size than the picture's.
     """
-    answer = _empty(sample)
     width, height = sample.size_wh
     for item in line.objects:
         if tuple(item.segmentation["size"]) != (height, width):
@@ -206,17 +212,7 @@ def _answer(line: PredictionLine, sample: Sample) -> Answer:
                 f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its picture is "
                 f"{(height, width)}; masks are scored at the original picture's size"
             )
-    if line.status in ("malformed", "error"):
-        return answer
-    for item in line.objects:
-        np.logical_or(answer.mask, decode(item.segmentation), out=answer.mask)
-    return Answer(answer.mask, said_none=line.status == "no_object")
-
-
-def _empty(sample: Sample) -> Answer:
-    width, height = sample.size_wh
-    mask: Mask = np.zeros((height, width), dtype=bool)
-    return Answer(mask)
+    return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
 
 
 def _compare_boxes(line: PredictionLine, sample: Sample, boxes: _Boxes) -> None:

@@ -37,6 +37,10 @@ class Suite:
         """The folder of each entry: `output` itself where one split was named, else one in it for each."""
         return [output] if self.named else [_split_folder(output, entry) for entry in self.entries]
 
+    def is_comparable(self, protocol: str | None = None) -> bool:
+        """Whether every entry is `comparable`."""
+        return all(comparable(entry, protocol) for entry in self.entries)
+
 
 def choose_suite(
     datasets: Sequence[str],

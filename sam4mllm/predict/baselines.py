@@ -24,7 +24,8 @@ from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt, mask_of_box
 from sam4mllm.methods.base import Answer
 from sam4mllm.predict.batch import BatchSummary, predict
-from sam4mllm.predict.pipeline import Pipeline, Result
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.predict.result import Result
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
 

@@ -25,7 +25,8 @@ from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.data.queries import Evidence, PredictedObject, PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
-from sam4mllm.predict.pipeline import Result, batched
+from sam4mllm.predict.pipeline import batched
+from sam4mllm.predict.result import Result
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
 from sam4mllm.whole_files import whole_file, write_whole
@@ -181,14 +182,15 @@ def predict(
 
 
 def line_of(query: Query, result: Result) -> PredictionLine:
-    """The prediction that a result makes of its query.
+    """The prediction that a result makes of its query, with scores to four digits, as evidence has.
 
     Raises:
         DataError: a score that is no finite number, as half precision can make.
     """
     scores = [float(score) for score in result.scores.cpu()]
-    if not all(math.isfinite(score) for score in scores):
-        raise DataError(f"{query.image}: the segmenter's scores are not finite: {scores}; give it --dtype float32")
+    ious = [each.iou for each in result.evidence if each.iou is not None]
+    if not all(math.isfinite(value) for value in (*scores, *ious)):
+        raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
     masks = result.masks.cpu().numpy()
     objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
     alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)
@@ -197,7 +199,7 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         id=query.id,
         status=result.status,
         objects=tuple(
-            PredictedObject(encode(mask), prompt, score, evidence, box_alone)
+            PredictedObject(encode(mask), prompt, round(score, 4), evidence, box_alone)
             for mask, prompt, score, evidence, box_alone in zip(
                 masks, result.prompts, scores, objects, alone, strict=True
             )
@@ -206,6 +208,7 @@ def line_of(query: Query, result: Result) -> PredictionLine:
         phrase=query.phrase,
         answer=result.answer,
         error=result.reason,
+        score=None if result.score is None else round(result.score, 4),
         evidence=nothing,
     )
 

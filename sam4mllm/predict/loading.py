@@ -18,6 +18,7 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import EMBEDDED, load_mllm
 from sam4mllm.mllm.picture_size import own_coordinates
+from sam4mllm.predict.calibration import Calibration
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.segment.base import Segmenter
@@ -94,6 +95,7 @@ def load_pipeline(
             "quantization": quantization,
         },
         fallback=_fallback(fallback, run),
+        calibration=_calibration(run, segmenter, method, fallback),
     )
 
 
@@ -122,7 +124,20 @@ def _served_pipeline(
         # Not its address: a server may move between two runs of one job.
         engine_identity={"server_model": engine.model},
         fallback=_fallback(fallback, run),
+        calibration=_calibration(run, segmenter, method, fallback),
     )
+
+
+def _calibration(
+    run: RunFolder | None,
+    segmenter: str | Path | Segmenter | None,
+    method: Mapping[str, Any] | None,
+    fallback: BoxFallback | None,
+) -> Calibration | None:
+    """The run's, which is about its own segmenter, way of asking and fallback; None where another one was given."""
+    if run is None or segmenter is not None or method is not None or _fallback(fallback, run) != _fallback(None, run):
+        return None
+    return run.calibration
 
 
 def chosen_device(name: str) -> str:

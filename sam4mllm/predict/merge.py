@@ -50,5 +50,6 @@ def merge(run: RunFolder, output: Path, *, dtype: DType = "auto", device: str = 
     mllm.processor.save_pretrained(unfinished.path)
     settings = recipe.model.model_copy(update={"dtype": "auto", "quantization": None})
     unfinished.describe(recipe.model_copy(update={"model": settings}), run.method)
+    unfinished.keep_calibration(run.calibration)
     os.replace(unfinished.path, place)
     return RunFolder.open(output)

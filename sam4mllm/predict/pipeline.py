@@ -8,62 +8,29 @@ predictions.jsonl is written by `batch.py`. It does not know how a method asks o
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from sam4mllm.data.images import Picture, Rgb, as_rgb
 from sam4mllm.data.queries import Evidence, Query
-from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.mllm.generate import Engine
+from sam4mllm.predict.calibration import Calibration, scores_of
+from sam4mllm.predict.result import Result
 from sam4mllm.recipe_sections import GenerationSection
 from sam4mllm.segment.base import Embeddings, Segmenter
 from sam4mllm.segment.fallback import BoxFallback, segment_guarded
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 _EMBEDDED_AT_ONCE = 4
 """Pictures of one device batch of the segmenter's encoder; the largest SAM takes about a gigabyte for each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one phrase means in one picture.
-
-    masks: bool (N, H, W) at the picture's own size, on the pipeline's device; N = 0 unless status is "ok".
-    prompts: the N prompts that the model's answer makes, in pixels of the original picture.
-    scores: float32 (N,), SAM's own guess of each mask's IoU.
-    status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
-    answer: the text that the model wrote. reason: why it could not be read, else None.
-    evidence: what speaks for each of the N masks, or, as the only one, for "no_object".
-    box_alone: for each of the N masks, whether its prompt's points were left out because they seemed to hurt; empty in
-        a pipeline that does not fall back on the box.
-    """
-
-    masks: torch.Tensor
-    prompts: list[SamPrompt]
-    scores: torch.Tensor
-    status: Literal["ok", "no_object", "malformed"]
-    answer: str
-    reason: str | None = None
-    evidence: tuple[Evidence, ...] = ()
-    box_alone: tuple[bool, ...] = ()
-
-    @property
-    def mask(self) -> torch.Tensor:
-        """The union of the masks, bool (H, W), on their device; all False for N = 0."""
-        return self.masks.any(dim=0)
-
-    def draw(self, picture: Picture, long_side: int = 0) -> Image.Image:
-        """The picture with masks, boxes and points over it; see `render.overlay`."""
-        from sam4mllm.render import overlay
-
-        return overlay(as_rgb(picture), list(self.masks.cpu().numpy()), self.prompts, long_side=long_side)
 
 
 class Pipeline:
@@ -76,6 +43,7 @@ class Pipeline:
         max_new_tokens: the longest answer; unless told, as long as a recipe's is by default.
         picture_batch: how many pictures are held, and their phrases asked, at once.
         fallback: when the mask of the box alone is taken in place of that of box and points; by default never.
+        calibration: what makes scores of evidence; None where nothing was fitted.
         identity: names the models and settings; two pipelines of equal identity give equal results.
     """
 
@@ -89,6 +57,7 @@ class Pipeline:
         picture_batch: int = 16,
         engine_identity: Mapping[str, Any] | None = None,
         fallback: BoxFallback | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         if max_new_tokens is None:
             max_new_tokens = GenerationSection().max_new_tokens
@@ -108,6 +77,9 @@ class Pipeline:
         }
         if self.fallback.is_on:
             self.identity["fallback"] = asdict(self.fallback)
+        self.calibration = calibration
+        if calibration is not None:
+            self.identity["calibration"] = calibration.to_json()
 
     @classmethod
     def from_pretrained(
@@ -160,6 +132,13 @@ class Pipeline:
             fallback=fallback,
         )
 
+    def uncalibrated(self) -> Pipeline:
+        """This pipeline, its models shared, with the scores that it has where nothing was fitted."""
+        other = copy.copy(self)
+        other.calibration = None
+        other.identity = {key: value for key, value in self.identity.items() if key != "calibration"}
+        return other
+
     @property
     def device(self) -> torch.device:
         """Where the masks lie."""
@@ -193,21 +172,30 @@ class Pipeline:
         questions = [Question(pictures[index], phrase, sizes_wh[index]) for index, phrase in asked]
         with torch.no_grad():
             answers = self.method.ask(self.engine, questions, self.max_new_tokens)
-            return self.segment(pictures, [index for index, _ in asked], answers)
+            return self.segment(pictures, [index for index, _ in asked], answers, self.calibration)
 
     def respond(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
         """The results of (index of the picture, query) pairs, in their order."""
         return self.answer(pictures, [(index, query.phrase) for index, query in asked])
 
-    def segment(self, pictures: Sequence[Rgb], owners: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
-        """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding."""
+    def segment(
+        self,
+        pictures: Sequence[Rgb],
+        owners: Sequence[int],
+        answers: Sequence[Answer],
+        calibration: Calibration | None = None,
+    ) -> list[Result]:
+        """The results of `answers`, each about the picture that `owners` names; no prompts, no embedding.
+
+        `calibration` is given where they are answers of the kind that it was fitted to.
+        """
         named = sorted({owner for owner, answer in zip(owners, answers, strict=True) if answer.prompts})
         place = {owner: index for index, owner in enumerate(named)}
         requests = [
             (place[owner], prompt) for owner, answer in zip(owners, answers, strict=True) for prompt in answer.prompts
         ]
         masks: list[torch.Tensor] = []
-        scores = torch.zeros(0, device=self.device)
+        ious: list[float] = []
         alone: tuple[bool, ...] = ()
         if requests:
             parts = [
@@ -215,26 +203,28 @@ class Pipeline:
             ]
             embeddings = Embeddings.concat(parts)
             if self.fallback.is_on:
-                masks, scores, alone = segment_guarded(self.segmenter, embeddings, requests, self.fallback)
+                masks, guessed, alone = segment_guarded(self.segmenter, embeddings, requests, self.fallback)
             else:
                 decoded = self.segmenter.decode(embeddings, requests)
-                masks, scores = self.segmenter.masks(decoded), decoded.iou
-            # The copy is no inference tensor, whatever mode the segmenter computed in.
-            scores = scores.clone()
+                masks, guessed = self.segmenter.masks(decoded), decoded.iou
+            ious = guessed.tolist()
         results, start = [], 0
         for owner, answer in zip(owners, answers, strict=True):
             end = start + len(answer.prompts)
             height, width = pictures[owner].shape[:2]
             none = torch.zeros((0, height, width), dtype=torch.bool, device=self.device)
+            evidence = _with_iou(answer, ious[start:end])
+            scores, score = scores_of(answer.status, evidence, calibration)
             results.append(
                 Result(
                     masks=torch.stack(masks[start:end]) if end > start else none,
                     prompts=list(answer.prompts),
-                    scores=scores[start:end],
+                    scores=torch.tensor(scores, dtype=torch.float32, device=self.device),
                     status=answer.status,
                     answer=answer.text,
                     reason=answer.reason,
-                    evidence=_with_iou(answer, scores[start:end].tolist()),
+                    evidence=evidence,
+                    score=score,
                     box_alone=alone[start:end],
                 )
             )

@@ -33,6 +33,8 @@ class LogCallback(TrainerCallback):
 class ValidationCallback(TrainerCallback):
     """Validates every `every_steps` steps (0: never by itself), logs the figures and keeps the best adapter by cIoU.
 
+    Beside it stands the calibration that fits the very answers by which it was found the best.
+
     `weights` gives the weights to keep where they are spread over the processes, else None; all processes call it.
     """
 
@@ -70,7 +72,7 @@ class ValidationCallback(TrainerCallback):
         if self._processes.agree(lambda: self._is_best(found)):
             weights = self._weights()
             if self._processes.is_main:
-                self._run.keep_best(model, step, found.ciou, weights)
+                self._run.keep_best(model, step, found.ciou, weights, found.calibration)
         if self._processes.is_main:
             self._run.log.append({"step": step, "validation": found.record()})
 

@@ -5,12 +5,14 @@
     recipe.yaml                                      every setting of the run, defaults written out
     method.json                                      how to ask: `Method.settings()`
     versions.json                                    the libraries that trained it
+    calibration.json                                 how evidence becomes scores; there where it was fitted
     leakage.json                                     what the leakage guard took out of each set
     train_log.jsonl                                  loss and validation, by step
     checkpoints/                                     what a resume needs, and the best adapter so far
 
 A folder that `merge` wrote holds the whole model (config.json, weights, processor) in the adapter's place, beside
-recipe.yaml, method.json and versions.json. What is done is known from these files alone. This module loads no model.
+recipe.yaml, method.json, versions.json and calibration.json. What is done is known from these files alone. This module
+loads no model.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods import Method, method_from_settings
+from sam4mllm.predict.calibration import Calibration
 from sam4mllm.recipe import Recipe, load_recipe
 from sam4mllm.train.train_log import TrainLog
 from sam4mllm.versions import versions
@@ -31,6 +34,7 @@ from sam4mllm.whole_files import write_whole
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_CONFIG = "config.json"
+CALIBRATION = "calibration.json"
 
 _CHECKPOINT = "checkpoint-"
 _BEST = "best-"
@@ -112,6 +116,27 @@ class RunFolder:
             raise ModelError(f"{file}: does not say how to ask the model: {error}") from error
 
     @property
+    def calibration(self) -> Calibration | None:
+        """How this run's evidence becomes scores; None where nothing was fitted.
+
+        Raises:
+            ModelError: calibration.json is damaged.
+        """
+        file = self.path / CALIBRATION
+        if not file.exists():
+            return None
+        try:
+            return Calibration.from_json(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{file}: is no calibration: {error}; remove it, and make another with `sam4mllm calibrate {self.path}`"
+            ) from error
+
+    def keep_calibration(self, calibration: Calibration | None) -> None:
+        """Write the calibration; for None, have none."""
+        _write_calibration(self.path, calibration)
+
+    @property
     def is_started(self) -> bool:
         """Whether it is settled how this run teaches and asks."""
         return (self.path / "method.json").is_file()
@@ -172,16 +197,25 @@ class RunFolder:
         figures = json.loads((folder / _BEST_FIGURE).read_text(encoding="utf-8"))
         return step, float(figures["ciou"]), folder
 
-    def keep_best(self, model: Any, step: int, ciou: float, weights: dict[str, Any] | None = None) -> None:
-        """The adapter on `model` as the best so far; the one before it is removed once this one is whole.
+    def keep_best(
+        self,
+        model: Any,
+        step: int,
+        ciou: float,
+        weights: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """The adapter on `model` as the best so far, with what was fitted to its answers.
 
-        `weights` are the model's where it does not hold them itself, because several processes hold a part each.
+        The one before it is removed once this one is whole. `weights` are the model's where it does not hold them
+        itself, because several processes hold a part each.
         """
         folder = self.checkpoints / f"{_BEST}{step}"
         unfinished = folder.with_name(f"unfinished-{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         model.save_pretrained(unfinished, state_dict=weights)
         write_whole(unfinished / _BEST_FIGURE, json.dumps({"step": step, "ciou": ciou}) + "\n")
+        _write_calibration(unfinished, calibration)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(unfinished, folder)
         self._drop_best(lambda other: other != step)
@@ -194,7 +228,7 @@ class RunFolder:
     def finish(self, model: Any, processor: Any, weights: dict[str, Any] | None = None) -> None:
         """Write the processor, then the best adapter, or the one on `model` where none was validated.
 
-        `weights` as in `keep_best`.
+        The best one's calibration comes along. `weights` as in `keep_best`.
         """
         processor.save_pretrained(self.path)
         best = self.best()
@@ -204,6 +238,10 @@ class RunFolder:
             model.save_pretrained(source, state_dict=weights)
         else:
             shutil.copytree(best[2], source)
+        if (source / CALIBRATION).is_file():
+            os.replace(source / CALIBRATION, self.path / CALIBRATION)
+        else:
+            self.keep_calibration(None)
         os.replace(source / ADAPTER_WEIGHTS, self.path / ADAPTER_WEIGHTS)
         os.replace(source / ADAPTER_CONFIG, self.path / ADAPTER_CONFIG)
         shutil.rmtree(source)
@@ -212,6 +250,14 @@ class RunFolder:
         for step, folder in _numbered(self.checkpoints, _BEST):
             if unwanted(step):
                 shutil.rmtree(folder)
+
+
+def _write_calibration(folder: Path, calibration: Calibration | None) -> None:
+    """The calibration as the folder's file; for None no file, not even an earlier one."""
+    if calibration is None:
+        (folder / CALIBRATION).unlink(missing_ok=True)
+    else:
+        write_whole(folder / CALIBRATION, json.dumps(calibration.to_json(), indent=2, allow_nan=False) + "\n")
 
 
 def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:

@@ -1,19 +1,22 @@
 """Validation while training: answer, segment and score held-out samples, by the very pipeline that predicts.
 
-Loss says how well the next token is guessed; this says whether the masks get better. It knows nothing of the training
-loop.
+Loss says how well the next token is guessed; this says whether the masks get better. The same answers calibrate the
+scores. It knows nothing of the training loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from sam4mllm.data.queries import Evidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.metrics import overlap
+from sam4mllm.evaluate.metrics import Mask, overlap, right_objects, union_of
+from sam4mllm.predict.calibration import Calibration, Pair, fit_calibration
 from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.predict.result import Result
 from sam4mllm.processes import ALONE, Processes
 
 
@@ -22,15 +25,18 @@ class Validation:
     """Figures on `n` held-out samples.
 
     `ciou` is the sum of intersections over the sum of unions, at the original sizes (0 where all are empty);
-    `malformed` is the share of answers that could not be read, which count as empty masks.
+    `malformed` is the share of answers that could not be read, which count as empty masks. `calibration` fits these
+    answers; None where none of them could be read.
     """
 
     ciou: float
     malformed: float
     n: int
+    calibration: Calibration | None = None
 
     def record(self) -> dict[str, Any]:
-        return asdict(self)
+        """The figures alone, for the log."""
+        return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n}
 
 
 def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes = ALONE) -> Validation:
@@ -44,8 +50,10 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes
     part = samples[processes.rank :: processes.world_size]
     results = pipeline([(sample.image, sample.phrase) for sample in part])
     intersection = union = malformed = 0
+    said = []
     for sample, result in zip(part, results, strict=True):
-        predicted, truth = result.mask.cpu().numpy(), sample.mask()
+        objects = [item.mask() for item in sample.objects]
+        predicted, truth = result.mask.cpu().numpy(), union_of(objects, sample.size_wh)
         if predicted.shape != truth.shape:
             raise DataError(
                 f"{sample.image}: the picture is {predicted.shape} (H, W), the annotation of sample {sample.id} is "
@@ -55,7 +63,23 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes
         intersection += found.intersection
         union += found.union
         malformed += result.status == "malformed"
+        evidence = [each.to_json() for each in result.evidence or (Evidence(),)]
+        said.append((result.status, evidence, _right(result, objects, sample)))
     # Whole numbers, so the sum does not depend on how the samples were shared out.
     counts = processes.gather([int(intersection), int(union), malformed])
     intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
-    return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples))
+    everything = processes.gather(said)
+    # In the order of the samples, of which each process had every world_size-th.
+    ordered = [everything[index % len(everything)][index // len(everything)] for index in range(len(samples))]
+    pairs: dict[str, list[Pair]] = {"ok": [], "no_object": [], "malformed": []}
+    for status, evidence, right in ordered:
+        pairs[status] += [(Evidence(**each), fact) for each, fact in zip(evidence, right, strict=True)]
+    calibration = fit_calibration(pairs["ok"], pairs["no_object"])
+    return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
+
+
+def _right(result: Result, truth: Sequence[Mask], sample: Sample) -> tuple[bool, ...]:
+    """Which of the result's objects are right, or, as the only one, whether its "no_object" is."""
+    if result.status != "ok":
+        return (not any(mask.any() for mask in truth),)
+    return right_objects(list(result.masks.cpu().numpy()), truth, sample.ignored())

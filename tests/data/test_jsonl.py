@@ -193,7 +193,7 @@ def any_sample(draw: st.DrawFn) -> Sample:
     return Sample("s", Path("/nowhere/picture.jpg"), (width, height), phrase, tuple(objects), ignore)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sample=any_sample())
 def test_any_sample_is_written_and_read_back(tmp_path: Path, sample: Sample) -> None:
     write_jsonl([sample], tmp_path / "one.jsonl")

@@ -93,3 +93,10 @@ def test_a_page_is_the_same_when_written_again(samples: list[Sample], tmp_path: 
     judged = {sample.id: _judged(0.5) for sample in samples}
     first = write_cases(samples, [], judged, tmp_path / "out", title="x").read_bytes()
     assert write_cases(samples, [], judged, tmp_path / "out", title="x").read_bytes() == first
+
+
+def test_a_figure_stands_above_the_cases(samples: list[Sample], tmp_path: Path) -> None:
+    judged = {sample.id: _judged(0.5) for sample in samples}
+    page = write_cases(samples, [], judged, tmp_path / "out", title="x", figure="../trust.png")
+    html = page.read_text(encoding="utf-8")
+    assert html.index('src="../trust.png"') < html.index(">Best</h2>")

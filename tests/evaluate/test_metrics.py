@@ -16,6 +16,7 @@ from sam4mllm.evaluate.metrics import (
     no_target_accuracy,
     overlap,
     precision_at,
+    right_objects,
     target_accuracy,
 )
 
@@ -70,3 +71,25 @@ def test_no_figure_depends_on_the_order(counts: list[tuple[int, int]], rng: rand
     sentences = [_judged(min(pair), max(pair)) for pair in counts]
     mixed = rng.sample(sentences, len(sentences))
     assert (cumulative_iou(mixed), mean_iou(mixed)) == (cumulative_iou(sentences), mean_iou(sentences))
+
+
+def _span(first: int, last: int) -> np.ndarray:
+    mask = np.zeros((1, 12), dtype=bool)
+    mask[:, first:last] = True
+    return mask
+
+
+def test_right_objects_are_one_to_one_by_iou_and_above_a_half() -> None:
+    truth = [_span(0, 4), _span(6, 10)]
+    assert right_objects([_span(0, 3), _span(0, 4), _span(6, 8)], truth) == (False, True, False)
+    assert right_objects([_span(6, 9), _span(0, 4)], truth) == (True, True)
+    assert right_objects([_span(0, 4), _span(0, 4)], truth) == (True, False)
+    assert right_objects([_span(0, 4)], []) == (False,) and right_objects([], truth) == ()
+    assert right_objects([_span(0, 8)], truth[:1], _span(4, 12)) == (True,)
+
+
+@given(st.lists(MASKS, max_size=4), st.lists(MASKS, max_size=4))
+def test_no_more_objects_are_right_than_are_meant(predicted: list[np.ndarray], truth: list[np.ndarray]) -> None:
+    right = right_objects(predicted, truth)
+    assert len(right) == len(predicted) and sum(right) <= len(truth)
+    assert not any(fact and not mask.any() for fact, mask in zip(right, predicted, strict=True))

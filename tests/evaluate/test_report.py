@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from sam4mllm.evaluate.published import published
-from sam4mllm.evaluate.report import report, suite_report, text_table
+from sam4mllm.evaluate.report import report, suite_report, text_table, trust_report
 from sam4mllm.evaluate.score import Scores
+from sam4mllm.evaluate.trust import COVERAGES, Kept, Reliability, Trust, reliability_bins
 
 
 def _scores(dataset: str, split: str, ciou: float | None = 0.5) -> Scores:
@@ -119,3 +120,13 @@ def test_a_table_lines_up_and_drops_what_says_nothing() -> None:
         "long name    1.0  x",
         "b          100.0",
     ]
+
+
+def test_trust_is_a_row_a_split_and_what_has_no_figure_a_dash() -> None:
+    bins = reliability_bins([0.9], [True])
+    curve = tuple(Kept(coverage, 1, 0.9, 0.5 + 0.4 * (1 - coverage), 0.5) for coverage in COVERAGES)
+    known, wanting = Trust(Reliability(1, 0.1234, bins), None, curve), Trust(None, None, None)
+    lines = trust_report({"refcoco val": known, "refcoco testA": wanting}).splitlines()
+    assert "ECE" in lines[0] and lines[2].split()[:4] == ["objects", "ECE", "100", "%"]
+    assert lines[4].split() == ["refcoco", "val", "1", "12.3", *(f"{50 + 4 * step}.0" for step in range(10))]
+    assert set(lines[5].split()) == {"refcoco", "testA", "-"}

@@ -77,6 +77,7 @@ def test_every_query_has_its_line_and_reads_back(tmp_path: Path) -> None:
     assert line.status == "ok" and line.phrase == "thing 31" and line.image == tmp_path / "3.png"
     assert line.objects[0].segmentation["size"] == [43, 60] and area(line.objects[0].segmentation) > 100
     assert line.objects[0].prompt is not None and len(line.objects[0].prompt.points) == 3
+    assert line.score == line.objects[0].score == 1 and read["odd"].score == 0
     assert read["none"].objects == () and read["odd"].status == "malformed" and read["odd"].answer
 
 

@@ -13,10 +13,12 @@ from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli import main
+from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import ModelError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
@@ -72,6 +74,21 @@ def test_a_base_model_is_asked_for_boxes_alone(home: Path) -> None:
     pipe = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=str(home / "sam.pth"))
     assert (pipe.method.settings()["positives"], pipe.method.settings()["negatives"]) == (0, 0)
     assert pipe.method.settings()["grid"] == MethodSection().grid
+
+
+def test_the_runs_calibration_is_for_its_own_segmenter_and_method(home: Path) -> None:
+    run = RunFolder(home / "run")
+    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], []))
+    try:
+        for given, calibrated in (
+            ({}, True),
+            ({"segmenter": BoxSegmenter()}, False),
+            ({"method": MethodSection().model_dump()}, False),
+        ):
+            pipe = Pipeline.from_pretrained(run.path, device="cpu", **given)
+            assert (pipe.calibration == run.calibration) == ("calibration" in pipe.identity) == calibrated
+    finally:
+        run.keep_calibration(None)
 
 
 def test_a_method_and_a_segmenter_may_be_given(home: Path) -> None:

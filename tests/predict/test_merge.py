@@ -13,10 +13,12 @@ from PIL import Image
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.chat.conversation import asking
 from sam4mllm.cli import main
+from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.generate import TransformersEngine
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.predict.merge import merge
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
@@ -119,6 +121,18 @@ def test_a_quantised_run_is_merged_into_the_unquantised_base(home: Path, tmp_pat
     assert merged.recipe.model.quantization is None
     plain = Pipeline.from_pretrained(home / "run", device="cpu")
     assert answers(Pipeline.from_pretrained(merged.path, device="cpu"), home) == answers(plain, home)
+
+
+def test_the_calibration_comes_along(home: Path, tmp_path: Path) -> None:
+    run = RunFolder.open(home / "run")
+    assert merge(run, tmp_path / "plain").calibration is None
+    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], []))
+    try:
+        merged = merge(run, tmp_path / "merged")
+        assert merged.calibration == run.calibration and run.calibration is not None
+        assert Pipeline.from_pretrained(merged.path, device="cpu").calibration == run.calibration
+    finally:
+        run.keep_calibration(None)
 
 
 def test_another_type_of_weights_is_stored_as_asked(home: Path, tmp_path: Path) -> None:

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 from sam4mllm.chat.conversation import Conversation
-from sam4mllm.data.queries import Query, dump_line, prediction_from_json
+from sam4mllm.data.queries import Evidence, Query, dump_line, prediction_from_json
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
 from sam4mllm.methods import method_from_settings
+from sam4mllm.mllm.generate import Reply
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.batch import line_of
+from sam4mllm.predict.calibration import Calibration, fit_calibration
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.segment.fallback import BoxFallback
@@ -182,3 +184,44 @@ def test_identity_holds_the_fallback_where_there_is_one() -> None:
     assert astray(None).identity == astray(BoxFallback()).identity
     found = [astray(fallback).identity for fallback in (None, BoxFallback(margin=0.1), BoxFallback(outside=0.1))]
     assert found[0] != found[1] != found[2] and found[1] == json.loads(json.dumps(found[1]))
+
+
+def calibration() -> Calibration:
+    """One that believes in IoUs, and in "no object" more the likelier its tokens."""
+    objects = [(Evidence(-0.1, None, iou), iou > 0.5) for iou in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) * 5]
+    made = fit_calibration(objects, [(Evidence(text), text > -1) for text in (-3.0, -2.0, -0.2, -0.1) * 5])
+    assert made is not None
+    return made
+
+
+def test_without_a_calibration_scores_are_sams_guess_held_to_0_and_1() -> None:
+    class Boasting(BoxSegmenter):
+        def decode_points(self, *arguments):  # type: ignore[no-untyped-def]
+            decoded = super().decode_points(*arguments)
+            return type(decoded)(decoded.low_logits, decoded.iou * 1.25, decoded.index, decoded.sizes_wh)
+
+    pipe = make_pipeline()
+    pipe.segmenter = Boasting()
+    ring, dragon, riddle = pipe([(picture(), phrase) for phrase in ("ring", "dragon", "riddle")])
+    assert ring.scores.tolist() == [1.0] and ring.score == 1.0 and ring.evidence[0].iou == 1.25
+    assert (dragon.score, riddle.score) == (None, 0.0)
+
+
+def test_a_calibration_makes_the_scores_and_an_answer_is_no_surer_than_its_least_sure_object() -> None:
+    made = calibration()
+    logprobs = tuple((place + 1, -0.1) for place in range(len("No object found.")))
+    pipe = make_pipeline({**SCRIPT, "dragon": Reply("No object found.", True, logprobs)}, calibration=made)
+    results = pipe([(picture(), phrase) for phrase in ("all", "dragon", "riddle")])
+    assert made.objects is not None and made.no_object is not None
+    expected = [made.objects.probability(each) for each in results[0].evidence]
+    assert results[0].scores.tolist() == pytest.approx(expected) and results[0].scores.dtype == torch.float32
+    assert results[0].score == min(expected)
+    assert results[1].score == made.no_object.probability(Evidence(-0.1))
+    assert results[2].score == 0
+
+
+def test_identity_names_the_calibration_and_is_as_it_was_without_one() -> None:
+    plain, calibrated = make_pipeline(), make_pipeline(calibration=calibration())
+    assert calibrated.identity == {**plain.identity, "calibration": calibration().to_json()}
+    assert calibrated.uncalibrated().identity == plain.identity and calibrated.calibration is not None
+    assert calibrated.uncalibrated()(picture(), "ring").scores.tolist() == plain(picture(), "ring").scores.tolist()

@@ -93,7 +93,7 @@ def test_upsampling_weights_are_means(frame: InputFrame, size_wh: tuple[int, int
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(weights)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     frame=st.sampled_from([InputFrame(64), SquareFrame(64)]),
     size_wh=st.tuples(st.integers(1, 90), st.integers(1, 90)),

@@ -25,7 +25,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
     return np.random.default_rng(draw(st.integers(0, 10**6))).random((height, width)) < share
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(mask=masks(), positives=st.integers(0, 4), negatives=st.integers(0, 3))
 def test_positives_lie_on_the_mask_and_negatives_off_it(mask: np.ndarray, positives: int, negatives: int) -> None:
     assume(mask.any() and (~mask).sum() >= negatives)
@@ -38,7 +38,7 @@ def test_positives_lie_on_the_mask_and_negatives_off_it(mask: np.ndarray, positi
     assert (on_mask == drawn.labels.astype(bool)).all()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(mask=masks(), count=st.integers(1, 4))
 def test_the_points_of_a_group_differ_and_go_from_left_to_right(mask: np.ndarray, count: int) -> None:
     assume(mask.sum() >= count and (~mask).sum() >= count)
@@ -103,7 +103,7 @@ def test_points_carry_their_labels() -> None:
     assert len(groups) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     x=st.floats(0, 50),
     y=st.floats(0, 50),

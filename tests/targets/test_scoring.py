@@ -95,7 +95,7 @@ def test_without_points_every_group_is_the_box_alone() -> None:
     assert score.ious.tolist() == [0.5] * 4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     size_wh=st.tuples(st.integers(2, 80), st.integers(2, 80)),
     seed=st.integers(0, 1000),

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
+from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import RecipeError
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.trainer import fit
 from sam4mllm.train.validation import Validation
@@ -150,6 +152,30 @@ def test_the_best_survives_a_stop_and_a_lost_one_is_found_again(tmp_path, fast_v
     run = start(None, [6, 8])
     assert run.best()[:2] == (6, 0.7)
     assert [record["step"] for record in run.log.read() if "validation" in record] == [2, 4, 6, 8]
+
+
+def test_the_calibration_is_that_of_the_best_adapter_and_a_stopped_run_ends_in_the_same_bytes(tmp_path, fast_vlm):
+    by_step = {2: 0.5, 4: 0.3, 6: 0.7, 8: 0.1}
+    fitted = {
+        step: fit_calibration([(Evidence(-0.1, None, ciou), ciou > 0.4)] * step, []) for step, ciou in by_step.items()
+    }
+
+    def start(name, stop, *steps):
+        left = list(steps)
+
+        def validate():
+            step = left.pop(0)
+            return Validation(by_step[step], 0.0, 4, fitted[step])
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        return trained(make_recipe(tmp_path / name, fast_vlm, "training.save_steps=4"), stop=stop, validate=validate)
+
+    with pytest.raises(KeyboardInterrupt):
+        start("stopped", StopAt(7), 2, 4, 6)
+    assert RunFolder(tmp_path / "stopped/run").calibration is None
+    runs = [start("stopped", None, 6, 8), start("whole", None, 2, 4, 6, 8)]
+    assert runs[0].calibration == fitted[6] and runs[0].calibration is not None
+    assert len({(run.path / "calibration.json").read_bytes() for run in runs}) == 1
 
 
 def test_a_last_validation_is_made_where_the_steps_do_not_fall_on_one(tmp_path, fast_vlm):

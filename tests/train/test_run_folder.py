@@ -2,8 +2,10 @@ import json
 
 import pytest
 
+from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.ppg import Ppg
+from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.train_log import TrainLog
 from tests.train.conftest import make_recipe
@@ -78,3 +80,24 @@ def test_the_log_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
     assert log.validations() == {6: {"ciou": 0.5}}
     log.truncate(4)
     assert log.file.read_text() == '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n'
+
+
+def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    assert run.calibration is None
+    for right in (True, False):
+        made = fit_calibration([(Evidence(-0.1, None, 0.9), right)], [])
+        run.keep_calibration(made)
+        assert run.calibration == made
+    run.keep_calibration(None)
+    run.keep_calibration(None)
+    assert run.calibration is None and not (run.path / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"objects": null}', '{"objects": {"bias": 1}, "no_object": null}'])
+def test_a_damaged_calibration(tmp_path, text):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    (run.path / "calibration.json").write_text(text)
+    with pytest.raises(ModelError, match=r"calibration\.json: is no calibration: .*; remove it") as caught:
+        _ = run.calibration
+    assert "\n" not in str(caught.value)

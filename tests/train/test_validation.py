@@ -3,14 +3,17 @@ import pytest
 from PIL import Image
 
 from sam4mllm.data.masks import encode
+from sam4mllm.data.queries import Evidence
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from sam4mllm.methods.ppg import Ppg
+from sam4mllm.mllm.generate import Reply
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.train.validation import validate
+from tests.test_processes import in_threads
 
 ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "all": "[0,0,9,9]"}
 
@@ -49,3 +52,30 @@ def test_all_empty_is_no_overlap(picture):
 def test_an_annotation_of_another_size_is_an_error(picture):
     with pytest.raises(DataError, match=r"the picture is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
         validate(pipeline(), [sample(picture, "all", 3, size=30)])
+
+
+def test_the_answers_calibrate_the_scores(picture):
+    # "[0,0,4,9]" has IoU 0.72 with ten columns and 0.42 with four; "none" is right once of twice.
+    samples = [sample(picture, "half", 10), sample(picture, "half", 4), sample(picture, "broken", 5)]
+    samples += [sample(picture, "none", 0), sample(picture, "none", 3)]
+    found = validate(pipeline(), samples).calibration
+    assert (found.objects.n, found.objects.right) == (2, 1)
+    # This engine tells no probabilities, so how often "no object" was right is all there is.
+    assert found.no_object.probability(Evidence()) == found.no_object.probability(Evidence(-3.0)) == 0.5
+    assert validate(pipeline(), samples[2:3]).calibration is None
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_several_processes_find_what_one_finds(picture, count):
+    def asking() -> Pipeline:
+        replies = {
+            phrase: Reply(text, True, tuple((place + 1, -0.01 * len(phrase) * place) for place in range(len(text))))
+            for phrase, text in ANSWERS.items()
+        }
+        return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(replies), BoxSegmenter())
+
+    named = [("half", 10), ("none", 0), ("broken", 5), ("all", 18), ("half", 4), ("all", 16), ("none", 6)]
+    samples = [sample(picture, phrase, columns) for phrase, columns in named]
+    alone = validate(asking(), samples)
+    assert alone.calibration.objects.features["text"].weight and alone.calibration.no_object.n == 2
+    assert in_threads(count, lambda processes: validate(asking(), samples, processes)) == [alone] * count

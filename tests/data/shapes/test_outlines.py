@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -53,7 +53,6 @@ PART_IN_A_HOLE = _discs([(15, 13, 12, True), (15, 13, 7, False), (15, 13, 4, Tru
 RING_ON_THE_RIM = _discs([(15, 12, 30, True), (15, 12, 6, False)])
 
 
-@settings(deadline=None)
 @given(BLOBS.map(_discs) | NOISE)
 @example(RING_ON_THE_RIM)
 @example(PART_IN_A_HOLE)
@@ -69,7 +68,6 @@ def test_drawn_with_their_outline_the_polygons_give_the_mask_back(mask: np.ndarr
 
 
 @given(BLOBS.map(_discs) | NOISE)
-@settings(deadline=None)
 def test_without_holes_the_mask_comes_back_to_the_pixel(mask: np.ndarray) -> None:
     for hole in holes_of(mask):
         mask = mask | hole
