@@ -1,6 +1,7 @@
 """The command line: one verb per stage. Here are the verbs, and how errors and interruptions end the program.
 
-Nothing heavy is imported before a verb runs, so that `--help` answers at once. What a verb does lies in `commands.py`.
+Nothing heavy is imported before a verb runs, so that `--help` answers at once. What a verb does lies in `commands.py`
+and `answer_commands.py`.
 """
 
 from __future__ import annotations
@@ -38,8 +39,11 @@ SHARED_VERBS = ("prepare", "train", "predict", "evaluate", "calibrate")
 """Those whose work several processes can share: `torchrun --nproc-per-node N -m sam4mllm VERB ...`."""
 
 
+_ANSWERING = ("segment", "predict", "evaluate", "calibrate", "score")
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; each verb leaves the name of its function in `commands.py` as `command`."""
+    """The parser of the whole command line; each verb leaves its module and function there as `command`."""
     parser = Parser(
         prog="sam4mllm",
         description="Referring segmentation by talking: a multimodal LLM answers with a box and points, SAM turns them "
@@ -59,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.HelpFormatter,
             allow_abbrev=False,
         )
-        added.set_defaults(command=name)
+        added.set_defaults(command=("answer_commands" if name in _ANSWERING else "commands", name))
         return added
 
     demo = verb(
@@ -279,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise LaunchError(
                     f"{options.verb} runs in one process; only {', '.join(SHARED_VERBS)} share their work"
                 )
-            return int(getattr(import_module("sam4mllm.commands"), options.command)(options))
+            module, function = options.command
+            return int(getattr(import_module(f"sam4mllm.{module}"), function)(options))
     except Sam4mllmError as error:
         if options.traceback:
             raise

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sam4mllm import commands
+from sam4mllm import answer_commands
 from sam4mllm.cli import main
 from sam4mllm.doctor.tiny_segmenters import save_tiny
 from sam4mllm.methods import method_from_settings
@@ -354,7 +354,7 @@ def test_bad_pictures_spoil_their_own_lines(
         method = method_from_settings(MethodSection().model_dump())
         return Pipeline(method, ScriptedEngine({"the thing": "[100,100,399,499]"}), BoxSegmenter())
 
-    monkeypatch.setattr(commands, "pipeline_of", pipeline)
+    monkeypatch.setattr(answer_commands, "pipeline_of", pipeline)
     images = ["text.jpg", "a.png", "cut.jpg", "nowhere.jpg", "a.png"]
     queries = [{"id": str(n), "image": str(home / name), "phrase": "the thing"} for n, name in enumerate(images)]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
