@@ -11,7 +11,8 @@ from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.chat.questions import ask_prompts
+from sam4mllm.chat.questions import ask_points, ask_prompts
+from sam4mllm.chat.yes_no import write_answers
 from sam4mllm.cli import parse
 from sam4mllm.data.jsonl import read_jsonl
 from sam4mllm.data.queries import read_predictions, read_queries
@@ -50,7 +51,7 @@ def named(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(EVALUATION), ids=" ".join)
 def test_each_command_of_the_page_on_evaluation_parses(words: list[str]) -> None:
-    assert words[0] == "sam4mllm" and parse(words[1:]).command in ("evaluate", "calibrate")
+    assert words[0] == "sam4mllm" and parse(words[1:]).verb in ("evaluate", "calibrate")
 
 
 def test_the_readme_has_no_command_of_an_unknown_kind() -> None:
@@ -142,10 +143,17 @@ def test_the_worked_example_is_what_the_code_writes_and_reads() -> None:
 def test_every_answer_shown_can_be_read_and_is_written_the_same() -> None:
     lines = [line for block in blocks(METHOD, "text") for line in block.splitlines()]
     lines = [line for line in lines if re.match(r"\[\d|No object", line)]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         answer = AnswerGrammar().parse(line, (1000, 1000))
         assert answer.status != "malformed" and AnswerGrammar().write(answer.prompts, (1000, 1000)) == line
+
+
+def test_the_questions_about_points_are_those_that_are_asked() -> None:
+    shown = "\n".join(blocks(METHOD, "text")) + METHOD
+    assert ask_points("[098,351,571,760]", ["(203,402)", "(511,688)", "(333,540)"]) in shown
+    assert ask_points("[098,351,571,760]", ["(203,402)"]) in shown
+    assert write_answers([True, False, True]) in shown
 
 
 @pytest.mark.parametrize("place", sorted(set(re.findall(r"(?<!!)\[[^\]]*\]\((?!https:)([^)]+)\)", README))))
