@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,21 +10,13 @@ from types import ModuleType
 import pytest
 
 from sam4mllm.segment.fake import BoxSegmenter
-from tests.mllm import tiny
 from tests.targets.examples import SETTINGS, make_samples
-from tests.tiny_sam import save_sam
+from tests.tools.small import load_tool, small_table
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    place = Path(__file__).parents[2] / "tools" / "table_filter.py"
-    spec = importlib.util.spec_from_file_location("table_filter", place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their own module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("table_filter")
 
 
 def ways(tool: ModuleType) -> dict[str, object]:
@@ -79,15 +69,8 @@ def test_the_table_says_all_figures_in_percent(tool: ModuleType) -> None:
 def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.save_fast_vlm(tmp_path / "base", seed=1)
-    save_sam(tmp_path / "sam.pth")
-    arguments = ["--work", str(tmp_path / "work"), "--scenes", "2", "--held-out", "2", "--device", "cpu"]
-    arguments += ["--train", "1", "--json", str(tmp_path / "table.json")]
-    settings = [f"model.base={tmp_path / 'base'}", f"segmenter.checkpoint={tmp_path / 'sam.pth'}", "lora.r=2"]
-    settings += ["targets.groups=4", "training.per_device_train_batch_size=2", "training.validate.samples=2"]
-    settings += ["generation.max_new_tokens=4", "data.validation.limit=4", "data.train.0.limit=4"]
-    settings += ["data.train.1.limit=4", "data.train.2.limit=4"]
-    tool.main([*arguments, *settings])
+    arguments = small_table(tmp_path, "--train", "1")
+    tool.main(arguments)
     printed, record = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
     assert list(record["rows"]) == list(tool.WAYS) and record["objects"] > 0
     assert all(len(row["ciou"]) == 1 for row in record["rows"].values())
@@ -98,5 +81,5 @@ def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
 
     monkeypatch.setattr("sam4mllm.train.trainer.fit", refuse)
     monkeypatch.setattr("sam4mllm.targets.prepare.judge_picture", refuse)
-    tool.main([*arguments, *settings])
+    tool.main(arguments)
     assert capsys.readouterr().out == printed

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -17,24 +15,16 @@ from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe_sections import DataEntry
-from tests.mllm import tiny
 from tests.segment.fakes import Straying
 from tests.targets.examples import make_samples
-from tests.tiny_sam import save_sam
+from tests.tools.small import load_tool, small_table
 
 ENTRY = DataEntry(dataset="refcoco", root=Path("nowhere"), split="val")
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    place = Path(__file__).parents[2] / "tools" / "table_hurt.py"
-    spec = importlib.util.spec_from_file_location("table_hurt", place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their own module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("table_hurt")
 
 
 def scripted(samples: list[Sample], said: dict[str, str]) -> Pipeline:
@@ -103,15 +93,8 @@ def test_nothing_to_measure_is_told(tool: ModuleType, tmp_path: Path) -> None:
 def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.save_fast_vlm(tmp_path / "base", seed=1)
-    save_sam(tmp_path / "sam.pth")
-    arguments = ["--work", str(tmp_path / "work"), "--scenes", "2", "--held-out", "2", "--device", "cpu"]
-    arguments += ["--train", "1", "--json", str(tmp_path / "table.json")]
-    settings = [f"model.base={tmp_path / 'base'}", f"segmenter.checkpoint={tmp_path / 'sam.pth'}", "lora.r=2"]
-    settings += ["targets.groups=4", "training.per_device_train_batch_size=2", "training.validate.samples=2"]
-    settings += ["generation.max_new_tokens=4", "data.validation.limit=4", "data.train.0.limit=4"]
-    settings += ["data.train.1.limit=4", "data.train.2.limit=4"]
-    tool.main([*arguments, *settings])
+    arguments = small_table(tmp_path, "--train", "1")
+    tool.main(arguments)
     printed, record = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
     assert list(record["models"]) == list(tool.LESSONS)
     assert all(list(model["rows"]) == list(tool.ROWS) for model in record["models"].values())
@@ -124,7 +107,7 @@ def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
 
     monkeypatch.setattr("sam4mllm.train.trainer.fit", refuse)
     monkeypatch.setattr("sam4mllm.targets.prepare.judge_picture", refuse)
-    tool.main([*arguments, *settings])
+    tool.main(arguments)
     assert capsys.readouterr().out == printed
 
     run = tmp_path / "work" / "points-always-1-0"

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
+from tests.tools.small import load_tool, small_table
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    place = Path(__file__).parents[2] / "tools" / "table_methods.py"
-    spec = importlib.util.spec_from_file_location("table_methods", place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their own module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("table_methods")
 
 
 def test_the_table_is_in_percent_but_for_points_and_seconds(tool: ModuleType) -> None:
@@ -36,14 +26,8 @@ def test_the_table_is_in_percent_but_for_points_and_seconds(tool: ModuleType) ->
 def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny.save_fast_vlm(tmp_path / "base", seed=1)
-    save_sam(tmp_path / "sam.pth")
-    arguments = ["--work", str(tmp_path / "work"), "--scenes", "2", "--held-out", "2", "--device", "cpu"]
-    arguments += ["--steps", "1", "--json", str(tmp_path / "table.json")]
-    settings = [f"model.base={tmp_path / 'base'}", f"segmenter.checkpoint={tmp_path / 'sam.pth'}", "lora.r=2"]
-    settings += ["targets.groups=2", "training.per_device_train_batch_size=2", "generation.max_new_tokens=4"]
-    settings += [f"data.train.{index}.limit=3" for index in range(3)] + ["data.validation.limit=2"]
-    tool.main([*arguments, *settings, "--only", "PPG", "--only", "PQPP, lists"])
+    arguments = small_table(tmp_path, "--steps", "1", "--only", "PPG", "--only", "PQPP, lists")
+    tool.main(arguments)
     printed, record = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
     assert list(record["rows"]) == ["PPG", "PQPP, lists"] and set(record["queries"]) == set(tool.TESTS)
     assert all(row["malformed"] == 1 and row["res_ciou"] == 0 for row in record["rows"].values())
@@ -53,5 +37,5 @@ def test_the_whole_table_on_tiny_models_goes_on_where_it_was(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("sam4mllm.train.trainer.fit", refuse)
-    tool.main([*arguments, *settings, "--only", "PPG", "--only", "PQPP, lists"])
+    tool.main(arguments)
     assert capsys.readouterr().out == printed
