@@ -22,7 +22,6 @@ from sam4mllm.cli_options import (
     dataset_options,
     device_option,
     dtype_option,
-    engine_options,
     json_option,
     model_options,
     nearest_to,
@@ -189,8 +188,11 @@ def build_parser() -> argparse.ArgumentParser:
         "Resumes. Writes RUN/calibration.json, which all later answers are scored by.",
     )
     calibrate.add_argument("run", metavar="RUN", help="a run folder")
-    engine_options(calibrate)
-    calibrate.set_defaults(adapter=None, segmenter=None)
+    # As the run will answer; scores of other answers are none of its calibration's.
+    device_option(calibrate)
+    dtype_option(calibrate)
+    calibrate.set_defaults(adapter=None, segmenter=None, server=None, server_model=None)
+    calibrate.set_defaults(fallback_margin=None, fallback_outside=None)
     dataset_options(calibrate)
     calibrate.add_argument("--output", type=Path, metavar="DIR", help="default: calibration/DATASET-SPLIT in RUN")
     calibrate.add_argument("--limit", type=positive, metavar="N", help="only the first N phrases")

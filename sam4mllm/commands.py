@@ -37,10 +37,10 @@ def prepare(options: Namespace) -> int:
     from sam4mllm.data.mixture import read_mixture
     from sam4mllm.recipe import load_recipe
     from sam4mllm.targets.winning import points_win
-    from sam4mllm.train.method import needs_targets
+    from sam4mllm.train.method import reads_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
-    if not needs_targets(recipe):
+    if not reads_targets(recipe):
         raise RecipeError(f"{options.recipe}: {recipe.method.name} teaches no targets of SAM's; go on with train")
     mixture = read_mixture(recipe.data, recipe.seed)
     store = targets_of(recipe, mixture.samples, options)
@@ -75,12 +75,12 @@ def inspect(options: Namespace) -> int:
     from sam4mllm.recipe import load_recipe
     from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import spread
-    from sam4mllm.train.method import method_of, needs_targets
+    from sam4mllm.train.method import method_of, reads_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
     method = method_of(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, options.limit)
-    store = targets_of(recipe, samples if needs_targets(recipe) else [], options)
+    store = targets_of(recipe, samples if reads_targets(recipe) else [], options)
     output = options.output or recipe.output / "inspect"
     with bar("draw", len(samples), unit="phrases") as advance:
         page = write_page(

@@ -38,7 +38,7 @@ class Recipe(Section):
     """Everything that decides a run."""
 
     seed: NonNegativeInt = 0
-    """Seeds the point groups, the adapter's first weights and the order of the data."""
+    """Seeds PPG's point groups, the adapter's first weights and the order of the data."""
     output: Directory
     """The run folder."""
     model: ModelSection
@@ -144,12 +144,16 @@ def _read(path_or_name: str | Path) -> tuple[str, str]:
 def _override(settings: dict[str, Any], override: str) -> str | None:
     """Put one `key=value` into `settings`; returns what is wrong with it, or None."""
     dotted, equals, text = override.partition("=")
+    if isinstance(settings.get("method"), str):
+        settings["method"] = {"name": settings["method"]}
     if not equals or not all(dotted.split(".")):
         return f"override {override!r}: write key=value, for instance training.max_steps=100"
     try:
         value = read_yaml(text)
     except ValueError as error:
         return f"override {override!r}: the value is no YAML: {error}"
+    # A method by its name alone leaves the section's other settings as they are.
+    dotted = "method.name" if dotted == "method" and isinstance(value, str) else dotted
     *parents, last = dotted.split(".")
     place: Any = settings
     for part in parents:

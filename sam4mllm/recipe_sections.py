@@ -163,7 +163,8 @@ class DataEntry(Section):
     @property
     def place(self) -> tuple[object, ...]:
         """What two entries share that name the same samples."""
-        return self.dataset, self.root, self.split, self.split_by, self.path, self.phrases
+        root, path, phrases = (each and each.resolve() for each in (self.root, self.path, self.phrases))
+        return self.dataset, root, self.split, self.split_by, path, phrases
 
 
 class DataSection(Section):

@@ -365,13 +365,19 @@ def test_a_method_is_chosen_by_its_name_alone(small: Path, tmp_path: Path, overr
     assert load_recipe(small, [f"method.name={name}", f"method.phrases={recipe.method.phrases}"]) == recipe
 
 
+def test_a_method_named_alone_leaves_the_sections_other_settings_as_they_are(small: Path) -> None:
+    assert load_recipe("shapes_ppg", ["method=pqpp"]) == load_recipe("shapes_ppg", ["method.name=pqpp"])
+    recipe = load_recipe(small, ["method=pqpp", "method.form=single"])
+    assert (recipe.method.name, recipe.method.form) == ("pqpp", "single")
+
+
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
         (["methods=[ppg, ppg]"], "methods: is [ppg], [pqpp] or [ppg, pqpp]; got ['ppg', 'ppg']"),
         (["methods=pqpp"], "methods: is [ppg], [pqpp] or [ppg, pqpp]; got 'pqpp'"),
         (["methods=[pqpp]", "method.name=ppg"], "methods: is given beside method.name; keep one of them"),
-        (["methods=[pqpp]", "method=ppg"], "methods: is given beside method.name; keep one of them"),
+        (["method=ppg", "methods=[pqpp]"], "methods: is given beside method.name; keep one of them"),
         (["method=pgp"], "method.name: input should be 'ppg', 'pqpp' or 'both'; got 'pgp'"),
         (["method.box_jitter=0.5"], "method.box_jitter: input should be less than 0.5; got 0.5"),
     ],

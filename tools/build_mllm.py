@@ -1,7 +1,7 @@
 """Build the embedded MLLM: FastVLM's class over the tower of `build_tower.py`, pre-trained to see and to say boxes.
 
     python tools/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt
-    python tools/build_mllm.py --work runs/build-more --model sam4mllm/models/mllm --first-step 7400 --steps 12000
+    python tools/build_mllm.py --work runs/build-more --model sam4mllm/models/mllm --first-step 10000 --steps 12000
 
 Next-token loss on the exchanges of `mllm_text.py`, a dozen about each picture in one sequence that see the picture and
 not each other. Three helps leave no trace in the model: a number is learnt with its neighbours (a Gaussian over the
@@ -113,7 +113,7 @@ class Lesson:
         fit_heads(self.model, self.head, self.inner)
 
     def learn(self, batch: Batch, looked_at: _LookedAt, progress: float) -> _Losses:
-        """`progress` from 0 to 1 narrows the numbers' Gaussian, and lets the told heads go."""
+        """`progress` from 0 to 1 narrows the numbers' Gaussian."""
         model = self.model.train()
         model.set_attn_implementation({"text_config": "telling"})
         self._telling.layout, self._telling.told = batch.layout, batch.told
@@ -147,7 +147,7 @@ class Lesson:
         self._telling.told = {}
         told = torch.stack(list(where.values())).sum() + where[WORD_LAYER]
         seen = torch.stack([*sight.values(), *through.values()]).sum()
-        return text + seen + place + (0.5 if progress < 0.8 else 0.1) * told, {
+        return text + seen + place + 0.5 * told, {
             "text": text,
             "plain": plain,
             "sight": torch.stack(list(sight.values())).sum(),
@@ -181,7 +181,7 @@ def pictures(
 
 
 def main() -> None:
-    parser = build_options(__doc__, steps=7400, batch=8, learning_rate=1e-3)
+    parser = build_options(__doc__, steps=10000, batch=8, learning_rate=1e-3)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--tower", type=Path, help="tower.pt of build_tower.py, to begin with")
     source.add_argument("--model", type=Path, help="a folder that this script saved after --first-step, to go on from")

@@ -9,12 +9,13 @@ and the calibration error of RefCOCO's objects before (SAM's own guess of its Io
 gRefCOCO, gIoU of ReasonSeg, the share of malformed answers and the seconds a query of all three.
 
 Settings of the recipe are given as key=value behind the options. What is done is known from the files in --work, so a
-stopped run goes on where it was; the seconds are of the run that answered.
+stopped run goes on where it was; seconds are not told of answers that an earlier start began with.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -64,7 +65,7 @@ class Row:
     reason_giou: float | None
     malformed: float
     points_an_object: float
-    seconds_a_query: float
+    seconds_a_query: float | None
     ece_before: float | None
     ece_after: float | None
 
@@ -73,6 +74,7 @@ def measure(pipeline: Pipeline, samples: dict[str, list[Sample]], output: Path) 
     """Asks the pipeline about all samples, with its answers in `output`, and scores them."""
     lines: dict[str, list[PredictionLine]] = {}
     judged: dict[str, Judgement] = {}
+    at_once = not output.exists()
     seconds = 0.0
     for name, each in samples.items():
         start = time.perf_counter()
@@ -95,7 +97,7 @@ def measure(pipeline: Pipeline, samples: dict[str, list[Sample]], output: Path) 
         reason_giou=scores["reasonseg"].giou,
         malformed=sum(each.malformed for each in scores.values()) / len(everything),
         points_an_object=points / max(len(objects), 1),
-        seconds_a_query=seconds / len(everything),
+        seconds_a_query=seconds / len(everything) if at_once else None,
         ece_before=None if before is None else before.ece,
         ece_after=None if after is None else after.ece,
     )
@@ -115,7 +117,8 @@ def table(rows: dict[str, Row]) -> list[str]:
     lines = [f"| | {titles} |", "|---" * 11 + "|"]
     for name, row in rows.items():
         percent = ["-" if value is None else f"{100 * value:.1f}" for value in asdict(row).values()]
-        percent[6:8] = f"{row.points_an_object:.1f}", f"{row.seconds_a_query:.3f}"
+        seconds = "-" if row.seconds_a_query is None else f"{row.seconds_a_query:.3f}"
+        percent[6:8] = f"{row.points_an_object:.1f}", seconds
         lines.append(f"| {name} | {' | '.join(percent)} |")
     return lines
 
@@ -137,14 +140,17 @@ def run(options: argparse.Namespace) -> None:
         for name, splits in TESTS.items()
     }
     device = chosen_device(options.device)
-    kept = options.work / f"rows-{options.steps}.json"
+    recipes = {name: load_recipe(RECIPE, [*places, *how]) for name, how in WAYS.items()}
+    # Rows of other settings are other rows.
+    digest = hashlib.sha256("".join(each.hash() for each in recipes.values()).encode()).hexdigest()[:12]
+    kept = options.work / f"rows-{digest}.json"
     rows = {name: Row(**row) for name, row in (json.loads(kept.read_text()) if kept.is_file() else {}).items()}
-    for name, how in WAYS.items():
+    for name in WAYS:
         if name in rows or (options.only and name not in options.only):
             continue
-        output = options.work / f"{name.replace(',', '').replace(' ', '-')}-{options.steps}"
+        output = options.work / f"{name.replace(',', '').replace(' ', '-')}-{digest}"
         print(f"{name}: {options.steps} steps", file=sys.stderr, flush=True)
-        trained = train(load_recipe(RECIPE, [*places, *how, f"output={output}"]), device=device)
+        trained = train(recipes[name].model_copy(update={"output": output}), device=device)
         rows[name] = measure(Pipeline.from_pretrained(trained.path, device=device), samples, output / "test")
         write_whole(kept, json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2) + "\n")
     if options.json is not None:

@@ -36,6 +36,9 @@ def method_from_settings(settings: Mapping[str, Any], native: Coordinates | None
     name = settings.get("name")
     if name not in METHODS:
         raise RecipeError(f"method {name!r} is unknown; the methods are: {', '.join(sorted(METHODS))}")
+    known = {field.name for kind in (Ppg, Pqpp) for field in dataclasses.fields(kind)}
+    if unknown := sorted(settings.keys() - known - {"name"}):
+        raise RecipeError(f"method {name}: unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
     try:
         return METHODS[name]({**settings, "coordinates": _resolved(settings.get("coordinates", "grid"), native)})
     except (TypeError, ValueError) as error:

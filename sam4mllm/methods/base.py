@@ -68,6 +68,8 @@ class Method(Protocol):
     name: str
     needs_targets: bool
     """Whether it teaches what SAM chose, so that the targets must be there."""
+    weighs: bool
+    """Whether it asks an engine how likely yes and no are, which not every engine tells (`mllm.generate.Weigher`)."""
 
     def settings(self) -> dict[str, Any]:
         """All that `methods.method_from_settings` needs to make this method again; plain JSON, `name` included."""

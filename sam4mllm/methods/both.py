@@ -31,17 +31,20 @@ class Both:
 
     name = "both"
     needs_targets = True
+    weighs = True
 
     def settings(self) -> dict[str, Any]:
         return {**self.ppg.settings(), **self.pqpp.settings(), "name": self.name}
 
     def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
-        """PPG's conversations about the picture, then PQPP's.
+        """PPG's conversations about the picture, then PQPP's; of samples that PPG can teach, in a training.
 
         Raises:
             ValueError: samples of several pictures.
         """
-        return [*self.ppg.teach(samples, targets), *self.pqpp.teach(samples, targets)]
+        # Where PPG teaches no points, none says that the box alone does better.
+        judged = targets if self.ppg.positives + self.ppg.negatives else {}
+        return [*self.ppg.teach(samples, targets), *self.pqpp.teach(samples, judged)]
 
     def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
         return [*self.ppg.shown(sample, targets), *self.pqpp.shown(sample, targets)]

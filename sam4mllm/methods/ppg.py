@@ -40,6 +40,7 @@ class Ppg:
 
     name = "ppg"
     needs_targets = True
+    weighs = False
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:

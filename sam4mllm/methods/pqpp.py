@@ -63,6 +63,7 @@ class Pqpp:
 
     name = "pqpp"
     needs_targets = False
+    weighs = True
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):
@@ -189,6 +190,8 @@ class Pqpp:
         self, box: Box, places_xy: Sequence[tuple[float, float]], size_wh: tuple[int, int]
     ) -> list[YesNoQuestion]:
         """The questions about the places of a box: one for each, or about equal lists as long as those taught."""
+        if not places_xy:
+            return []
         count = len(places_xy)
         lists = count if self.form == "single" else -(-count // MOST)
         edges = [count * number // lists for number in range(lists + 1)]

@@ -142,12 +142,20 @@ class TransformersEngine:
         written = tokens[:, inputs["input_ids"].shape[1] :]
         finished = torch.isin(written, torch.tensor(mllm.end_ids).to(written)).any(dim=1).tolist()
         rows = zip(written.tolist(), torch.stack(logprobs, dim=1).tolist(), finished, strict=True)
-        return [_reply(tokenizer, row, logs, whole) for row, logs, whole in rows]
+        return [_reply(tokenizer, row, logs, whole, mllm.end_ids) for row, logs, whole in rows]
 
 
-def _reply(tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], finished: bool) -> Reply:
-    """What was written, without special tokens and surrounding white space, and which token wrote what of it."""
-    prefixes = [tokens[: count + 1] for count in range(len(tokens))]
+def _reply(
+    tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], finished: bool, end_ids: Sequence[int]
+) -> Reply:
+    """What was written, without special tokens and surrounding white space, and which token wrote what of it.
+
+    Of a reply that was cut off, which is no answer, nobody asks which token wrote what.
+    """
+    if not finished:
+        return Reply(tokenizer.decode(tokens, skip_special_tokens=True).strip(), False)
+    length = 1 + next(place for place, token in enumerate(tokens) if token in end_ids)
+    prefixes = [tokens[: count + 1] for count in range(length)]
     texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True)
     text = texts[-1].strip()
     before = len(texts[-1]) - len(texts[-1].lstrip())

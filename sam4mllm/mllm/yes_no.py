@@ -76,10 +76,14 @@ def _weigh_together(mllm: Mllm, inquiries: Sequence[Inquiry], batch_size: int) -
         prefix = _Prefix(mllm, [inquiries[index].history for index in asking], rows)
         # Rows of like length share a pass, so little is padded.
         pending = sorted(rows, key=lambda row: (len(row.tokens), row.owner))
-        while pending:
+        # An answer is settled once those before it are, so after as many passes as a list has answers all are; the
+        # bound is for quantised weights, whose arithmetic may let a later guess move an earlier answer.
+        for _ in range(max(len(row.answers) for row in rows)):
             for start in range(0, len(pending), batch_size):
                 prefix.read(pending[start : start + batch_size])
             pending = [row for row in pending if _guess_again(mllm, row)]
+            if not pending:
+                break
     answered: Iterator[_Row] = iter(rows)
     return [[next(answered).weights for _ in inquiry.questions] for inquiry in inquiries]
 
@@ -161,7 +165,7 @@ class _Prefix:
         positions = _positions(mask)[:, -length:]
         if self._behind is not None:
             positions = (positions + self._behind.to(device)[owners]).expand(3, -1, -1)
-        cache = copy.deepcopy(self._cache)
+        cache = _lent(self._cache)
         cache.reorder_cache(owners)
         # An answer is foretold at the place before it.
         foretold = [[slot.place - 1 - self._shared[row.owner] for slot in row.slots] for row in rows]
@@ -181,6 +185,19 @@ class _Prefix:
                 YesNo(float(likely[slot.yes]), float(likely[slot.no]))
                 for likely, slot in zip(chosen, row.slots, strict=True)
             ]
+
+
+def _lent(cache: Any) -> Any:
+    """The cache as another one whose tensors may be exchanged; reordering makes new ones, so none is copied here."""
+    lent = copy.copy(cache)
+    lent.layers = []
+    for layer in cache.layers:
+        own = copy.copy(layer)
+        own.__dict__ = {
+            name: copy.copy(value) if isinstance(value, list | dict) else value for name, value in vars(layer).items()
+        }
+        lent.layers.append(own)
+    return lent
 
 
 def _tokens(mllm: Mllm, messages: list[dict[str, Any]], *, prompt: bool = False) -> list[int]:

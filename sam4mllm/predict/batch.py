@@ -189,8 +189,11 @@ def line_of(query: Query, result: Result) -> PredictionLine:
     """
     scores = [float(score) for score in result.scores.cpu()]
     ious = [each.iou for each in result.evidence if each.iou is not None]
-    if not all(math.isfinite(value) for value in (*scores, *ious)):
+    if not all(map(math.isfinite, ious)):
         raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
+    said = [value for each in result.evidence for value in (each.text, each.points) if value is not None]
+    if not all(map(math.isfinite, (*said, *scores, result.score or 0.0))):
+        raise DataError(f"{query.image}: the model's probabilities are not finite: {said}; give it --dtype float32")
     masks = result.masks.cpu().numpy()
     objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
     alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)

@@ -12,22 +12,20 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import torch
 
 from sam4mllm.data.images import Picture, Rgb, as_rgb
 from sam4mllm.data.queries import Evidence, Query
 from sam4mllm.methods.base import Answer, Method, Question
+from sam4mllm.methods.reading import weigher
 from sam4mllm.mllm.generate import Engine
 from sam4mllm.predict.calibration import Calibration, scores_of
 from sam4mllm.predict.result import Result
 from sam4mllm.recipe_sections import GenerationSection
 from sam4mllm.segment.base import Embeddings, Segmenter
 from sam4mllm.segment.fallback import BoxFallback, segment_guarded
-
-if TYPE_CHECKING:
-    pass
 
 _EMBEDDED_AT_ONCE = 4
 """Pictures of one device batch of the segmenter's encoder; the largest SAM takes about a gigabyte for each."""
@@ -61,6 +59,8 @@ class Pipeline:
     ) -> None:
         if max_new_tokens is None:
             max_new_tokens = GenerationSection().max_new_tokens
+        if method.weighs:
+            weigher(engine)
         if picture_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {picture_batch=}, {max_new_tokens=}")
         self.method = method

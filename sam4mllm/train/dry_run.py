@@ -24,7 +24,7 @@ from sam4mllm.recipe import Recipe
 from sam4mllm.recipe_sections import CHAT_SETS
 from sam4mllm.train.dataset import Lessons, make_lessons, spread
 from sam4mllm.train.look import SeenConversation, characters, look_at
-from sam4mllm.train.method import needs_targets
+from sam4mllm.train.method import reads_targets
 
 OF_EACH_SET = 4
 """Pictures of each set whose conversations are looked at."""
@@ -88,7 +88,7 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
 
     mixture = read_mixture(recipe.data, recipe.seed)
     validation = held_out(recipe)
-    judged = mixture.samples if needs_targets(recipe) else []
+    judged = mixture.samples if reads_targets(recipe) else []
     at_hand = targets_at_hand(judged, settings, recipe.targets.store, only_winning=recipe.targets.only_winning)
     lessons = make_lessons(mixture, at_hand.targets, method)
     _open_pictures(mixture)

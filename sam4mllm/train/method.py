@@ -28,6 +28,6 @@ def method_of(recipe: Recipe) -> Method:
     return method_from_settings(recipe.method.model_dump(), native)
 
 
-def needs_targets(recipe: Recipe) -> bool:
+def reads_targets(recipe: Recipe) -> bool:
     """Whether SAM's choice is part of what the recipe teaches: by its method, or as it decides where points win."""
     return recipe.targets.only_winning or method_from_settings(recipe.method.model_dump()).needs_targets

@@ -48,7 +48,7 @@ def train(
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.targets.winning import as_taught
     from sam4mllm.train.dataset import make_lessons, spread
-    from sam4mllm.train.method import needs_targets
+    from sam4mllm.train.method import reads_targets
 
     device = chosen_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
@@ -66,7 +66,7 @@ def train(
     validated_on = held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     targets: Mapping[str, Taught] = {}
-    if needs_targets(recipe):
+    if reads_targets(recipe):
         settings = TargetSettings.from_recipe(recipe)
         store = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
         targets = as_taught(store.read(), only_winning=recipe.targets.only_winning)

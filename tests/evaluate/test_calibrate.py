@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm import commands
+from sam4mllm import answer_commands
 from sam4mllm.cli import main
 from sam4mllm.errors import DataError, ModelError
 from sam4mllm.evaluate.calibrate import calibrate
@@ -115,7 +115,7 @@ def test_the_verb(
         assert options.adapter is None and options.segmenter is None
         return make_pipeline()
 
-    monkeypatch.setattr(commands, "pipeline_of", pipeline)
+    monkeypatch.setattr(answer_commands, "pipeline_of", pipeline)
     write_data(tmp_path, PHRASES)
     data = ["--dataset", "jsonl", "--path", str(tmp_path / "own.jsonl")]
     assert main(["calibrate", str(run.path), *data, "--json", str(tmp_path / "c.json")]) == 0

@@ -167,7 +167,7 @@ def test_settings_make_the_same_method_again():
     [
         ({"name": "pgp"}, "'pgp' is unknown; the methods are: both, ppg, pqpp"),
         ({}, "None is unknown"),
-        ({"name": "ppg", "points": 3}, "method ppg: "),
+        ({**PPG.settings(), "postives": 3}, "method ppg: unknown setting 'postives'"),
         ({**PPG.settings(), "positives": -1}, "0 or more; got -1 on, 1 off"),
         ({**PPG.settings(), "phrases": 0}, "phrases=0"),
     ],

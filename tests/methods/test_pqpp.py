@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,13 @@ from sam4mllm.methods import Question, method_from_settings
 from sam4mllm.methods.both import Both
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import COUNT, GRID, MOST, PATTERN, SINGLES, Pqpp
+from sam4mllm.mllm.generate import Reply, TransformersEngine
+from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.segment.fake import BoxSegmenter
+from tests.mllm import tiny
 
 SIZE_WH = (100, 50)
 IMAGE = Path("street.jpg")
@@ -181,13 +187,51 @@ def test_what_is_no_box_is_asked_nothing_more() -> None:
     assert [len(inquiry.questions) for inquiry in engine.inquiries] == [0, 0, 4]
 
 
-def test_an_engine_that_cannot_weigh_is_refused() -> None:
+def test_an_engine_that_cannot_weigh_is_refused_before_anything_is_asked() -> None:
     class Deaf:
         def generate(self, conversations, max_new_tokens):
-            return ScriptedEngine([BOX_TEXT]).generate(conversations, max_new_tokens)
+            raise AssertionError("asked")
 
-    with pytest.raises(ModelError, match="pqpp reads how likely yes and no are, which a Deaf does not tell"):
-        ask(LIST, Deaf(), "the ball")
+    for method in (LIST, Both(Ppg(2, 1, 1000, 5), LIST)):
+        with pytest.raises(ModelError, match="pqpp reads how likely yes and no are, which a Deaf does not tell"):
+            Pipeline(method, Deaf(), BoxSegmenter())
+    Pipeline(Ppg(2, 1, 1000, 5), Deaf(), BoxSegmenter())
+
+
+def test_both_leave_an_object_without_points_as_it_is() -> None:
+    both = Both(Ppg(2, 1, 1000, 5), LIST)
+    engine = scripted(f"{BOX_TEXT}; [700,200,900,800] +(750,400)", lambda history, question: [YesNo(0.1, 0.9)])
+    (answer,) = ask(both, engine, "the balls")
+    assert answer.status == "ok" and [prompt.points for prompt in answer.prompts] == [(), ()]
+    (bare,) = ask(both, scripted(BOX_TEXT, lambda history, question: []), "the ball")
+    assert bare.status == "ok" and bare.prompts[0].points == () and bare.evidence[0].points is None
+
+
+def test_both_rounds_are_taught_where_ppg_teaches_no_points() -> None:
+    ball = disk(30, 25, 10)
+    both = Both(Ppg(0, 0, 1000, 5), LIST)
+    _, second = both.teach([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
+    assert len(second.turns) == 4
+
+
+@pytest.mark.parametrize("method", [replace(LIST, yes_above=0.0, no_above=0.0), Both(Ppg(2, 1, 1000, 5), SINGLE)])
+def test_a_real_model_weighs_the_points_of_a_scripted_box(method, tmp_path) -> None:
+    """Round two by a model with an adapter: it keeps what it finds likelier, and its evidence says how likely."""
+    tiny.save_fast_vlm(tmp_path / "base", seed=1)
+    mllm = attach_lora(load_mllm(str(tmp_path / "base")), {"r": 2}, 0)
+
+    class Saying(TransformersEngine):
+        def generate(self, conversations, max_new_tokens):
+            return [Reply(f"{BOX_TEXT} +(300,400)(350,500) -(250,300)") for _ in conversations]
+
+    pipe = Pipeline(method, Saying(mllm, 4), BoxSegmenter())
+    picture = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    (result,) = pipe([(picture, "the ball")])
+    (prompt,), (evidence,) = result.prompts, result.evidence
+    assert result.status == "ok" and evidence.iou is not None
+    asked = 25 if method.name == "pqpp" else 3
+    assert 0 < len(prompt.points) <= asked and (method.name == "both" or len(prompt.points) == asked)
+    assert evidence.points is not None and 0 < evidence.points < 1
 
 
 def test_settings_make_the_same_method_again() -> None:

@@ -33,15 +33,20 @@ def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
     assert TransformersEngine(mllm, 3).generate([], 8) == []
 
 
-def test_a_reply_tells_how_likely_each_of_its_tokens_was(mllm):
+def test_a_reply_tells_how_likely_each_of_its_tokens_was(mllm, monkeypatch):
     question = questions()[0]
-    (reply,) = TransformersEngine(mllm, 1).generate([question], 8)
-    inputs = model_inputs(
-        mllm.processor, [messages_with_picture(question)], padding_side="left", add_generation_prompt=True
-    )
-    with torch.no_grad():
+    messages = [messages_with_picture(question)]
+    inputs = model_inputs(mllm.processor, messages, padding_side="left", add_generation_prompt=True)
+    monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", None)
+    (cut,) = TransformersEngine(mllm, 1).generate([question], 6)
+    assert not cut.finished and cut.text and cut.tokens == () and cut.mean_logprob() is None
+    with torch.inference_mode():
+        tokens = mllm.model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
         logits = mllm.model(**inputs).logits[0, -1].float()
-    assert reply.tokens and reply.tokens[0][1] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
+    # As if the last of them were the end token.
+    monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", tokens[-1].item())
+    (reply,) = TransformersEngine(mllm, 1).generate([question], 9)
+    assert reply.finished and reply.tokens[0][1] == pytest.approx(logits.log_softmax(-1).max().item(), abs=1e-4)
     ends = [end for end, _ in reply.tokens]
     assert ends == sorted(set(ends)) and ends[-1] == len(reply.text)
     assert reply.mean_logprob() == pytest.approx(sum(log for _, log in reply.tokens) / len(reply.tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from PIL import Image
 
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.masks import area
-from sam4mllm.data.queries import Query, read_predictions
+from sam4mllm.data.queries import Evidence, Query, read_predictions
 from sam4mllm.errors import DataError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.batch import predict
+from sam4mllm.predict.batch import line_of, predict
 from sam4mllm.predict.pipeline import Pipeline
+from sam4mllm.predict.result import Result
 from sam4mllm.segment.fake import BoxSegmenter
 
 
@@ -166,7 +168,14 @@ def test_a_score_that_is_no_number_is_an_error_not_a_value(tmp_path: Path) -> No
     pipeline, _ = make_pipeline()
     pipeline.segmenter = Overflowing()
     summary = predict(pipeline, make_queries(tmp_path, 2, 1), tmp_path / "out")
-    assert summary.error == 2 and "not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
+    assert summary.error == 2 and "scores are not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
+
+
+def test_a_probability_that_is_no_number_is_an_error_not_a_value() -> None:
+    masks = torch.zeros((0, 4, 4), dtype=torch.bool)
+    result = Result(masks, [], torch.zeros(0), "no_object", "No object found.", None, (Evidence(math.nan),), math.nan)
+    with pytest.raises(DataError, match=r"the model's probabilities are not finite: .nan.; give it --dtype float32"):
+        line_of(Query("a", Path("a.png"), "a"), result)
 
 
 def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
