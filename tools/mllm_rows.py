@@ -24,7 +24,7 @@ IMAGE_TOKENS = CELLS * CELLS
 # those last words, then at the image tokens of their object.
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 TOLD_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
-ROW_LENGTH, MOST_ROWS = 84, 8
+ROW_LENGTH, MOST_ROWS = 84, 7
 # Half of the rows stand further from the picture, as the later turns of a conversation do.
 FARTHEST_ROW = 240
 
@@ -102,8 +102,7 @@ class Packer:
 
     def _row(self, exchange: Exchange, cells: list[list[int]]) -> Row:
         question = self.tokenizer(exchange.question, return_offsets_mapping=True, add_special_tokens=False)
-        said = self.tokenizer(exchange.answer, return_offsets_mapping=True, add_special_tokens=False)
-        answer = [*said["input_ids"], self.tokenizer.eos_token_id]
+        answer = [*self.tokenizer.encode(exchange.answer, add_special_tokens=False), self.tokenizer.eos_token_id]
         told: list[tuple[int, int, list[int]]] = []
 
         def tell(layer: int, place: int, shapes: tuple[int, ...]) -> None:
@@ -124,13 +123,6 @@ class Packer:
         if words:
             told.append((LINK_LAYER, first_answer - 1, words))
             tell(ANSWER_LAYER, first_answer - 1, exchange.answer_shapes)
-        for a, b, (x, y), answered in exchange.places:
-            span = [i for i, (c, d) in enumerate(question["offset_mapping"]) if c < b and d > a]
-            cell = [self.first_image + int(y * CELLS) * CELLS + int(x * CELLS)]
-            says = first_answer - 1 + next(i for i, (_, d) in enumerate(said["offset_mapping"]) if d > answered)
-            last = len(self.prefix) + span[-1]
-            told += [(PHRASE_LAYER, span[-1], [len(self.prefix) + i for i in span[:-1]]), (WORD_LAYER, span[-1], cell)]
-            told += [(LINK_LAYER, says, [last]), (ANSWER_LAYER, says, cell)]
         if exchange.answer_shapes:
             which = -1
             for i in range(first_answer, len(ids)):

@@ -1,8 +1,8 @@
 """What the embedded MLLM is pre-trained to say: exchanges about `shapes` scenes, its tokenizer and its chat template.
 
-Boxes in every form of phrase, lists of all boxes, descriptions of a boxed region, what is at given places, yes and no
-to phrases, and copies of given text: so the model knows every sign of the answer grammar as a sign, as any real model
-does, and has never been taught a point prompt.
+Boxes in every form of phrase, lists of all boxes, descriptions of a boxed region, and copies of given text: so the
+model knows every sign of the answer grammar as a sign, as any real model does, and has never been taught a point
+prompt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.chat.questions import ask_boxes, ask_list, ask_prompts
 from sam4mllm.data.shapes.phrases import KINDS, phrases_of
 from sam4mllm.data.shapes.scenes import Scene, make_scene
-from sam4mllm.geometry import Box, SamPrompt
+from sam4mllm.geometry import SamPrompt
 
 # `{% generation %}` lets transformers tell which tokens are the assistant's.
 CHAT_TEMPLATE = (
@@ -53,8 +53,7 @@ class Exchange:
     """A question, its answer, and what its words speak of.
 
     `answer_shapes` are the shapes whose boxes the answer says, in its order; `spans` (start, end, shapes) lie in the
-    question. `places` (start, end, place, answered) are the parts of the question that speak of a place, x and y in
-    [0, 1), and where in the answer it is answered.
+    question.
     """
 
     kind: str
@@ -62,7 +61,6 @@ class Exchange:
     answer: str
     answer_shapes: tuple[int, ...] = ()
     spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
-    places: tuple[tuple[int, int, tuple[float, float], int], ...] = ()
 
 
 def left_to_right(scene: Scene, shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -92,40 +90,10 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     region = f"What is in {_GRAMMAR.write([SamPrompt(shape.box)], scene.size_wh)}?"
     found[region] = Exchange("describe", region, f"the {shape.pattern} {shape.colour} {shape.name}")
-    text = _scribble(rng)
-    found[text] = Exchange("copy", f"Repeat: {text}", text)
-    for _ in range(2):
-        what = _what_is_at(scene, rng)
-        found[what.question] = what
-    for kind in ("nothing", "attribute"):
-        if rng.random() < 0.5 and (phrase := phrases_of(scene, rng, kind)) is not None:
-            question = f"Do you see {phrase.text}?"
-            start = question.index(phrase.text)
-            spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans)
-            answer = "yes" if phrase.shapes else "no"
-            found.setdefault(question, Exchange("see", question, answer, phrase.shapes, spans))
+    if rng.random() < 0.4:
+        text = _scribble(rng)
+        found[text] = Exchange("copy", f"Repeat: {text}", text)
     return list(found.values())
-
-
-def _what_is_at(scene: Scene, rng: np.random.Generator) -> Exchange:
-    """A few places, most of them in or about the box of one shape, and the colour and name of what is there."""
-    width, height = scene.size_wh
-    about = scene.shapes[int(rng.integers(len(scene.shapes)))].box
-    places: list[tuple[float, float]] = []
-    for _ in range(int(rng.integers(1, 7))):
-        box = about if rng.random() < 0.8 else Box(0, 0, width, height)
-        x = rng.uniform(box.x1 - 0.1 * box.width, box.x2 + 0.1 * box.width) / width
-        y = rng.uniform(box.y1 - 0.1 * box.height, box.y2 + 0.1 * box.height) / height
-        places.append((float(np.clip(x, 0.0, 0.999)), float(np.clip(y, 0.0, 0.999))))
-    question, answer, found = "What is at ", "", []
-    for x, y in places:
-        said = f"{int(1000 * x):03d},{int(1000 * y):03d}"
-        there = [shape for shape in scene.shapes if shape.mask[int(y * height), int(x * width)]]
-        answer += "; " if answer else ""
-        found.append((len(question) + 1, len(question) + 1 + len(said), (x, y), len(answer)))
-        answer += f"{there[0].colour} {there[0].name}" if there else "nothing"
-        question += f"({said})"
-    return Exchange("place", f"{question}?", answer, places=tuple(found))
 
 
 def _with_fillers(question: str, rng: np.random.Generator) -> str:
