@@ -7,7 +7,6 @@ and `answer_commands.py`.
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from sam4mllm.cli_options import (
 )
 from sam4mllm.command_inputs import check_json_place
 from sam4mllm.errors import LaunchError, Sam4mllmError
+from sam4mllm.noise import quieten_libraries
 from sam4mllm.processes import joined
 
 SHARED_VERBS = ("prepare", "train", "predict", "evaluate", "calibrate")
@@ -274,10 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, or 1 when some lines came out as errors, 2 for what the user can mend, 130 when interrupted.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    # It tells of kernels that it would like to have, even where nothing is quantised.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Without a network it tells of every one of its retries; our error says it once.
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    quieten_libraries()
     try:
         check_json_place(getattr(options, "json", None))
         with joined() as options.processes:

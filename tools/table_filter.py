@@ -24,12 +24,12 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+from table_data import places, shapes_in
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.queries import queries_of, read_predictions
 from sam4mllm.data.readers import read_samples
 from sam4mllm.data.sample import MaskObject, Sample
-from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import RecipeError, Sam4mllmError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.evaluate.score import score
@@ -177,13 +177,6 @@ def _held_out(recipe: Recipe) -> list[Sample]:
     return read_samples(entry)
 
 
-def _places(work: Path, data: Path) -> list[str]:
-    """The settings that put all that the recipe reads and writes under `work`."""
-    entries = range(len(load_recipe(RECIPE).data.train))
-    roots = [f"data.train.{index}.root={data}" for index in entries] + [f"data.validation.root={data}"]
-    return [*roots, f"targets.store={work / 'targets'}", f"output={work}"]
-
-
 def _write(options: argparse.Namespace, overrides: Sequence[str], objects: int, rows: Mapping[str, Row]) -> None:
     if options.json is None:
         return
@@ -200,14 +193,11 @@ def _write(options: argparse.Namespace, overrides: Sequence[str], objects: int, 
 
 def run(options: argparse.Namespace) -> None:
     """The whole table, as far as it is not done already in `options.work`."""
-    data = options.work / f"shapes-{options.scenes}-{options.held_out}"
-    places = [*_places(options.work, data), *options.overrides]
-    recipes = {way: load_recipe(RECIPE, [*places, *how]) for way, how in WAYS.items()}
+    seed = load_recipe(RECIPE, options.overrides).seed
+    data = shapes_in(options.work, options.scenes, options.held_out, seed)
+    common = [*places(RECIPE, options.work, data), *options.overrides]
+    recipes = {way: load_recipe(RECIPE, [*common, *how]) for way, how in WAYS.items()}
     recipe = next(iter(recipes.values()))
-    # These refs are written last of all, so where they are, everything is.
-    if not (data / "grefcoco" / "grefs(unc).json").is_file():
-        with bar("scenes", options.scenes + 2 * options.held_out) as advance:
-            write_dataset(data, scenes=options.scenes, held_out=options.held_out, seed=recipe.seed, advance=advance)
     device = chosen_device(options.device)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     settings = {way: TargetSettings.from_recipe(each) for way, each in recipes.items()}
@@ -219,7 +209,7 @@ def run(options: argparse.Namespace) -> None:
             equal = [f"training.max_steps={options.train}", f"seed={seed}", "training.validate.every_steps=0"]
             print(f"{way}, seed {seed}: {options.train} steps", file=sys.stderr, flush=True)
             ciou, malformed = teach(
-                load_recipe(RECIPE, [*places, *how, *equal, f"output={options.work / name}"]), device
+                load_recipe(RECIPE, [*common, *how, *equal, f"output={options.work / name}"]), device
             )
             rows[way].ciou.append(ciou)
             rows[way].malformed.append(malformed)

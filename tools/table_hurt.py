@@ -25,13 +25,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from table_data import places, shapes_in
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.queries import PredictionLine, Query, queries_of, read_predictions
 from sam4mllm.data.readers import read_with_masks
 from sam4mllm.data.sample import Sample
-from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import RecipeError, Sam4mllmError
 from sam4mllm.evaluate.score import Judgement, judge
 from sam4mllm.geometry import SamPrompt
@@ -205,13 +205,6 @@ def _held_out(recipe: Recipe) -> tuple[DataEntry, list[Sample]]:
     return entry, read_with_masks(entry)
 
 
-def _places(work: Path, data: Path) -> list[str]:
-    """The settings that put all that the recipe reads and writes under `work`."""
-    entries = range(len(load_recipe(RECIPE).data.train))
-    roots = [f"data.train.{index}.root={data}" for index in entries] + [f"data.validation.root={data}"]
-    return [*roots, f"targets.store={work / 'targets'}", f"output={work}"]
-
-
 def _share_that_wins(recipe: Recipe, device: str) -> float:
     """Of the objects that the recipe teaches, the share whose points beat the box."""
     samples = read_mixture(recipe.data, recipe.seed).samples
@@ -242,18 +235,14 @@ def _measure_run(run: Path, output: Path, device: str, model: Model) -> None:
 
 
 def _train_and_measure(options: argparse.Namespace, device: str, models: dict[str, Model]) -> None:
-    data = options.work / f"shapes-{options.scenes}-{options.held_out}"
-    places = [*_places(options.work, data), *options.overrides]
-    # These refs are written last of all, so where they are, everything is.
-    if not (data / "grefcoco" / "grefs(unc).json").is_file():
-        with bar("scenes", options.scenes + 2 * options.held_out) as advance:
-            seed = load_recipe(RECIPE, places).seed
-            write_dataset(data, scenes=options.scenes, held_out=options.held_out, seed=seed, advance=advance)
+    seed = load_recipe(RECIPE, options.overrides).seed
+    data = shapes_in(options.work, options.scenes, options.held_out, seed)
+    common = [*places(RECIPE, options.work, data), *options.overrides]
     for seed in range(options.seeds):
         for name, how in LESSONS.items():
             folder = options.work / f"{name.replace(' ', '-')}-{options.train}-{seed}"
             equal = [f"training.max_steps={options.train}", f"seed={seed}", "training.validate.every_steps=0"]
-            recipe = load_recipe(RECIPE, [*places, *how, *equal, f"output={folder}"])
+            recipe = load_recipe(RECIPE, [*common, *how, *equal, f"output={folder}"])
             model = models.setdefault(name, Model())
             model.points_win.append(_share_that_wins(recipe, device))
             print(f"{name}, seed {seed}: {options.train} steps", file=sys.stderr, flush=True)

@@ -23,10 +23,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from table_data import places, shapes_in
+
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.readers import read_dataset
 from sam4mllm.data.sample import Sample
-from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluate.score import Judgement, judge
 from sam4mllm.evaluate.trust import trust
@@ -125,22 +126,16 @@ def table(rows: dict[str, Row]) -> list[str]:
 
 def run(options: argparse.Namespace) -> None:
     """The whole table, as far as it is not done already in `options.work`."""
-    data = options.work / f"shapes-{options.scenes}-{options.held_out}"
-    # These refs are written last of all, so where they are, everything is.
-    if not (data / "grefcoco" / "grefs(unc).json").is_file():
-        with bar("scenes", options.scenes + 2 * options.held_out) as advance:
-            write_dataset(data, scenes=options.scenes, held_out=options.held_out, seed=0, advance=advance)
-    entries = range(len(load_recipe(RECIPE).data.train))
-    places = [f"data.train.{index}.root={data}" for index in entries] + [f"data.validation.root={data}"]
-    places += [f"targets.store={options.work / 'targets'}", f"training.max_steps={options.steps}"]
+    data = shapes_in(options.work, options.scenes, options.held_out)
+    common = [*places(RECIPE, options.work, data), f"training.max_steps={options.steps}"]
     # All of the validation split, for the calibration is fitted to it.
-    places += ["training.validate.every_steps=0", "training.validate.samples=100000", *options.overrides]
+    common += ["training.validate.every_steps=0", "training.validate.samples=100000", *options.overrides]
     samples = {
         name: [sample for split in splits for sample in read_dataset(name, data, split)]
         for name, splits in TESTS.items()
     }
     device = chosen_device(options.device)
-    recipes = {name: load_recipe(RECIPE, [*places, *how]) for name, how in WAYS.items()}
+    recipes = {name: load_recipe(RECIPE, [*common, *how]) for name, how in WAYS.items()}
     # Rows of other settings are other rows.
     digest = hashlib.sha256("".join(each.hash() for each in recipes.values()).encode()).hexdigest()[:12]
     kept = options.work / f"rows-{digest}.json"

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
+
+import pytest
 
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
 
+TOOLS = Path(__file__).parents[2] / "tools"
+
 
 def load_tool(name: str) -> ModuleType:
-    """tools/{name}.py, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "tools" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Its dataclasses look their own module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The script as Python finds it when it is started: with its own folder first on the path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        return importlib.import_module(name)
 
 
 def small_table(folder: Path, *more: str) -> list[str]:

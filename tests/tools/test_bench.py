@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
-
-TOOLS = Path(__file__).parents[2] / "tools"
-
-
-def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as Python finds it when it is started: with its own folder first on the path."""
-    monkeypatch.syspath_prepend(TOOLS)
-    return importlib.import_module(name)
+from tests.tools.small import load_tool
 
 
-def test_every_way_to_judge_groups_finds_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load("bench_targets", monkeypatch)
+def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = load_tool("bench_targets")
     arguments = ["--checkpoint", str(save_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
     arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
     tool.main(arguments)
@@ -40,16 +29,14 @@ def test_every_way_to_judge_groups_finds_the_same(
     assert "3 objects" in printed and all(f"\n{name} " in printed for name in record["ways"])
 
 
-def test_as_many_shapes_as_asked_for_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = load("bench_targets", monkeypatch)
+def test_as_many_shapes_as_asked_for_are_taken() -> None:
+    tool = load_tool("bench_targets")
     for count in (1, 7, 12):
         assert sum(len(scene.shapes) for scene in tool.scenes_of(count, seed=0)) == count
 
 
-def test_every_batch_size_writes_the_same_answers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load("bench_generate", monkeypatch)
+def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = load_tool("bench_generate")
     base = tiny.save_fast_vlm(tmp_path / "base", seed=1)
     arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
     tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
@@ -64,10 +51,8 @@ def test_every_batch_size_writes_the_same_answers(
 
 
 @pytest.mark.parametrize("name", ["bench_targets", "bench_generate"])
-def test_bad_options_end_with_one_line(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tool = load(name, monkeypatch)
+def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = load_tool(name)
     with pytest.raises(SystemExit) as ended:
         tool.main(["--repeats", "0"])
     assert ended.value.code == 2 and "are 1 or more" in capsys.readouterr().err
@@ -76,7 +61,7 @@ def test_bad_options_end_with_one_line(
 
 
 def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = load("timing", monkeypatch)
+    timing = load_tool("timing")
     now = 0.0
     turns: list[str] = []
 

@@ -1,0 +1,17 @@
+"""What libraries say to users who can do nothing about it. This module silences it by name, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quieten_libraries() -> None:
+    """For the command line alone: who imports this package keeps his libraries as they are."""
+    # bitsandbytes tells of kernels that it would like to have, even where nothing is quantised.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Without a network the Hub's client tells of every one of its retries; our error says it once.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    # peft asks transformers in words that are on their way out.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
