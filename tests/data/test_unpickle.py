@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,18 @@ def test_plain_data_comes_back(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps(value, protocol=protocol))
     assert load_plain(path, "the refs") == value
+
+
+@pytest.mark.parametrize(
+    "content", [b"Nr\xff\xff\xff\x3f.", b"Np4000000000\n.", b"\x96\x00\x00\x00\x00\x08\x00\x00\x00."]
+)
+def test_a_number_in_a_pickle_does_not_fill_the_memory(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "refs.p"
+    path.write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(DataError):
+        assert load_plain(path, "the refs") is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "more than a gigabyte was touched"
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
