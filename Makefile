@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 help:
 	@echo "make demo      the whole way on the embedded data and models, into runs/demo/"
-	@echo "make demo-full the same and, on the same data, the method PQPP; some minutes more"
+	@echo "make demo-full the same and, on the same data, the method PQPP; six minutes more"
 	@echo "make test      all tests"
 	@echo "make check     format, lint, types, tests"
 	@echo "make fix       formats, and mends what the linter can mend"
