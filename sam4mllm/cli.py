@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         "Downloads nothing. Leaves a run folder, scores.json and pictures.",
     )
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
-    demo.add_argument("--full", action="store_true", help="also train and ask PQPP, which takes six minutes more on two cores")
+    demo.add_argument("--full", action="store_true", help="also train and ask PQPP, six minutes more on two cores")
 
     prepare = verb(
         "prepare",
