@@ -8,8 +8,7 @@ is likelier than no.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from statistics import fmean
+from dataclasses import dataclass
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation
@@ -19,6 +18,7 @@ from sam4mllm.geometry import POSITIVE, Point, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
+from sam4mllm.methods.reading import with_points
 from sam4mllm.mllm.generate import Engine
 
 
@@ -58,19 +58,16 @@ class Both:
         answers = self.ppg.ask(engine, questions, max_new_tokens)
         places_xy = [[[(p.x, p.y) for p in prompt.points] for prompt in answer.prompts] for answer in answers]
         weighed = self.pqpp.weigh(engine, questions, answers, places_xy)
-        return [_checked(answer, weights) for answer, weights in zip(answers, weighed, strict=True)]
+        return [
+            with_points(answer, [_affirmed_of(*each) for each in zip(answer.prompts, weights, strict=True)])
+            for answer, weights in zip(answers, weighed, strict=True)
+        ]
 
 
-def _checked(answer: Answer, weighed: Sequence[Sequence[YesNo]]) -> Answer:
-    """The answer without what the model denies, and how sure it is of the rest."""
-    if answer.status != "ok":
-        return answer
-    prompts, evidence = [], []
-    for prompt, said, weights in zip(answer.prompts, answer.evidence, weighed, strict=True):
-        kept = [(p, likely) for p, w in zip(prompt.points, weights, strict=True) if (likely := _affirmed(p, w))]
-        prompts.append(SamPrompt(prompt.box, tuple(point for point, _ in kept)))
-        evidence.append(replace(said, points=fmean(likely for _, likely in kept) if kept else None))
-    return replace(answer, prompts=tuple(prompts), evidence=tuple(evidence))
+def _affirmed_of(prompt: SamPrompt, weights: Sequence[YesNo]) -> list[tuple[Point, float]]:
+    """The points that the model does not deny, each with how likely it finds its label."""
+    weighed = zip(prompt.points, weights, strict=True)
+    return [(point, likely) for point, weight in weighed if (likely := _affirmed(point, weight)) is not None]
 
 
 def _affirmed(point: Point, weight: YesNo) -> float | None:

@@ -11,10 +11,9 @@ the box stands alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 from sam4mllm.chat.conversation import Conversation, Turn, asking, teaching
@@ -25,7 +24,7 @@ from sam4mllm.chat.yes_no import Inquiry, YesNo, YesNoQuestion, write_answers
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
 from sam4mllm.methods.base import Answer, Question, Taught
-from sam4mllm.methods.reading import grouped, read_reply, reading_order, weigher
+from sam4mllm.methods.reading import grouped, read_reply, reading_order, weigher, with_points
 from sam4mllm.mllm.generate import Engine
 from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded
 
@@ -120,10 +119,8 @@ class Pqpp:
         box, mask = Box(*corners), item.mask()
         drawn = min(max(round(rng.normal(COUNT, COUNT_STD)), 1), MOST)
         count = drawn if self.form == "list" else SINGLES
-        places = [
-            self.grammar.nearest(box.x1 + x * box.width, box.y1 + y * box.height, sample.size_wh)
-            for x, y in rng.permutation(poisson_disk(rng, RADIUS, DRAWN))[:count].tolist()
-        ]
+        spots = rng.permutation(poisson_disk(rng, RADIUS, DRAWN))[:count].tolist()
+        places = self._places(box, spots, sample.size_wh)
         # The truth at the place that is written, which is where the model will look.
         return SamPrompt(box, tuple(Point(x, y, POSITIVE if mask[int(y), int(x)] else NEGATIVE) for x, y in places))
 
@@ -143,12 +140,16 @@ class Pqpp:
             read_reply(self.grammar, reply, question.size_wh, max_new_tokens)
             for reply, question in zip(replies, questions, strict=True)
         ]
+        spots = GRID if self.asked == "grid" else PATTERN
         places_xy = [
-            [self._places(box_of(prompt), question.size_wh) for prompt in answer.prompts]
+            [self._places(box_of(prompt), spots, question.size_wh) for prompt in answer.prompts]
             for answer, question in zip(answers, questions, strict=True)
         ]
         weighed = self.weigh(engine, questions, answers, places_xy)
-        return [self._with_points(*each) for each in zip(answers, places_xy, weighed, strict=True)]
+        return [
+            with_points(answer, [self._sure(*each) for each in zip(places, weights, strict=True)])
+            for answer, places, weights in zip(answers, places_xy, weighed, strict=True)
+        ]
 
     def weigh(
         self,
@@ -181,9 +182,10 @@ class Pqpp:
             found.append([[next(flat) for _ in places] for places in by_box])
         return found
 
-    def _places(self, box: Box, size_wh: tuple[int, int]) -> list[tuple[float, float]]:
-        """The places of a box that are asked about, as the model will read them."""
-        spots = GRID if self.asked == "grid" else PATTERN
+    def _places(
+        self, box: Box, spots: Iterable[tuple[float, float]], size_wh: tuple[int, int]
+    ) -> list[tuple[float, float]]:
+        """The places of spots in a box, given as shares of its sides, as the model will read them."""
         return [self.grammar.nearest(box.x1 + x * box.width, box.y1 + y * box.height, size_wh) for x, y in spots]
 
     def _questions(
@@ -202,21 +204,14 @@ class Pqpp:
         named = self.grammar.write([SamPrompt(box)], size_wh)
         return ask_points(named, [self.grammar.write_point(x, y, size_wh) for x, y in places_xy])
 
-    def _with_points(
-        self, answer: Answer, places_xy: Sequence[Sequence[tuple[float, float]]], weighed: Sequence[Sequence[YesNo]]
-    ) -> Answer:
-        """The answer with the points that the model is sure about, and how sure it is of them."""
-        if answer.status != "ok":
-            return answer
-        prompts, evidence = [], []
-        for prompt, said, places, weights in zip(answer.prompts, answer.evidence, places_xy, weighed, strict=True):
-            sure = [(place, self._label(weight), weight) for place, weight in zip(places, weights, strict=True)]
-            kept = [(place, label, weight) for place, label, weight in sure if label is not None]
-            points = tuple(Point(x, y, label) for (x, y), label, _ in kept)
-            likely = [weight.yes if label == POSITIVE else weight.no for _, label, weight in kept]
-            prompts.append(SamPrompt(prompt.box, points))
-            evidence.append(replace(said, points=fmean(likely) if likely else None))
-        return replace(answer, prompts=tuple(prompts), evidence=tuple(evidence))
+    def _sure(self, places_xy: Sequence[tuple[float, float]], weights: Sequence[YesNo]) -> list[tuple[Point, float]]:
+        """The places that the model is sure about, as points, each with how likely it finds its label."""
+        labels = [self._label(weight) for weight in weights]
+        return [
+            (Point(x, y, label), weight.yes if label == POSITIVE else weight.no)
+            for (x, y), label, weight in zip(places_xy, labels, weights, strict=True)
+            if label is not None
+        ]
 
     def _label(self, weight: YesNo) -> int | None:
         """POSITIVE, NEGATIVE, or None for a point that the model is unsure about."""

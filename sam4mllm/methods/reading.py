@@ -6,12 +6,14 @@ This module asks nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
 
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.data.queries import Evidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ModelError
-from sam4mllm.geometry import SamPrompt
+from sam4mllm.geometry import Point, SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.mllm.generate import Engine, Reply, Weigher
 
@@ -25,6 +27,24 @@ def read_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], m
     spans = {"ok": parsed.box_spans, "no_object": ((0, len(reply.text)),), "malformed": ()}[parsed.status]
     evidence = tuple(Evidence(reply.mean_logprob(start, end)) for start, end in spans)
     return Answer(parsed.status, parsed.prompts, reply.text, parsed.reason, evidence)
+
+
+def with_points(answer: Answer, kept: Sequence[Sequence[tuple[Point, float]]]) -> Answer:
+    """The answer with these points for each of its prompts, and how likely the model finds their labels in the mean.
+
+    An answer without prompts stays as it is.
+    """
+    if not answer.prompts:
+        return answer
+    prompts = [
+        SamPrompt(prompt.box, tuple(point for point, _ in points))
+        for prompt, points in zip(answer.prompts, kept, strict=True)
+    ]
+    evidence = [
+        replace(said, points=fmean(likely for _, likely in points) if points else None)
+        for said, points in zip(answer.evidence, kept, strict=True)
+    ]
+    return replace(answer, prompts=tuple(prompts), evidence=tuple(evidence))
 
 
 def weigher(engine: Engine) -> Weigher:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.chat.conversation import Conversation, Turn
-from sam4mllm.chat.yes_no import NO, SEPARATOR, YES, Inquiry, YesNo, YesNoQuestion, write_answers
+from sam4mllm.chat.yes_no import Inquiry, YesNo, YesNoQuestion, write_answers
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import Mllm
@@ -111,8 +111,7 @@ def _lay_out(mllm: Mllm, row: _Row) -> None:
     """
     texts: list[str] = []
     for count in range(len(row.answers)):
-        before = row.asked + "".join(write_answers([answer]) + SEPARATOR for answer in row.answers[:count])
-        texts += [before + YES, before + NO]
+        texts += [row.asked + write_answers([*row.answers[:count], answer]) for answer in (True, False)]
     ids = mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     pairs = list(zip(ids[::2], ids[1::2], strict=True))
     places = [_common(yes, no) for yes, no in pairs]

@@ -86,6 +86,8 @@ def segment_guarded(
     masks, ious = segmenter.masks(decoded), decoded.iou.tolist()
     chosen = list(range(len(requests)))
     for alone, (place, _, box) in enumerate(guarded, start=len(requests)):
-        if fallback.takes_box(share_outside(masks[place], box), ious[place], ious[alone]):
+        # The share is a look at every pixel, from the device: only where it counts.
+        outside = 0.0 if fallback.outside is None else share_outside(masks[place], box)
+        if fallback.takes_box(outside, ious[place], ious[alone]):
             chosen[place] = alone
     return [masks[index] for index in chosen], decoded.iou[chosen], tuple(index >= len(requests) for index in chosen)
