@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sam4mllm.predict.batch import BatchSummary
     from sam4mllm.predict.pipeline import Pipeline
     from sam4mllm.recipe import Recipe
-    from sam4mllm.recipe_sections import DataEntry
+    from sam4mllm.recipe_data import DataEntry
     from sam4mllm.targets.store import TargetStore
 
 
@@ -66,7 +66,7 @@ def samples_of(options: Namespace) -> list[Sample]:
 def suite_of(options: Namespace) -> Suite:
     """What `evaluate` evaluates: benchmarks under a root, or one set of data of one's own."""
     from sam4mllm.evaluate.suite import Suite, choose_suite
-    from sam4mllm.recipe_sections import OWN_SETS
+    from sam4mllm.recipe_data import OWN_SETS
 
     own = set(options.dataset).intersection(OWN_SETS)
     if own and (len(options.dataset) > 1 or len(options.split) > 1):
@@ -93,7 +93,7 @@ def entry_of(options: Namespace) -> DataEntry:
     """The options of a data set as a recipe's data entry, checked by the same rules."""
     import pydantic
 
-    from sam4mllm.recipe_sections import DataEntry
+    from sam4mllm.recipe_data import DataEntry
 
     keys = ("dataset", "root", "split", "split_by", "path", "phrases", "images", "limit")
     settings = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
@@ -111,7 +111,7 @@ def entry_of(options: Namespace) -> DataEntry:
 def chats_of(options: Namespace) -> list[Dialogue]:
     """The chat file of the options, read before any work is done."""
     from sam4mllm.data.readers import read_dialogues
-    from sam4mllm.recipe_sections import DataEntry
+    from sam4mllm.recipe_data import DataEntry
 
     if options.chat is None:
         if options.chat_images is not None:

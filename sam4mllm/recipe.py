@@ -20,8 +20,8 @@ from pydantic import Field, NonNegativeInt
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.recipe_checks import library_problems, nearest, section_problems
+from sam4mllm.recipe_data import DataSection
 from sam4mllm.recipe_sections import (
-    DataSection,
     Directory,
     GenerationSection,
     MethodSection,

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from sam4mllm import answer_commands, commands
-from sam4mllm.cli import build_parser, main
+from sam4mllm.cli import main
+from sam4mllm.cli_parser import build_parser
 from sam4mllm.data.shapes.marker import mark
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
@@ -92,7 +93,7 @@ def test_help_answers_within_0_4_seconds_of_a_bare_python() -> None:
 
 def test_help_and_the_package_load_nothing_heavy() -> None:
     code = (
-        "import sys, sam4mllm, sam4mllm.cli; sam4mllm.cli.build_parser().format_help(); "
+        "import sys, sam4mllm, sam4mllm.cli; sam4mllm.cli_parser.build_parser().format_help(); "
         "print([name for name in ('torch', 'transformers', 'numpy', 'PIL', 'datasets', 'tqdm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
@@ -138,7 +139,7 @@ def test_a_mistyped_command_gets_one_line_and_status_2(
 
 
 def test_settings_may_stand_before_and_after_options() -> None:
-    from sam4mllm.cli import parse
+    from sam4mllm.cli_parser import parse
 
     options = parse(["train", "shapes_ppg", "seed=1", "--device", "cpu", "training.max_steps=3"])
     assert options.overrides == ["seed=1", "training.max_steps=3"] and options.device == "cpu"

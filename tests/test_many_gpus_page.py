@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam4mllm.cli import SHARED_VERBS, parse
+from sam4mllm.cli import SHARED_VERBS
+from sam4mllm.cli_parser import parse
 from sam4mllm.recipe import load_recipe
 from sam4mllm.recipe_checks import library_problems
 

@@ -13,7 +13,7 @@ from sam4mllm import Pipeline, load_recipe
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.chat.questions import ask_points, ask_prompts
 from sam4mllm.chat.yes_no import write_answers
-from sam4mllm.cli import parse
+from sam4mllm.cli_parser import parse
 from sam4mllm.data.jsonl import read_jsonl
 from sam4mllm.data.queries import read_predictions, read_queries
 from sam4mllm.data.shapes.scenes import make_scene

@@ -11,12 +11,13 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from sam4mllm.cli import parse
+from sam4mllm.cli_parser import parse
 from sam4mllm.data.readers import DATASETS
 from sam4mllm.errors import RecipeError
 from sam4mllm.evaluate.published import published
 from sam4mllm.recipe import Recipe, load_recipe, shipped_recipes
-from sam4mllm.recipe_sections import CHAT_SETS, DatasetName, TrainingSection
+from sam4mllm.recipe_data import CHAT_SETS, DatasetName
+from sam4mllm.recipe_sections import TrainingSection
 
 SMALL = """
 output: runs/small

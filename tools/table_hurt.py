@@ -41,7 +41,7 @@ from sam4mllm.predict.loading import chosen_device
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import Advance, bar
 from sam4mllm.recipe import Recipe, load_recipe
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from sam4mllm.segment.fallback import BoxFallback
 from sam4mllm.segment.load import load_segmenter
 from sam4mllm.targets.prepare import prepare_targets

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from sam4mllm.data.readers import pictures_of_splits, read_dialogues, read_samples
 from sam4mllm.data.shapes.marker import is_generated
-from sam4mllm.recipe_sections import CHAT_SETS, DataEntry, DataSection
+from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Reason = Literal["file", "coco id", "content"]
 

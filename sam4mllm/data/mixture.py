@@ -17,7 +17,7 @@ from sam4mllm.data.leakage import LeftOut, guard_of
 from sam4mllm.data.readers import read_dialogues, read_samples
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_sections import CHAT_SETS, DataEntry, DataSection
+from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Item = TypeVar("Item", Sample, Dialogue)
 

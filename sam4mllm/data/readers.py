@@ -20,7 +20,7 @@ from sam4mllm.data.reasonseg import pictures_by_split, read_reasonseg
 from sam4mllm.data.refcoco import Ref, read_refcoco, refs
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 
 COCO_PICTURES = Path("images/mscoco/images/train2014")
 

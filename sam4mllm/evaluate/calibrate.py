@@ -33,7 +33,7 @@ from sam4mllm.predict.calibration import (
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import bar
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from sam4mllm.train.run_folder import RunFolder
 
 

@@ -29,7 +29,7 @@ from sam4mllm.predict.baselines import BASELINES, BOX, box_alone, filled_boxes
 from sam4mllm.predict.batch import BatchSummary, predict
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import bar
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from sam4mllm.whole_files import whole_file
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from sam4mllm.data.shapes.marker import is_generated
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
-from sam4mllm.recipe_sections import DataEntry, DatasetName
+from sam4mllm.recipe_data import DataEntry, DatasetName
 
 ALL = "all"
 """The name that stands for every benchmark under the root."""

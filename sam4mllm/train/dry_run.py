@@ -21,7 +21,7 @@ from sam4mllm.errors import ModelError
 from sam4mllm.methods import Method, method_from_settings
 from sam4mllm.mllm.load import Mllm, is_hub_id
 from sam4mllm.recipe import Recipe
-from sam4mllm.recipe_sections import CHAT_SETS
+from sam4mllm.recipe_data import CHAT_SETS
 from sam4mllm.train.dataset import Lessons, make_lessons, spread
 from sam4mllm.train.look import SeenConversation, characters, look_at
 from sam4mllm.train.method import reads_targets

@@ -11,7 +11,7 @@ import pytest
 from sam4mllm.data import leakage
 from sam4mllm.data.leakage import Guard, coco_id, guard_of
 from sam4mllm.data.shapes.marker import mark
-from sam4mllm.recipe_sections import DataEntry, DataSection
+from sam4mllm.recipe_data import DataEntry, DataSection
 from tests.data.tiny_datasets import (
     PICTURES,
     annotation,

@@ -12,7 +12,7 @@ import pytest
 
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_sections import DataSection
+from sam4mllm.recipe_data import DataSection
 from tests.data.tiny_datasets import (
     PICTURES,
     annotation,

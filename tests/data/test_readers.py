@@ -9,7 +9,7 @@ import pytest
 from sam4mllm.data.readers import DATASETS, read_dataset, read_dialogues, read_samples
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from tests.data.tiny_datasets import annotation, picture, write_instances, write_picture
 
 PUBLISHED = ["refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes"]

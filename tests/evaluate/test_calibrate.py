@@ -17,7 +17,7 @@ from sam4mllm.mllm.generate import Reply
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.recipe import load_recipe
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.train.run_folder import ADAPTER_CONFIG, RunFolder
 from tests.data.tiny_datasets import write_picture

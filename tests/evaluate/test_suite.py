@@ -12,7 +12,7 @@ from sam4mllm.data.shapes.marker import mark
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.suite import choose_suite, comparable
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from tests.data.tiny_datasets import ref, write_reasonseg, write_refs
 
 

@@ -14,7 +14,7 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe_sections import DataEntry
+from sam4mllm.recipe_data import DataEntry
 from tests.segment.fakes import Straying
 from tests.targets.examples import make_samples
 from tests.tools.small import load_tool, small_table
