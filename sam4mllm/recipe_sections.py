@@ -1,6 +1,7 @@
 """The sections of a recipe: every setting with its type, its one default and its description.
 
-`data` stands in `recipe_data.py`. Attribute docstrings become the descriptions of the fields. This module reads no files; `recipe.py` does.
+Attribute docstrings become the descriptions of the fields. `data` stands in `recipe_data.py`. This module reads no
+files; `recipe.py` does.
 """
 
 from __future__ import annotations
