@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from sam4mllm.data.queries import queries_of, read_predictions
 from sam4mllm.data.readers import read_dataset
@@ -22,61 +17,8 @@ from sam4mllm.evaluate.score import score
 from sam4mllm.processes import ALONE, Processes, joined
 from sam4mllm.train.run_folder import RunFolder
 from tests import processes_job
-from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
+from tests.launch import ROOT, accelerate_launch, torchrun, write_home
 from tests.train.conftest import adapter_of, largest_difference
-
-ROOT = Path(__file__).parents[1]
-
-RECIPE = """
-output: unused
-model: {{base: {home}/base}}
-segmenter: {{checkpoint: {home}/sam.pth}}
-data:
-  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
-  validation: {{dataset: refcoco, root: {home}/data, split: val}}
-method: {{phrases: 1}}
-targets: {{groups: 4}}
-lora: {{r: 4}}
-training:
-  max_steps: 6
-  learning_rate: 1e-2
-  logging_steps: 1
-  save_steps: 4
-  validate: {{every_steps: 3, samples: 5, batch_size: 2}}
-generation: {{max_new_tokens: 4}}
-"""
-
-
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Every process with one thread of arithmetic, as torchrun sets it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=300)
-
-
-def write_home(folder: Path) -> Path:
-    """Six pictures to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
-    tiny.save_fast_vlm(folder / "base", seed=1)
-    save_sam(folder / "sam.pth")
-    data, numbers = folder / "data", range(1, 10)
-    write_instances(
-        data / "refcoco",
-        [picture(number, 60, 40) for number in numbers],
-        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
-    )
-    refs = [
-        ref(n, 10 * n, n, "train" if n < 7 else "val", "thing " + "x" * n, f"the {n}th thing that is") for n in numbers
-    ]
-    write_refs(data / "refcoco", refs)
-    (data / PICTURES).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in numbers:
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
-    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +114,15 @@ def test_the_command_line_is_launched_by_torchrun(tmp_path: Path) -> None:
         "sam4mllm: error: segment runs in one process; only prepare, train, predict, evaluate, calibrate share"
         in job.stderr
     )
+
+
+def test_accelerate_launch_trains_as_torchrun(home: Path) -> None:
+    overrides = [f"output={home}/accelerated", f"targets.store={home}/two/targets"]
+    recipe = str(home / "recipe.yaml")
+    batch = "training.per_device_train_batch_size=1"
+    job = accelerate_launch("-m", "sam4mllm", "train", recipe, "--device", "cpu", batch, *overrides)
+    assert job.returncode == 0, job.stderr
+    assert largest_difference(adapter_of(home / "accelerated"), adapter_of(home / "two/run")) == 0.0
 
 
 def in_threads(count: int, work: Callable[[Processes], Any], **settings: Any) -> list[Any]:

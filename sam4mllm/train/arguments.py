@@ -6,7 +6,6 @@ This module trains nothing and loads no model.
 from __future__ import annotations
 
 import importlib.util
-import os
 import sys
 from typing import Any
 
@@ -14,6 +13,7 @@ from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.processes import Processes
 from sam4mllm.recipe import Recipe
 from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.train.spread import check_deepspeed, check_fsdp
 
 RESERVED = {
     "remove_unused_columns": "conversations have no columns; leave it out",
@@ -39,7 +39,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     if reserved:
         raise RecipeError("\n".join(reserved))
     if chosen.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
-        raise RecipeError("training.deepspeed: DeepSpeed is not installed; pip install deepspeed, or leave it out")
+        raise RecipeError("training.deepspeed: it is not installed; pip install 'sam4mllm[deepspeed]', or leave it out")
     on_cpu = device == "cpu"
     defaults = {
         "report_to": "none",
@@ -62,9 +62,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
         arguments._n_gpu = min(arguments.n_gpu, 1)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise RecipeError(f"training: transformers refuses these settings: {error}") from error
-    if on_cpu and arguments.fsdp:
-        # accelerate would leave it out without a word.
-        raise RecipeError("training.fsdp: FSDP needs GPUs; leave it out, or train with --device cuda")
+    check_fsdp(arguments, device)
     least = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
     low = [name for name, bound in least.items() if getattr(arguments, name) < bound]
     if low:
@@ -73,7 +71,12 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
 
 
 def check_launch(arguments: Any, device: str, processes: Processes) -> None:
-    """What the launcher and the user said against what torch.distributed and transformers have set up."""
+    """What the launcher and the user said against what torch.distributed and transformers have set up.
+
+    Raises:
+        LaunchError: another device or number of processes than the trainer has, or DeepSpeed without a launcher.
+        RecipeError: settings of DeepSpeed that would save no adapter.
+    """
     number = device.partition(":")[2]
     if number and int(number) != arguments.device.index:
         # transformers trains on the first GPU that it sees, whatever the model is on.
@@ -83,13 +86,4 @@ def check_launch(arguments: Any, device: str, processes: Processes) -> None:
             f"{processes.world_size} process(es) were launched, but the trainer runs in {arguments.world_size}; "
             "start the job by `torchrun --nproc-per-node N -m sam4mllm train ...`"
         )
-
-
-def weights_are_spread(arguments: Any) -> bool:
-    """Whether each process holds but a part of the model's weights: under FSDP, and DeepSpeed's ZeRO-3.
-
-    Either may also be asked for by `accelerate launch`, which says so by an environment variable.
-    """
-    fsdp = arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
-    deepspeed = arguments.deepspeed_plugin
-    return bool(fsdp) or (deepspeed is not None and deepspeed.zero_stage == 3)
+    check_deepspeed(arguments)

@@ -20,8 +20,9 @@ from sam4mllm.methods.base import Taught
 from sam4mllm.mllm.load import Mllm
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
-from sam4mllm.train.arguments import check_launch, training_arguments, weights_are_spread
+from sam4mllm.train.arguments import check_launch, training_arguments
 from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.train.spread import join_deepspeed, weights_are_spread
 from sam4mllm.train.validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ def train(
 
     # Made before the model is loaded, and held: DeepSpeed ZeRO-3 spreads the weights out while they are read.
     arguments = training_arguments(recipe, device)
+    join_deepspeed(arguments)
     # FSDP is for models that no one GPU holds whole; quantised weights are made on the GPU.
     on_host = arguments.fsdp and recipe.model.quantization is None
     mllm = load_mllm(

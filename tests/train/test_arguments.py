@@ -12,12 +12,14 @@ from sam4mllm.train.arguments import check_launch
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0"])
 def test_the_device_that_transformers_trains_on(device):
-    check_launch(SimpleNamespace(world_size=1, device=torch.device("cuda:0")), device, ALONE)
+    check_launch(SimpleNamespace(world_size=1, device=torch.device("cuda:0"), deepspeed_plugin=None), device, ALONE)
 
 
 def test_another_gpu_than_transformers_trains_on():
     with pytest.raises(LaunchError, match=r"--device cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
-        check_launch(SimpleNamespace(world_size=1, device=torch.device("cuda:0")), "cuda:1", ALONE)
+        check_launch(
+            SimpleNamespace(world_size=1, device=torch.device("cuda:0"), deepspeed_plugin=None), "cuda:1", ALONE
+        )
 
 
 def test_another_number_of_processes_than_were_launched():

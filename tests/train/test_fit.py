@@ -213,7 +213,7 @@ def test_training_keys_that_cannot_be_used(tmp_path, fast_vlm, override, message
 
 def test_deepspeed_that_is_not_installed_is_named(tmp_path, fast_vlm, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"training.deepspeed: DeepSpeed is not installed; pip install deepspeed"):
+    with pytest.raises(RecipeError, match=r"training.deepspeed: it is not installed; pip install 'sam4mllm\["):
         trained(make_recipe(tmp_path, fast_vlm, "training.deepspeed={zero_optimization: {stage: 2}}"))
 
 

@@ -1,0 +1,75 @@
+"""A job for several processes: what it reads, and how torchrun starts it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
+from tests.mllm import tiny
+from tests.tiny_sam import save_sam
+
+ROOT = Path(__file__).parents[1]
+
+RECIPE = """
+output: unused
+model: {{base: {home}/base}}
+segmenter: {{checkpoint: {home}/sam.pth}}
+data:
+  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
+  validation: {{dataset: refcoco, root: {home}/data, split: val}}
+method: {{phrases: 1}}
+targets: {{groups: 4}}
+lora: {{r: 4}}
+training:
+  max_steps: 6
+  learning_rate: 1e-2
+  logging_steps: 1
+  save_steps: 4
+  validate: {{every_steps: 3, samples: 5, batch_size: 2}}
+generation: {{max_new_tokens: 4}}
+"""
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Every process with one thread of arithmetic, as torchrun sets it."""
+    return _launch("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments)
+
+
+def accelerate_launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Two processes; `--multi_gpu` makes it start them on a CPU, too."""
+    return _launch("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *arguments)
+
+
+def _launch(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = [sys.executable, "-m", *command]
+    return subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def write_home(folder: Path) -> Path:
+    """Six pictures to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
+    tiny.save_fast_vlm(folder / "base", seed=1)
+    save_sam(folder / "sam.pth")
+    data, numbers = folder / "data", range(1, 10)
+    write_instances(
+        data / "refcoco",
+        [picture(number, 60, 40) for number in numbers],
+        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
+    )
+    refs = [
+        ref(n, 10 * n, n, "train" if n < 7 else "val", "thing " + "x" * n, f"the {n}th thing that is") for n in numbers
+    ]
+    write_refs(data / "refcoco", refs)
+    (data / PICTURES).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in numbers:
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
+    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
+    return folder

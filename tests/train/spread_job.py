@@ -1,0 +1,110 @@
+"""Training on tiny models with the weights whole or spread over the processes, on CPUs.
+
+torchrun --nproc-per-node N tests/train/spread_job.py HOME OUTPUT WAY BATCH STOP
+
+WAY is `whole`, `zero2`, `zero3` or `fsdp`. Before step STOP (from 0; -1: never) the process dies. Leaves the run folder
+OUTPUT/run and OUTPUT/said.jsonl: what the model wrote when validated, and the probabilities that it gave yes and no.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+
+from sam4mllm.mllm.generate import Reply, TransformersEngine
+from sam4mllm.processes import joined
+from sam4mllm.recipe import load_recipe
+from sam4mllm.train import arguments
+from sam4mllm.train.trainer import train
+
+ZERO = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "zero_optimization": {"stage": 2},
+}
+ZERO_3 = ZERO | {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}}
+FSDP = {"version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
+SETTINGS = {
+    "whole": [],
+    "zero2": [f"training.deepspeed={json.dumps(ZERO)}"],
+    "zero3": [f"training.deepspeed={json.dumps(ZERO_3)}"],
+    "fsdp": ["training.fsdp=true", f"training.fsdp_config={json.dumps(FSDP)}"],
+}
+
+
+def let_fsdp_run_on_a_cpu() -> None:
+    """Torch's FSDP runs on CPUs over gloo, but accelerate leaves it out there, so we refuse it; here both give way."""
+    arguments.check_fsdp = lambda *_: None
+    begin = AcceleratorState.__init__
+
+    def begun(self: AcceleratorState, *given: Any, fsdp_plugin: Any = None, **settings: Any) -> None:
+        is_first = not AcceleratorState._shared_state
+        begin(self, *given, fsdp_plugin=fsdp_plugin, **settings)
+        if is_first and fsdp_plugin is not None:
+            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+            self.fsdp_plugin = fsdp_plugin
+
+    AcceleratorState.__init__ = begun
+
+
+class Watch(TrainerCallback):
+    """Sees that the weights are as `way` has them, and ends the process before step `stop`."""
+
+    def __init__(self, way: str, stop: int) -> None:
+        self._way, self._stop = way, stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        weights = list(model.parameters())
+        in_parts = {
+            "zero3": [weight for weight in weights if hasattr(weight, "ds_id")],
+            "fsdp": [weight for weight in weights if type(weight).__name__ == "DTensor"],
+        }.get(self._way, [])
+        assert len(in_parts) == (len(weights) if self._way in ("zero3", "fsdp") else 0)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self._stop:
+            os._exit(3)
+
+
+def keep_what_is_said(file: Path, *, is_main: bool) -> None:
+    """Each answer to the first question counts as a box, which the tiny model writes never, so that round two comes."""
+    generate, weigh = TransformersEngine.generate, TransformersEngine.weigh
+
+    def keep(said: object) -> None:
+        if is_main:
+            with file.open("a") as lines:
+                lines.write(json.dumps(said) + "\n")
+
+    def generated(self: TransformersEngine, *given: Any) -> Any:
+        replies = generate(self, *given)
+        keep([reply.text for reply in replies])
+        return [Reply("[10,10,60,70]") for _ in replies]
+
+    def weighed(self: TransformersEngine, *given: Any) -> Any:
+        found = weigh(self, *given)
+        keep([each.yes for inquiry in found for question in inquiry for each in question])
+        return found
+
+    TransformersEngine.generate, TransformersEngine.weigh = generated, weighed
+
+
+if __name__ == "__main__":
+    home, output, way, batch, stop = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+    torch.set_num_threads(1)
+    output.mkdir(exist_ok=True)
+    if way == "fsdp":
+        let_fsdp_run_on_a_cpu()
+    keep_what_is_said(output / "said.jsonl", is_main=os.environ["RANK"] == "0")
+    overrides = [f"output={output}/run", "method={name: pqpp, phrases: 1}", *SETTINGS[way]]
+    recipe = load_recipe(home / "recipe.yaml", [*overrides, f"training.per_device_train_batch_size={batch}"])
+    with joined() as processes:
+        train(recipe, device="cpu", processes=processes, callbacks=[Watch(way, stop)])
