@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 
 from sam4mllm.cli import main
+from sam4mllm.doctor.tiny_mllms import save_internvl
+from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
 from sam4mllm.recipe import load_recipe
 from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
 from tests.mllm import tiny
@@ -125,3 +128,17 @@ def test_the_other_methods_go_the_same_way(home: Path, method: str, capsys: pyte
     data = ["--dataset", "refcoco", "--root", str(home / "data"), "--split", "val"]
     assert main(["evaluate", str(run), *data, *cpu]) == 0
     assert json.loads((run / "method.json").read_text())["name"] == method
+
+
+@pytest.mark.parametrize("base", [save_qwen3_vl, save_qwen2_5_vl, save_internvl])
+def test_models_with_coordinates_of_their_own_go_the_same_way(home: Path, base: Callable[[Path], Path]) -> None:
+    name = base.__name__
+    base(home / name)
+    recipe = [str(home / "recipe.yaml"), f"model.base={home / name}", f"output={home}/run-{name}"]
+    cpu = ["--device", "cpu"]
+    assert main(["train", *recipe, *cpu]) == 0
+    data = ["--dataset", "refcoco", "--root", str(home / "data"), "--split", "val"]
+    for _ in ("anew", "taken up again"):
+        assert main(["evaluate", f"{home}/run-{name}", *data, *cpu]) == 0
+    assert main(["merge", f"{home}/run-{name}", "-o", f"{home}/merged-{name}"]) == 0
+    assert main(["evaluate", f"{home}/merged-{name}", *data, *cpu]) == 0

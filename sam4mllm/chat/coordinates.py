@@ -7,6 +7,7 @@ module knows no model and no answer; `grammar.py` writes and reads by it.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +46,8 @@ class Coordinates:
             raise ValueError(f"boxes, points and numbers are told apart by signs without digits; got {self}")
 
     def to_json(self) -> dict[str, Any]:
-        """All values as plain JSON; `from_json` reads them back."""
-        return dataclasses.asdict(self)
+        """All values as JSON gives them back, lists and no tuples; `from_json` reads them."""
+        return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Coordinates:
