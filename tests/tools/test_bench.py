@@ -77,3 +77,35 @@ def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.Mon
     )
     assert seconds == {"a": 7, "b": 3} and results == {"a": "a3", "b": "b3"}
     assert turns == ["a", "b"] * 3
+
+
+def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = load_tool("bench_gpu")
+    arguments = ["--work", str(tmp_path), "--mllm", "tiny", "--sam", "tiny", "--scenes", "2", "--pixels", "4096"]
+    arguments += ["--trainings", "bf16", "--steps", "2", "--queries", "4", "--ask-batch", "2", "--max-new-tokens", "4"]
+    tool.main([*arguments, "--device", "cpu", "--peak-tflops", "2", "--json", str(tmp_path / "figures.json")])
+    stages: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())["stages"]
+    assert list(stages) == ["prepare", "train bf16", "predict bf16"]
+    for stage in stages.values():
+        assert stage["peak_bytes"] is None and stage["a_second"] == pytest.approx(stage["done"] / stage["seconds"])
+    training, asking = stages["train bf16"], stages["predict bf16"]
+    assert training["mfu"] == pytest.approx(training["tflops"] / 2)
+    assert asking["done"] == 4 and asking["tokens_a_second"] <= 4 * 4 / asking["seconds"]
+    answers = next((tmp_path / "bf16").glob("answers-*/predictions.jsonl")).read_text().splitlines()
+    assert {json.loads(line)["status"] for line in answers} == {"ok"}
+    assert "queries/s" in capsys.readouterr().out
+
+
+# The parameters that the models' cards count.
+@pytest.mark.parametrize(
+    ("name", "billions"), [("qwen3-vl-8b", 8.77), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-3b", 3.75)]
+)
+def test_models_of_real_size_have_the_sizes_of_real_ones(tmp_path: Path, name: str, billions: float) -> None:
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    tool = load_tool("real_size")
+    tool.MLLMS[name][0](tmp_path)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(tool.config_of(name, tmp_path), dtype=torch.bfloat16)
+    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
