@@ -110,7 +110,7 @@ def calibrate(
     if not processes.is_main:
         return None
     objects, no_object = pairs_of(list(read_predictions(summary.predictions)), samples)
-    calibration = fit_calibration([pair for pair, _ in objects], [pair for pair, _ in no_object])
+    calibration = fit_calibration([pair for pair, _ in objects], [pair for pair, _ in no_object], entry.name)
     if calibration is None:
         raise ModelError(f"{output}: none of {summary.total} answers could be read, so there is nothing to fit to")
     run.keep_calibration(calibration)

@@ -76,7 +76,10 @@ def report_of(splits: Sequence[Evaluated], name: str, named: bool, beside_publis
     else:
         tables = suite_report(rows, beside_published=beside_published)
     trusts = {f"{split.entry.dataset} {split.entry.split_name}": split.trust for split in splits}
-    return f"{tables}\n{trust_report(trusts)}"
+    flattered = [split.entry.name for split in splits if split.entry.name == split.calibrated_on]
+    words = "the scores were fitted to its answers, so this flatters them; ask it on another split"
+    warning = "".join(f"{name}: {words}\n" for name in flattered)
+    return f"{tables}\n{trust_report(trusts)}{warning}"
 
 
 def trust_report(trusts: Mapping[str, Trust]) -> str:

@@ -58,21 +58,29 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What the models made of one split: the predictions, and those of `box` where that baseline is wanted."""
+    """What the models made of one split: the predictions, and those of `box` where that baseline is wanted.
+
+    `calibrated_on` names the split to which the scores were fitted; None where they were to none.
+    """
 
     summary: BatchSummary
     alone: BatchSummary | None
     seconds: float
+    calibrated_on: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """What came out for one split; `seconds` is this run's time, which may have found part of the work done."""
+    """What came out for one split; `seconds` is this run's time, which may have found part of the work done.
+
+    `calibrated_on` names the split to which the scores were fitted; None where they were to none.
+    """
 
     entry: DataEntry
     summary: BatchSummary
     scores: Scores
     trust: Trust
+    calibrated_on: str | None = None
     baselines: dict[str, Scores] = field(default_factory=dict)
     page: Path | None = None
     seconds: float = 0.0
@@ -87,7 +95,7 @@ class Evaluated:
             "data": self.entry.model_dump(mode="json"),
             "scores": self.scores.to_json(),
             "baselines": {baseline: scores.to_json() for baseline, scores in self.baselines.items()},
-            "trust": self.trust.to_json(),
+            "trust": {"calibrated_on": self.calibrated_on, **self.trust.to_json()},
             "statuses": {name: getattr(self.summary, name) for name in ("ok", "no_object", "malformed", "error")},
             "predictions": self.summary.predictions.relative_to(home).as_posix(),
             "page": None if self.page is None else self.page.relative_to(home).as_posix(),
@@ -134,7 +142,8 @@ def answer_split(
         with bar("box alone", len(queries), unit="phrases", shown=processes.is_main) as advance:
             answers = read_predictions(summary.predictions)
             alone = box_alone(pipeline, queries, answers, folder, advance=advance, processes=processes)
-    return Answered(summary, alone, time.perf_counter() - start)
+    calibrated_on = None if pipeline.calibration is None else pipeline.calibration.fitted_on
+    return Answered(summary, alone, time.perf_counter() - start, calibrated_on)
 
 
 def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample], judging: Judging) -> Evaluated:
@@ -167,7 +176,7 @@ def judge_split(answered: Answered, entry: DataEntry, samples: Sequence[Sample],
         draw_trust(trusted, said).save(unfinished, format="PNG")
     page = _show(samples, answers, ours, folder / "cases", judging.cases) if judging.cases else None
     seconds = answered.seconds + time.perf_counter() - start
-    return Evaluated(entry, answered.summary, ours.scores, trusted, baselines, page, seconds)
+    return Evaluated(entry, answered.summary, ours.scores, trusted, answered.calibrated_on, baselines, page, seconds)
 
 
 def _show(

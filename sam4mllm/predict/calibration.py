@@ -70,10 +70,12 @@ class Calibration:
 
     objects: the probability that an object's mask has IoU > 0.5 with an object that is meant.
     no_object: the probability that nothing fits, where the model said so.
+    fitted_on: the split that was answered, as `DataEntry.name` has it; scores of its answers look better than others.
     """
 
     objects: Regression | None
     no_object: Regression | None
+    fitted_on: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, from which `from_json` makes an equal one."""
@@ -86,9 +88,12 @@ class Calibration:
         Raises:
             ValueError: it did not write this.
         """
-        if not isinstance(value, dict) or value.keys() != {"objects", "no_object"}:
-            raise ValueError("a calibration has objects and no_object")
-        return cls(_regression(value["objects"], OBJECT_FEATURES), _regression(value["no_object"], NO_OBJECT_FEATURES))
+        if not isinstance(value, dict) or value.keys() != {"objects", "no_object", "fitted_on"}:
+            raise ValueError("a calibration has objects, no_object and fitted_on")
+        objects, no_object = value["objects"], value["no_object"]
+        return cls(
+            _regression(objects, OBJECT_FEATURES), _regression(no_object, NO_OBJECT_FEATURES), str(value["fitted_on"])
+        )
 
 
 def scores_of(
@@ -113,11 +118,16 @@ def scores_of(
     return [], None if said.text is None else math.exp(min(said.text, 0.0))
 
 
-def fit_calibration(objects: Sequence[Pair], no_object: Sequence[Pair]) -> Calibration | None:
-    """The calibration that fits the pairs; None for no pair at all. The same pairs in the same order give the same."""
+def fit_calibration(objects: Sequence[Pair], no_object: Sequence[Pair], fitted_on: str) -> Calibration | None:
+    """The calibration that fits the pairs, which come from the split `fitted_on`; None for no pair at all.
+
+    The same pairs in the same order give the same.
+    """
     if not objects and not no_object:
         return None
-    return Calibration(fit_regression(objects, OBJECT_FEATURES), fit_regression(no_object, NO_OBJECT_FEATURES))
+    return Calibration(
+        fit_regression(objects, OBJECT_FEATURES), fit_regression(no_object, NO_OBJECT_FEATURES), fitted_on
+    )
 
 
 def fit_regression(pairs: Sequence[Pair], names: Sequence[str]) -> Regression | None:

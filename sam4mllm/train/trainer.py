@@ -97,11 +97,11 @@ def train(
     )
     mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
     validate = None
-    if validated_on:
+    if validated_on and recipe.data.validation is not None:
         chosen = spread(validated_on, recipe.training.validation.samples)
         # Weights that are spread out are gathered at every step of generation, so all processes must go the same way.
         sharing = ALONE if weights_are_spread(arguments) else processes
-        validate = _validation(recipe, run.method, mllm, segmenter, chosen, sharing)
+        validate = _validation(recipe, run.method, mllm, segmenter, chosen, recipe.data.validation.name, sharing)
     fit(
         mllm,
         lessons.conversations,
@@ -200,9 +200,9 @@ def _start(recipe: Recipe) -> RunFolder:
 
 
 def _validation(
-    recipe: Recipe, method: Method, mllm: Mllm, segmenter: Any, samples: Sequence[Any], processes: Processes
+    recipe: Recipe, method: Method, mllm: Mllm, segmenter: Any, samples: Sequence[Any], name: str, processes: Processes
 ) -> Callable[[], Validation]:
-    """The validation of `mllm` as it stands when called."""
+    """The validation of `mllm` as it stands when called, on `samples` of the split `name`."""
     from sam4mllm.mllm.generate import TransformersEngine
     from sam4mllm.predict.pipeline import Pipeline
     from sam4mllm.segment.fallback import BoxFallback
@@ -217,7 +217,7 @@ def _validation(
         picture_batch=batch_size,
         fallback=BoxFallback.of(recipe.segmenter),
     )
-    return lambda: validate(pipeline, samples, processes)
+    return lambda: validate(pipeline, samples, name, processes)
 
 
 def _rewound(run: RunFolder, world_size: int, *, unended: bool) -> tuple[str | None, int, int]:

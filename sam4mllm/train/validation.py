@@ -39,8 +39,8 @@ class Validation:
         return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n}
 
 
-def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes = ALONE) -> Validation:
-    """Figures of `pipeline` on `samples`; draws no random number.
+def validate(pipeline: Pipeline, samples: Sequence[Sample], name: str, processes: Processes = ALONE) -> Validation:
+    """Figures of `pipeline` on `samples` of the split `name`; draws no random number.
 
     Several processes take a part of the samples each, and all of them get the figures of the whole.
 
@@ -74,7 +74,7 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], processes: Processes
     pairs: dict[str, list[Pair]] = {"ok": [], "no_object": [], "malformed": []}
     for status, evidence, right in ordered:
         pairs[status] += [(Evidence(**each), fact) for each, fact in zip(evidence, right, strict=True)]
-    calibration = fit_calibration(pairs["ok"], pairs["no_object"])
+    calibration = fit_calibration(pairs["ok"], pairs["no_object"], name)
     return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
 
 

@@ -126,5 +126,6 @@ def test_the_verb(
         (run.path / "calibration.json").read_text()
     )
     assert (run.path / "calibration/jsonl-own/predictions.jsonl").is_file()
+    assert run.calibration is not None and run.calibration.fitted_on == f"jsonl {tmp_path / 'own.jsonl'}"
     assert main(["calibrate", str(tmp_path / "none"), *data]) == 2
     assert "no such run folder" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def loss(probabilities: list[float], targets: np.ndarray) -> float:
 def test_every_score_is_a_probability_whatever_was_fitted(
     objects: list[Pair], no_object: list[Pair], evidence: Evidence
 ) -> None:
-    calibration = fit_calibration(objects, no_object)
+    calibration = fit_calibration(objects, no_object, "val")
     assert (calibration is None) == (not objects and not no_object)
     for status in ("ok", "no_object", "malformed"):
         scores, whole = scores_of(status, [evidence], calibration)
@@ -60,7 +60,7 @@ def test_every_score_is_a_probability_whatever_was_fitted(
 
 @given(PAIRS, PAIRS)
 def test_what_is_written_reads_back_the_same(objects: list[Pair], no_object: list[Pair]) -> None:
-    calibration = fit_calibration(objects, no_object)
+    calibration = fit_calibration(objects, no_object, "val")
     if calibration is not None:
         assert Calibration.from_json(json.loads(json.dumps(calibration.to_json(), allow_nan=False))) == calibration
 
@@ -96,10 +96,10 @@ def test_pairs_of_one_kind_give_the_smoothed_share_whatever_the_evidence(right: 
 
 
 def test_no_pairs_are_no_calibration_and_a_part_without_pairs_is_none() -> None:
-    assert fit_calibration([], []) is None
-    one = fit_calibration(drawn(9), [])
+    assert fit_calibration([], [], "val") is None
+    one = fit_calibration(drawn(9), [], "val")
     assert one is not None and one.objects is not None and one.no_object is None
-    other = fit_calibration([], [(Evidence(-0.1), True)])
+    other = fit_calibration([], [(Evidence(-0.1), True)], "val")
     assert other is not None and other.objects is None and other.no_object is not None
 
 
@@ -167,7 +167,7 @@ def test_cross_fitting_never_scores_a_picture_by_itself() -> None:
     ],
 )
 def test_what_is_no_calibration_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
-    calibration = fit_calibration(drawn(9), [])
+    calibration = fit_calibration(drawn(9), [], "val")
     assert calibration is not None
     found = calibration.to_json()
     replaced = damage(found)

@@ -78,7 +78,7 @@ def test_a_base_model_is_asked_for_boxes_alone(home: Path) -> None:
 
 def test_the_runs_calibration_is_for_its_own_segmenter_and_method(home: Path) -> None:
     run = RunFolder(home / "run")
-    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], []))
+    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], [], "val"))
     try:
         for given, calibrated in (
             ({}, True),

@@ -126,7 +126,7 @@ def test_a_quantised_run_is_merged_into_the_unquantised_base(home: Path, tmp_pat
 def test_the_calibration_comes_along(home: Path, tmp_path: Path) -> None:
     run = RunFolder.open(home / "run")
     assert merge(run, tmp_path / "plain").calibration is None
-    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], []))
+    run.keep_calibration(fit_calibration([(Evidence(-0.1, None, 0.9), True)], [], "val"))
     try:
         merged = merge(run, tmp_path / "merged")
         assert merged.calibration == run.calibration and run.calibration is not None

@@ -189,7 +189,7 @@ def test_identity_holds_the_fallback_where_there_is_one() -> None:
 def calibration() -> Calibration:
     """One that believes in IoUs, and in "no object" more the likelier its tokens."""
     objects = [(Evidence(-0.1, None, iou), iou > 0.5) for iou in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) * 5]
-    made = fit_calibration(objects, [(Evidence(text), text > -1) for text in (-3.0, -2.0, -0.2, -0.1) * 5])
+    made = fit_calibration(objects, [(Evidence(text), text > -1) for text in (-3.0, -2.0, -0.2, -0.1) * 5], "val")
     assert made is not None
     return made
 

@@ -157,7 +157,8 @@ def test_the_best_survives_a_stop_and_a_lost_one_is_found_again(tmp_path, fast_v
 def test_the_calibration_is_that_of_the_best_adapter_and_a_stopped_run_ends_in_the_same_bytes(tmp_path, fast_vlm):
     by_step = {2: 0.5, 4: 0.3, 6: 0.7, 8: 0.1}
     fitted = {
-        step: fit_calibration([(Evidence(-0.1, None, ciou), ciou > 0.4)] * step, []) for step, ciou in by_step.items()
+        step: fit_calibration([(Evidence(-0.1, None, ciou), ciou > 0.4)] * step, [], "val")
+        for step, ciou in by_step.items()
     }
 
     def start(name, stop, *steps):

@@ -86,7 +86,7 @@ def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
     assert run.calibration is None
     for right in (True, False):
-        made = fit_calibration([(Evidence(-0.1, None, 0.9), right)], [])
+        made = fit_calibration([(Evidence(-0.1, None, 0.9), right)], [], "val")
         run.keep_calibration(made)
         assert run.calibration == made
     run.keep_calibration(None)

@@ -39,30 +39,30 @@ def pipeline() -> Pipeline:
 def test_figures_by_hand(picture):
     # Bins are 2 pixels wide and come back as centres: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
     samples = [sample(picture, "half", 10), sample(picture, "none", 0), sample(picture, "broken", 5)]
-    found = validate(pipeline(), samples)
+    found = validate(pipeline(), samples, "val")
     assert found.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
     assert (found.malformed, found.n) == (pytest.approx(1 / 3), 3)
     assert found.record() == {"ciou": found.ciou, "malformed": found.malformed, "n": 3}
 
 
 def test_all_empty_is_no_overlap(picture):
-    assert validate(pipeline(), [sample(picture, "none", 0)]).ciou == 0
+    assert validate(pipeline(), [sample(picture, "none", 0)], "val").ciou == 0
 
 
 def test_an_annotation_of_another_size_is_an_error(picture):
     with pytest.raises(DataError, match=r"the picture is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
-        validate(pipeline(), [sample(picture, "all", 3, size=30)])
+        validate(pipeline(), [sample(picture, "all", 3, size=30)], "val")
 
 
 def test_the_answers_calibrate_the_scores(picture):
     # "[0,0,4,9]" has IoU 0.72 with ten columns and 0.42 with four; "none" is right once of twice.
     samples = [sample(picture, "half", 10), sample(picture, "half", 4), sample(picture, "broken", 5)]
     samples += [sample(picture, "none", 0), sample(picture, "none", 3)]
-    found = validate(pipeline(), samples).calibration
+    found = validate(pipeline(), samples, "val").calibration
     assert (found.objects.n, found.objects.right) == (2, 1)
     # This engine tells no probabilities, so how often "no object" was right is all there is.
     assert found.no_object.probability(Evidence()) == found.no_object.probability(Evidence(-3.0)) == 0.5
-    assert validate(pipeline(), samples[2:3]).calibration is None
+    assert validate(pipeline(), samples[2:3], "val").calibration is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
@@ -76,6 +76,6 @@ def test_several_processes_find_what_one_finds(picture, count):
 
     named = [("half", 10), ("none", 0), ("broken", 5), ("all", 18), ("half", 4), ("all", 16), ("none", 6)]
     samples = [sample(picture, phrase, columns) for phrase, columns in named]
-    alone = validate(asking(), samples)
+    alone = validate(asking(), samples, "val")
     assert alone.calibration.objects.features["text"].weight and alone.calibration.no_object.n == 2
-    assert in_threads(count, lambda processes: validate(asking(), samples, processes)) == [alone] * count
+    assert in_threads(count, lambda processes: validate(asking(), samples, "val", processes)) == [alone] * count
