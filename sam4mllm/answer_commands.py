@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from sam4mllm.command_inputs import (
@@ -93,16 +94,18 @@ def evaluate(options: Namespace) -> int:
     answers = ask_chat(pipeline.engine, chats) if chats else {}
     chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
     chat = {"chat": chat_record(options.chat, chat_scores)} if chats else {}
-    record = chat | results_record(
-        done,
-        pipeline,
-        judging,
-        output,
+    told = partial(
+        results_record,
+        pipeline=pipeline,
+        judging=judging,
         model=options.run,
         adapter=options.adapter,
         command=["sam4mllm", *options.arguments],
-        seconds=time.perf_counter() - start,
     )
+    # Each split's own too: the next command may name other splits, and the file of all is about those alone.
+    for split, folder in zip(done, suite.folders(output), strict=True):
+        write_results(told([split], home=folder, seconds=split.seconds), folder)
+    record = chat | told(done, home=output, seconds=time.perf_counter() - start)
     place = write_results(record, output)
     print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
     if options.json != "-":

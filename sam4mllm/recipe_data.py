@@ -30,6 +30,9 @@ OWN_SETS = ("jsonl", "coco", "hub")
 CHAT_SETS = ("chat", "reasonseg-explanations")
 """The data sets that hold chat: they are taught as they are, and there is no mask to score."""
 
+USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc", "shapes": "unc"}
+"""Who split a data set unless told, as its file of refs says in brackets."""
+
 # The keys that say where a data set is: those it needs, and those that it takes besides.
 _PLACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reasonseg": (("root", "split"), ("images",)),
@@ -107,8 +110,13 @@ class DataEntry(Section):
     @property
     def place(self) -> tuple[object, ...]:
         """What two entries share that name the same samples."""
-        root, path, phrases = (each and each.resolve() for each in (self.root, self.path, self.phrases))
-        return self.dataset, root, self.split, self.split_by, path, phrases
+        return self.root and self.root.resolve(), *self.samples
+
+    @property
+    def samples(self) -> tuple[object, ...]:
+        """What two entries share that name the same samples, whatever folder a published data set lies in."""
+        path, phrases = (each and each.resolve() for each in (self.path, self.phrases))
+        return self.dataset, self.split, self.split_by or USUAL_SPLIT_BY.get(self.dataset), path, phrases
 
 
 class DataSection(Section):

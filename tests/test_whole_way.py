@@ -93,6 +93,8 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     assert main(["evaluate", str(home / "run"), *everything, *cpu]) == 0
     (split,) = json.loads((home / "run/evaluate/results.json").read_text())["splits"]
     assert split["scores"] == scores and split["baselines"]["box"]["n"] == 2
+    own = json.loads((home / "run/evaluate/refcoco-val/results.json").read_text())
+    assert own["splits"][0]["baselines"] == split["baselines"]
 
     image = str(home / "data" / PICTURES / picture(4)["file_name"])
     assert main(["segment", str(home / "run"), image, "thing 4", *cpu, "-o", str(home / "out.png")]) in (0, 1)

@@ -20,7 +20,7 @@ from sam4mllm.data.reasonseg import pictures_by_split, read_reasonseg
 from sam4mllm.data.refcoco import Ref, read_refcoco, refs
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_data import DataEntry
+from sam4mllm.recipe_data import USUAL_SPLIT_BY, DataEntry
 
 COCO_PICTURES = Path("images/mscoco/images/train2014")
 
@@ -35,13 +35,13 @@ class Dataset:
 
 
 DATASETS: dict[str, Dataset] = {
-    "refcoco": Dataset("refcoco", "refcoco", "unc"),
-    "refcoco+": Dataset("refcoco", "refcoco+", "unc"),
-    "refcocog": Dataset("refcoco", "refcocog", "umd"),
-    "grefcoco": Dataset("grefcoco", "grefcoco", "unc"),
+    "refcoco": Dataset("refcoco", "refcoco", USUAL_SPLIT_BY["refcoco"]),
+    "refcoco+": Dataset("refcoco", "refcoco+", USUAL_SPLIT_BY["refcoco+"]),
+    "refcocog": Dataset("refcoco", "refcocog", USUAL_SPLIT_BY["refcocog"]),
+    "grefcoco": Dataset("grefcoco", "grefcoco", USUAL_SPLIT_BY["grefcoco"]),
     "reasonseg": Dataset("reasonseg", "reasonseg"),
     # The embedded data set is written in all three formats; its own name reads the RefCOCO part.
-    "shapes": Dataset("refcoco", "refcoco", "unc"),
+    "shapes": Dataset("refcoco", "refcoco", USUAL_SPLIT_BY["shapes"]),
     "jsonl": Dataset("jsonl", "jsonl"),
     "coco": Dataset("coco", "coco"),
     "hub": Dataset("hub", "hub"),

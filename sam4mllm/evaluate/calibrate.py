@@ -99,7 +99,8 @@ def calibrate(
         DataError: the run was trained on the split; the data cannot be read; `output` holds another job's answers.
         ModelError: no answer to fit to.
     """
-    if entry.place in [trained.place for trained in run.recipe.data.train]:
+    # The recipe's folders may be named from where the training was started, so they tell nothing here.
+    if entry.samples in [trained.samples for trained in run.recipe.data.train]:
         raise DataError(f"{entry.name}: {run.path} was trained on it, so its scores would be too sure; choose another")
     samples = read_with_masks(entry)
     output = output or run.path / "calibration" / f"{entry.dataset}-{entry.split_name}"

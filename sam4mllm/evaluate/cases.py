@@ -24,6 +24,8 @@ from sam4mllm.render import overlay, panels
 
 PAGE = "index.html"
 _LONG_SIDE = 384
+_LONGEST_SIDE = 1024
+"""What a drawing is brought down to: a photograph whole would make a page of half a gigabyte."""
 _LEGEND = (
     "Left: the true objects. Right: the answer's masks with what SAM was given: boxes, green dots for points on the "
     "object, red crosses for points off it. IoU: as the protocol judges the sentence. Sentences that mean nothing and "
@@ -104,6 +106,8 @@ def _draw(sample: Sample, line: PredictionLine | None, place: Path) -> str | Non
     masks = [decode(item.segmentation) for item in objects]
     prompts = [item.prompt for item in objects if item.prompt is not None]
     answer = overlay(picture, masks, prompts, long_side=_LONG_SIDE)
+    for drawn in (truth, answer):
+        drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     panels([(truth, "truth"), (answer, _said(line))]).save(place)
     return None
 

@@ -13,6 +13,7 @@ _GLAMM = "GLaMM's repository"
 _GSVA = "GSVA's repository"
 _LENS = "LENS's repository"
 _LENS_PAPER = "LENS's paper (AAAI 2026), table 2"
+_LISA = "LISA's paper (arXiv 2308.00692)"
 _SEG_ZERO = "Seg-Zero's repository"
 _UNIPIXEL = "UniPixel's repository"
 
@@ -63,11 +64,13 @@ _GENERALIZED: tuple[PublishedRow, ...] = (
 
 _REASONING: tuple[PublishedRow, ...] = (
     PublishedRow("SAM4MLLM (LLaVA-NeXT 8B)", "reasonseg", "val", "Seg-Zero's table 9", ciou=48.1, giou=46.7),
-    PublishedRow("LISA-7B ft", "reasonseg", "val", "LISA's paper (arXiv 2308.00692)", ciou=54.0, giou=52.9),
+    PublishedRow("LISA-7B ft", "reasonseg", "val", _LISA, ciou=54.0, giou=52.9),
+    PublishedRow("LISA-7B-LLaVA1.5 ft", "reasonseg", "val", _LISA, ciou=62.9, giou=61.3),
     PublishedRow("Seg-Zero-7B", "reasonseg", "val", _SEG_ZERO, ciou=62.0, giou=62.6),
     PublishedRow("UniPixel-7B", "reasonseg", "val", _UNIPIXEL, ciou=58.7, giou=60.5),
     PublishedRow("LENS-3B", "reasonseg", "val", _LENS, ciou=64.9, giou=62.1),
-    PublishedRow("LISA-7B ft", "reasonseg", "test", _LENS_PAPER, ciou=56.9, giou=55.6),
+    PublishedRow("LISA-7B ft", "reasonseg", "test", _LISA, ciou=48.4, giou=47.3),
+    PublishedRow("LISA-7B-LLaVA1.5 ft", "reasonseg", "test", _LISA, ciou=56.9, giou=55.6),
     PublishedRow("Seg-Zero-3B", "reasonseg", "test", _LENS_PAPER, ciou=48.6, giou=56.1),
     PublishedRow("LENS-3B", "reasonseg", "test", _LENS_PAPER, ciou=58.0, giou=57.2),
 )

@@ -143,7 +143,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
 
 def _counts(scores: Scores) -> str:
     """How many sentences the figures rest on, and how many of them have no answer that can be read."""
-    return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed"
+    errors = f", {scores.errors} errors" if scores.errors else ""
+    return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed{errors}"
 
 
 def _percent(fraction: float | None) -> str:
@@ -151,4 +152,5 @@ def _percent(fraction: float | None) -> str:
 
 
 def _quoted(percent: float | None) -> str:
-    return "-" if percent is None else f"{percent:g}"
+    """As it is printed there: one digit behind the point, or two."""
+    return "-" if percent is None else f"{percent:.2f}".removesuffix("0")

@@ -8,7 +8,7 @@ counts as an empty mask. This module knows no models and no file formats.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sam4mllm.data.masks import decode
@@ -36,7 +36,8 @@ _SHOWN = 3
 class Scores:
     """The figures of one split: fractions from 0 to 1, None where a figure has no meaning for the data set.
 
-    `n` counts the queries, `missing` those without a line, `malformed` the lines whose text was no answer.
+    `n` counts the queries, `missing` those without a line, `malformed` the lines whose text was no answer, `errors`
+    those that say why there is none.
     """
 
     dataset: str
@@ -53,10 +54,11 @@ class Scores:
     pr_80: float | None
     pr_90: float | None
     acc_50: float | None
+    errors: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What `score --json` writes."""
-        return asdict(self)
+        """What `score --json` writes: all but `errors`, which the predictions themselves tell."""
+        return {name: value for name, value in asdict(self).items() if name != "errors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,13 @@ class Judgement:
 
 @dataclass(slots=True)
 class _Boxes:
-    """Acc@0.5: the ids whose first box is right, and whether any answer came with or without a box."""
+    """Acc@0.5: the ids whose first box is right, and whether any answer came with or without a box.
+
+    `of_one` says that every phrase means one object: of several none is the first.
+    """
 
     right: set[str]
+    of_one: bool
     any_with: bool = False
     any_without: bool = False
 
@@ -121,8 +127,8 @@ def judge(
     by_id = {sample.id: sample for sample in samples}
     judged: dict[str, Judged] = {}
     right: dict[str, tuple[bool, ...]] = {}
-    boxes = _Boxes(set())
-    malformed = 0
+    boxes = _Boxes(set(), of_one=all(len(sample.objects) == 1 for sample in samples))
+    malformed = errors = 0
     unknown: list[str] = []
     doubled: list[str] = []
     for line in predictions:
@@ -139,6 +145,7 @@ def judge(
             if line.status == "ok":
                 right[line.id] = right_objects(masks, truth, ignored)
             malformed += line.status == "malformed"
+            errors += line.status == "error"
             if rules.has_boxes:
                 _compare_boxes(line, sample, boxes)
     _refuse(unknown, doubled, f"{dataset} {split}")
@@ -149,7 +156,7 @@ def judge(
             judged[sample.id] = rules.judge(nothing, sample.mask(), sample.ignored(), min_pixels)
     sentences = {sample.id: judged[sample.id] for sample in samples}
     scores = _figures(list(sentences.values()), boxes, rules, dataset, split, missing=missing, malformed=malformed)
-    return Judgement(scores, sentences, right)
+    return Judgement(replace(scores, errors=errors), sentences, right)
 
 
 def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> Protocol:
@@ -180,7 +187,7 @@ def _figures(
 ) -> Scores:
     measured = [sentence for sentence in sentences if sentence.targeted] if rules.asks_no_target else sentences
     # Masks from a program that writes no boxes say nothing about its boxes; wrong or missing answers do.
-    boxes_meant = rules.has_boxes and (boxes.any_with or not boxes.any_without)
+    boxes_meant = rules.has_boxes and boxes.of_one and (boxes.any_with or not boxes.any_without)
     return Scores(
         dataset=dataset,
         split=split,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,10 @@ def _served_pipeline(
         picture_batch=at_once,
         max_new_tokens=generation.max_new_tokens,
         # Not its address: a server may move between two runs of one job.
-        engine_identity={"server_model": engine.model},
+        engine_identity={
+            "server_model": engine.model,
+            "run": _files_of(str(run.path)) if run.is_merged else _digest(run.path),
+        },
         fallback=_fallback(fallback, run),
         calibration=_calibration(run, segmenter, method, fallback),
     )
@@ -213,14 +217,14 @@ def _digest(adapter: str | Path | None) -> str | None:
     weights = Path(adapter) / ADAPTER_WEIGHTS
     if not weights.is_file():
         return str(adapter)
-    with weights.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _sha256(weights)
 
 
 def _files_of(base: str) -> list[str] | None:
-    """Names and sizes of the weights in a base model's folder, which tell two of them apart without reading gigabytes.
+    """Names and sha256 of the weights in a base model's folder, in which another model may lie tomorrow.
 
-    None for a Hub id, whose name is enough.
+    Two of one kind have files of one size, so they are read whole, side by side. None for a Hub id, whose name is
+    enough.
     """
     if base == EMBEDDED:
         from sam4mllm import models
@@ -231,4 +235,10 @@ def _files_of(base: str) -> list[str] | None:
     if not folder.is_dir():
         return None
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
-    return [f"{file.name} {file.stat().st_size}" for file in files]
+    with ThreadPoolExecutor() as pool:
+        return [f"{file.name} {digest}" for file, digest in zip(files, pool.map(_sha256, files), strict=True)]
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

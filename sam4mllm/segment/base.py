@@ -17,6 +17,9 @@ import torch
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segment.frame import Upsampling
 
+_PIXELS_AT_ONCE = 2**27
+"""Pixels of masks that are brought to a picture's size together: as logits, half a gigabyte."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -160,7 +163,10 @@ class Segmenter(Protocol):
         pictures = decoded.index.tolist()
         for picture in sorted(set(pictures)):
             places = [place for place, other in enumerate(pictures) if other == picture]
-            upsampling = self.upsampling(decoded.sizes_wh[picture])
-            for place, mask in zip(places, upsampling.masks(decoded.low_logits[places]), strict=True):
-                masks[place] = mask
+            width, height = decoded.sizes_wh[picture]
+            upsampling, at_once = self.upsampling((width, height)), max(1, _PIXELS_AT_ONCE // (width * height))
+            for start in range(0, len(places), at_once):
+                chunk = places[start : start + at_once]
+                for place, mask in zip(chunk, upsampling.masks(decoded.low_logits[chunk]), strict=True):
+                    masks[place] = mask
         return masks

@@ -80,7 +80,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path | None:
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    halves = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     auto = torch.bfloat16 if halves else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": auto}
     if name not in known:

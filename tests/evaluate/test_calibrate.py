@@ -103,6 +103,17 @@ def test_what_was_trained_on_and_what_cannot_be_read_fits_nothing(run: RunFolder
     assert run.calibration is None
 
 
+def test_a_split_that_was_trained_on_is_known_in_another_folder_and_by_its_usual_splitter(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"output: {tmp_path}/run\nmodel: {{base: shapes}}\nsegmenter: {{checkpoint: shapes}}\n"
+        "data: {train: [{dataset: refcoco, root: data, split: train}]}\n"
+    )
+    entry = DataEntry(dataset="refcoco", root=tmp_path / "data", split="train", split_by="unc")
+    with pytest.raises(DataError, match="was trained on it"):
+        calibrate(make_pipeline(), RunFolder.create(load_recipe(recipe)), entry)
+
+
 def test_one_picture_cannot_be_cross_fitted(run: RunFolder, tmp_path: Path) -> None:
     found = calibrate(make_pipeline(), run, write_data(tmp_path, ["clear"]))
     assert found is not None and found.objects.after is None and "- cross-fitted" in found.text()

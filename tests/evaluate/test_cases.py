@@ -89,6 +89,16 @@ def test_the_page_shows_picture_truth_prediction_phrase_answer_and_iou(samples: 
     assert drawn.shape[1] > 2 * 384
 
 
+def test_a_photograph_is_brought_down(samples: list[Sample], tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 1500), "grey").save(tmp_path / "large.png")
+    mask = np.zeros((1500, 3000), dtype=bool)
+    mask[:, :1000] = True
+    item = MaskObject("one", encode(mask), Box(0, 0, 1000, 1500))
+    large = Sample("large", tmp_path / "large.png", (3000, 1500), "large", (item,))
+    write_cases([large], [], {"large": _judged(0.5)}, tmp_path / "out", title="x")
+    assert 2 * 1024 <= Image.open(tmp_path / "out/pictures/best-00.png").width < 2 * 1024 + 50
+
+
 def test_a_page_is_the_same_when_written_again(samples: list[Sample], tmp_path: Path) -> None:
     judged = {sample.id: _judged(0.5) for sample in samples}
     first = write_cases(samples, [], judged, tmp_path / "out", title="x").read_bytes()

@@ -30,8 +30,8 @@ def _scores(dataset: str, split: str, ciou: float | None = 0.5) -> Scores:
         ("grefcoco", "val", 4),
         ("grefcoco", "testA", 1),
         ("grefcoco", "train", 0),
-        ("reasonseg", "val", 5),
-        ("reasonseg", "test", 3),
+        ("reasonseg", "val", 6),
+        ("reasonseg", "test", 4),
         ("shapes", "val", 0),
     ],
 )
@@ -114,6 +114,13 @@ def test_rows_that_rest_on_other_answers_tell_their_own_counts() -> None:
 def test_a_run_named_as_a_published_system_keeps_its_own_row() -> None:
     lines = suite_report([{"GLaMM": _scores("refcoco", "val", ciou=0.123)}]).splitlines()
     assert sum(line.startswith("GLaMM") for line in lines if "queries" not in line) == 2
+
+
+def test_figures_are_quoted_as_they_are_printed_and_errors_are_told() -> None:
+    told = report({"ours": replace(_scores("refcoco+", "testA"), errors=3)})
+    assert "2 malformed, 3 errors" in told and " 80.0 " in told
+    assert "67.83" in report({"ours": _scores("grefcoco", "val")})
+    assert "errors" not in _scores("refcoco", "val").to_json()
 
 
 def test_a_table_lines_up_and_drops_what_says_nothing() -> None:

@@ -71,6 +71,13 @@ def test_refcoco_by_hand() -> None:
         "acc_50": pytest.approx(2 / 7),
     }
     assert json.loads(json.dumps(scores.to_json())) == scores.to_json()
+    assert scores.errors == 1
+
+
+@pytest.mark.parametrize("order", [((0, 2), (4, 6)), ((4, 6), (0, 2))])
+def test_of_several_objects_none_is_the_first_box(order: tuple[tuple[int, int], ...]) -> None:
+    scores = score([_line("cups", *order)], [_sample("cups", (0, 2), (4, 6))], dataset="refcoco", split="val")
+    assert (scores.ciou, scores.acc_50) == (1.0, None)
 
 
 def test_grefcoco_by_hand() -> None:

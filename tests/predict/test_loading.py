@@ -106,6 +106,18 @@ def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path:
     assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
 
 
+def test_another_model_of_the_same_size_in_the_same_place_is_another(home: Path, tmp_path: Path) -> None:
+    def identity() -> dict[str, object]:
+        pipe = Pipeline.from_pretrained(str(tmp_path / "base"), device="cpu", segmenter=BoxSegmenter())
+        return pipe.identity
+
+    weights = tiny.save_fast_vlm(tmp_path / "base", seed=1) / "model.safetensors"
+    first, size = identity(), weights.stat().st_size
+    assert identity() == first
+    tiny.save_fast_vlm(tmp_path / "base", seed=2)
+    assert weights.stat().st_size == size and identity() != first
+
+
 def test_a_run_says_when_to_fall_back_on_the_box_and_a_caller_may_say_otherwise(home: Path, tmp_path: Path) -> None:
     assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.is_on
     shutil.copytree(home / "run", tmp_path / "run")

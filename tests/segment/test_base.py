@@ -46,6 +46,15 @@ def test_a_batch_is_its_prompts_one_by_one_in_order(batch_size: int) -> None:
         assert (masks[place] != segmenter.masks(single)[0]).float().mean() < 0.002
 
 
+def test_masks_brought_to_size_a_few_at_once_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = SegmentAnything(tiny_sam())
+    decoded = segmenter.decode(segmenter.embed(pictures()), REQUESTS)
+    together = segmenter.masks(decoded)
+    monkeypatch.setattr("sam4mllm.segment.base._PIXELS_AT_ONCE", 2 * 40 * 30)
+    few = segmenter.masks(decoded)
+    assert all(torch.equal(*pair) for pair in zip(together, few, strict=True))
+
+
 def test_no_requests_give_nothing() -> None:
     segmenter = BoxSegmenter()
     decoded = segmenter.decode(segmenter.embed(pictures()), [])

@@ -17,7 +17,7 @@ from sam4mllm.doctor.tiny_segmenters import save_tiny
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.segment.families import FAMILIES
-from sam4mllm.segment.load import load_segmenter
+from sam4mllm.segment.load import _dtype, load_segmenter
 from sam4mllm.segment.segment_anything import SegmentAnything, load_checkpoint
 from sam4mllm.segment.transformers_sam import TransformersSam
 from tests.segment.tiny_videos import save_video
@@ -35,6 +35,11 @@ def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(sam2: Path, tmp_path: Path) -> Path:
     """A folder of the model to be spoilt."""
     return Path(shutil.copytree(sam2, tmp_path / "copy"))
+
+
+def test_a_gpu_that_only_imitates_bfloat16_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert _dtype("auto", torch.device("cuda")) == torch.float32
 
 
 def test_shapes_is_the_model_of_the_package() -> None:
