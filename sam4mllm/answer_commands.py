@@ -19,6 +19,9 @@ from sam4mllm.command_inputs import (
 )
 from sam4mllm.errors import DataError
 
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+"""Endings of the formats that keep every pixel as it is."""
+
 
 def segment(options: Namespace) -> int:
     """One picture and one phrase; the status is 1 when the model's answer could not be read."""
@@ -31,6 +34,8 @@ def segment(options: Namespace) -> int:
     check_phrase(options.phrase, "PHRASE")
     picture = load_image(options.image)
     check_picture_places(options.output, options.mask)
+    if options.mask is not None and options.mask.suffix.lower() not in LOSSLESS:
+        raise DataError(f"{options.mask}: would not keep a mask's 0 and 255; take .png")
     result = pipeline_of(options)(picture, options.phrase)
     if options.json != "-":
         objects = f"{len(result.prompts)} object{'' if len(result.prompts) == 1 else 's'}"
@@ -53,6 +58,10 @@ def predict(options: Namespace) -> int:
 
     if (options.queries is None) == (options.dataset is None):
         raise DataError("predict asks a QUERIES.jsonl, or a data set named by --dataset; give one of the two")
+    about_data = ("root", "split", "split_by", "path", "phrases", "images", "columns", "limit")
+    if options.queries is not None and (given := [name for name in about_data if getattr(options, name, None)]):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise DataError(f"{named}: belongs to a data set, and {options.queries} is none; leave it out")
     queries = queries_of(samples_of(options)) if options.queries is None else read_queries(options.queries)
     pipeline = pipeline_of(options)
     processes = options.processes
@@ -89,9 +98,9 @@ def evaluate(options: Namespace) -> int:
         if options.processes.is_main:
             done.append(judge_split(answered, entry, each, judging))
             tell(done[-1].summary)
+    answers = ask_chat(pipeline.engine, chats, options.processes) if chats else {}
     if not options.processes.is_main:
         return 0
-    answers = ask_chat(pipeline.engine, chats) if chats else {}
     chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
     chat = {"chat": chat_record(options.chat, chat_scores)} if chats else {}
     told = partial(

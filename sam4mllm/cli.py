@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Sam4mllmError as error:
         if options.traceback:
             raise
-        print(f"sam4mllm: error: {error}", file=sys.stderr)
+        print(f"sam4mllm: error: {_as_raised(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("sam4mllm: interrupted", file=sys.stderr)
@@ -56,3 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"sam4mllm: error: {error}", file=sys.stderr)
         return 2
+
+
+def _as_raised(error: Sam4mllmError) -> str:
+    """The error's own words, which torch wraps in a traceback where a data loader's worker raised it."""
+    words = str(error)
+    if not words.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        return words
+    return words.rstrip().rpartition(f"{type(error).__name__}: ")[2]

@@ -16,7 +16,7 @@ from sam4mllm.command_inputs import (
     targets_of,
     write_json,
 )
-from sam4mllm.errors import DataError, RecipeError
+from sam4mllm.errors import DataError, LaunchError, RecipeError
 
 if TYPE_CHECKING:
     from sam4mllm.recipe import Recipe
@@ -123,8 +123,8 @@ def _dry_run(recipe: Recipe, options: Namespace) -> int:
     from sam4mllm.train.dry_run_report import as_text
     from sam4mllm.train.estimate import DEFAULT_TFLOPS
 
-    if not options.processes.is_main:
-        return 0
+    if options.processes.world_size > 1:
+        raise LaunchError("train --dry-run runs in one process; leave the launcher out")
     found = dry_run(recipe, tflops=options.tflops or DEFAULT_TFLOPS)
     if options.json != "-":
         print(as_text(found), end="")

@@ -86,10 +86,12 @@ class Recipe(Section):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_train: bool = True) -> Recipe:
     """The recipe of a YAML file, or of a shipped one by its name ("shapes_ppg"), with `overrides` put over it in order.
 
     An override is `dotted.key=value`, its value YAML; a number in the key indexes a list (`data.train.0.limit=100`).
+    `to_train` says whether the keys of `lora` and `training` are to suit the installed libraries: a run that is trained
+    may be asked when they have moved on.
 
     Raises:
         RecipeError: no such recipe, no YAML, or settings that cannot be used: one line for each.
@@ -108,7 +110,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
         recipe = Recipe.model_validate_json(json.dumps(settings), strict=True)
     except pydantic.ValidationError as error:
         problems += section_problems(error, Recipe)
-    problems += library_problems(settings)
+    problems += library_problems(settings) if to_train else []
     if problems or recipe is None:
         raise RecipeError("\n".join(f"{source}: {problem}" for problem in problems))
     return recipe

@@ -1,15 +1,19 @@
-"""A job for several processes: what it reads, and how torchrun starts it."""
+"""A job for several processes: what it reads, and how launchers start it; several processes in play, as threads."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from sam4mllm.processes import Processes
 from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
@@ -73,3 +77,13 @@ def write_home(folder: Path) -> Path:
         Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
     (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
     return folder
+
+
+def in_threads(count: int, work: Callable[[Processes], Any], **settings: Any) -> list[Any]:
+    """What `work` gives in `count` threads that meet at one store, by rank."""
+    from torch.distributed import HashStore
+
+    store = HashStore()
+    with ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(work, Processes(rank, count, rank, store=store, **settings)) for rank in range(count)]
+        return [future.result() for future in running]

@@ -17,6 +17,7 @@ from sam4mllm import answer_commands, commands
 from sam4mllm.cli import main
 from sam4mllm.cli_parser import build_parser
 from sam4mllm.data.shapes.marker import mark
+from sam4mllm.errors import DataError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
@@ -202,6 +203,34 @@ def test_segment_tells_no_object_from_malformed(
 def test_json_on_standard_output_is_nothing_but_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["segment", "run", str(write_picture(tmp_path / "a.png")), "left", "--json", "-"])
     assert json.loads(capsys.readouterr().out)["objects"][0]["segmentation"]["size"] == [10, 20]
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_mask_is_not_written_where_its_values_would_blur(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = write_picture(tmp_path / "a.png")
+    assert main(["segment", "run", str(image), "left", "--mask", str(tmp_path / "m.jpg")]) == 2
+    assert "would not keep a mask's 0 and 255; take .png" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("scripted")
+def test_options_of_a_data_set_are_refused_beside_queries(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--split", "val", "--root", "data"]) == 2
+    assert "--root, --split: belongs to a data set" in capsys.readouterr().err
+
+
+def test_an_error_of_a_data_loaders_worker_is_told_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(options: Namespace) -> int:
+        raise DataError(
+            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            '  File "x.py", line 1, in y\nsam4mllm.errors.DataError: a.png: cannot be read\n'
+        )
+
+    monkeypatch.setattr("sam4mllm.commands.train", train)
+    assert main(["train", "shapes_ppg"]) == 2
+    assert capsys.readouterr().err == "sam4mllm: error: a.png: cannot be read\n"
 
 
 @pytest.mark.usefixtures("scripted")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from sam4mllm.evaluate.score import score
 from sam4mllm.processes import ALONE, Processes, joined
 from sam4mllm.train.run_folder import RunFolder
 from tests import processes_job
-from tests.launch import ROOT, accelerate_launch, torchrun, write_home
+from tests.launch import ROOT, accelerate_launch, in_threads, torchrun, write_home
 from tests.train.conftest import adapter_of, largest_difference
 
 
@@ -123,16 +122,6 @@ def test_accelerate_launch_trains_as_torchrun(home: Path) -> None:
     job = accelerate_launch("-m", "sam4mllm", "train", recipe, "--device", "cpu", batch, *overrides)
     assert job.returncode == 0, job.stderr
     assert largest_difference(adapter_of(home / "accelerated"), adapter_of(home / "two/run")) == 0.0
-
-
-def in_threads(count: int, work: Callable[[Processes], Any], **settings: Any) -> list[Any]:
-    """What `work` gives in `count` threads that meet at one store, by rank."""
-    from torch.distributed import HashStore
-
-    store = HashStore()
-    with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(work, Processes(rank, count, rank, store=store, **settings)) for rank in range(count)]
-        return [future.result() for future in running]
 
 
 def test_every_item_falls_to_one_process() -> None:

@@ -5,6 +5,7 @@ This module knows no masks, no grammar and no training; it ends at a model that 
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -185,22 +186,21 @@ def _quantization_config(quantization: Quantization, family: Family) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantization {quantization!r} needs bitsandbytes: pip install 'sam4mllm[quantization]'"
+        )
     # Left as they are: the output layer, as ever, and what may be tuned whole, which quantised weights cannot be.
     whole = ["lm_head", *(f"model.{name}" for name in family.projector)]
-    try:
-        if quantization == "8bit":
-            return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            llm_int8_skip_modules=whole,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-    except ImportError as error:
-        raise ModelError(
-            f"model.quantization {quantization!r} needs bitsandbytes: pip install sam4mllm[quantization]"
-        ) from error
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        llm_int8_skip_modules=whole,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def _with_adapter(model: Any, adapter: str | Path) -> Any:

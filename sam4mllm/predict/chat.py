@@ -11,29 +11,49 @@ from sam4mllm.chat.conversation import Conversation, teaching
 from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.mllm.generate import Engine, TransformersEngine
 from sam4mllm.mllm.lora import adapter_disabled, has_adapter
+from sam4mllm.processes import ALONE, Processes
+from sam4mllm.progress import bar
 
 MAX_NEW_TOKENS = 64
 """An answer that is longer is no short one."""
+AT_ONCE = 64
+"""Chats that one process takes at a time."""
 
 
-def ask_chat(engine: Engine, dialogues: Sequence[Dialogue]) -> dict[str, list[tuple[str, str]]]:
+def ask_chat(
+    engine: Engine, dialogues: Sequence[Dialogue], processes: Processes = ALONE
+) -> dict[str, list[tuple[str, str]]]:
     """(answer, true answer) pairs of the engine's model as "tuned" and, its adapter switched off, as "base".
 
     A model without adapter has the one row "base", and an engine whose model is not at hand the one row "model".
+    Several processes ask a part each, and all get all pairs.
 
     Raises:
         DataError: a picture cannot be read.
     """
     if not isinstance(engine, TransformersEngine):
-        return {"model": _pairs(engine, dialogues)}
+        return {"model": _pairs(engine, dialogues, "chat", processes)}
     if not has_adapter(engine.mllm):
-        return {"base": _pairs(engine, dialogues)}
-    tuned = _pairs(engine, dialogues)
+        return {"base": _pairs(engine, dialogues, "chat", processes)}
+    tuned = _pairs(engine, dialogues, "chat, tuned", processes)
     with adapter_disabled(engine.mllm):
-        return {"tuned": tuned, "base": _pairs(engine, dialogues)}
+        return {"tuned": tuned, "base": _pairs(engine, dialogues, "chat, base", processes)}
 
 
-def _pairs(engine: Engine, dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
+def _pairs(engine: Engine, dialogues: Sequence[Dialogue], name: str, processes: Processes) -> list[tuple[str, str]]:
+    found: dict[int, list[tuple[str, str]]] = {}
+    with bar(name, len(dialogues), unit="chats", shown=processes.is_main) as advance:
+        advance = processes.together(advance)
+        for start in processes.share_out(range(0, len(dialogues), AT_ONCE)):
+            part = dialogues[start : start + AT_ONCE]
+            found[start] = _answered(engine, part)
+            advance(len(part))
+        everything = processes.gather(list(found.items()))
+    ordered = sorted((start, pairs) for each in everything for start, pairs in each)
+    return [(answer, truth) for _, pairs in ordered for answer, truth in pairs]
+
+
+def _answered(engine: Engine, dialogues: Sequence[Dialogue]) -> list[tuple[str, str]]:
     asked: list[Conversation] = []
     truths: list[str] = []
     for dialogue in dialogues:

@@ -18,6 +18,20 @@ from sam4mllm.train.validation import Validation
 _LOGGED = ("loss", "learning_rate", "grad_norm")
 
 
+class EyesCallback(TrainerCallback):
+    """Keeps gradients out of the frozen eyes, through which checkpointing would send them for nothing.
+
+    For reentrant checkpointing, which takes a layer for frozen when no gradient enters it, the trainer makes every
+    embedding ask for one, that of the pictures' patches, too: each layer of the eyes is then computed twice and
+    differentiated. The other kind, the default, needs none of that.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        chosen = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs or {}
+        if not chosen.get("use_reentrant", False):
+            model.get_base_model().disable_input_require_grads()
+
+
 class LogCallback(TrainerCallback):
     """Writes the loss to the run's log whenever the trainer logs it."""
 

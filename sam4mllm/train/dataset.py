@@ -5,10 +5,14 @@ This module knows no tokens and no model; how a phrase is taught is the method's
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from sam4mllm.chat.conversation import Conversation, teaching
 from sam4mllm.data.mixture import Mixture
@@ -65,3 +69,14 @@ def spread(samples: Sequence[Item], count: int) -> list[Item]:
     if count >= len(samples):
         return list(samples)
     return [samples[place * len(samples) // count] for place in range(count)]
+
+
+def digest(conversations: Sequence[Conversation]) -> str:
+    """sha256 of the pictures' names, or pixels where they have none, and of all that is said, in its order."""
+    found = hashlib.sha256()
+    for conversation in conversations:
+        picture = conversation.image
+        name = str(picture).encode() if isinstance(picture, str | Path) else np.asarray(picture).tobytes()
+        said = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
+        found.update(hashlib.sha256(name).digest() + json.dumps(said).encode())
+    return found.hexdigest()

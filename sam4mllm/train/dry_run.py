@@ -209,7 +209,7 @@ def _note_other_run(recipe: Recipe, notes: list[str]) -> None:
     run = RunFolder(recipe.output)
     if not (run.path / "recipe.yaml").is_file():
         return
-    if run.recipe != recipe:
+    if run.differences(recipe):
         notes.append(f"{run.path}: holds a run of another recipe, so the training would refuse it; set another output")
     elif run.is_finished:
         notes.append(f"{run.path}: this recipe is trained already, so the training would do nothing")

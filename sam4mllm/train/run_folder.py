@@ -41,6 +41,24 @@ _BEST = "best-"
 _BEST_FIGURE = "validation.json"
 _TRAINER_STATE = "trainer_state.json"
 _WORLD_SIZE = "world_size"
+_TAUGHT = "taught"
+
+# They change memory, speed or what is told, and no weight, so a run may go on with others.
+_FREE = frozenset(
+    {
+        "generation.batch_size",
+        "targets.batch_size",
+        "training.validate.batch_size",
+        "training.dataloader_num_workers",
+        "training.dataloader_prefetch_factor",
+        "training.dataloader_pin_memory",
+        "training.dataloader_persistent_workers",
+        "training.disable_tqdm",
+        "training.logging_steps",
+        "training.report_to",
+        "training.save_total_limit",
+    }
+)
 
 
 class RunFolder:
@@ -62,7 +80,7 @@ class RunFolder:
         run = cls(recipe.output)
         written = run.path / "recipe.yaml"
         if written.is_file():
-            changed = _differences(_flat(run.recipe), _flat(recipe))
+            changed = run.differences(recipe)
             if changed:
                 raise RecipeError(
                     f"{run.path}: holds a run of another recipe ({'; '.join(changed)}); "
@@ -72,6 +90,10 @@ class RunFolder:
         settled = run.method if run.is_started else method or method_from_settings(recipe.method.model_dump())
         run.describe(recipe, settled)
         return run
+
+    def differences(self, recipe: Recipe) -> list[str]:
+        """The settings in which `recipe` would train another adapter than this folder's, as text; at most three."""
+        return _differences(_flat(self.recipe), _flat(recipe))
 
     def describe(self, recipe: Recipe, method: Method) -> None:
         """Write the recipe, how to ask, and the libraries' versions."""
@@ -100,7 +122,7 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        return load_recipe(self.path / "recipe.yaml")
+        return load_recipe(self.path / "recipe.yaml", to_train=False)
 
     @property
     def method(self) -> Method:
@@ -162,6 +184,20 @@ class RunFolder:
     def keep_leakage(self, record: dict[str, Any]) -> None:
         """Write down what the leakage guard guarded, and what it took out."""
         write_whole(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
+
+    def go_on_with(self, taught: str) -> None:
+        """Remember the digest of what is taught.
+
+        Raises:
+            RecipeError: the checkpoints were taught something else, so the place where they stopped is no place in it.
+        """
+        record = self.checkpoints / _TAUGHT
+        if _numbered(self.checkpoints, _CHECKPOINT) and record.is_file() and record.read_text("utf-8") != taught:
+            raise RecipeError(
+                f"{self.path}: its checkpoints were taught other conversations: the data, the targets or what the "
+                f"guard takes out have changed since; bring them back, or remove {self.checkpoints} to begin anew"
+            )
+        write_whole(record, taught)
 
     def whole_checkpoints(self, world_size: int = 1) -> list[Path]:
         """The checkpoints that `world_size` processes wrote to their end, the latest first; the others are removed.
@@ -267,7 +303,7 @@ def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every setting but `output`, by its dotted key: a run folder may be moved."""
+    """Every setting that decides what is trained, by its dotted key; `output` does not: a run folder may be moved."""
 
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
@@ -276,7 +312,8 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
         return {key: leaf for name, part in items for key, leaf in walk(f"{prefix}.{name}", part).items()}
 
     settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
-    return {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
+    flat = {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
+    return {key: value for key, value in flat.items() if key not in _FREE}
 
 
 def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

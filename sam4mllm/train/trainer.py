@@ -132,12 +132,14 @@ def fit(
 
     Raises:
         RecipeError: `training` holds a key that is not the recipe's to set, or a value that transformers refuses; the
-            run was begun by another number of processes.
+            run was begun by another number of processes, or with other conversations.
     """
     from transformers import PrinterCallback, Trainer
 
-    from sam4mllm.train.callbacks import LogCallback, ValidationCallback
+    from sam4mllm.train.callbacks import EyesCallback, LogCallback, ValidationCallback
     from sam4mllm.train.collator import Collator
+    from sam4mllm.train.dataset import digest
+    from sam4mllm.train.estimate import steps
 
     if arguments is None:
         arguments = training_arguments(recipe, mllm.device.type)
@@ -151,18 +153,19 @@ def fit(
     if validate is not None:
         every_steps = recipe.training.validation.every_steps
         validation = ValidationCallback(run, validate, every_steps, processes, weights)
-    if arguments.gradient_checkpointing:
-        # The embeddings are frozen, so without this no gradient would enter a checkpointed layer.
-        mllm.model.enable_input_require_grads()
     trainer = Trainer(
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),
         data_collator=Collator(mllm),
-        callbacks=[LogCallback(run), *([validation] if validation else []), *callbacks],
+        callbacks=[EyesCallback(), LogCallback(run), *([validation] if validation else []), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
 
+    epoch, whole = steps(len(conversations), arguments)
+    together = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    logger.info("%d conversations a step, %d steps an epoch, %d steps in all", together, epoch, whole)
+    processes.agree(lambda: run.go_on_with(digest(conversations)))
     found, step, last_step = processes.agree(lambda: _rewound(run, processes.world_size, unended=spread_out))
     checkpoint = run.checkpoints / found if found else None
     if checkpoint is not None and step >= last_step:

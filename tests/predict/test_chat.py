@@ -14,7 +14,9 @@ from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.chat import ask_chat
+from sam4mllm.processes import Processes
 from tests.data.tiny_datasets import write_picture
+from tests.launch import in_threads
 from tests.mllm import tiny
 
 
@@ -35,6 +37,23 @@ def test_the_true_turns_stand_before_a_question(dialogues: list[Dialogue]) -> No
         ["Is it red?", "No.", "What colour is it?"],
         ["Is it grey?"],
     ]
+
+
+def test_several_processes_share_the_chats_and_all_get_all_answers(
+    dialogues: list[Dialogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam4mllm.predict.chat.AT_ONCE", 1)
+    many = [Dialogue(f"chat/{n}", each.image, each.exchanges) for n in range(3) for each in dialogues]
+    answers = {"red": "yes", "What colour": "Grey!", "grey?": "yes"}
+    alone = ask_chat(ScriptedEngine(answers), many)
+    engines: list[ScriptedEngine] = []
+
+    def work(processes: Processes) -> dict[str, list[tuple[str, str]]]:
+        engines.append(ScriptedEngine(answers))
+        return ask_chat(engines[-1], many, processes)
+
+    assert in_threads(2, work) == [alone, alone]
+    assert sum(len(engine.asked) for engine in engines) == 9
 
 
 def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogues: list[Dialogue]) -> None:

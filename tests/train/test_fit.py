@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from sam4mllm.data.queries import Evidence
+from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl
 from sam4mllm.errors import RecipeError
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.predict.calibration import fit_calibration
+from sam4mllm.train.arguments import training_arguments
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.trainer import fit
 from sam4mllm.train.validation import Validation
@@ -205,6 +208,10 @@ def test_the_run_folder_loads_with_peft_alone(uninterrupted, fast_vlm):
         ("training.eval_strategy=steps", "training.eval_strategy: training is validated by generating"),
         ("training.lr_scheduler_type=nonsense", "transformers refuses these settings: .*nonsense"),
         ("training.fsdp=true", "training.fsdp: FSDP needs GPUs; leave it out"),
+        ("training.eval_on_start=true", "training.eval_on_start: training is validated by generating"),
+        ("training.train_sampling_strategy=group_by_length", "the seed decides the order of the data"),
+        ("training.save_strategy=best", "training.save_strategy: the best adapter by validation is kept by itself"),
+        ("training.report_to=comet_ml", "transformers refuses these settings: .*comet"),
     ],
 )
 def test_training_keys_that_cannot_be_used(tmp_path, fast_vlm, override, message):
@@ -214,8 +221,47 @@ def test_training_keys_that_cannot_be_used(tmp_path, fast_vlm, override, message
 
 def test_deepspeed_that_is_not_installed_is_named(tmp_path, fast_vlm, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RecipeError, match=r"training.deepspeed: it is not installed; pip install 'sam4mllm\["):
+    with pytest.raises(RecipeError, match=r"training.deepspeed: deepspeed is not installed; pip install 'sam4mllm\["):
         trained(make_recipe(tmp_path, fast_vlm, "training.deepspeed={zero_optimization: {stage: 2}}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        (["model.quantization=4bit"], "model.quantization: bitsandbytes"),
+        (["training.optim=paged_adamw_8bit"], "training.optim: bitsandbytes"),
+    ],
+)
+def test_an_extra_that_is_not_installed_is_named_before_any_work(tmp_path, fast_vlm, monkeypatch, overrides, missing):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=rf"{missing} is not installed; pip install 'sam4mllm\[quantization\]'"):
+        training_arguments(make_recipe(tmp_path, fast_vlm, *overrides), "cpu")
+
+
+def test_checkpointing_sends_no_gradient_through_the_eyes(tmp_path):
+    seen = {"forward": 0, "backward": 0}
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            eyes = model.get_base_model().model.visual
+            for layer in (module for module in eyes.modules() if isinstance(module, torch.nn.Linear)):
+                seen["linear"] = seen.get("linear", 0) + 1
+                layer.register_forward_hook(lambda *_: seen.update(forward=seen["forward"] + 1))
+                layer.register_full_backward_pre_hook(lambda *_: seen.update(backward=seen["backward"] + 1))
+
+    base = str(save_qwen2_5_vl(tmp_path / "base"))
+    recipe = make_recipe(tmp_path, base, "training.gradient_checkpointing=true", "training.max_steps=1")
+    trained(recipe, stop=Watch())
+    assert seen["linear"] and seen == {"linear": seen["linear"], "forward": seen["linear"], "backward": 0}
+
+
+def test_a_run_does_not_go_on_with_other_conversations(tmp_path, fast_vlm):
+    recipe = make_recipe(tmp_path, fast_vlm)
+    with pytest.raises(KeyboardInterrupt):
+        trained(recipe, stop=StopAt(3))
+    run, mllm = RunFolder.create(recipe), attach_lora(load_mllm(fast_vlm), recipe.lora, recipe.seed)
+    with pytest.raises(RecipeError, match="were taught other conversations"):
+        fit(mllm, make_conversations()[1:], recipe, run)
 
 
 def test_gradient_checkpointing_changes_nothing(tmp_path, fast_vlm):

@@ -6,6 +6,7 @@ from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.predict.calibration import fit_calibration
+from sam4mllm.recipe import load_recipe
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.train_log import TrainLog
 from tests.train.conftest import make_recipe
@@ -32,6 +33,32 @@ def test_the_same_recipe_may_go_on_and_another_may_not(tmp_path):
     many = make_recipe(tmp_path, "b", "seed=4", "method.grid=10", "method.positives=0", "lora.r=9", "targets.groups=2")
     with pytest.raises(RecipeError, match="and 3 more"):
         RunFolder.create(many)
+
+
+def test_a_run_may_go_on_with_smaller_batches_of_answers_and_other_workers(tmp_path):
+    RunFolder.create(make_recipe(tmp_path, "some/base"))
+    free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
+    recipe = make_recipe(tmp_path, "some/base", *free)
+    assert RunFolder.create(recipe).recipe == recipe
+
+
+def test_what_is_trained_can_be_asked_when_the_libraries_have_other_keys(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    written = (run.path / "recipe.yaml").read_text()
+    (run.path / "recipe.yaml").write_text(written.replace("warmup_steps: 2", "warmed_up_steps: 2"))
+    assert run.recipe.training.arguments["warmed_up_steps"] == 2
+    with pytest.raises(RecipeError, match=r"training\.warmed_up_steps: unknown key"):
+        load_recipe(run.path / "recipe.yaml")
+
+
+def test_checkpoints_go_on_with_what_taught_them(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    run.go_on_with("these")
+    run.go_on_with("others")
+    (run.checkpoints / "checkpoint-2").mkdir()
+    run.go_on_with("others")
+    with pytest.raises(RecipeError, match="its checkpoints were taught other conversations"):
+        run.go_on_with("these")
 
 
 def test_a_moved_run_goes_on(tmp_path):

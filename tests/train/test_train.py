@@ -99,7 +99,7 @@ def test_points_that_win_nowhere_are_not_taught_from_the_same_store(recipe, tmp_
 def test_validation_asks_as_the_run_will(recipe, tmp_path, monkeypatch):
     seen = []
 
-    def validate(pipeline, samples, processes):
+    def validate(pipeline, samples, name, processes):
         seen.append(pipeline.fallback)
         raise KeyboardInterrupt
 

@@ -13,7 +13,7 @@ from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.train.validation import validate
-from tests.test_processes import in_threads
+from tests.launch import in_threads
 
 ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "all": "[0,0,9,9]"}
 
