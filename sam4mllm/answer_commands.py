@@ -34,6 +34,9 @@ def segment(options: Namespace) -> int:
     check_phrase(options.phrase, "PHRASE")
     picture = load_image(options.image)
     check_picture_places(options.output, options.mask)
+    for place in (options.output, options.mask):
+        if place is not None and place.exists() and place.samefile(options.image):
+            raise DataError(f"{place}: is the picture that is asked about; give another file")
     if options.mask is not None and options.mask.suffix.lower() not in LOSSLESS:
         raise DataError(f"{options.mask}: would not keep a mask's 0 and 255; take .png")
     result = pipeline_of(options)(picture, options.phrase)

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"sam4mllm: error: {_as_raised(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("sam4mllm: interrupted", file=sys.stderr)
+        hint = "; the same command goes on from here" if options.verb in ("demo", *SHARED_VERBS) else ""
+        print(f"sam4mllm: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whoever read our output has gone (`| head`); not even the interpreter's own flush has anywhere to go.
@@ -54,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A full disk, a folder that may not be written: the machine's, not ours.
         if options.traceback:
             raise
-        print(f"sam4mllm: error: {error}", file=sys.stderr)
+        said = f"{error.filename}: {str(error.strerror).lower()}" if error.filename and error.strerror else str(error)
+        print(f"sam4mllm: error: {said}", file=sys.stderr)
         return 2
 
 

@@ -145,6 +145,9 @@ def convert(options: Namespace) -> int:
     """Any data set of samples, as a JSONL of data of one's own."""
     from sam4mllm.data.jsonl import write_jsonl
 
+    for source in (options.path, options.phrases):
+        if source is not None and options.output.exists() and source.exists() and options.output.samefile(source):
+            raise DataError(f"{options.output}: is the file that is converted; give -o another")
     samples = samples_of(options)
     write_jsonl(samples, options.output)
     print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} pictures")

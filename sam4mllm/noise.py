@@ -17,3 +17,5 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     # peft asks transformers in words that are on their way out.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+    # So are our recipes, which want to be read by older ones, too.
+    warnings.filterwarnings("ignore", message=".*`gradient_checkpointing", category=FutureWarning)

@@ -22,6 +22,24 @@ _DECIDED_ELSEWHERE = {
 }
 # Values that a library takes beside those that it annotates: TrainingArguments turns FSDP on by `true`.
 _ALSO_TAKEN: dict[str, tuple[Any, ...]] = {"fsdp": (True, False)}
+# What other programs, and people, call the libraries' keys; no spelling leads there.
+_ALSO_CALLED = {
+    "rank": "r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "modules": "target_modules",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "train_batch_size": "per_device_train_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "grad_accum": "gradient_accumulation_steps",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "warmup": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+}
 # So many valid keys can be read at a glance.
 _FEW = 15
 # Keys of the section that are ours, not the library's.
@@ -31,6 +49,8 @@ _OURS = {"lora": (), "training": ("validate",)}
 def nearest(word: str, valid: Iterable[str], what: str) -> str:
     """The valid word that `word` was probably meant to be, or all of them where none is near and they are few."""
     valid = sorted(valid)
+    if _ALSO_CALLED.get(word) in valid:
+        return f"did you mean {_ALSO_CALLED[word]}?"
     few = len(valid) <= _FEW
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5 if few else 0.0)
     return f"did you mean {near[0]}?" if near else f"the {what} are {', '.join(valid) or 'none'}"

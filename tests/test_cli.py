@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -164,7 +165,7 @@ def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     monkeypatch.setattr(commands, "demo", interrupted)
     assert main(["demo"]) == 130
-    assert capsys.readouterr().err == "sam4mllm: interrupted\n"
+    assert capsys.readouterr().err == "sam4mllm: interrupted; the same command goes on from here\n"
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,6 +263,28 @@ def test_evaluate_predicts_and_scores_and_score_agrees(
     assert scores == json.loads((tmp_path / "e.json").read_text())
     assert (scores["n"], scores["missing"], scores["malformed"], scores["acc_50"]) == (3, 0, 0, 1.0)
     assert scores["ciou"] > 0.7 and scores["n_acc"] is None
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, own = write_picture(tmp_path / "a.png"), tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"image": "a.png", "phrase": "nothing"}) + "\n")
+    before = image.read_bytes(), own.read_bytes()
+    assert main(["convert", "--dataset", "jsonl", "--path", str(own), "-o", str(own)]) == 2
+    assert "own.jsonl: is the file that is converted" in capsys.readouterr().err
+    assert main(["segment", "run", str(image), "left", "-o", str(image)]) == 2
+    assert "a.png: is the picture that is asked about" in capsys.readouterr().err
+    assert (image.read_bytes(), own.read_bytes()) == before
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_evaluation_without_any_picture_says_so_first(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(root / "images/mscoco/images/train2014")
+    (root / "images/mscoco/images/train2014").mkdir()
+    arguments = ["--dataset", "refcoco", "--root", str(root), "--split", "val", "--output", str(tmp_path / "out")]
+    assert main(["evaluate", "run", *arguments]) == 2
+    assert "refcoco val: none of its 1 pictures is there" in (said := capsys.readouterr().err) and "--images" in said
 
 
 def test_convert_writes_what_is_scored_alike(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

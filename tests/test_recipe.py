@@ -191,6 +191,8 @@ def test_home_is_expanded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("training.seed=1", "training.seed: is decided by the recipe's seed; set that instead"),
         ("training.output_dir=x", "training.output_dir: is decided by the recipe's output; set that instead"),
         ("lora.lora_alph=1", "lora.lora_alph: unknown key of LoraConfig; did you mean lora_alpha?"),
+        ("lora.rank=8", "lora.rank: unknown key of LoraConfig; did you mean r?"),
+        ("training.lr=1", "training.lr: unknown key of TrainingArguments; did you mean learning_rate?"),
         ("lora.r=many", "lora.r: input should be a valid integer; got 'many'"),
         ("lora=5", "lora: input should be "),
         ("lora.base_model_name_or_path=x", "lora.base_model_name_or_path: is decided by the recipe's model.base"),

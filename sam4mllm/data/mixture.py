@@ -6,6 +6,7 @@ This module knows no targets and no text of questions.
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,16 @@ class Mixture:
     def samples(self) -> tuple[Sample, ...]:
         """Every phrase that is drawn, once: what targets are prepared for."""
         return self.passes[0] if self.passes else ()
+
+    def digest(self) -> str:
+        """sha256 of what is drawn: each phrase with its picture's name and its objects, each chat, in their order."""
+        found = hashlib.sha256()
+        for sample in (sample for drawn in self.passes for sample in drawn):
+            objects = [(item.box, None if item.rle is None else item.rle["counts"]) for item in sample.objects]
+            found.update(repr((sample.image.name, sample.phrase, objects)).encode())
+        for chat in self.dialogues:
+            found.update(repr((Path(chat.image).name, chat.exchanges)).encode())
+        return found.hexdigest()
 
     def leakage(self) -> dict[str, Any]:
         """What leakage.json holds: the guarded splits with their pictures, and what each set lost to them."""

@@ -104,7 +104,6 @@ def calibrate(
         raise DataError(f"{entry.name}: {run.path} was trained on it, so its scores would be too sure; choose another")
     samples = read_with_masks(entry)
     output = output or run.path / "calibration" / f"{entry.dataset}-{entry.split_name}"
-    # What an earlier calibration made of the evidence does not matter, so a split that was answered stays so.
     queries = queries_of(samples)
     with bar("calibrate", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict(pipeline.uncalibrated(), queries, output, advance=advance, processes=processes)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.readers import read_with_masks
 from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
 from sam4mllm.evaluate.cases import write_cases
 from sam4mllm.evaluate.score import Judgement, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
@@ -107,12 +108,18 @@ def read_suite(suite: Suite, judging: Judging) -> list[list[Sample]]:
     """The samples of each entry, found fit for their protocol before hours are spent on them.
 
     Raises:
-        DataError: a data set cannot be read; a protocol that does not fit.
+        DataError: a data set cannot be read; a protocol that does not fit; a data set without any of its pictures.
     """
     everything = []
     for entry in suite.entries:
         samples = read_with_masks(entry)
         rules_for(samples, dataset=entry.dataset, split=entry.split_name, protocol=judging.protocol)
+        pictures = dict.fromkeys(sample.image for sample in samples)
+        if not any(picture.is_file() for picture in pictures):
+            raise DataError(
+                f"{entry.name}: none of its {len(pictures)} pictures is there (the first would be "
+                f"{next(iter(pictures))}); name their folder by --images"
+            )
         everything.append(samples)
     return everything
 

@@ -6,7 +6,8 @@
 
 Queries of one picture stand in one shard, so a picture is read and embedded once. A picture that cannot be read or
 answered gives lines of status "error", and the rest goes on; a later run asks those shards again. Several processes
-share the shards out among them; what is in one does not depend on who computed it. This module knows no scores.
+share the shards out among them; what is in one does not depend on who computed it. Shards hold evidence, and scores
+without calibration, so that a calibration which comes later changes predictions.jsonl alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,9 +24,17 @@ import torch
 
 from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.masks import encode
-from sam4mllm.data.queries import Evidence, PredictedObject, PredictionLine, Query, dump_line
+from sam4mllm.data.queries import (
+    Evidence,
+    PredictedObject,
+    PredictionLine,
+    Query,
+    dump_line,
+    prediction_from_json,
+)
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
-from sam4mllm.predict.pipeline import batched
+from sam4mllm.predict.calibration import Calibration, scores_of
+from sam4mllm.predict.pipeline import Pipeline, batched
 from sam4mllm.predict.result import Result
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.progress import Advance, ignore
@@ -133,15 +142,20 @@ class Job:
         """The file of all predictions."""
         return self.output / "predictions.jsonl"
 
-    def merge(self) -> dict[str, int]:
-        """Writes all shards as one file, in the shards' order; returns how many lines it has of each status."""
+    def merge(self, calibration: Calibration | None = None) -> dict[str, int]:
+        """Writes all shards as one file, in the shards' order; returns how many lines it has of each status.
+
+        With a calibration the scores are those that it makes of the evidence in the lines, so a new one asks nothing
+        anew.
+        """
         statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
         with whole_file(self.merged) as unfinished, unfinished.open("w", encoding="utf-8") as out:
             for index in range(len(self.shards)):
                 with self.place(index).open(encoding="utf-8") as lines:
                     for line in lines:
-                        statuses[json.loads(line)["status"]] += 1
-                        out.write(line)
+                        record = json.loads(line)
+                        statuses[record["status"]] += 1
+                        out.write(line if calibration is None else dump_line(rescored(record, calibration)))
         return statuses
 
 
@@ -161,6 +175,9 @@ def predict(
     Raises:
         DataError: `output` holds the predictions of other queries or another model.
     """
+    calibration = None
+    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
+        calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
     if processes.is_main:
         Job.open(pipeline, queries, output, shard_size)
     processes.wait()
@@ -178,7 +195,18 @@ def predict(
         write_whole(job.place(index), "".join(lines))
     processes.wait()
     advance(0)
-    return BatchSummary(job.merged, **processes.agree(job.merge))
+    return BatchSummary(job.merged, **processes.agree(lambda: job.merge(calibration)))
+
+
+def rescored(record: object, calibration: Calibration) -> PredictionLine:
+    """The prediction that a line's JSON holds, with the scores that `calibration` makes of its evidence."""
+    line = prediction_from_json(record)
+    evidence = [item.evidence or Evidence() for item in line.objects] if line.status == "ok" else []
+    if line.evidence is not None:
+        evidence = [line.evidence]
+    scores, score = scores_of(line.status, evidence, calibration)
+    objects = [replace(item, score=round(each, 4)) for item, each in zip(line.objects, scores, strict=True)]
+    return replace(line, objects=tuple(objects), score=None if score is None else round(score, 4))
 
 
 def line_of(query: Query, result: Result) -> PredictionLine:

@@ -6,6 +6,7 @@ several processes all validate, and the main one alone writes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import TrainerCallback
 from sam4mllm.processes import ALONE, Processes
 from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.validation import Validation
+
+logger = logging.getLogger(__name__)
 
 _LOGGED = ("loss", "learning_rate", "grad_norm")
 
@@ -33,7 +36,7 @@ class EyesCallback(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Writes the loss to the run's log whenever the trainer logs it."""
+    """Writes the loss to the run's log whenever the trainer logs it, and tells it where no progress bar does."""
 
     def __init__(self, run: RunFolder) -> None:
         self._log = run.log
@@ -42,6 +45,8 @@ class LogCallback(TrainerCallback):
         if state.is_world_process_zero and logs and "loss" in logs:
             figures = {name: float(logs[name]) for name in _LOGGED if name in logs}
             self._log.append({"step": state.global_step, "epoch": state.epoch, **figures})
+            if args.disable_tqdm:
+                logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, figures["loss"])
 
 
 class ValidationCallback(TrainerCallback):
@@ -83,12 +88,16 @@ class ValidationCallback(TrainerCallback):
             return
         found = self._validate()
         # The adapter first: killed between the two, a resume validates this step again and finds the same.
-        if self._processes.agree(lambda: self._is_best(found)):
+        is_best = self._processes.agree(lambda: self._is_best(found))
+        if is_best:
             weights = self._weights()
             if self._processes.is_main:
                 self._run.keep_best(model, step, found.ciou, weights, found.calibration)
         if self._processes.is_main:
             self._run.log.append({"step": step, "validation": found.record()})
+            told = "validation of step %d: cIoU %.1f %%, %.1f %% malformed, of %d phrases%s"
+            kept = "; the best so far, kept" if is_best else ""
+            logger.info(told, step, 100 * found.ciou, 100 * found.malformed, found.n, kept)
 
     def _is_best(self, found: Validation) -> bool:
         best = self._run.best()

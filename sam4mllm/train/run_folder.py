@@ -41,6 +41,7 @@ _BEST = "best-"
 _BEST_FIGURE = "validation.json"
 _TRAINER_STATE = "trainer_state.json"
 _WORLD_SIZE = "world_size"
+_LEARNT = "learnt"
 _TAUGHT = "taught"
 
 # They change memory, speed or what is told, and no weight, so a run may go on with others.
@@ -184,6 +185,21 @@ class RunFolder:
     def keep_leakage(self, record: dict[str, Any]) -> None:
         """Write down what the leakage guard guarded, and what it took out."""
         write_whole(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
+
+    def learn_from(self, data: str, *, is_finished: bool) -> None:
+        """Remember the digest of the data.
+
+        Raises:
+            RecipeError: training has ended, and it was on other data.
+        """
+        record = self.checkpoints / _LEARNT
+        if is_finished and record.is_file() and record.read_text("utf-8") != data:
+            raise RecipeError(
+                f"{self.path}: is trained, and the data have changed since; set another output to train on them, or "
+                "remove the folder"
+            )
+        if not is_finished:
+            write_whole(record, data)
 
     def go_on_with(self, taught: str) -> None:
         """Remember the digest of what is taught.

@@ -56,10 +56,11 @@ def train(
     check_launch(training_arguments(recipe, device), device, processes)
     finished = processes.agree(lambda: _start(recipe).is_finished)
     run = RunFolder(recipe.output)
+    mixture = read_mixture(recipe.data, recipe.seed)
+    processes.agree(lambda: run.learn_from(mixture.digest(), is_finished=finished))
     if finished:
         logger.info("%s: trained already", run.path)
         return run
-    mixture = read_mixture(recipe.data, recipe.seed)
     if processes.is_main:
         run.keep_leakage(mixture.leakage())
     for line in mixture.leakage_lines():
@@ -176,6 +177,8 @@ def fit(
         step = trainer.state.global_step
     if validation is not None:
         validation.validate_at(step, mllm.model)
+    if (best := run.best()) is not None:
+        logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
     put_together = weights()
     if processes.is_main:
         run.finish(mllm.model, mllm.processor, put_together)

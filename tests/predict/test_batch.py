@@ -18,6 +18,7 @@ from sam4mllm.errors import DataError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
 from sam4mllm.predict.batch import line_of, predict
+from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.predict.result import Result
 from sam4mllm.segment.fake import BoxSegmenter
@@ -187,6 +188,23 @@ def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path
     pipeline.identity["engine"] = {"adapter": "another"}
     with pytest.raises(DataError, match=r"different: engine\)"):
         predict(pipeline, queries, tmp_path / "out")
+
+
+def test_a_calibration_that_comes_later_scores_the_answers_that_are_there(tmp_path: Path) -> None:
+    queries, out = make_queries(tmp_path), tmp_path / "out"
+    first, _ = make_pipeline()
+    predict(first, queries, out)
+    plain = lines_of(out)
+    pairs = [(Evidence(None, None, iou), iou > 0.5) for iou in (0.1, 0.9) * 20]
+    made = fit_calibration(pairs, [], "val")
+    for calibration, probability in ((made, made.objects.probability(Evidence(None, None, 1.0))), (None, 1.0)):
+        again, engine = make_pipeline()
+        again.calibration = calibration
+        predict(again, queries, out)
+        assert engine.asked == []
+        scores = {item["score"] for line in lines_of(out).values() for item in line["objects"]}
+        assert scores == {round(probability, 4)}
+    assert lines_of(out) == plain
 
 
 def test_a_picture_is_embedded_once_however_its_queries_are_scattered(tmp_path: Path) -> None:

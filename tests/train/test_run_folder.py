@@ -51,6 +51,15 @@ def test_what_is_trained_can_be_asked_when_the_libraries_have_other_keys(tmp_pat
         load_recipe(run.path / "recipe.yaml")
 
 
+def test_a_trained_run_does_not_pass_for_one_of_more_data(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    run.learn_from("few", is_finished=False)
+    run.learn_from("more", is_finished=False)
+    run.learn_from("more", is_finished=True)
+    with pytest.raises(RecipeError, match="is trained, and the data have changed since; set another output"):
+        run.learn_from("still more", is_finished=True)
+
+
 def test_checkpoints_go_on_with_what_taught_them(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
     run.go_on_with("these")

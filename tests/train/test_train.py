@@ -109,6 +109,13 @@ def test_validation_asks_as_the_run_will(recipe, tmp_path, monkeypatch):
     assert seen == [BoxFallback(margin=0.05)]
 
 
+def test_training_tells_its_steps_its_validations_and_what_it_kept(recipe, caplog):
+    with caplog.at_level("INFO"):
+        trainer.train(recipe, device="cpu")
+    told = caplog.text
+    assert "step 2 of 2: loss" in told and "validation of step 2: cIoU" in told and "kept the adapter of step 1" in told
+
+
 def test_pictures_that_are_none(recipe, tmp_path):
     for file in (tmp_path / "ReasonSeg/train").glob("*.jpg"):
         file.write_bytes(b"not a picture")
