@@ -155,8 +155,9 @@ class Pipeline:
     ) -> Result | list[Result]:
         """The masks of one phrase, or of each (picture, phrase) pair of a list, in its order.
 
-        A picture is a path, a PIL image or an array (H, W, 3) uint8 RGB. Pairs that name the same path, or hold the
-        same object, share one embedding of the picture.
+        A picture is a path, a PIL image or an array (H, W, 3) uint8 RGB; a file is turned as its EXIF says, the others
+        are taken as they stand. Pairs that name the same path, or hold the same object, share one embedding of the
+        picture.
 
         Raises:
             DataError: a picture cannot be read.
