@@ -40,14 +40,15 @@ def loads(subject: Subject) -> None:
 
 
 def answers_alone_carry_loss(subject: Subject) -> None:
-    """The labels are the answers' tokens and the token that ends each, and nothing else."""
+    """The labels are the answers' tokens and the token that ends each, and nothing else but white space."""
     mllm = subject.mllm
     labels = Collator(mllm)(subject.lessons)["labels"]
     for row, conversation in zip(labels.tolist(), subject.lessons, strict=True):
         spoken = mllm.processor.tokenizer.decode([token for token in row if token != IGNORED])
         end = mllm.processor.tokenizer.decode([mllm.end_ids[0]])
         wanted = "".join(turn.text + end for turn in conversation.turns if turn.supervised)
-        expect(spoken == wanted, f"{spoken!r} carries loss, not {wanted!r}")
+        # The space before an answer is often one token with its first character.
+        expect("".join(spoken.split()) == wanted, f"{spoken!r} carries loss, not {wanted!r}")
 
 
 def loss_falls(subject: Subject) -> None:

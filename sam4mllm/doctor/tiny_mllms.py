@@ -13,6 +13,7 @@ from typing import Any
 from sam4mllm.doctor.tiny_llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
 from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, chat_template, save, text_sizes
 from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl, save_qwen2_vl, save_qwen3_5, save_qwen3_vl
+from sam4mllm.doctor.tiny_templates import SMOLVLM
 
 
 def save_internvl(folder: Path, *, seed: int = 0) -> Path:
@@ -73,7 +74,7 @@ def save_smolvlm(folder: Path, *, seed: int = 0) -> Path:
         tokenizer,
         SmolVLMVideoProcessor(**sizes),
         image_seq_len=4,
-        chat_template=chat_template(generation=False),
+        chat_template=SMOLVLM,
     )
     return save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
 
@@ -93,7 +94,7 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
         Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         tokenizer,
         image_seq_len=4,
-        chat_template=chat_template(generation=False),
+        chat_template=SMOLVLM,
     )
     return save(folder, Idefics3ForConditionalGeneration, config, processor, seed)
 
@@ -147,7 +148,8 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
 
 def _split_picture_tokenizer() -> Any:
     cells = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
-    return byte_tokenizer("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
+    names = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
+    return byte_tokenizer(*names, eos_token="<end_of_utterance>")
 
 
 def _split_picture_config(tokenizer: Any) -> dict[str, Any]:
