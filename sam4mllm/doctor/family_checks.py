@@ -51,6 +51,22 @@ def answers_alone_carry_loss(subject: Subject) -> None:
         expect("".join(spoken.split()) == wanted, f"{spoken!r} carries loss, not {wanted!r}")
 
 
+def asks_as_it_teaches(subject: Subject) -> None:
+    """The tokens that ask for an answer are those in front of the taught one, and its loss begins where they end."""
+    mllm = subject.mllm
+    batch = Collator(mllm)(subject.lessons)
+    for row, conversation in enumerate(subject.lessons):
+        ids, labels = batch["input_ids"][row].tolist(), batch["labels"][row].tolist()
+        for turn in range(1, len(conversation.turns), 2):
+            messages = [messages_with_picture(conversation, turn)]
+            inputs = model_inputs(mllm.processor, messages, padding_side="left", add_generation_prompt=True)
+            (asked,) = inputs["input_ids"].tolist()
+            parted = next((place for place, token in enumerate(asked) if token != ids[place]), None)
+            expect(parted is None, f"token {parted} is asked otherwise than it is taught")
+            end = len(asked)
+            expect(labels[end - 1] == IGNORED != labels[end], f"the loss does not begin at token {end}, as the answer")
+
+
 def loss_falls(subject: Subject) -> None:
     """After some steps the loss is below three quarters of what it was."""
     _falls(subject.training.losses)
@@ -193,6 +209,7 @@ FAMILY_CHECKS: dict[str, Check] = {
     for check in (
         loads,
         answers_alone_carry_loss,
+        asks_as_it_teaches,
         loss_falls,
         batch_equals_singles,
         yes_and_no_weighed_together,

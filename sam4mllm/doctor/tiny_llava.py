@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, chat_template, save, text_sizes
+from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
+from sam4mllm.doctor.tiny_templates import FAST_VLM, LLAVA_ONEVISION, chat_ml
 
 
-def save_fast_vlm(folder: Path, *, generation: bool = True, seed: int = 0) -> Path:
+def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
     """FastVLM (timm ResNet, Qwen2 language model); pictures become 64 x 64, 4 tokens."""
     from transformers import (
         FastVlmConfig,
@@ -39,7 +40,7 @@ def save_fast_vlm(folder: Path, *, generation: bool = True, seed: int = 0) -> Pa
         tokenizer=tokenizer,
         patch_size=32,
         vision_feature_select_strategy="full",
-        chat_template=chat_template(generation=generation),
+        chat_template=FAST_VLM,
     )
     return save(folder, FastVlmForConditionalGeneration, config, processor, seed)
 
@@ -63,7 +64,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_template(generation=False),
+        chat_template=chat_ml(IMAGE_TOKEN),
     )
     return save(folder, LlavaForConditionalGeneration, config, processor, seed)
 
@@ -95,7 +96,7 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_template(generation=False),
+        chat_template=chat_ml(IMAGE_TOKEN),
     )
     return save(folder, LlavaNextForConditionalGeneration, config, processor, seed)
 
@@ -126,6 +127,6 @@ def save_llava_onevision(folder: Path, *, seed: int = 0) -> Path:
         LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=chat_template(),
+        chat_template=LLAVA_ONEVISION,
     )
     return save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)

@@ -1,4 +1,4 @@
-"""What the tiny random MLLMs share: a tokenizer of bytes, a chat template, small sizes, and how they are saved.
+"""What the tiny random MLLMs share: a tokenizer of bytes, small sizes, and how they are saved.
 
 This module knows no family.
 """
@@ -8,15 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'][0]['text'] }}<|im_end|>{% endgeneration %}\n"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 IMAGE_TOKEN = "<image>"
 # How Qwen2's tokenizer splits text into words.
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -28,12 +19,6 @@ VISION = {
     "patch_size": 8,
     "image_size": 32,
 }
-
-
-def chat_template(image: str = IMAGE_TOKEN, generation: bool = True) -> str:
-    """ChatML with `image` where the picture stands; with `generation` it marks the assistant's words."""
-    template = CHAT_TEMPLATE.replace("IMAGE", image)
-    return template if generation else template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
 
 
 def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: str = "<|im_end|>") -> Any:
