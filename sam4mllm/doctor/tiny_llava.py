@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
-from sam4mllm.doctor.tiny_templates import FAST_VLM, LLAVA_ONEVISION, chat_ml
+from sam4mllm.doctor.tiny_templates import FAST_VLM, LLAVA, LLAVA_ONEVISION, chat_ml
 
 
 def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
@@ -49,7 +49,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
     """LLaVA (CLIP, Llama): every picture is 32 x 32, 16 tokens."""
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessor, LlavaProcessor
 
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer("</s>", eos_token="</s>")
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **VISION, "projection_dim": 64},
         text_config={"model_type": "llama", **text_sizes(tokenizer)},
@@ -64,7 +64,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_ml(IMAGE_TOKEN),
+        chat_template=LLAVA,
     )
     return save(folder, LlavaForConditionalGeneration, config, processor, seed)
 

@@ -52,3 +52,15 @@ FAST_VLM = (
     + "{{ '\n' + content['text'] }}{% endfor %}{{ '<|im_end|>' + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+# llava-hf/llava-1.5-7b-hf. The prompt lacks the space before an answer, and no token ends an answer.
+LLAVA = (
+    "{% for message in messages %}{{ message['role'].upper() + ': ' }}"
+    + _IMAGES
+    + "{{ '<image>\n' }}{% endfor %}{% if message['role'] != 'assistant' %}"
+    + _TEXTS
+    + "{{ content['text'] + ' ' }}{% endfor %}{% else %}"
+    + _TEXTS
+    + "{% generation %}{{ content['text'] + ' ' }}{% endgeneration %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)

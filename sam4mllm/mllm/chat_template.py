@@ -17,20 +17,33 @@ _ANSWERS = ("[1", "<box>[[1", "No object found.", "yes", "no")
 
 _NOT_THINKING = "{%- set enable_thinking = false %}"
 
+_CLOSED = (
+    "{%- set closed = namespace(messages=[]) %}{%- for message in messages %}{%- if message['role'] == 'assistant' %}"
+    "{%- set text = message['content'] if message['content'] is string else message['content'][0]['text'] %}"
+    "{%- set message = dict(message, content=[{'type': 'text', 'text': text + eos_token}]) %}{%- endif %}"
+    "{%- set closed.messages = closed.messages + [message] %}{%- endfor %}{%- set messages = closed.messages %}"
+)
+"""Put before a template, it ends each of the assistant's texts by the tokenizer's end token."""
+
 
 def mend_chat_template(processor: Any) -> None:
     """Change the template of `processor` where it needs it; what is mended already stays as it is.
 
     - A switch for thinking (Qwen3.5's is on) is turned off.
+    - Where no special token follows the assistant's words (LLaVA 1.5), the tokenizer's end token does, or a model would
+      not learn to stop.
     - Where the tokens of the prompt are not those that a taught answer follows, and only white space is between them
       (FastVLM, LLaVA-OneVision), the prompt becomes what is taught.
 
     Raises:
-        ModelError: prompt and taught answer differ otherwise, as those of a model that always thinks first.
+        ModelError: the answers cannot be closed; prompt and taught answer differ otherwise, as those of a model that
+            always thinks first.
     """
     template = processor.chat_template
     if "enable_thinking" in template and _NOT_THINKING not in template:
         processor.chat_template = _NOT_THINKING + template
+    if turn_end(processor) is None:
+        _close_answers(processor)
     _ask_as_taught(processor)
 
 
@@ -40,6 +53,16 @@ def turn_end(processor: Any) -> int | None:
     behind = tokenizer(_taught(processor, "[]").rpartition("[]")[2].strip(), add_special_tokens=False)["input_ids"]
     known = tokenizer.added_tokens_decoder
     return behind[0] if behind and behind[0] in known and known[behind[0]].special else None
+
+
+def _close_answers(processor: Any) -> None:
+    if processor.tokenizer.eos_token is not None:
+        processor.chat_template = _CLOSED + processor.chat_template
+    if turn_end(processor) is None:
+        raise ModelError(
+            "the chat template ends an answer by no special token, and the tokenizer has no end token to put there, so "
+            "a model would not learn to stop; put one behind the assistant's text in the template"
+        )
 
 
 def _ask_as_taught(processor: Any) -> None:

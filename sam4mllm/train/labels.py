@@ -7,7 +7,6 @@ not begin where a prompt ends. This module knows no models and no pictures.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,6 +66,7 @@ def label_row(
 
     Raises:
         DataError: the conversation has no supervised turn, or an answer has no token.
+        ModelError: an answer that no such token ends.
     """
     labels = [IGNORED] * len(ids)
     for turn, (start, end) in zip(conversation.turns[1::2], spans, strict=True):
@@ -75,10 +75,9 @@ def label_row(
         if start == end:
             raise DataError(f"{_name(conversation)}: the answer {turn.text!r} has no token to learn")
         if ids[end - 1] not in end_ids:
-            warnings.warn(
+            raise ModelError(
                 f"the chat template ends an answer by none of the tokens at which the model stops ({list(end_ids)}), "
-                "so it may not learn to stop; put one behind the assistant's text in the template",
-                stacklevel=2,
+                "so it would not learn to stop; put one behind the assistant's text in the template"
             )
         labels[start:end] = ids[start:end]
     if all(label == IGNORED for label in labels):

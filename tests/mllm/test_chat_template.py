@@ -11,7 +11,7 @@ from sam4mllm.mllm.load import load_processor
 from tests.mllm import tiny
 
 
-@pytest.fixture(scope="module", params=["fast_vlm", "idefics3", "llava_onevision", "qwen2_vl"])
+@pytest.fixture(scope="module", params=["fast_vlm", "idefics3", "llava", "llava_onevision", "qwen2_vl"])
 def base(request, tmp_path_factory) -> str:
     return str(getattr(tiny, f"save_{request.param}")(tmp_path_factory.mktemp(request.param)))
 
@@ -30,13 +30,34 @@ def test_the_tokens_asked_are_the_first_of_those_taught(base, answer):
         assert tokens(processor, talk)[: len(asked)] == asked
 
 
-def test_what_is_taught_is_left_as_it_was(base):
+def test_what_is_taught_is_left_as_it_was_but_for_the_end_that_an_answer_lacks(base):
     def taught(template: str) -> str:
         return processor.apply_chat_template(talk.messages(), chat_template=template, tokenize=False)
 
     processor, _ = load_processor(base)
     talk = teaching("x.png", [("Where?", "[1,2]"), ("And there?", "yes")])
-    assert taught(processor.chat_template) == taught((Path(base) / "chat_template.jinja").read_text())
+    published = (Path(base) / "chat_template.jinja").read_text()
+    assert taught(processor.chat_template).replace("</s>", "") == taught(published)
+    assert taught(processor.chat_template).count("</s>") == (2 if "ASSISTANT" in published else 0)
+
+
+def test_a_server_may_give_what_is_said_as_text(tmp_path):
+    processor, _ = load_processor(str(tiny.save_llava(tmp_path)))
+    conversation = teaching("x.png", [("Where?", "[1,2]")]).messages()
+    as_text = [conversation[0], {"role": "assistant", "content": "[1,2]"}]
+    first, second = (
+        processor.tokenizer.apply_chat_template(said, chat_template=processor.chat_template, tokenize=False)
+        for said in (conversation, as_text)
+    )
+    assert first == second and first.endswith("ASSISTANT: [1,2]</s> ")
+
+
+def test_answers_that_cannot_be_ended_are_refused(tmp_path):
+    processor, _ = load_processor(str(tiny.save_qwen2_vl(tmp_path)))
+    processor.chat_template = processor.chat_template.replace("{% endfor %}<|im_end|>", "{% endfor %}")
+    processor.tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="would not learn to stop; put one behind"):
+        mend_chat_template(processor)
 
 
 def test_a_mended_template_is_saved_and_not_mended_again(base, tmp_path):

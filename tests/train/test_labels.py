@@ -63,12 +63,16 @@ def test_nothing_to_learn_is_an_error(mllm):
         Collator(mllm)([asking(PICTURES[0], "q")])
 
 
-def test_a_template_that_ends_no_answer_is_told_of(tmp_path, recwarn):
+def test_an_answer_that_the_template_leaves_open_learns_the_tokenizers_end_and_nothing_of_the_next_turn(tmp_path):
+    mllm = load_mllm(str(tiny.save_llava(tmp_path)))
+    batch = Collator(mllm)([teaching(PICTURES[0], EXCHANGES[:2])])
+    assert learned(mllm, batch, 0) == " [1,2,3,4]</s> No object found.</s>"
+
+
+def test_a_template_that_ends_no_answer_is_refused(tmp_path):
     mllm = load_mllm(str(tiny.save_qwen2_vl(tmp_path)))
-    Collator(mllm)([teaching(PICTURES[0], EXCHANGES)])
-    assert not [warning for warning in recwarn if "learn to stop" in str(warning.message)]
     mllm.processor.chat_template = mllm.processor.chat_template.replace("{% endfor %}<|im_end|>", "{% endfor %}")
-    with pytest.warns(UserWarning, match="may not learn to stop"):
+    with pytest.raises(ModelError, match="would not learn to stop"):
         Collator(mllm)([teaching(PICTURES[0], EXCHANGES[:1])])
 
 
