@@ -11,9 +11,9 @@ from sam4mllm.doctor.tiny_templates import FAST_VLM, LLAVA, LLAVA_ONEVISION, cha
 def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
     """FastVLM (timm ResNet, Qwen2 language model); pictures become 64 x 64, 4 tokens."""
     from transformers import (
+        CLIPImageProcessor,
         FastVlmConfig,
         FastVlmForConditionalGeneration,
-        LlavaImageProcessor,
         LlavaProcessor,
         Qwen2Config,
         TimmWrapperConfig,
@@ -34,9 +34,7 @@ def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
         image_seq_length=4,
     )
     processor = LlavaProcessor(
-        image_processor=LlavaImageProcessor(
-            size={"height": 64, "width": 64}, crop_size={"height": 64, "width": 64}, do_center_crop=False
-        ),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
         tokenizer=tokenizer,
         patch_size=32,
         vision_feature_select_strategy="full",
@@ -47,7 +45,7 @@ def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
 
 def save_llava(folder: Path, *, seed: int = 0) -> Path:
     """LLaVA (CLIP, Llama): every picture is 32 x 32, 16 tokens."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessor, LlavaProcessor
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     tokenizer = byte_tokenizer("</s>", eos_token="</s>")
     config = LlavaConfig(
@@ -59,7 +57,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
     )
     size = {"height": 32, "width": 32}
     processor = LlavaProcessor(
-        image_processor=LlavaImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size),
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",

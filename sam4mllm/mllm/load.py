@@ -235,7 +235,7 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
             raise ModelError(f"base model {base!r} has no chat template; take the chat-tuned variant of the model")
         processor.chat_template = tokenizer.chat_template
     mend_chat_template(processor)
-    keep_whole(processor.image_processor)
+    keep_whole(processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
