@@ -95,8 +95,10 @@ def load_mllm(
     return Mllm(model.eval(), processor, family, quantization)
 
 
-def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, Family]:
-    """The processor of `base` and what is known of its family, without the weights.
+def load_processor(
+    base: str, picture_size: Limits | None = None, adapter: str | Path | None = None
+) -> tuple[Any, Family]:
+    """The processor of `base`, or of `adapter` where it has one, and what is known of its family, without the weights.
 
     Raises:
         ModelError: config or processor cannot be loaded, or the processor has no chat template that asks as it teaches.
@@ -109,7 +111,7 @@ def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, 
         family = family_of(AutoConfig.from_pretrained(place).model_type)
     except (OSError, ValueError, KeyError) as error:
         raise _no_base(base, error) from error
-    processor = _load_processor(base, place, None)
+    processor = _load_processor(base, place, adapter)
     limit_pictures(processor, family.picture_size, picture_size or {}, family.model_type)
     return processor, family
 
