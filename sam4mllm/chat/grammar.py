@@ -235,10 +235,12 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
         return opening + loosely(coordinates.separator).join([r"\s*([0-9]+)"] * count) + closing
 
     tag, end_tag = (f"(?:{loosely(tag)})?" if tag else "" for tag in coordinates.tags)
+    # No space is looked for where there is no tag: a search through a long run of spaces would take ever longer.
+    first_tag = f"(?:{re.escape(coordinates.tags[0])}\\s*)?" if coordinates.tags[0] else ""
     opening = re.escape(coordinates.box[0].strip())
     comma = coordinates.separator.strip()
     return _Patterns(
-        first_box=re.compile(f"(?:{re.escape(coordinates.tags[0])}\\s*)?{opening}"),
+        first_box=re.compile(first_tag + opening),
         box=re.compile(tag + numbers(coordinates.box, 4) + end_tag),
         point=re.compile(numbers(coordinates.point, 2)),
         box_form=comma.join(["x1", "y1", "x2", "y2"]).join(coordinates.box),

@@ -15,6 +15,7 @@ from sam4mllm.chat.conversation import asking
 from sam4mllm.chat.coordinates import PLAIN
 from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.doctor.subject import Subject, pictures
+from sam4mllm.doctor.teaching import answers_alone_carry_loss, asks_as_it_teaches
 from sam4mllm.doctor.verdict import NotApplicableError, expect
 from sam4mllm.doctor.weighing import yes_and_no_weighed_together
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
@@ -24,8 +25,6 @@ from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 from sam4mllm.mllm.picture_size import own_coordinates
-from sam4mllm.train.collator import Collator
-from sam4mllm.train.labels import IGNORED
 from sam4mllm.train.run_folder import ADAPTER_WEIGHTS
 
 Check = Callable[[Subject], None]
@@ -37,17 +36,6 @@ def loads(subject: Subject) -> None:
     """Model and processor load, under their own row of the table, with weights that are all there."""
     found = subject.mllm.family.model_type
     expect(found == subject.model_type and found in FAMILIES, f"its config says {found!r}")
-
-
-def answers_alone_carry_loss(subject: Subject) -> None:
-    """The labels are the answers' tokens and the token that ends each, and nothing else."""
-    mllm = subject.mllm
-    labels = Collator(mllm)(subject.lessons)["labels"]
-    for row, conversation in zip(labels.tolist(), subject.lessons, strict=True):
-        spoken = mllm.processor.tokenizer.decode([token for token in row if token != IGNORED])
-        end = mllm.processor.tokenizer.decode([mllm.end_ids[0]])
-        wanted = "".join(turn.text + end for turn in conversation.turns if turn.supervised)
-        expect(spoken == wanted, f"{spoken!r} carries loss, not {wanted!r}")
 
 
 def loss_falls(subject: Subject) -> None:
@@ -158,6 +146,19 @@ def pictures_shrink(subject: Subject) -> None:
     TransformersEngine(limited, 1).generate([asking(huge, "Where is it?")], 2)
 
 
+def pictures_seen_whole(subject: Subject) -> None:
+    """The ends of a long picture reach the model, lying or standing."""
+    import numpy as np
+
+    for size_hw in ((40, 160), (160, 40)):
+        black = np.zeros((*size_hw, 3), np.uint8)
+        for corner in (np.s_[:20, :20], np.s_[-20:, -20:]):
+            marked = black.copy()
+            marked[corner] = 255
+            same = _seen(subject.mllm.processor, marked).equal(_seen(subject.mllm.processor, black))
+            expect(not same, f"a corner of a picture of {size_hw[1]} x {size_hw[0]} is not seen")
+
+
 def nf4(subject: Subject) -> None:
     """Quantised to four bits it trains and answers."""
     _quantised(subject, "4bit", "Linear4bit")
@@ -192,6 +193,7 @@ FAMILY_CHECKS: dict[str, Check] = {
     for check in (
         loads,
         answers_alone_carry_loss,
+        asks_as_it_teaches,
         loss_falls,
         batch_equals_singles,
         yes_and_no_weighed_together,
@@ -201,6 +203,7 @@ FAMILY_CHECKS: dict[str, Check] = {
         projector_tuned_whole,
         coordinates_round_trip,
         pictures_shrink,
+        pictures_seen_whole,
         gradient_checkpointing,
         optimiser_8bit,
         nf4,
@@ -263,5 +266,9 @@ def _resized_wh(processor: Any, size_wh: tuple[int, int]) -> tuple[int, int]:
 
 def _numbers(processor: Any, picture: Any) -> int:
     """How many numbers of a picture the model gets."""
+    return _seen(processor, picture).numel()
+
+
+def _seen(processor: Any, picture: Any) -> Any:
     messages = [messages_with_picture(asking(picture, "?"))]
-    return model_inputs(processor, messages, padding_side="left")["pixel_values"].numel()
+    return model_inputs(processor, messages, padding_side="left")["pixel_values"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, chat_template, save, text_sizes
+from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
+from sam4mllm.doctor.tiny_templates import FAST_VLM, LLAVA, LLAVA_ONEVISION, chat_ml
 
 
-def save_fast_vlm(folder: Path, *, generation: bool = True, seed: int = 0) -> Path:
+def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
     """FastVLM (timm ResNet, Qwen2 language model); pictures become 64 x 64, 4 tokens."""
     from transformers import (
+        CLIPImageProcessor,
         FastVlmConfig,
         FastVlmForConditionalGeneration,
-        LlavaImageProcessor,
         LlavaProcessor,
         Qwen2Config,
         TimmWrapperConfig,
@@ -33,22 +34,20 @@ def save_fast_vlm(folder: Path, *, generation: bool = True, seed: int = 0) -> Pa
         image_seq_length=4,
     )
     processor = LlavaProcessor(
-        image_processor=LlavaImageProcessor(
-            size={"height": 64, "width": 64}, crop_size={"height": 64, "width": 64}, do_center_crop=False
-        ),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
         tokenizer=tokenizer,
         patch_size=32,
         vision_feature_select_strategy="full",
-        chat_template=chat_template(generation=generation),
+        chat_template=FAST_VLM,
     )
     return save(folder, FastVlmForConditionalGeneration, config, processor, seed)
 
 
 def save_llava(folder: Path, *, seed: int = 0) -> Path:
     """LLaVA (CLIP, Llama): every picture is 32 x 32, 16 tokens."""
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaImageProcessor, LlavaProcessor
+    from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer("</s>", eos_token="</s>")
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **VISION, "projection_dim": 64},
         text_config={"model_type": "llama", **text_sizes(tokenizer)},
@@ -58,12 +57,12 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
     )
     size = {"height": 32, "width": 32}
     processor = LlavaProcessor(
-        image_processor=LlavaImageProcessor(size={"shortest_edge": 32}, crop_size=size),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size),
         tokenizer=tokenizer,
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_template(generation=False),
+        chat_template=LLAVA,
     )
     return save(folder, LlavaForConditionalGeneration, config, processor, seed)
 
@@ -95,7 +94,7 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_template(generation=False),
+        chat_template=chat_ml(IMAGE_TOKEN),
     )
     return save(folder, LlavaNextForConditionalGeneration, config, processor, seed)
 
@@ -126,6 +125,6 @@ def save_llava_onevision(folder: Path, *, seed: int = 0) -> Path:
         LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=chat_template(),
+        chat_template=LLAVA_ONEVISION,
     )
     return save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.doctor.tiny_llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
-from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, chat_template, save, text_sizes
+from sam4mllm.doctor.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
 from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl, save_qwen2_vl, save_qwen3_5, save_qwen3_vl
+from sam4mllm.doctor.tiny_templates import SMOLVLM, chat_ml
 
 
 def save_internvl(folder: Path, *, seed: int = 0) -> Path:
@@ -50,7 +51,7 @@ def save_internvl(folder: Path, *, seed: int = 0) -> Path:
         tokenizer,
         InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=chat_template("<IMG_CONTEXT>", generation=False),
+        chat_template=chat_ml("<IMG_CONTEXT>"),
     )
     return save(folder, InternVLForConditionalGeneration, config, processor, seed)
 
@@ -73,7 +74,7 @@ def save_smolvlm(folder: Path, *, seed: int = 0) -> Path:
         tokenizer,
         SmolVLMVideoProcessor(**sizes),
         image_seq_len=4,
-        chat_template=chat_template(generation=False),
+        chat_template=SMOLVLM,
     )
     return save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
 
@@ -93,12 +94,12 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
         Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         tokenizer,
         image_seq_len=4,
-        chat_template=chat_template(generation=False),
+        chat_template=SMOLVLM,
     )
     return save(folder, Idefics3ForConditionalGeneration, config, processor, seed)
 
 
-def save_gemma3(folder: Path, *, seed: int = 0) -> Path:
+def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
     """Gemma 3 (SigLIP): every picture is 32 x 32, 4 tokens, whose places see each other both ways."""
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
@@ -122,7 +123,7 @@ def save_gemma3(folder: Path, *, seed: int = 0) -> Path:
     processor = Gemma3Processor(
         Gemma3ImageProcessor(size={"height": 32, "width": 32}),
         tokenizer,
-        chat_template=chat_template("<start_of_image>", generation=False),
+        chat_template=chat_ml("<start_of_image>"),
         image_seq_length=4,
     )
     return save(folder, Gemma3ForConditionalGeneration, config, processor, seed)
@@ -147,7 +148,8 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
 
 def _split_picture_tokenizer() -> Any:
     cells = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
-    return byte_tokenizer("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
+    names = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
+    return byte_tokenizer(*names, eos_token="<end_of_utterance>")
 
 
 def _split_picture_config(tokenizer: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the tiny random MLLMs share: a tokenizer of bytes, a chat template, small sizes, and how they are saved.
+"""What the tiny random MLLMs share: a tokenizer of bytes, small sizes, and how they are saved.
 
 This module knows no family.
 """
@@ -8,16 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'][0]['text'] }}<|im_end|>{% endgeneration %}\n"
-    "{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}IMAGE{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 IMAGE_TOKEN = "<image>"
+# How Qwen2's tokenizer splits text into words.
+_WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 VISION = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -28,25 +21,30 @@ VISION = {
 }
 
 
-def chat_template(image: str = IMAGE_TOKEN, generation: bool = True) -> str:
-    """ChatML with `image` where the picture stands; with `generation` it marks the assistant's words."""
-    template = CHAT_TEMPLATE.replace("IMAGE", image)
-    return template if generation else template.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: str = "<|im_end|>") -> Any:
+    """One token a byte, the special tokens behind them; `named` gives some a name, as a processor may ask for.
 
-
-def byte_tokenizer(*extra: str, named: dict[str, str] | None = None) -> Any:
-    """One token a byte, the special tokens behind them; `named` gives some a name, as a processor may ask for."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    White space joins what follows it, as in real tokenizers, so where a text is cut decides its tokens.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    space, newline = "\u0120", "\u010a"
+    joined = [(newline, newline), (space, newline), *((space, chr(code)) for code in range(33, 127))]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *map("".join, joined)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=joined))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORD), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     names = dict(named or {})
     tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *extra, *names.values()])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|im_end|>", extra_special_tokens=names
+        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token=eos_token, extra_special_tokens=names
     )
 
 

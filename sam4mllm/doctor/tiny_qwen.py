@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.doctor.tiny_parts import byte_tokenizer, chat_template, save, text_sizes
+from sam4mllm.doctor.tiny_parts import byte_tokenizer, save, text_sizes
+from sam4mllm.doctor.tiny_templates import chat_ml
 
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -109,5 +110,5 @@ def _qwen_processor(processor_class: Any, tokenizer: Any, patch_size: int) -> An
         image_processor=Qwen2VLImageProcessor(**settings),
         tokenizer=tokenizer,
         video_processor=video_class(**settings),
-        chat_template=chat_template(_QWEN_IMAGE, generation=False),
+        chat_template=chat_ml(_QWEN_IMAGE),
     )

@@ -33,11 +33,8 @@ def model_inputs(
     *,
     padding_side: Literal["left", "right"],
     add_generation_prompt: bool = False,
-    assistant_mask: bool = False,
 ) -> Any:
     """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the pictures' tensors.
-
-    With `assistant_mask`, `assistant_masks` (B, T) marks what the template's `{% generation %}` blocks hold.
 
     Raises:
         DataError: the processor refuses a picture (a very long and thin one, say) or a text (with the sign that it
@@ -49,7 +46,6 @@ def model_inputs(
             tokenize=True,
             return_dict=True,
             add_generation_prompt=add_generation_prompt,
-            return_assistant_tokens_mask=assistant_mask,
             return_tensors="pt",
             processor_kwargs={"padding": True, "padding_side": padding_side},
         )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
 
-from sam4mllm.chat.conversation import teaching
 from sam4mllm.errors import ModelError
+from sam4mllm.mllm.chat_template import mend_chat_template, turn_end
 from sam4mllm.mllm.families import Family, family_of
 from sam4mllm.mllm.picture_size import Limits, keep_whole, limit_pictures, sync_tile_shapes
 from sam4mllm.progress import no_bar_in_a_log
@@ -61,7 +61,7 @@ class Mllm:
         """
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
-        ids = [*ids, self.processor.tokenizer.eos_token_id, _turn_end(self.processor)]
+        ids = [*ids, self.processor.tokenizer.eos_token_id, turn_end(self.processor)]
         return sorted({token for token in ids if token is not None})
 
 
@@ -82,7 +82,7 @@ def load_mllm(
 
     Raises:
         ModelError: base, processor or adapter cannot be loaded, the base's weights are not all there, or the processor
-            has no chat template.
+            has no chat template that asks as it teaches.
         RecipeError: a limit in `picture_size` that the family does not have.
     """
     place = place_of(base)
@@ -96,11 +96,13 @@ def load_mllm(
     return Mllm(model.eval(), processor, family, quantization)
 
 
-def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, Family]:
-    """The processor of `base` and what is known of its family, without the weights.
+def load_processor(
+    base: str, picture_size: Limits | None = None, adapter: str | Path | None = None
+) -> tuple[Any, Family]:
+    """The processor of `base`, or of `adapter` where it has one, and what is known of its family, without the weights.
 
     Raises:
-        ModelError: config or processor cannot be loaded, or the processor has no chat template.
+        ModelError: config or processor cannot be loaded, or the processor has no chat template that asks as it teaches.
         RecipeError: a limit in `picture_size` that the family does not have.
     """
     from transformers import AutoConfig
@@ -110,7 +112,7 @@ def load_processor(base: str, picture_size: Limits | None = None) -> tuple[Any, 
         family = family_of(AutoConfig.from_pretrained(place).model_type)
     except (OSError, ValueError, KeyError) as error:
         raise _no_base(base, error) from error
-    processor = _load_processor(base, place, None)
+    processor = _load_processor(base, place, adapter)
     limit_pictures(processor, family.picture_size, picture_size or {}, family.model_type)
     return processor, family
 
@@ -234,29 +236,11 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
         if tokenizer.chat_template is None:
             raise ModelError(f"base model {base!r} has no chat template; take the chat-tuned variant of the model")
         processor.chat_template = tokenizer.chat_template
-    processor.chat_template = _answering_at_once(processor.chat_template)
-    keep_whole(processor.image_processor)
+    mend_chat_template(processor)
+    keep_whole(processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
-
-
-def _turn_end(processor: Any) -> int | None:
-    """The special token that follows the assistant's words in the chat template, if one does."""
-    said = processor.apply_chat_template(teaching("", [("?", "[]")]).messages(), tokenize=False)
-    tokenizer = processor.tokenizer
-    behind = tokenizer(said.rpartition("[]")[2].strip(), add_special_tokens=False)["input_ids"]
-    known = tokenizer.added_tokens_decoder
-    return behind[0] if behind and behind[0] in known and known[behind[0]].special else None
-
-
-def _answering_at_once(template: str) -> str:
-    """The chat template with its switch for thinking off, where it has one (Qwen3.5's is on).
-
-    The switch is set in the template, which run folders and merged models keep, so that a server does the same.
-    """
-    off = "{%- set enable_thinking = false %}"
-    return off + template if "enable_thinking" in template and not template.startswith(off) else template
 
 
 def first_line(error: BaseException) -> str:

@@ -46,12 +46,21 @@ def limit_pictures(processor: Any, rule: PictureSizeRule, limits: Limits, model_
         rule.set(processor.image_processor, limits)
 
 
-def keep_whole(images: Any) -> None:
+def keep_whole(processor: Any) -> None:
     """Let an image processor that would cut the middle square out of a picture pad it to a square instead.
 
-    LLaVA 1.5's does so, although the model was taught padded pictures; what is cut off could not be found.
+    LLaVA 1.5's and FastVLM's do so, although the models were taught padded pictures; what is cut off could not be
+    found. Their checkpoints name CLIP's processor, which cannot pad, so LLaVA's own takes its place.
     """
-    if getattr(images, "do_center_crop", False) and getattr(images, "do_pad", None) is False:
+    from transformers import LlavaImageProcessor
+
+    images = processor.image_processor
+    if not getattr(images, "do_center_crop", False):
+        return
+    settings = images.to_dict()
+    if settings.pop("image_processor_type") == "CLIPImageProcessor" and "shortest_edge" in images.size:
+        processor.image_processor = LlavaImageProcessor(**{**settings, "do_pad": True})
+    elif getattr(images, "do_pad", None) is False:
         images.do_pad = True
 
 

@@ -28,7 +28,7 @@ class _Row:
     """One question while it is answered: the guessed answers, what they weigh, and the tokens to feed."""
 
     owner: int
-    asked: str
+    asked: Conversation
     answers: list[bool]
     weights: list[YesNo] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -66,7 +66,7 @@ def weigh(mllm: Mllm, inquiries: Sequence[Inquiry], batch_size: int) -> list[lis
 def _weigh_together(mllm: Mllm, inquiries: Sequence[Inquiry], batch_size: int) -> list[list[list[YesNo]]]:
     asking = [index for index, inquiry in enumerate(inquiries) if inquiry.questions]
     rows = [
-        _Row(owner, _asked_text(mllm, inquiries[index].history, question), [False] * question.count)
+        _Row(owner, _asked(inquiries[index].history, question), [False] * question.count)
         for owner, index in enumerate(asking)
         for question in inquiries[index].questions
     ]
@@ -98,20 +98,29 @@ def _guess_again(mllm: Mllm, row: _Row) -> bool:
     return changed
 
 
-def _asked_text(mllm: Mllm, history: Conversation, question: YesNoQuestion) -> str:
-    asked = Conversation(history.image, (*history.turns, Turn("user", question.text)))
-    return mllm.processor.apply_chat_template(asked.messages(), tokenize=False, add_generation_prompt=True)
+def _asked(history: Conversation, question: YesNoQuestion) -> Conversation:
+    return Conversation(history.image, (*history.turns, Turn("user", question.text)))
+
+
+def _said(asked: Conversation, answers: Sequence[bool]) -> Conversation:
+    return Conversation(asked.image, (*asked.turns, Turn("assistant", write_answers(answers))))
 
 
 def _lay_out(mllm: Mllm, row: _Row) -> None:
     """Sets the row's tokens, up to the last answer, and where each answer's yes and no part.
 
+    The answers stand in an assistant's turn, as they are taught: a template may write something between the prompt and
+    an answer, and a tokenizer may join a space to the word behind it.
+
     Raises:
         ModelError: a tokenizer that writes the answers before otherwise, depending on what follows.
     """
-    texts: list[str] = []
-    for count in range(len(row.answers)):
-        texts += [row.asked + write_answers([*row.answers[:count], answer]) for answer in (True, False)]
+    said = [
+        _said(row.asked, [*row.answers[:count], answer])
+        for count in range(len(row.answers))
+        for answer in (True, False)
+    ]
+    texts = mllm.processor.apply_chat_template([each.messages() for each in said], tokenize=False)
     ids = mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     pairs = list(zip(ids[::2], ids[1::2], strict=True))
     places = [_common(yes, no) for yes, no in pairs]

@@ -4,10 +4,10 @@
     DIR/shards/00000.jsonl    whole shards: a file that is there is complete
     DIR/predictions.jsonl     all shards, written when the last one is done
 
-Queries of one picture stand in one shard, so a picture is read and embedded once. A picture that cannot be read or
-answered gives lines of status "error", and the rest goes on; a later run asks those shards again. Several processes
-share the shards out among them; what is in one does not depend on who computed it. Shards hold evidence, and scores
-without calibration, so that a calibration which comes later changes predictions.jsonl alone.
+Queries of one picture stand in one shard, so a picture is read and embedded once. A picture that cannot be read and a
+query that cannot be answered give lines of status "error", and the rest goes on; a later run asks those shards again.
+Several processes share the shards out among them; what is in one does not depend on who computed it. Shards hold
+evidence, and scores without calibration, so that a calibration which comes later changes predictions.jsonl alone.
 """
 
 from __future__ import annotations
@@ -45,6 +45,9 @@ SHARD_SIZE = 64
 
 _ENDS_THE_RUN = (torch.OutOfMemoryError, MemoryError, ServerError)
 """What no picture is to blame for."""
+
+_Asked = tuple[Rgb, Sequence[Query]]
+"""A picture and the queries about it."""
 
 
 class Responder(Protocol):
@@ -245,46 +248,45 @@ def line_of(query: Query, result: Result) -> PredictionLine:
 
 
 def _answer(pipeline: Responder, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
-    """The lines of some pictures' queries, in their order. What a picture breaks, it breaks for itself alone."""
-    pictures: list[Rgb | None] = []
-    broken: dict[int, str] = {}
+    """The lines of some pictures' queries, in their order. What is wrong with one of them spoils its own line alone."""
+    lines: dict[int, list[PredictionLine]] = {}
+    pictures: dict[int, Rgb] = {}
     for owner, group in enumerate(groups):
         try:
-            pictures.append(load_image(group[0].image))
+            pictures[owner] = load_image(group[0].image)
         except DataError as error:
-            pictures.append(None)
-            broken[owner] = str(error)
-    readable = [owner for owner in range(len(groups)) if owner not in broken]
-    answered: dict[int, list[PredictionLine]] = {}
+            lines[owner] = [_error_line(query, str(error)) for query in group]
+    answered = _answer_apart(pipeline, [(picture, groups[owner]) for owner, picture in pictures.items()])
+    lines |= zip(pictures, answered, strict=True)
+    return [line for owner in range(len(groups)) for line in lines[owner]]
+
+
+def _answer_apart(pipeline: Responder, asked: Sequence[_Asked]) -> list[list[PredictionLine]]:
+    """The lines of each picture's queries.
+
+    Something may not be to the model's liking: a picture (a side of one pixel, say) or a phrase (with the model's sign
+    for pictures in it). To find out which, the pictures are asked about one by one, then the queries of a picture.
+    """
     try:
-        answered = _answer_together(pipeline, groups, pictures, readable)
+        return _answer_together(pipeline, asked)
     except _ENDS_THE_RUN:
         raise
-    except Exception:
-        # One of the pictures is not to the model's liking (a side of one pixel, say), but which? Each is tried alone.
-        for owner in readable:
-            try:
-                answered |= _answer_together(pipeline, groups, pictures, [owner])
-            except _ENDS_THE_RUN:
-                raise
-            except Exception as error:
-                broken[owner] = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"
-    return [
-        line
-        for owner, group in enumerate(groups)
-        for line in (answered[owner] if owner in answered else [_error_line(query, broken[owner]) for query in group])
-    ]
+    except Exception as error:
+        if len(asked) > 1:
+            return [lines for one in asked for lines in _answer_apart(pipeline, [one])]
+        ((picture, queries),) = asked
+        if len(queries) > 1:
+            return [[line for query in queries for (line,) in _answer_apart(pipeline, [(picture, [query])])]]
+        message = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"
+        return [[_error_line(queries[0], message)]]
 
 
-def _answer_together(
-    pipeline: Responder, groups: Sequence[Sequence[Query]], pictures: Sequence[Rgb | None], owners: Sequence[int]
-) -> dict[int, list[PredictionLine]]:
-    held = [picture for owner in owners if (picture := pictures[owner]) is not None]
-    asked = [(place, query) for place, owner in enumerate(owners) for query in groups[owner]]
-    results = pipeline.respond(held, asked) if asked else []
-    lines: dict[int, list[PredictionLine]] = {owner: [] for owner in owners}
-    for (place, query), result in zip(asked, results, strict=True):
-        lines[owners[place]].append(line_of(query, result))
+def _answer_together(pipeline: Responder, asked: Sequence[_Asked]) -> list[list[PredictionLine]]:
+    pairs = [(place, query) for place, (_, queries) in enumerate(asked) for query in queries]
+    results = pipeline.respond([picture for picture, _ in asked], pairs) if pairs else []
+    lines: list[list[PredictionLine]] = [[] for _ in asked]
+    for (place, query), result in zip(pairs, results, strict=True):
+        lines[place].append(line_of(query, result))
     return lines
 
 

@@ -14,10 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.chat.coordinates import Coordinates
 from sam4mllm.errors import ModelError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
-from sam4mllm.mllm.load import EMBEDDED, load_mllm
+from sam4mllm.mllm.load import EMBEDDED, load_mllm, load_processor
 from sam4mllm.mllm.picture_size import own_coordinates
 from sam4mllm.predict.calibration import Calibration
 from sam4mllm.predict.pipeline import Pipeline
@@ -117,7 +118,7 @@ def _served_pipeline(
     at_once = batch_size or generation.batch_size
     engine = ServerEngine(server, server_model, concurrency=at_once, api_key=os.environ.get("OPENAI_API_KEY"))
     return Pipeline(
-        method_from_settings(method) if method is not None else run.method,
+        method_from_settings(method, _native(run, method)) if method is not None else run.method,
         engine,
         _segmenter(segmenter, run.recipe.model.base, run, device),
         picture_batch=at_once,
@@ -130,6 +131,15 @@ def _served_pipeline(
         fallback=_fallback(fallback, run),
         calibration=_calibration(run, segmenter, method, fallback),
     )
+
+
+def _native(run: RunFolder, method: Mapping[str, Any]) -> Coordinates | None:
+    """How the run's model was taught to write places, by its processor; None where `method` leaves nothing to it."""
+    if method.get("coordinates") != "family":
+        return None
+    base, adapter = (str(run.path), None) if run.is_merged else (run.recipe.model.base, run.path)
+    processor, family = load_processor(base, adapter=adapter)
+    return own_coordinates(family.coordinates, processor)
 
 
 def _calibration(

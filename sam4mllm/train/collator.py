@@ -14,7 +14,7 @@ import torch
 from sam4mllm.chat.conversation import Conversation
 from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
 from sam4mllm.mllm.load import Mllm
-from sam4mllm.train.labels import IGNORED, label_row, marks_answers, spans_of_mask, spans_of_text
+from sam4mllm.train.labels import IGNORED, answer_spans, label_row
 
 
 class Collator:
@@ -33,24 +33,18 @@ class Collator:
         self._processor = mllm.processor
         self._end_ids = mllm.end_ids
         self._dtype = mllm.dtype
-        self._marked = marks_answers(mllm.processor.chat_template)
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         inputs = model_inputs(
             self._processor,
             [messages_with_picture(conversation) for conversation in conversations],
             padding_side="right",
-            assistant_mask=self._marked,
         )
-        masks = inputs.pop("assistant_masks") if self._marked else None
         labels = torch.full_like(inputs["input_ids"], IGNORED)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         for row, (conversation, length) in enumerate(zip(conversations, lengths, strict=True)):
             ids = inputs["input_ids"][row, :length].tolist()
-            if masks is None:
-                spans = spans_of_text(conversation, ids, self._processor)
-            else:
-                spans = spans_of_mask(masks[row, :length].tolist())
+            spans = answer_spans(conversation, ids, self._processor)
             labels[row, :length] = torch.tensor(label_row(conversation, ids, spans, self._end_ids))
         batch = {
             name: value.to(self._dtype) if torch.is_floating_point(value) else value for name, value in inputs.items()

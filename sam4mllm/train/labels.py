@@ -1,14 +1,12 @@
 """Which tokens of a conversation carry loss: those of its supervised answers and the token that ends each of them.
 
-A template with `{% generation %}` blocks says itself which tokens are the assistant's. For any other, an answer is what
-the conversation rendered up to and with it has more than the conversation rendered up to the prompt for it. This module
-knows no models and no pictures.
+An answer is what the conversation rendered up to and with it has more than the conversation rendered up to the prompt
+for it, so what is learned follows what is asked. What a template marks by `{% generation %}` is not looked at: it need
+not begin where a prompt ends. This module knows no models and no pictures.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,27 +16,12 @@ from sam4mllm.errors import DataError, ModelError
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
 
-_GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
 Span = tuple[int, int]
 """Positions [start, end) of tokens in a row of `input_ids`."""
 
 
-def marks_answers(template: str) -> bool:
-    """Whether a chat template marks the assistant's tokens; where it does not, transformers' mask is all zero."""
-    return _GENERATION_BLOCK.search(template) is not None
-
-
-def spans_of_mask(mask: Sequence[int]) -> list[Span]:
-    """The runs of ones in a row of `assistant_masks`, one for each answer."""
-    edges = [0, *mask, 0]
-    starts = [place for place in range(len(mask)) if edges[place + 1] and not edges[place]]
-    ends = [place + 1 for place in range(len(mask)) if edges[place + 1] and not edges[place + 2]]
-    return list(zip(starts, ends, strict=True))
-
-
-def spans_of_text(conversation: Conversation, ids: Sequence[int], processor: Any) -> list[Span]:
-    """The tokens of each answer, found by the difference of rendered texts. `ids` is one row without padding.
+def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any) -> list[Span]:
+    """The tokens of each answer. `ids` is one row without padding.
 
     The picture comes first and its placeholder grows to many tokens, so places are counted from the end of the row,
     where the tokens of the plain text and those of the row are the same.
@@ -59,8 +42,8 @@ def spans_of_text(conversation: Conversation, ids: Sequence[int], processor: Any
             after = processor.apply_chat_template(conversation.messages(turn + 1), tokenize=False)
         if not (full.startswith(before) and full.startswith(after)):
             raise ModelError(
-                "the chat template renders earlier turns otherwise once later ones follow, so the answers cannot be "
-                "told apart; give it {% generation %} blocks, or teach ppg with method.phrases=1"
+                "the chat template renders earlier turns otherwise once later ones follow, so what is trained would "
+                "not be what is asked; teach ppg with method.phrases=1"
             )
         end = len(after.rstrip())
         inside = [place for place, (start, stop) in enumerate(offsets) if stop > len(before) and start < end]
@@ -68,8 +51,8 @@ def spans_of_text(conversation: Conversation, ids: Sequence[int], processor: Any
     first = min((start for start, end in spans if end), default=len(ids))
     if list(ids[first:]) != list(text_ids[first - shift :]):
         raise ModelError(
-            "the processor's tokens are not those of the rendered chat, so the answers cannot be told apart; "
-            "give its chat template {% generation %} blocks"
+            "the processor's tokens are not those of the rendered chat, so the answers cannot be told apart, and this "
+            "model cannot be taught"
         )
     return spans
 
@@ -79,32 +62,22 @@ def label_row(
 ) -> list[int]:
     """The labels of one row: `ids` where a supervised answer stands, IGNORED elsewhere.
 
-    The token that ends the turn belongs to its answer, also where the template leaves it outside the marked block:
-    without it a model would not learn to stop.
+    The token that ends the turn belongs to its answer: without it a model would not learn to stop.
 
     Raises:
         DataError: the conversation has no supervised turn, or an answer has no token.
-        ModelError: the template marks another number of answers than the conversation has.
+        ModelError: an answer that no such token ends.
     """
-    answers = conversation.turns[1::2]
-    if len(spans) != len(answers):
-        raise ModelError(
-            f"the chat template marks {len(spans)} answers in a conversation of {len(answers)}; "
-            "its {% generation %} blocks must hold the assistant's turns, and all of each"
-        )
     labels = [IGNORED] * len(ids)
-    for turn, (start, end) in zip(answers, spans, strict=True):
+    for turn, (start, end) in zip(conversation.turns[1::2], spans, strict=True):
         if not turn.supervised:
             continue
         if start == end:
             raise DataError(f"{_name(conversation)}: the answer {turn.text!r} has no token to learn")
-        if ids[end - 1] not in end_ids and end < len(ids) and ids[end] in end_ids:
-            end += 1
         if ids[end - 1] not in end_ids:
-            warnings.warn(
+            raise ModelError(
                 f"the chat template ends an answer by none of the tokens at which the model stops ({list(end_ids)}), "
-                "so it may not learn to stop; put one behind the assistant's text in the template",
-                stacklevel=2,
+                "so it would not learn to stop; put one behind the assistant's text in the template"
             )
         labels[start:end] = ids[start:end]
     if all(label == IGNORED for label in labels):

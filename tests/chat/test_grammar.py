@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import process_time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -203,3 +205,10 @@ def test_any_string_is_read_as_one_of_three(text: str, size_wh: tuple[int, int])
         assert prompt.box.y1 <= prompt.box.y2
     if parsed.status == "ok":
         assert GRAMMAR.parse(GRAMMAR.write(parsed.prompts, size_wh), size_wh) == parsed
+
+
+@pytest.mark.parametrize("form", ["{}", "{}x", "the {}[1,2,3,4]", "[1,2,3,4]{}x", "no{}object", "[1,2,3,4] +{}(1,2)"])
+def test_a_long_run_of_spaces_is_read_at_once(form: str) -> None:
+    before = process_time()
+    AnswerGrammar().parse(form.format(" " * 20_000), (640, 480))
+    assert process_time() - before < 0.5

@@ -1,8 +1,13 @@
 """The recipe's limits in each family's own words, on real image processors."""
 
+import json
+
 import numpy as np
 import pytest
 from transformers import (
+    AutoProcessor,
+    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     GotOcr2ImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
@@ -13,7 +18,9 @@ from transformers import (
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
 from sam4mllm.mllm.families import FAMILIES
+from sam4mllm.mllm.load import load_processor
 from sam4mllm.mllm.picture_size import keep_whole, limit_pictures, own_coordinates
+from tests.mllm import tiny
 
 
 class Processor:
@@ -54,19 +61,41 @@ def test_smolvlms_longest_side():
 
 
 @pytest.mark.parametrize("size_wh", [(96, 32), (32, 96)])
-def test_llava_sees_a_long_picture_to_its_ends(size_wh):
-    images = LlavaImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+@pytest.mark.parametrize("processor_class", [LlavaImageProcessor, CLIPImageProcessor, CLIPImageProcessorPil])
+def test_llava_sees_a_long_picture_to_its_ends(processor_class, size_wh):
+    square = {"height": 32, "width": 32}
+    processor = Processor(processor_class(size={"shortest_edge": 32}, crop_size=square, image_mean=[0.5, 0.25, 0.125]))
     black = np.zeros((*size_wh[::-1], 3), np.uint8)
     marked = black.copy()
     marked[:6, :6] = 255
 
-    def differ() -> bool:
-        return bool((images(marked)["pixel_values"][0] != images(black)["pixel_values"][0]).any())
+    def seen(picture):
+        return np.asarray(processor.image_processor(picture)["pixel_values"][0])
 
-    assert not differ()
-    keep_whole(images)
-    assert differ()
-    assert images(black)["pixel_values"][0].shape == (3, 32, 32)
+    before = seen(black)
+    assert np.array_equal(seen(marked), before)
+    keep_whole(processor)
+    assert not np.array_equal(seen(marked), seen(black))
+    assert seen(black).shape == (3, 32, 32)
+    # A square loses nothing, and looks as it did.
+    assert np.allclose(seen(black[:32, :32]), before, atol=1e-5)
+
+
+def test_a_picture_that_is_squeezed_to_a_square_stays_squeezed():
+    images = CLIPImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    processor = Processor(images)
+    keep_whole(processor)
+    assert processor.image_processor is images
+
+
+def test_a_processor_that_pads_is_saved_and_loaded_as_such(tmp_path):
+    base = tiny.save_llava(tmp_path / "base")
+    saved = json.loads((base / "processor_config.json").read_text())["image_processor"]
+    assert saved["image_processor_type"] == "CLIPImageProcessor"
+    processor, _ = load_processor(str(base))
+    processor.save_pretrained(tmp_path / "run")
+    again = AutoProcessor.from_pretrained(tmp_path / "run").image_processor
+    assert again.to_dict() == processor.image_processor.to_dict() and again.do_pad
 
 
 @pytest.mark.parametrize(

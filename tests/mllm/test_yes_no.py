@@ -31,7 +31,7 @@ def inquiries() -> list[Inquiry]:
     return found
 
 
-@pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl"])
+@pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl", "idefics3"])
 def mllm(request):
     return load_mllm(request.getfixturevalue(request.param))
 

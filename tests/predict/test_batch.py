@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,27 @@ def test_a_picture_that_breaks_the_model_spoils_only_its_own_lines(tmp_path: Pat
     summary = predict(pipeline, make_queries(tmp_path), tmp_path / "out")
     assert (summary.ok, summary.error) == (15, 3)
     assert lines_of(tmp_path / "out")["q/2/0"]["error"] == "ValueError: not to my liking"
+
+
+@pytest.mark.parametrize("picture_batch", [1, 3])
+def test_a_phrase_that_is_refused_spoils_its_own_line_alone(tmp_path: Path, picture_batch: int) -> None:
+    queries = make_queries(tmp_path)
+    spoiled = [replace(query, phrase="a sign <image> 1") if query.id == "q/2/1" else query for query in queries]
+    pipeline, engine = make_pipeline(picture_batch)
+    generate = engine.generate
+
+    def refusing(conversations, max_new_tokens):
+        if any("<image>" in conversation.turns[-1].text for conversation in conversations):
+            raise DataError("the model's processor refuses the text")
+        return generate(conversations, max_new_tokens)
+
+    engine.generate = refusing
+    predict(make_pipeline()[0], queries, tmp_path / "clean")
+    summary = predict(pipeline, spoiled, tmp_path / "out")
+    assert (summary.ok, summary.error) == (17, 1)
+    clean, out = lines_of(tmp_path / "clean"), lines_of(tmp_path / "out")
+    assert out.pop("q/2/1")["error"] == "the model's processor refuses the text"
+    assert out == {name: line for name, line in clean.items() if name != "q/2/1"}
 
 
 def test_running_out_of_memory_ends_the_run(tmp_path: Path) -> None:

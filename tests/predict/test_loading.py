@@ -15,14 +15,17 @@ from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli import main
 from sam4mllm.data.queries import Evidence
 from sam4mllm.errors import ModelError
+from sam4mllm.geometry import ResizedGrid
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.load import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.predict.calibration import fit_calibration
 from sam4mllm.predict.loading import chosen_device
+from sam4mllm.predict.merge import merge
 from sam4mllm.recipe_sections import MethodSection
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.segment.fallback import BoxFallback
+from sam4mllm.train.method import method_of
 from sam4mllm.train.run_folder import RunFolder
 from tests.mllm import tiny
 from tests.mllm.fake_server import Server
@@ -228,6 +231,27 @@ def test_with_a_server_the_run_gives_method_and_segmenter_and_no_model_is_loaded
     assert [line["status"] for line in read] == ["malformed"] * 3 + ["ok", "malformed"]
     assert read[3]["objects"][0]["box_xyxy"] == pytest.approx([12.06, 8.04, 48.06, 32.04])
     assert {body["max_tokens"] for body in server.asked} == {6} and set(server.keys) == {"Bearer the-key"}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_with_a_server_the_familys_coordinates_are_those_of_the_runs_own_processor(
+    home: Path, tmp_path: Path, merged: bool
+) -> None:
+    tiny.save_qwen2_5_vl(tmp_path / "base")
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE.format(folder=tmp_path).replace(f"{tmp_path}/sam.pth", f"{home}/sam.pth"))
+    recipe = load_recipe(file, ["model.max_pixels=4704"])
+    mllm = attach_lora(load_mllm(recipe.model.base, picture_size=recipe.model.picture_size), recipe.lora, seed=0)
+    run = RunFolder.create(recipe, method_of(recipe))
+    run.finish(mllm.model, mllm.processor)
+    run = merge(run, tmp_path / "merged") if merged else run
+    asked = MethodSection(positives=0, negatives=0).model_dump()
+    assert asked["coordinates"] == "family"
+    local = Pipeline.from_pretrained(run.path, device="cpu", method=asked)
+    with Server() as server:
+        served = Pipeline.from_pretrained(run.path, device="cpu", method=asked, server=server.url)
+    assert served.method == local.method
+    assert served.method.coordinates.frame == ResizedGrid(28, 784, 4704)
 
 
 def test_a_server_wants_a_run_folder_and_its_model_a_server(home: Path) -> None:
