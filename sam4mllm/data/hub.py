@@ -158,8 +158,9 @@ def _picture_path(value: object, store: Path) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
             ending = (image.format or "png").lower()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError("the image is not a picture that can be read") from error
+    # As in images.py: a damaged picture may raise nearly anything.
+    except Exception as error:
+        raise DataError(f"the image is not a picture that can be read: {error}") from error
     file = store / f"{hashlib.sha256(content).hexdigest()}.{ending}"
     if not file.is_file():
         store.mkdir(parents=True, exist_ok=True)

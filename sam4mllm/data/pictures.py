@@ -1,14 +1,28 @@
-"""The size of a picture on disk, from its header alone. This module reads no pixels and knows no data set."""
+"""What a picture's file says before its pixels: its size, and how it is turned to be seen.
+
+This module knows no data set.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.Image import Transpose
 
-# EXIF's tag for how a camera was held, and its values that swap width and height.
+# EXIF's tag for how a camera was held, and what each of its values asks for.
 _ORIENTATION = 0x0112
-_ON_ITS_SIDE = (5, 6, 7, 8)
+_UPRIGHT = 1
+_TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
 
 
 def known_size_wh(path: Path) -> tuple[int, int] | None:
@@ -18,7 +32,16 @@ def known_size_wh(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            turned = turn_of(image) in _ON_ITS_SIDE
+    # A damaged picture may raise nearly anything: Pillow's decoders have no error of their own.
+    except Exception:
         return None
     return (height, width) if turned else (width, height)
+
+
+def turn_of(image: Image.Image) -> Transpose | None:
+    """What brings a picture, opened and not yet decoded, upright; None where it is, or where Pillow will do it."""
+    # Pillow turns a TIFF while it decodes, and tells its size as turned from the beginning.
+    if image.format == "TIFF":
+        return None
+    return _TURNS.get(image.getexif().get(_ORIENTATION, _UPRIGHT))

@@ -205,8 +205,11 @@ def mask_of_picture(source: Any) -> Rle:
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...)") from error
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...)") from None
+    # As in images.py: a damaged picture may raise nearly anything.
+    except Exception as error:
+        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...): {error}") from error
     mask: npt.NDArray[np.bool_] = pixels != 0 if pixels.ndim == 2 else (pixels[..., :3] != 0).any(axis=2)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         mask &= pixels[..., 3] != 0

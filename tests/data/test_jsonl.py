@@ -19,7 +19,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
-from tests.data.tiny_datasets import write_picture
+from tests.data.tiny_datasets import write_broken_avif, write_picture
 
 SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
 WIDTH, HEIGHT = 20, 10
@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     palette.putpalette([0, 0, 0] * 256)
     palette.save(tmp_path / "indexed.png")
     write_picture(tmp_path / "small.png", 5, 5)
+    write_broken_avif(tmp_path / "broken.avif")
     return tmp_path
 
 
@@ -126,6 +127,7 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
         (GOOD | {"masks": SQUARE[0]}, "masks is a list, an entry for each object; found 2"),
         (GOOD | {"masks": ["nowhere.png"]}, "nowhere.png: no such file; a mask was expected"),
         (GOOD | {"masks": ["mine.jsonl"]}, "mine.jsonl: not a picture that can be read as a mask"),
+        (GOOD | {"masks": ["broken.avif"]}, "broken.avif: not a picture that can be read as a mask .*: Failed"),
         (GOOD | {"masks": ["small.png"]}, r"the mask is \(5, 5\) \(H, W\), its picture is \(10, 20\)"),
         (GOOD | {"masks": [[1, 2, 3, 4]]}, "three points"),
         (GOOD | {"masks": [{"size": [10, 20], "counts": [200]}]}, "a mask has no pixel; leave masks out"),

@@ -1,0 +1,32 @@
+"""What a picture's file says before its pixels: its size as it is seen, whatever the format and the EXIF."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sam4mllm.data.images import load_image
+from sam4mllm.data.pictures import known_size_wh
+from tests.data.tiny_datasets import write_broken_avif
+
+# TIFF, which Pillow turns itself, beside those that are turned here.
+FORMATS = ("jpg", "png", "webp", "tif")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_picture_as_it_is_loaded(tmp_path: Path, ending: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    height, width = load_image(path).shape[:2]
+    assert known_size_wh(path) == (width, height) == ((20, 30) if orientation > 4 else (30, 20))
+
+
+def test_what_is_no_picture_has_no_size(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("not a picture")
+    assert known_size_wh(tmp_path / "note.jpg") is known_size_wh(tmp_path / "nowhere.jpg") is None
+    assert known_size_wh(write_broken_avif(tmp_path / "broken.avif")) is None
