@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.hub import read_hub
+from sam4mllm.data.hub import COLUMNS, read_hub
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
+from sam4mllm.recipe_data import ColumnName
 from tests.data.tiny_datasets import write_picture
 
 SQUARE = [2.0, 1.0, 8.0, 1.0, 8.0, 5.0, 2.0, 5.0]
@@ -82,6 +83,50 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     samples = read_hub(path, None, images=tmp_path / "photos")
     assert [each.id for each in samples] == ["hub/set/0/0", "hub/set/0/1"]
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
+
+
+OTHER = [12.0, 1.0, 18.0, 1.0, 18.0, 5.0, 12.0, 5.0]
+LEFT, RIGHT, BOTH = Box(2, 1, 8, 5), Box(12, 1, 18, 5), Box(2, 1, 18, 5)
+PICTURE_OF_MASK = Image.fromarray(mask().astype(np.uint8) * 255)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "feature", "boxes"),
+    [
+        ("masks", [SQUARE, OTHER], None, [LEFT, RIGHT]),
+        ("masks", [[SQUARE, OTHER], [OTHER]], None, [BOTH, RIGHT]),
+        ("masks", SQUARE, None, [LEFT]),
+        ("masks", [dict(encode(mask()))], None, [LEFT]),
+        ("masks", [PICTURE_OF_MASK], datasets.List(datasets.Image()), [LEFT]),
+        ("masks", PICTURE_OF_MASK, None, [LEFT]),
+        ("mask", [PICTURE_OF_MASK], datasets.List(datasets.Image()), [LEFT]),
+        ("segmentation", [SQUARE, OTHER], None, [BOTH]),
+        ("segmentation", [[SQUARE], [OTHER]], None, [LEFT, RIGHT]),
+        ("boxes", [2.0, 1.0, 8.0, 5.0], None, [LEFT]),
+        ("boxes", [[2.0, 1.0, 8.0, 5.0], [12.0, 1.0, 18.0, 5.0]], None, [LEFT, RIGHT]),
+        ("bbox", [2.0, 1.0, 6.0, 4.0], None, [LEFT]),
+        ("bbox", [[2.0, 1.0, 6.0, 4.0], [12.0, 1.0, 6.0, 4.0]], None, [LEFT, RIGHT]),
+    ],
+)
+def test_a_column_of_another_name_is_read_as_it_is_called_and_by_what_it_holds(
+    tmp_path: Path, form: str, value: Any, feature: Any, boxes: list[Box]
+) -> None:
+    write_picture(tmp_path / "a.png")
+    columns = {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "theirs": [value]}
+    path = save(tmp_path, columns, **({"theirs": feature} if feature else {}))
+    (sample,) = read_hub(path, None, columns={form: "theirs"})
+    assert [item.box for item in sample.objects] == boxes
+
+
+def test_the_names_of_columns_are_those_that_a_recipe_takes() -> None:
+    assert [form for forms in COLUMNS.values() for form in forms] == list(get_args(ColumnName))
+
+
+def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    path = save(tmp_path, {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "one": [SQUARE], "two": [[SQUARE]]})
+    with pytest.raises(DataError, match="columns names both masks and mask, which tell the same; keep one of them"):
+        read_hub(path, None, columns={"mask": "one", "masks": "two"})
 
 
 def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
