@@ -70,9 +70,10 @@ def read_hub(
     store = images if images is not None else _cache()
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
-    for number, row in enumerate(rows.select_columns(list(names.values()))):
+    # Arrow's own form decodes no picture: pictures come as they are stored, as bytes or paths.
+    for number, row in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
         try:
-            found = records.samples(_record(row, names, store), number)
+            found = records.samples(_record(row.to_pylist()[0], names, store), number)
         except (DataError, ValueError) as error:
             raise DataError(f"{path}, row {number}: {error}") from error
         if faults := note_ids(found, number, first_rows):
@@ -86,7 +87,7 @@ def read_hub(
 
 
 def _load(path: Path, split: str | None) -> Any:
-    """The rows, their pictures as stored bytes or paths."""
+    """The data set, or its split."""
     import datasets
 
     try:
@@ -103,11 +104,6 @@ def _load(path: Path, split: str | None) -> Any:
         found = found[split]
     elif split is not None:
         raise DataError(f"{path}: is one data set without splits; leave split={split!r} out")
-    for name, feature in found.features.items():
-        if isinstance(feature, datasets.Image):
-            found = found.cast_column(name, datasets.Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            found = found.cast_column(name, datasets.List(datasets.Image(decode=False)))
     return found
 
 

@@ -27,6 +27,9 @@ def mask() -> np.ndarray:
     return pixels
 
 
+PICTURE_OF_MASK = Image.fromarray(mask().astype(np.uint8) * 255)
+
+
 def pictures(count: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [Image.fromarray(rng.integers(0, 256, (10, 20, 3), dtype=np.uint8)) for _ in range(count)]
@@ -70,9 +73,9 @@ def test_stored_pictures_become_files_named_by_their_content(tmp_path: Path) -> 
         ("segmentation", SQUARE, None),
         ("segmentation", [SQUARE], None),
         ("mask", dict(encode(mask())), None),
-        ("mask", Image.fromarray(mask().astype(np.uint8) * 255), None),
+        ("mask", PICTURE_OF_MASK, None),
         ("masks", [dict(encode(mask()))], None),
-        ("masks", [Image.fromarray(mask().astype(np.uint8) * 255)], datasets.List(datasets.Image())),
+        ("masks", [PICTURE_OF_MASK], datasets.List(datasets.Image())),
     ],
     ids=["flat polygon", "polygons", "run lengths", "picture", "list of run lengths", "list of pictures"],
 )
@@ -85,9 +88,18 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
 
 
+def test_reading_writes_nothing_into_the_data_set_and_stores_no_picture_beyond_the_limit(tmp_path: Path) -> None:
+    columns = {"image": pictures(3), "phrase": ["it"] * 3, "masks": [[PICTURE_OF_MASK]] * 3, "extra": pictures(3)}
+    path = save(tmp_path, columns, masks=datasets.List(datasets.Image()))
+    before = {file: file.stat().st_size for file in path.rglob("*")}
+    (sample,) = read_hub(path, None, images=tmp_path / "pictures", limit=1)
+    assert np.array_equal(sample.mask(), mask())
+    assert {file: file.stat().st_size for file in path.rglob("*")} == before
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
 OTHER = [12.0, 1.0, 18.0, 1.0, 18.0, 5.0, 12.0, 5.0]
 LEFT, RIGHT, BOTH = Box(2, 1, 8, 5), Box(12, 1, 18, 5), Box(2, 1, 18, 5)
-PICTURE_OF_MASK = Image.fromarray(mask().astype(np.uint8) * 255)
 
 
 @pytest.mark.parametrize(
