@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from sam4mllm.data.fields import is_there
 from sam4mllm.data.pictures import turn_of
 from sam4mllm.errors import DataError
 
@@ -27,7 +28,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
         DataError: no such file, no picture, or a picture that is cut short.
     """
     place = Path(path)
-    if not place.is_file():
+    if not is_there(place):
         raise DataError(f"{place}: no such file; a picture was expected")
     try:
         with Image.open(place) as image:

@@ -14,6 +14,8 @@ from PIL import Image
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngImageFile
 
+from sam4mllm.data.fields import is_there
+
 # EXIF's tag for how a camera was held, and what each of its values asks for.
 _ORIENTATION = 0x0112
 _UPRIGHT = 1
@@ -36,7 +38,7 @@ _CHUNK_END = 4
 
 def known_size_wh(path: Path) -> tuple[int, int] | None:
     """Width and height in pixels as the picture is meant to be seen (EXIF applied); None for no file or no picture."""
-    if not path.is_file():
+    if not is_there(path):
         return None
     try:
         with Image.open(path) as image:

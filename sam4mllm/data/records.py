@@ -13,7 +13,6 @@ know where records come from: the reader that calls says which line it was.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sam4mllm.data.fields import need, shorten
+from sam4mllm.data.fields import is_number, is_there, need, shorten
 from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, area, decode, encode, from_segmentation
 from sam4mllm.data.pictures import known_size_wh
@@ -169,7 +168,8 @@ def samples_of_lines(
     for number, value in read_lines(path, lambda record: record, faults):
         try:
             found = samples_of(value, number)
-        except (DataError, ValueError) as error:
+        # OverflowError: a number with more digits than pycocotools can take.
+        except (DataError, ValueError, OverflowError) as error:
             faults.append(f"line {number}: {error}")
             continue
         faults += note_ids(found, number, first_lines)
@@ -200,8 +200,10 @@ def mask_of_picture(source: Any) -> Rle:
         DataError: no such file, or no picture.
     """
     name = source if isinstance(source, Path) else "the mask"
-    if isinstance(source, Path) and not source.is_file():
-        raise DataError(f"{source}: no such file; a mask was expected")
+    if isinstance(source, Path) and not is_there(source):
+        raise DataError(
+            f"{source}: no such file; a mask was expected (run lengths are no text but an object with size and counts)"
+        )
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
@@ -239,9 +241,7 @@ def _box(value: object) -> Box:
         DataError: no four finite numbers, or corners out of order, as COCO's x, y, width, height mostly are.
     """
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 4 or not all(
-        isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in numbers
-    ):
+    if len(numbers) != 4 or not all(map(is_number, numbers)):
         raise DataError(f"a box is [x1, y1, x2, y2] in pixels; found {shorten(value)}")
     box = Box(*map(float, numbers))
     if box.x1 > box.x2 or box.y1 > box.y2:

@@ -51,6 +51,8 @@ def test_sixteen_bits_are_brought_down_not_cut_off() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jpg: no such file"):
         load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(DataError, match="no such file"):
+        load_image(tmp_path / ("iVBORw0KG" * 60))
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
