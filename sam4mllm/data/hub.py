@@ -67,13 +67,16 @@ def read_hub(
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
     name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
     records = Records(name, path if images is None else images, path)
-    store = images if images is not None else _cache()
+    store = (images if images is not None else _cache()).absolute()
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
     # Arrow's own form decodes no picture: pictures come as they are stored, as bytes or paths.
     for number, row in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
         try:
-            found = records.samples(_record(row.to_pylist()[0], names, store), number)
+            record = _record(row.to_pylist()[0], names, store)
+            picture = Path(record["image"])
+            # A stored picture is named by its content: where it is written to has no part in the objects' ids.
+            found = records.samples(record, number, picture.name if picture.parent == store else None)
         except (DataError, ValueError) as error:
             raise DataError(f"{path}, row {number}: {error}") from error
         if faults := note_ids(found, number, first_rows):
@@ -171,7 +174,7 @@ def _picture_path(value: object, store: Path) -> str:
         store.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as unfinished:
             unfinished.write_bytes(content)
-    return str(file.absolute())
+    return str(file)
 
 
 def _several_masks(value: object, form: str) -> bool:

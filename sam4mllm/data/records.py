@@ -47,10 +47,11 @@ class Records:
         self._masks = masks
         self._sizes_wh: dict[Path, tuple[int, int] | None] = {}
 
-    def samples(self, value: object, number: int) -> list[Sample]:
+    def samples(self, value: object, number: int, named: str | None = None) -> list[Sample]:
         """The samples of record `number`, one for each phrase.
 
-        A sample's id is the record's, or `{name}/{number}`; with `phrases`, `/{index}` follows.
+        A sample's id is the record's, or `{name}/{number}`; with `phrases`, `/{index}` follows. In the ids of objects
+        the picture is called `named`, or by its path as the record has it.
 
         Raises:
             DataError: a field that is unknown, missing or not what it promises; no such picture or mask.
@@ -62,7 +63,7 @@ class Records:
         image = need(record, "image", str, "sample")
         picture = self._images / image
         size_wh = self._size_wh(record, picture)
-        objects = self._objects(record, image, size_wh)
+        objects = self._objects(record, named or image, size_wh)
         ignore = None if record.get("ignore") is None else self._rle(record["ignore"], size_wh)
         identity = f"{self._name}/{number}" if record.get("id") is None else need(record, "id", str, "sample")
         several = "phrases" in record
@@ -90,7 +91,7 @@ class Records:
             raise DataError(f"size_wh is {tuple(given)}, but {picture} is {on_disk}")
         return given[0], given[1]
 
-    def _objects(self, record: Mapping[str, Any], image: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
+    def _objects(self, record: Mapping[str, Any], named: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
         """The objects that are meant; none where neither masks nor boxes are given."""
         given_masks, given_boxes = record.get("masks"), record.get("boxes")
         for key, given in (("masks", given_masks), ("boxes", given_boxes)):
@@ -109,7 +110,7 @@ class Records:
             raise DataError(f"the box {list(beyond[0])} has no part in the picture of {size_wh} (width, height)")
         ids = record.get("object_ids")
         if ids is None:
-            made = (f"{self._name}/{image}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True))
+            made = (f"{self._name}/{named}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True))
             # One that is listed twice is one object.
             by_id = {key: MaskObject(key, rle, box) for key, rle, box in zip(made, rles, boxes, strict=True)}
             return tuple(by_id.values())

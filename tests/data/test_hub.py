@@ -88,6 +88,17 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
 
 
+def test_where_stored_pictures_are_written_to_has_no_part_in_the_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, {"image": pictures(1), "phrase": ["it"], "masks": [[[SQUARE]]]})
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    read = [read_hub(path, None, images=images)[0] for images in (None, tmp_path / "here", Path("there"))]
+    assert [sample.image.parent.parent for sample in read] == [tmp_path / "cache", tmp_path, tmp_path]
+    assert len({sample.objects[0].id for sample in read}) == 1 and str(tmp_path) not in read[0].objects[0].id
+
+
 def test_reading_writes_nothing_into_the_data_set_and_stores_no_picture_beyond_the_limit(tmp_path: Path) -> None:
     columns = {"image": pictures(3), "phrase": ["it"] * 3, "masks": [[PICTURE_OF_MASK]] * 3, "extra": pictures(3)}
     path = save(tmp_path, columns, masks=datasets.List(datasets.Image()))
