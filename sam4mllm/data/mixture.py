@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.data.leakage import LeftOut, guard_of
-from sam4mllm.data.readers import read_dialogues, read_samples
+from sam4mllm.data.readers import KnownPictures, read_dialogues, read_samples
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
@@ -74,7 +74,12 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     Raises:
         DataError: a set that cannot be read, or of which nothing is left to learn from, by its name.
     """
-    guard = guard_of(data)
+    known: KnownPictures = {}
+    # Before the guard: a set that is read tells the pictures of its other splits, and is not parsed again for them.
+    read = {
+        index: read_samples(entry, known) for index, entry in enumerate(data.train) if entry.dataset not in CHAT_SETS
+    }
+    guard = guard_of(data, known)
     left_out: list[LeftOut] = []
     passes: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
@@ -103,7 +108,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             sets.append(_drawn(entry, chats))
             continue
         fresh = []
-        for sample in held_in(read_samples(entry), entry):
+        for sample in held_in(read.pop(index), entry):
             meaning = (sample.image, sample.phrase, frozenset(item.id for item in sample.objects))
             doubled += meaning in seen
             if meaning not in seen:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.data.mixture import Mixture, read_mixture
+from sam4mllm.data.unpickle import load_plain
 from sam4mllm.errors import DataError
 from sam4mllm.recipe_data import DataSection
 from tests.data.tiny_datasets import (
@@ -59,6 +60,19 @@ def mix(home: Path, *train: dict[str, Any], seed: int = 0, **more: Any) -> Mixtu
 
     held = {key: whole(value) if isinstance(value, dict) else value for key, value in more.items()}
     return read_mixture(DataSection.model_validate({"train": [whole(each) for each in train], **held}), seed)
+
+
+def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Path] = []
+
+    def counted(path: Path, what: str) -> Any:
+        parsed.append(path)
+        return load_plain(path, what)
+
+    monkeypatch.setattr("sam4mllm.data.refcoco.load_plain", counted)
+    held = {"validation": {"dataset": "refcocog", "split": "test", "limit": 1}}
+    mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, **held)
+    assert parsed == [home / "refcoco" / "refs(unc).p", home / "refcocog" / "refs(umd).p"]
 
 
 def test_pictures_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
