@@ -118,7 +118,7 @@ def dataset_options(parser: argparse.ArgumentParser, *, several: bool = False, r
         "--column",
         action="append",
         metavar="OURS=THEIRS",
-        help="for hub: the column of image, phrase, masks, boxes, id",
+        help="for hub: the column of image, phrase, masks or mask, boxes or bbox, id",
     )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the pictures, where it is not the usual one"

@@ -25,6 +25,7 @@ DatasetName = Literal[
     "chat",
     "reasonseg-explanations",
 ]
+ColumnName = Literal["image", "phrase", "phrases", "masks", "mask", "segmentation", "boxes", "bbox", "id"]
 OWN_SETS = ("jsonl", "coco", "hub")
 """The data sets that are data of one's own, named by their path."""
 CHAT_SETS = ("chat", "reasonseg-explanations")
@@ -63,7 +64,7 @@ class DataEntry(Section):
     """For coco: the file of phrases."""
     images: Directory | None = None
     """The folder of the pictures, where it is not the usual one."""
-    columns: dict[Literal["image", "phrase", "masks", "boxes", "id"], str] | None = None
+    columns: dict[ColumnName, str] | None = None
     """For hub: the data set's own column for each of these, where it has another name."""
     limit: PositiveInt | None = None
     """The first so many samples only; null for all."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam4mllm.data.fields import need, read_json, shorten
+from sam4mllm.data.fields import is_there, need, read_json, shorten
 from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.errors import DataError
 
@@ -126,6 +126,6 @@ def _exchanges(turns: list[object]) -> tuple[tuple[str, str], ...]:
 
 
 def _picture(path: Path, where: str) -> Path:
-    if not path.is_file():
+    if not is_there(path):
         raise DataError(f"{where}: {path}: no such picture")
     return path

@@ -6,8 +6,9 @@ This module knows no format: a reader says which fields it needs and where the r
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from sam4mllm.errors import DataError
 
@@ -71,6 +72,19 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {what} must be JSON: {error}") from error
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number, and one that a float can hold; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file; a text that the system takes for no name (it is too long, say) names none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def shorten(value: object) -> str:

@@ -10,24 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.fields import read_json, shorten
-from sam4mllm.data.instances import Instances
-from sam4mllm.data.refcoco import Ref, parse_refs, samples_of_refs
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.refcoco import Ref, parse_refs
 from sam4mllm.errors import DataError
 
 NO_TARGET = -1
 
 
-def read_grefcoco(
-    name: str, root: Path, split: str, *, images: Path, split_by: str, limit: int | None = None
-) -> list[Sample]:
-    """The sentences of one split, in the order of the file; arguments and errors as in `read_refcoco`."""
-    path, found = grefs(name, root, split_by)
-    return samples_of_refs(found, Instances(root / name / "instances.json", images, name), name, split, path, limit)
-
-
 def grefs(name: str, root: Path, split_by: str) -> tuple[Path, list[Ref]]:
-    """The file of refs and every ref in it, of all splits; arguments and errors as in `read_refcoco`."""
+    """The file of refs and every ref in it, of all splits; arguments and errors as in `refcoco.refs`."""
     path = root / name / f"grefs({split_by}).json"
     return path, parse_refs(read_json(path, "the list of refs"), path, _targets)
 

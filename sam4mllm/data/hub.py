@@ -4,15 +4,16 @@ A row is a record of `records.py`, under the names that such data sets use:
 
     image    image                        an Image, or the path of one
     phrase   phrase, phrases              a text, or a list of texts
-    masks    masks                        a list of masks, each an Image, run lengths, polygons or a path
-             mask, segmentation           one mask
-    boxes    boxes                        a list of [x1, y1, x2, y2]
-             bbox                         one box as COCO has it, [x, y, width, height]
+    masks    masks                        each an Image, run lengths, polygons or a path; a list of polygons is several
+             mask, segmentation           the same, but a list of polygons is one mask
+    boxes    boxes                        each [x1, y1, x2, y2]
+             bbox                         each as COCO has it, [x, y, width, height]
     id       id                           a text or a number
 
-The first column that is there counts; other names are given as `columns`. A picture that is stored within the data set
-is written once to a file named by its content, for every stage takes pictures from files. This module knows nothing
-about models or scores.
+Masks and boxes are one or a list, as the value shows. The first column that is there counts; `columns` tells which of
+these names a column stands for that is called otherwise. A picture that is stored within the data set is written once
+to a file named by its content, for every stage takes pictures from files. This module knows nothing about models or
+scores.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "boxes": ("boxes", "bbox"),
     "id": ("id",),
 }
+"""The names that a column may have, or be given, for each thing that a row tells."""
 
 
 def read_hub(
@@ -53,7 +55,7 @@ def read_hub(
     Args:
         path: a folder made by `save_to_disk`, or an id of the Hub.
         split: which split; None where the folder holds one data set.
-        columns: the data set's column for each of our names, where it is none of `COLUMNS`.
+        columns: the data set's column for a name of `COLUMNS`, where it is called otherwise.
         images: the folder from which paths of pictures start, and to which stored pictures are written; None for the
             data set's folder and the library's cache.
         limit: at most so many samples, from the beginning.
@@ -65,12 +67,16 @@ def read_hub(
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
     name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
     records = Records(name, path if images is None else images, path)
-    store = images if images is not None else _cache()
+    store = (images if images is not None else _cache()).absolute()
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
-    for number, row in enumerate(rows.select_columns(list(names.values()))):
+    # Arrow's own form decodes no picture: pictures come as they are stored, as bytes or paths.
+    for number, row in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
         try:
-            found = records.samples(_record(row, names, store), number)
+            record = _record(row.to_pylist()[0], names, store)
+            picture = Path(record["image"])
+            # A stored picture is named by its content: where it is written to has no part in the objects' ids.
+            found = records.samples(record, number, picture.name if picture.parent == store else None)
         except (DataError, ValueError) as error:
             raise DataError(f"{path}, row {number}: {error}") from error
         if faults := note_ids(found, number, first_rows):
@@ -84,7 +90,7 @@ def read_hub(
 
 
 def _load(path: Path, split: str | None) -> Any:
-    """The rows, their pictures as stored bytes or paths."""
+    """The data set, or its split."""
     import datasets
 
     try:
@@ -101,47 +107,49 @@ def _load(path: Path, split: str | None) -> Any:
         found = found[split]
     elif split is not None:
         raise DataError(f"{path}: is one data set without splits; leave split={split!r} out")
-    for name, feature in found.features.items():
-        if isinstance(feature, datasets.Image):
-            found = found.cast_column(name, datasets.Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            found = found.cast_column(name, datasets.List(datasets.Image(decode=False)))
     return found
 
 
 def _columns_of(there: list[str], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """The data set's column for each of our names.
+    """The data set's column for each name of `COLUMNS` that it has, at most one for each thing that a row tells.
 
     Raises:
-        DataError: a column that is not there; none for the picture or the phrase.
+        DataError: a column that is not there; none for the picture or the phrase; two for one thing.
     """
-    names = {}
-    for ours, usual in COLUMNS.items():
-        if ours in given and given[ours] not in there:
-            raise DataError(f"{where}: there is no column {given[ours]!r}; it has: {', '.join(there)}")
-        column = given.get(ours, next((each for each in usual if each in there), None))
-        if column is not None:
-            names[ours] = column
-        elif ours in ("image", "phrase"):
+    if missing := [column for column in given.values() if column not in there]:
+        raise DataError(f"{where}: there is no column {missing[0]!r}; it has: {', '.join(there)}")
+    names: dict[str, str] = {}
+    for thing, forms in COLUMNS.items():
+        named = [form for form in forms if form in given]
+        if len(named) > 1:
+            raise DataError(f"{where}: columns names both {' and '.join(named)}, which tell the same; keep one of them")
+        usual = [form for form in forms if form in there]
+        if not named and not usual and thing in ("image", "phrase"):
             raise DataError(
-                f"{where}: no column {' or '.join(usual)}; name it as columns.{ours}; it has: {', '.join(there)}"
+                f"{where}: no column {' or '.join(forms)}; name it as columns.{thing}; it has: {', '.join(there)}"
             )
+        names |= {form: given.get(form, form) for form in (named or usual)[:1]}
     return names
 
 
 def _record(row: Mapping[str, Any], names: Mapping[str, str], store: Path) -> dict[str, Any]:
     """The row as a record of `records.py`."""
-    phrase = row[names["phrase"]]
-    record: dict[str, Any] = {
-        "image": _picture_path(row[names["image"]], store),
-        "phrases" if isinstance(phrase, list) else "phrase": phrase,
-    }
-    if (masks := names.get("masks")) and row[masks] is not None:
-        record["masks"] = [_mask(mask) for mask in (row[masks] if masks == "masks" else [row[masks]])]
-    if (boxes := names.get("boxes")) and row[boxes] is not None:
-        record["boxes"] = row[boxes] if boxes != "bbox" else [_corners(row[boxes])]
-    if (identity := names.get("id")) and row[identity] is not None:
-        record["id"] = str(row[identity])
+    record: dict[str, Any] = {}
+    for form, column in names.items():
+        value = row[column]
+        if form == "image":
+            record["image"] = _picture_path(value, store)
+        elif form in COLUMNS["phrase"]:
+            record["phrases" if isinstance(value, list) else "phrase"] = value
+        elif value is None:
+            continue
+        elif form in COLUMNS["masks"]:
+            record["masks"] = [_mask(mask) for mask in (value if _several_masks(value, form) else [value])]
+        elif form in COLUMNS["boxes"]:
+            boxes = value if isinstance(value, list) and (not value or isinstance(value[0], list)) else [value]
+            record["boxes"] = [_corners(box) for box in boxes] if form == "bbox" else boxes
+        else:
+            record["id"] = str(value)
     return record
 
 
@@ -158,14 +166,25 @@ def _picture_path(value: object, store: Path) -> str:
     try:
         with Image.open(io.BytesIO(content)) as image:
             ending = (image.format or "png").lower()
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError("the image is not a picture that can be read") from error
+    # As in images.py: a damaged picture may raise nearly anything.
+    except Exception as error:
+        raise DataError(f"the image is not a picture that can be read: {error}") from error
     file = store / f"{hashlib.sha256(content).hexdigest()}.{ending}"
     if not file.is_file():
         store.mkdir(parents=True, exist_ok=True)
         with whole_file(file) as unfinished:
             unfinished.write_bytes(content)
-    return str(file.absolute())
+    return str(file)
+
+
+def _several_masks(value: object, form: str) -> bool:
+    """Whether a value is a list of masks; what a list of polygons is, the column's form says."""
+    if not isinstance(value, list):
+        return False
+    first = value[0] if value else None
+    if form == "masks":
+        return not isinstance(first, int | float)
+    return isinstance(first, dict | str) or (isinstance(first, list) and bool(first) and isinstance(first[0], list))
 
 
 def _mask(value: object) -> object:

@@ -11,8 +11,10 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from sam4mllm.data.fields import is_there
+from sam4mllm.data.pictures import turn_of
 from sam4mllm.errors import DataError
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
@@ -26,14 +28,18 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
         DataError: no such file, no picture, or a picture that is cut short.
     """
     place = Path(path)
-    if not place.is_file():
+    if not is_there(place):
         raise DataError(f"{place}: no such file; a picture was expected")
     try:
         with Image.open(place) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            turn = turn_of(image)
+            image.load()
+            # Turned here, not by ImageOps.exif_transpose: that writes all EXIF anew, and odd EXIF cannot be written.
+            return to_rgb(image if turn is None else image.transpose(turn))
     except UnidentifiedImageError:
         raise DataError(f"{place}: not a picture that can be read (JPEG, PNG, WebP, ...)") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    # A damaged picture may raise nearly anything: Pillow's decoders have no error of their own.
+    except Exception as error:
         raise DataError(f"{place}: the picture is damaged: {error}") from error
 
 

@@ -6,12 +6,11 @@ than its JSON. This module knows nothing about phrases.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.fields import need, read_json, shorten
+from sam4mllm.data.fields import is_number, need, read_json, shorten
 from sam4mllm.data.masks import decode, from_segmentation
 from sam4mllm.data.pictures import known_size_wh
 from sam4mllm.data.sample import MaskObject
@@ -128,12 +127,7 @@ class Instances:
 
 def _box(bbox: object, place: str) -> Box:
     """COCO's x, y, w, h as a Box, in pixels."""
-    if (
-        not isinstance(bbox, list)
-        or len(bbox) != 4
-        or not all(isinstance(value, int | float) and math.isfinite(value) for value in bbox)
-        or min(bbox[2:]) < 0
-    ):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)) or min(bbox[2:]) < 0:
         raise DataError(f"{place}: a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
     x, y, width, height = (float(value) for value in bbox)
     return Box(x, y, x + width, y + height)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sam4mllm.data.readers import pictures_of_splits, read_dialogues, read_samples
+from sam4mllm.data.readers import KnownPictures, pictures_of_splits, read_dialogues, read_samples
 from sam4mllm.data.shapes.marker import is_generated
 from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
@@ -94,8 +94,10 @@ class Guard:
         return self._hashes[picture]
 
 
-def guard_of(data: DataSection) -> Guard:
+def guard_of(data: DataSection, known: KnownPictures | None = None) -> Guard:
     """The guard of a recipe: the splits that it lists, or those that it has by default; empty where it is off.
+
+    `known` are the pictures of sets that were parsed already, as for `pictures_of_splits`.
 
     By default these are `validation` and every split but train, under their roots, of the data sets in the mixture and
     in `validation`. A split that the recipe itself trains on is not guarded. `validation` is guarded beside a list as
@@ -106,21 +108,22 @@ def guard_of(data: DataSection) -> Guard:
     """
     if data.guard == []:
         return Guard({})
+    known = {} if known is None else known
     splits: dict[str, list[Path]] = {}
     if data.validation is not None:
-        splits[data.validation.name] = _pictures_of(data.validation.model_copy(update={"limit": None}))
+        splits[data.validation.name] = _pictures_of(data.validation.model_copy(update={"limit": None}), known)
     if data.guard is not None:
         for entry in data.guard:
-            splits[entry.name] = [*splits.get(entry.name, ()), *_pictures_of(entry)]
+            splits[entry.name] = [*splits.get(entry.name, ()), *_pictures_of(entry, known)]
         return Guard(splits)
     trained = {(entry.root, _folder_name(entry), entry.split) for entry in data.train}
     looked_at = set()
     for entry in [*data.train, *([data.validation] if data.validation is not None else [])]:
-        known = entry.root, _folder_name(entry), entry.split_by
-        if entry.root is None or known in looked_at:
+        place = entry.root, _folder_name(entry), entry.split_by
+        if entry.root is None or place in looked_at:
             continue
-        looked_at.add(known)
-        for split, pictures in pictures_of_splits(entry).items():
+        looked_at.add(place)
+        for split, pictures in pictures_of_splits(entry, known).items():
             if split != "train" and (entry.root, _folder_name(entry), split) not in trained:
                 name = f"{_folder_name(entry)} {split}"
                 splits[name] = [*splits.get(name, ()), *pictures]
@@ -132,11 +135,11 @@ def _folder_name(entry: DataEntry) -> str:
     return "reasonseg" if entry.dataset == "reasonseg-explanations" else entry.dataset
 
 
-def _pictures_of(entry: DataEntry) -> list[Path]:
+def _pictures_of(entry: DataEntry, known: KnownPictures) -> list[Path]:
     if entry.dataset in CHAT_SETS:
         return [dialogue.image for dialogue in read_dialogues(entry)]
     if entry.root is not None and entry.limit is None:
-        found = pictures_of_splits(entry)
+        found = pictures_of_splits(entry, known)
         if entry.split in found:
             return found[entry.split]
     # Also where the split is not there: the reader says what is.

@@ -7,12 +7,17 @@ This module knows no files: its errors say what is wrong, and the reader that ca
 
 from __future__ import annotations
 
-import math
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
+
+from sam4mllm.data.fields import is_number
+
+# No coordinate is farther away than so many times the picture's longer side: pycocotools walks along each edge pixel by
+# pixel, in memory, and does not check that it has it.
+_FARTHEST = 10
 
 
 class Rle(TypedDict):
@@ -45,7 +50,8 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     with counts compressed (text) or not (a list of whole numbers).
 
     Raises:
-        ValueError: none of these; run lengths of another size than the picture's; a polygon of fewer than three points.
+        ValueError: none of these; run lengths of another size than the picture's; a polygon of fewer than three points,
+            or far outside the picture.
     """
     height, width = size_hw
     if isinstance(segmentation, dict):
@@ -56,10 +62,15 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"a segmentation is a list of polygons or run lengths; got {_short(segmentation)}")
     for polygon in segmentation:
-        if not isinstance(polygon, list) or not all(_is_number(value) for value in polygon):
+        if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):
             raise ValueError(f"a polygon is a list of finite numbers; got {_short(polygon)}")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers")
+        if max(map(abs, polygon)) > _FARTHEST * max(size_hw):
+            raise ValueError(
+                f"a polygon is in pixels of its picture, which is {(width, height)} (width, height); "
+                f"got {max(polygon, key=abs):g}, which is far outside"
+            )
     merged = coco.merge(coco.frPyObjects(segmentation, height, width))
     return Rle(size=[height, width], counts=merged["counts"].decode("ascii"))
 
@@ -117,10 +128,6 @@ def _runs_of_counts(counts: str) -> list[int]:
 
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: object) -> str:

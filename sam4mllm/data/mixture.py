@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.data.leakage import LeftOut, guard_of
-from sam4mllm.data.readers import read_dialogues, read_samples
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.readers import KnownPictures, read_dialogues, read_samples
+from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
 from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Item = TypeVar("Item", Sample, Dialogue)
@@ -39,7 +40,8 @@ class Mixture:
     passes: the phrases, pass by pass. The first holds everything that is drawn at all, once; those after it what a
         weight above 1, or a count beyond the set's size, has once more.
     dialogues: the chat, with its repetitions.
-    doubled: phrases left out because the same one for the same objects of the same picture came before.
+    doubled: phrases left out because the same one for the same objects of the same picture came before, in
+        whichever set.
     left_out: what the guard took out, a record for each set.
     guarded: the number of pictures of each guarded split.
     sets: what is drawn of each set, in the recipe's order.
@@ -85,12 +87,17 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     Raises:
         DataError: a set that cannot be read, or of which nothing is left to learn from, by its name.
     """
-    guard = guard_of(data)
+    known: KnownPictures = {}
+    # Before the guard: a set that is read tells the pictures of its other splits, and is not parsed again for them.
+    read = {
+        index: read_samples(entry, known) for index, entry in enumerate(data.train) if entry.dataset not in CHAT_SETS
+    }
+    guard = guard_of(data, known)
     left_out: list[LeftOut] = []
     passes: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
     sets: list[Drawn] = []
-    seen: set[tuple[Path, str, frozenset[str]]] = set()
+    seen: set[tuple[Path, str, frozenset[str | Box]]] = set()
     doubled = 0
 
     def held_in(items: Sequence[Item], entry: DataEntry) -> list[Item]:
@@ -114,8 +121,8 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             sets.append(_drawn(entry, chats))
             continue
         fresh = []
-        for sample in held_in(read_samples(entry), entry):
-            meaning = (sample.image, sample.phrase, frozenset(item.id for item in sample.objects))
+        for sample in held_in(read.pop(index), entry):
+            meaning = (sample.image, sample.phrase, frozenset(map(_looks, sample.objects)))
             doubled += meaning in seen
             if meaning not in seen:
                 fresh.append(sample)
@@ -127,6 +134,11 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
                 passes.append([])
             passes[number] += samples
     return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.pictures, tuple(sets))
+
+
+def _looks(item: MaskObject) -> str | Box:
+    """What an object is in its picture, whichever set names it: its mask's counts, or its box where it has no mask."""
+    return item.box if item.rle is None else item.rle["counts"]
 
 
 def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> Drawn:

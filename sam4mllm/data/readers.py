@@ -7,17 +7,20 @@ of one's own is named by its `path`. This module knows no format itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from sam4mllm.data.coco import read_coco
 from sam4mllm.data.dialogues import Dialogue, read_chat, read_explanations
-from sam4mllm.data.grefcoco import grefs, read_grefcoco
+from sam4mllm.data.grefcoco import grefs
 from sam4mllm.data.hub import read_hub
 from sam4mllm.data.instances import Instances
 from sam4mllm.data.jsonl import read_jsonl
 from sam4mllm.data.reasonseg import pictures_by_split, read_reasonseg
-from sam4mllm.data.refcoco import Ref, read_refcoco, refs
+from sam4mllm.data.refcoco import Ref, refs, samples_of_refs
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.recipe_data import USUAL_SPLIT_BY, DataEntry
@@ -49,8 +52,14 @@ DATASETS: dict[str, Dataset] = {
 """The data sets of samples; chat is read by `read_dialogues`."""
 
 
-def read_samples(entry: DataEntry) -> list[Sample]:
+KnownPictures: TypeAlias = dict[tuple[str, Path, str | None, Path | None], dict[str, list[Path]]]
+"""The pictures of every split of the sets that were parsed, by name, root, split_by and images."""
+
+
+def read_samples(entry: DataEntry, known: KnownPictures | None = None) -> list[Sample]:
     """The samples of an entry of a recipe's `data`, or of the same options on the command line.
+
+    The pictures of a parsed set's splits are noted in `known`, for `pictures_of_splits`.
 
     Raises:
         DataError: a folder or file that is missing or not what it promises; an unknown split; an entry of chat.
@@ -58,7 +67,13 @@ def read_samples(entry: DataEntry) -> list[Sample]:
     if entry.path is None:
         assert entry.root is not None and entry.split is not None, "checked by DataEntry"
         return read_dataset(
-            entry.dataset, entry.root, entry.split, images=entry.images, split_by=entry.split_by, limit=entry.limit
+            entry.dataset,
+            entry.root,
+            entry.split,
+            images=entry.images,
+            split_by=entry.split_by,
+            limit=entry.limit,
+            known=known,
         )
     _check_folders(entry.dataset, images=entry.images if entry.dataset != "hub" else None)
     if entry.dataset == "jsonl":
@@ -100,8 +115,10 @@ def read_dialogues(entry: DataEntry) -> list[Dialogue]:
     return read_explanations(entry.root, images=entry.images, limit=entry.limit)
 
 
-def pictures_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
+def pictures_of_splits(entry: DataEntry, known: KnownPictures) -> dict[str, list[Path]]:
     """The pictures of every split that the root of a published data set holds; cheaper than reading the samples.
+
+    A set whose pictures are `known` is not parsed again.
 
     Raises:
         DataError: a folder or file that is missing or not what it promises.
@@ -110,10 +127,21 @@ def pictures_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
     _check_folders(entry.dataset, root=entry.root, images=entry.images)
     if entry.dataset in ("reasonseg", "reasonseg-explanations"):
         return pictures_by_split(entry.root, images=entry.images if entry.dataset == "reasonseg" else None)
-    dataset = DATASETS[entry.dataset]
-    path, found = refs_of(entry.dataset, entry.root, entry.split_by)
-    images = entry.root / COCO_PICTURES if entry.images is None else entry.images
-    instances = Instances(entry.root / dataset.name / "instances.json", images, dataset.name)
+    place = (DATASETS[entry.dataset].name, entry.root, entry.split_by, entry.images)
+    if place not in known:
+        known[place] = _by_split(*_parse(entry.dataset, entry.root, entry.split_by, entry.images))
+    return known[place]
+
+
+def _parse(name: str, root: Path, split_by: str | None, images: Path | None) -> tuple[Path, list[Ref], Instances]:
+    """The file of refs of a data set, every ref in it, and the instances."""
+    path, found = refs_of(name, root, split_by)
+    folder = DATASETS[name].name
+    images = root / COCO_PICTURES if images is None else images
+    return path, found, Instances(root / folder / "instances.json", images, folder)
+
+
+def _by_split(path: Path, found: Sequence[Ref], instances: Instances) -> dict[str, list[Path]]:
     pictures: dict[str, dict[Path, None]] = {}
     for ref in found:
         pictures.setdefault(ref.split, {})[instances.path_of(ref.image_id, f"{path}, ref {ref.ref_id}")] = None
@@ -140,6 +168,7 @@ def read_dataset(
     images: Path | None = None,
     split_by: str | None = None,
     limit: int | None = None,
+    known: KnownPictures | None = None,
 ) -> list[Sample]:
     """The samples of one split of a published data set, in the order of its files.
 
@@ -150,6 +179,7 @@ def read_dataset(
         images: the folder that holds the pictures, where it is not the usual one under `root`.
         split_by: whose split to read (`refs({split_by}).p`): `unc`, `umd` or `google`; None for the usual one.
         limit: at most so many samples, from the beginning; None for all.
+        known: as for `read_samples`.
 
     Raises:
         DataError: an unknown name; a folder or file that is missing or not what it promises; an unknown split.
@@ -166,15 +196,12 @@ def read_dataset(
         if split_by is not None:
             raise DataError(f"{name} has one way to be split; leave split_by={split_by!r} out")
         return read_reasonseg(root, split, images=images, limit=limit)
-    read = read_grefcoco if dataset.format == "grefcoco" else read_refcoco
-    return read(
-        dataset.name,
-        root,
-        split,
-        images=root / COCO_PICTURES if images is None else images,
-        split_by=dataset.split_by if split_by is None else split_by,
-        limit=limit,
-    )
+    path, found, instances = _parse(name, root, split_by, images)
+    if known is not None:
+        # A ref of another split that points nowhere is told to whoever asks for that split.
+        with suppress(DataError):
+            known[dataset.name, root, split_by, images] = _by_split(path, found, instances)
+    return samples_of_refs(found, instances, dataset.name, split, path, limit)
 
 
 def _check_folders(name: str, **folders: Path | None) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm.data.drawing import draw_polygon
-from sam4mllm.data.fields import need, read_json, shorten
+from sam4mllm.data.fields import is_number, need, read_json, shorten
 from sam4mllm.data.masks import encode
 from sam4mllm.data.pictures import known_size_wh
 from sam4mllm.data.sample import MaskObject, Sample
@@ -106,7 +106,7 @@ def _points(points: list[Any], place: str) -> npt.NDArray[np.int64]:
         if (
             not isinstance(point, list)
             or len(point) != 2
-            or not all(isinstance(value, int | float) and math.isfinite(value) for value in point)
+            or not all(map(is_number, point))
             or max(map(abs, point)) >= 2**24
         ):
             raise DataError(f"{place}: a point is [x, y] in pixels; found {shorten(point)}")

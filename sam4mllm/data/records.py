@@ -13,7 +13,6 @@ know where records come from: the reader that calls says which line it was.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sam4mllm.data.fields import need, shorten
+from sam4mllm.data.fields import is_number, is_there, need, shorten
 from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, area, decode, encode, from_segmentation
 from sam4mllm.data.pictures import known_size_wh
@@ -48,10 +47,11 @@ class Records:
         self._masks = masks
         self._sizes_wh: dict[Path, tuple[int, int] | None] = {}
 
-    def samples(self, value: object, number: int) -> list[Sample]:
+    def samples(self, value: object, number: int, named: str | None = None) -> list[Sample]:
         """The samples of record `number`, one for each phrase.
 
-        A sample's id is the record's, or `{name}/{number}`; with `phrases`, `/{index}` follows.
+        A sample's id is the record's, or `{name}/{number}`; with `phrases`, `/{index}` follows. In the ids of objects
+        the picture is called `named`, or by its path as the record has it.
 
         Raises:
             DataError: a field that is unknown, missing or not what it promises; no such picture or mask.
@@ -63,7 +63,7 @@ class Records:
         image = need(record, "image", str, "sample")
         picture = self._images / image
         size_wh = self._size_wh(record, picture)
-        objects = self._objects(record, image, size_wh)
+        objects = self._objects(record, named or image, size_wh)
         ignore = None if record.get("ignore") is None else self._rle(record["ignore"], size_wh)
         identity = f"{self._name}/{number}" if record.get("id") is None else need(record, "id", str, "sample")
         several = "phrases" in record
@@ -91,7 +91,7 @@ class Records:
             raise DataError(f"size_wh is {tuple(given)}, but {picture} is {on_disk}")
         return given[0], given[1]
 
-    def _objects(self, record: Mapping[str, Any], image: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
+    def _objects(self, record: Mapping[str, Any], named: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
         """The objects that are meant; none where neither masks nor boxes are given."""
         given_masks, given_boxes = record.get("masks"), record.get("boxes")
         for key, given in (("masks", given_masks), ("boxes", given_boxes)):
@@ -110,7 +110,7 @@ class Records:
             raise DataError(f"the box {list(beyond[0])} has no part in the picture of {size_wh} (width, height)")
         ids = record.get("object_ids")
         if ids is None:
-            made = (f"{self._name}/{image}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True))
+            made = (f"{self._name}/{named}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True))
             # One that is listed twice is one object.
             by_id = {key: MaskObject(key, rle, box) for key, rle, box in zip(made, rles, boxes, strict=True)}
             return tuple(by_id.values())
@@ -169,7 +169,8 @@ def samples_of_lines(
     for number, value in read_lines(path, lambda record: record, faults):
         try:
             found = samples_of(value, number)
-        except (DataError, ValueError) as error:
+        # OverflowError: a number with more digits than pycocotools can take.
+        except (DataError, ValueError, OverflowError) as error:
             faults.append(f"line {number}: {error}")
             continue
         faults += note_ids(found, number, first_lines)
@@ -200,13 +201,18 @@ def mask_of_picture(source: Any) -> Rle:
         DataError: no such file, or no picture.
     """
     name = source if isinstance(source, Path) else "the mask"
-    if isinstance(source, Path) and not source.is_file():
-        raise DataError(f"{source}: no such file; a mask was expected")
+    if isinstance(source, Path) and not is_there(source):
+        raise DataError(
+            f"{source}: no such file; a mask was expected (run lengths are no text but an object with size and counts)"
+        )
     try:
         with Image.open(source) as image:
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...)") from error
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...)") from None
+    # As in images.py: a damaged picture may raise nearly anything.
+    except Exception as error:
+        raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...): {error}") from error
     mask: npt.NDArray[np.bool_] = pixels != 0 if pixels.ndim == 2 else (pixels[..., :3] != 0).any(axis=2)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         mask &= pixels[..., 3] != 0
@@ -236,9 +242,7 @@ def _box(value: object) -> Box:
         DataError: no four finite numbers, or corners out of order, as COCO's x, y, width, height mostly are.
     """
     numbers = value if isinstance(value, list) else []
-    if len(numbers) != 4 or not all(
-        isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in numbers
-    ):
+    if len(numbers) != 4 or not all(map(is_number, numbers)):
         raise DataError(f"a box is [x1, y1, x2, y2] in pixels; found {shorten(value)}")
     box = Box(*map(float, numbers))
     if box.x1 > box.x2 or box.y1 > box.y2:

@@ -30,28 +30,17 @@ class Ref:
     sentences: tuple[tuple[int, str], ...]
 
 
-def read_refcoco(
-    name: str, root: Path, split: str, *, images: Path, split_by: str, limit: int | None = None
-) -> list[Sample]:
-    """The sentences of one split, in the order of the file.
+def refs(name: str, root: Path, split_by: str) -> tuple[Path, list[Ref]]:
+    """The file of refs and every ref in it, of all splits.
 
     Args:
-        name: `refcoco`, `refcoco+` or `refcocog`: the folder under `root` and the beginning of every id.
+        name: `refcoco`, `refcoco+` or `refcocog`: the folder under `root`.
         root: the folder that holds the data sets' folders.
-        split: `train`, `val`, `testA`, `testB` or `test`, as the refs name it.
-        images: the folder that holds the pictures.
         split_by: who split the data: `unc`, `umd` or `google`.
-        limit: at most so many samples, from the beginning.
 
     Raises:
-        DataError: a file that is missing or not what it promises; a split that no ref belongs to.
+        DataError: the file is missing or not what it promises.
     """
-    path, found = refs(name, root, split_by)
-    return samples_of_refs(found, Instances(root / name / "instances.json", images, name), name, split, path, limit)
-
-
-def refs(name: str, root: Path, split_by: str) -> tuple[Path, list[Ref]]:
-    """The file of refs and every ref in it, of all splits; arguments and errors as in `read_refcoco`."""
     path = root / name / f"refs({split_by}).p"
     return path, parse_refs(load_plain(path, "the list of refs"), path, _single_target)
 

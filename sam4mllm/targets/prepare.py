@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm.data.images import load_image
+from sam4mllm.data.masks import Rle, decode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
@@ -35,11 +36,15 @@ SHARD_OBJECTS = 256
 
 @dataclass(frozen=True, slots=True)
 class PictureObjects:
-    """A picture and the objects in it that phrases mean, each once."""
+    """A picture and the objects in it that phrases mean, each once.
+
+    `ignores` holds, by object id, the mask of pixels that count for nobody, where the first phrase about it has one.
+    """
 
     image: Path
     size_wh: tuple[int, int]
     objects: tuple[MaskObject, ...]
+    ignores: dict[str, Rle]
 
 
 def prepare_targets(
@@ -93,7 +98,7 @@ def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
         DataError: an object id that names two masks, or two pictures.
     """
     met: dict[str, tuple[Path, MaskObject]] = {}
-    pictures: dict[Path, tuple[tuple[int, int], list[MaskObject]]] = {}
+    pictures: dict[Path, tuple[tuple[int, int], list[MaskObject], dict[str, Rle]]] = {}
     for sample in samples:
         for item in sample.objects:
             if item.rle is None:
@@ -106,8 +111,14 @@ def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
                     )
                 continue
             met[item.id] = (sample.image, item)
-            pictures.setdefault(sample.image, (sample.size_wh, []))[1].append(item)
-    return [PictureObjects(image, size_wh, tuple(objects)) for image, (size_wh, objects) in pictures.items()]
+            _, objects, ignores = pictures.setdefault(sample.image, (sample.size_wh, [], {}))
+            objects.append(item)
+            if sample.ignore is not None:
+                ignores[item.id] = sample.ignore
+    return [
+        PictureObjects(image, size_wh, tuple(objects), ignores)
+        for image, (size_wh, objects, ignores) in pictures.items()
+    ]
 
 
 def plan_shards(pictures: Sequence[PictureObjects]) -> list[list[PictureObjects]]:
@@ -134,7 +145,11 @@ def store_key(pictures: Sequence[PictureObjects], segmenter: Segmenter, settings
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
         for picture, content in zip(pictures, pool.map(_content, (p.image for p in pictures)), strict=True):
-            objects = [[item.id, item.rle and item.rle["counts"], list(item.box)] for item in picture.objects]
+            objects = [
+                [item.id, item.rle and item.rle["counts"], list(item.box)]
+                + ([picture.ignores[item.id]["counts"]] if item.id in picture.ignores else [])
+                for item in picture.objects
+            ]
             digest.update(json.dumps([content, picture.size_wh, objects]).encode())
     return {
         "data": digest.hexdigest(),
@@ -153,7 +168,9 @@ def judge_picture(
         DataError: the picture is missing, broken or of another size than its annotation.
     """
     image = load_annotated(picture.image, picture.size_wh)
-    candidates: list[Candidate | str] = [_candidate(item, picture.size_wh, settings) for item in picture.objects]
+    candidates: list[Candidate | str] = [
+        _candidate(item, picture.ignores.get(item.id), picture.size_wh, settings) for item in picture.objects
+    ]
     ready = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
     scores = iter(score_picture(segmenter, segmenter.embed([image]), ready, settings.batch_size) if ready else [])
     return [
@@ -177,9 +194,12 @@ def load_annotated(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint
     return picture
 
 
-def _candidate(item: MaskObject, size_wh: tuple[int, int], settings: TargetSettings) -> Candidate | str:
+def _candidate(
+    item: MaskObject, ignore: Rle | None, size_wh: tuple[int, int], settings: TargetSettings
+) -> Candidate | str:
     """The object's groups and the boxes to judge them under; text when no group can be drawn."""
-    truth = item.mask()
+    ignored = None if ignore is None else decode(ignore)
+    truth = item.mask() if ignored is None else item.mask() & ~ignored
     try:
         groups = draw_groups(
             truth,
@@ -189,6 +209,7 @@ def _candidate(item: MaskObject, size_wh: tuple[int, int], settings: TargetSetti
             positives=settings.positives,
             negatives=settings.negatives,
             widen=settings.widen,
+            ignored=ignored,
         )
     except DataError as error:
         return str(error)
@@ -196,7 +217,7 @@ def _candidate(item: MaskObject, size_wh: tuple[int, int], settings: TargetSetti
     if settings.judge == "jittered":
         rng = seeded(settings.seed, "boxes", item.id)
         boxes = jittered_boxes(item.box, size_wh, rng, share=settings.jitter, count=settings.jitter_boxes)
-    return Candidate(truth, groups, None if settings.judge == "none" else boxes, boxes)
+    return Candidate(truth, groups, None if settings.judge == "none" else boxes, boxes, ignored)
 
 
 def _target(

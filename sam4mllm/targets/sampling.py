@@ -52,11 +52,13 @@ def draw_groups(
     positives: int,
     negatives: int,
     widen: float,
+    ignored: npt.NDArray[np.bool_] | None = None,
 ) -> PointGroups:
     """Groups of `positives` points on the mask (H, W) bool and `negatives` points off it, near the box.
 
     The points of a group differ from each other, unless the mask has fewer pixels than `positives`: then they repeat.
-    Where the widened box has too few pixels off the mask, negatives come from the whole picture.
+    Where the widened box has too few pixels off the mask, negatives come from the whole picture. None lies on
+    pixels of `ignored` (H, W) bool, which count for nobody; the mask has none of them.
 
     Raises:
         DataError: an empty mask; a mask that leaves no place in the picture for the negatives.
@@ -64,11 +66,12 @@ def draw_groups(
     height, width = mask.shape
     # Column-major numbers of pixels, x * H + y: sorting them sorts points from left to right.
     on = np.flatnonzero(mask.T)
+    free = ~mask if ignored is None else ~(mask | ignored)
     if on.size == 0:
         raise DataError("the mask is empty")
-    off = np.flatnonzero(_near(mask.shape, box.widen(widen, (width, height))).T & ~mask.T)
+    off = np.flatnonzero(_near(mask.shape, box.widen(widen, (width, height))).T & free.T)
     if off.size < negatives:
-        off = np.flatnonzero(~mask.T)
+        off = np.flatnonzero(free.T)
         if off.size < negatives:
             raise DataError(
                 f"the mask leaves {off.size} pixels of the picture; no place for {negatives} negative points"

@@ -23,13 +23,15 @@ class Candidate:
     """One object's groups, and what they are judged by.
 
     truth (H, W) bool is the true mask. Each group is judged under every box of `boxes_xyxy` (B, 4) float32, or without
-    a box if that is None; the box alone is judged with `alone_xyxy` (A, 4) float32.
+    a box if that is None; the box alone is judged with `alone_xyxy` (A, 4) float32. Pixels of `ignored` (H, W) bool are
+    none of the truth, and no fault of a mask that has them.
     """
 
     truth: npt.NDArray[np.bool_]
     groups: PointGroups
     boxes_xyxy: npt.NDArray[np.float32] | None
     alone_xyxy: npt.NDArray[np.float32]
+    ignored: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,13 @@ def score_picture(
     if not candidates:
         return []
     device = segmenter.device
-    truths = [torch.from_numpy(candidate.truth).to(device) for candidate in candidates]
+    truths = [
+        _Truth(
+            torch.from_numpy(candidate.truth).to(device),
+            None if candidate.ignored is None else torch.from_numpy(~candidate.ignored).to(device),
+        )
+        for candidate in candidates
+    ]
     alone = _Prompts.of_boxes([candidate.alone_xyxy for candidate in candidates])
     alone_ious = _ious(segmenter, picture, alone, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
     group_ious = np.repeat(alone_ious[:, None], len(candidates[0].groups), axis=1)
@@ -59,6 +67,14 @@ def score_picture(
         ious = _ious(segmenter, picture, prompts, truths, batch_size)
         group_ious = ious.reshape(len(candidates), len(candidates[0].groups), -1).mean(axis=2)
     return [Scores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, alone_ious, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Truth:
+    """An object's true mask (H, W) bool, and the pixels that count; None where all do."""
+
+    mask: torch.Tensor
+    counted: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +112,7 @@ class _Prompts:
 
 
 def _ious(
-    segmenter: Segmenter, picture: Embeddings, prompts: _Prompts, truths: Sequence[torch.Tensor], batch_size: int
+    segmenter: Segmenter, picture: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch_size: int
 ) -> npt.NDArray[np.float32]:
     """IoU (N,) of each prompt's mask with its object's true mask."""
     device = segmenter.device
@@ -112,15 +128,19 @@ def _ious(
         owners = prompts.owner[part]
         cuts = np.flatnonzero(np.diff(owners)) + 1
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
-            found.append(coarse_iou(decoded.low_logits[first:last], truths[owners[first]], upsampling))
+            truth = truths[owners[first]]
+            found.append(coarse_iou(decoded.low_logits[first:last], truth.mask, upsampling, truth.counted))
     return torch.cat(found).cpu().numpy()
 
 
-def coarse_iou(coarse: torch.Tensor, truth: torch.Tensor, upsampling: Upsampling) -> torch.Tensor:
+def coarse_iou(
+    coarse: torch.Tensor, truth: torch.Tensor, upsampling: Upsampling, counted: torch.Tensor | None = None
+) -> torch.Tensor:
     """IoU (N,) float32, at the picture's size, of the masks of coarse logits (N, h, w) with one mask (H, W) bool.
 
     Only the part of the picture where some mask may have pixels is brought to full size; the figures are those of the
-    whole. Two empty masks have IoU 0, as there is nothing that was found.
+    whole. Two empty masks have IoU 0, as there is nothing that was found. Where `counted` (H, W) bool is given, pixels
+    off it count for nobody; the truth has none of them.
     """
     truth_area = truth.sum().float()
     window = upsampling.window(coarse)
@@ -128,6 +148,7 @@ def coarse_iou(coarse: torch.Tensor, truth: torch.Tensor, upsampling: Upsampling
         return torch.zeros(len(coarse), device=coarse.device)
     masks = (upsampling.logits_in(coarse, window) > 0).flatten(1).float()
     inside = truth[window.rows, window.columns].flatten().float()
+    counts = torch.ones_like(inside) if counted is None else counted[window.rows, window.columns].flatten().float()
     # Pixel counts by one product: 0 and 1 are exact in every number type, and so are sums below 2 ** 24.
-    intersection, area = (masks @ torch.stack([inside, torch.ones_like(inside)], dim=1)).unbind(dim=1)
+    intersection, area = (masks @ torch.stack([inside, counts], dim=1)).unbind(dim=1)
     return intersection / (area + truth_area - intersection).clamp(min=1)

@@ -52,6 +52,7 @@ def test_lines_and_bare_questions_are_read(folder: Path) -> None:
         ({"image": "a.jpg"}, "a chat has conversations, or question and answer; found image"),
         ({"image": "a.jpg", "question": "Red?"}, "the field 'answer' is missing"),
         (turns("What?", "That.", image="c.jpg"), "c.jpg: no such picture"),
+        (turns("What?", "That.", image="c" * 300), "no such picture"),
         (turns("What?", "That.", image=None), "a chat without a picture cannot be taught here"),
         (turns("What?"), r"human and gpt in alternation, gpt last; found \['human'\]"),
         (turns(), "human and gpt in alternation"),

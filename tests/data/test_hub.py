@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.hub import read_hub
+from sam4mllm.data.hub import COLUMNS, read_hub
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import encode
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
+from sam4mllm.recipe_data import ColumnName
 from tests.data.tiny_datasets import write_picture
 
 SQUARE = [2.0, 1.0, 8.0, 1.0, 8.0, 5.0, 2.0, 5.0]
@@ -24,6 +25,9 @@ def mask() -> np.ndarray:
     pixels = np.zeros((10, 20), dtype=bool)
     pixels[1:5, 2:8] = True
     return pixels
+
+
+PICTURE_OF_MASK = Image.fromarray(mask().astype(np.uint8) * 255)
 
 
 def pictures(count: int) -> list[Image.Image]:
@@ -69,9 +73,9 @@ def test_stored_pictures_become_files_named_by_their_content(tmp_path: Path) -> 
         ("segmentation", SQUARE, None),
         ("segmentation", [SQUARE], None),
         ("mask", dict(encode(mask())), None),
-        ("mask", Image.fromarray(mask().astype(np.uint8) * 255), None),
+        ("mask", PICTURE_OF_MASK, None),
         ("masks", [dict(encode(mask()))], None),
-        ("masks", [Image.fromarray(mask().astype(np.uint8) * 255)], datasets.List(datasets.Image())),
+        ("masks", [PICTURE_OF_MASK], datasets.List(datasets.Image())),
     ],
     ids=["flat polygon", "polygons", "run lengths", "picture", "list of run lengths", "list of pictures"],
 )
@@ -82,6 +86,70 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     samples = read_hub(path, None, images=tmp_path / "photos")
     assert [each.id for each in samples] == ["hub/set/0/0", "hub/set/0/1"]
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
+
+
+def test_where_stored_pictures_are_written_to_has_no_part_in_the_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, {"image": pictures(1), "phrase": ["it"], "masks": [[[SQUARE]]]})
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    read = [read_hub(path, None, images=images)[0] for images in (None, tmp_path / "here", Path("there"))]
+    assert [sample.image.parent.parent for sample in read] == [tmp_path / "cache", tmp_path, tmp_path]
+    assert len({sample.objects[0].id for sample in read}) == 1 and str(tmp_path) not in read[0].objects[0].id
+
+
+def test_reading_writes_nothing_into_the_data_set_and_stores_no_picture_beyond_the_limit(tmp_path: Path) -> None:
+    columns = {"image": pictures(3), "phrase": ["it"] * 3, "masks": [[PICTURE_OF_MASK]] * 3, "extra": pictures(3)}
+    path = save(tmp_path, columns, masks=datasets.List(datasets.Image()))
+    before = {file: file.stat().st_size for file in path.rglob("*")}
+    (sample,) = read_hub(path, None, images=tmp_path / "pictures", limit=1)
+    assert np.array_equal(sample.mask(), mask())
+    assert {file: file.stat().st_size for file in path.rglob("*")} == before
+    assert len(list((tmp_path / "pictures").iterdir())) == 1
+
+
+OTHER = [12.0, 1.0, 18.0, 1.0, 18.0, 5.0, 12.0, 5.0]
+LEFT, RIGHT, BOTH = Box(2, 1, 8, 5), Box(12, 1, 18, 5), Box(2, 1, 18, 5)
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "feature", "boxes"),
+    [
+        ("masks", [SQUARE, OTHER], None, [LEFT, RIGHT]),
+        ("masks", [[SQUARE, OTHER], [OTHER]], None, [BOTH, RIGHT]),
+        ("masks", SQUARE, None, [LEFT]),
+        ("masks", [dict(encode(mask()))], None, [LEFT]),
+        ("masks", [PICTURE_OF_MASK], datasets.List(datasets.Image()), [LEFT]),
+        ("masks", PICTURE_OF_MASK, None, [LEFT]),
+        ("mask", [PICTURE_OF_MASK], datasets.List(datasets.Image()), [LEFT]),
+        ("segmentation", [SQUARE, OTHER], None, [BOTH]),
+        ("segmentation", [[SQUARE], [OTHER]], None, [LEFT, RIGHT]),
+        ("boxes", [2.0, 1.0, 8.0, 5.0], None, [LEFT]),
+        ("boxes", [[2.0, 1.0, 8.0, 5.0], [12.0, 1.0, 18.0, 5.0]], None, [LEFT, RIGHT]),
+        ("bbox", [2.0, 1.0, 6.0, 4.0], None, [LEFT]),
+        ("bbox", [[2.0, 1.0, 6.0, 4.0], [12.0, 1.0, 6.0, 4.0]], None, [LEFT, RIGHT]),
+    ],
+)
+def test_a_column_of_another_name_is_read_as_it_is_called_and_by_what_it_holds(
+    tmp_path: Path, form: str, value: Any, feature: Any, boxes: list[Box]
+) -> None:
+    write_picture(tmp_path / "a.png")
+    columns = {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "theirs": [value]}
+    path = save(tmp_path, columns, **({"theirs": feature} if feature else {}))
+    (sample,) = read_hub(path, None, columns={form: "theirs"})
+    assert [item.box for item in sample.objects] == boxes
+
+
+def test_the_names_of_columns_are_those_that_a_recipe_takes() -> None:
+    assert [form for forms in COLUMNS.values() for form in forms] == list(get_args(ColumnName))
+
+
+def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    path = save(tmp_path, {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "one": [SQUARE], "two": [[SQUARE]]})
+    with pytest.raises(DataError, match="columns names both masks and mask, which tell the same; keep one of them"):
+        read_hub(path, None, columns={"mask": "one", "masks": "two"})
 
 
 def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:

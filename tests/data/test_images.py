@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from sam4mllm.data.images import as_rgb, load_image
 from sam4mllm.errors import DataError
+from tests.data.tiny_datasets import write_broken_avif
 
 
 def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
@@ -21,6 +23,14 @@ def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
     upright = load_image(tmp_path / "turned.png")
     assert upright.shape == (30, 20, 3)
     assert upright[0, -1].min() == 255 and upright[-1, 0].max() == 0
+
+
+@pytest.mark.parametrize("ending", ["jpg", "webp"])
+def test_a_turned_photo_with_a_tag_of_the_wrong_type_is_read(tmp_path: Path, ending: str) -> None:
+    orientation, unit_as_text = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHI4s", 0x0128, 2, 2, b"2")
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + orientation + unit_as_text + bytes(4)
+    Image.new("RGB", (30, 20)).save(tmp_path / f"odd.{ending}", exif=exif)
+    assert load_image(tmp_path / f"odd.{ending}").shape == (30, 20, 3)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
@@ -41,6 +51,8 @@ def test_sixteen_bits_are_brought_down_not_cut_off() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jpg: no such file"):
         load_image(tmp_path / "nowhere.jpg")
+    with pytest.raises(DataError, match="no such file"):
+        load_image(tmp_path / ("iVBORw0KG" * 60))
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
@@ -56,6 +68,11 @@ def test_a_picture_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1500])
     with pytest.raises(DataError, match=r"cut\.jpg: the picture is damaged"):
         load_image(path)
+
+
+def test_what_a_decoder_trips_over_is_told_with_its_reason(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"broken\.avif: the picture is damaged: \w+"):
+        load_image(write_broken_avif(tmp_path / "broken.avif"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
-from tests.data.tiny_datasets import write_picture
+from tests.data.tiny_datasets import write_broken_avif, write_picture
 
 SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
 WIDTH, HEIGHT = 20, 10
@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     palette.putpalette([0, 0, 0] * 256)
     palette.save(tmp_path / "indexed.png")
     write_picture(tmp_path / "small.png", 5, 5)
+    write_broken_avif(tmp_path / "broken.avif")
     return tmp_path
 
 
@@ -125,13 +126,18 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
         (GOOD | {"image": "b.png"}, "b.png: no such picture"),
         (GOOD | {"masks": SQUARE[0]}, "masks is a list, an entry for each object; found 2"),
         (GOOD | {"masks": ["nowhere.png"]}, "nowhere.png: no such file; a mask was expected"),
+        (GOOD | {"masks": ["`0" * 300]}, "no such file; a mask was expected .run lengths are no text but an object"),
+        (GOOD | {"image": "a" * 300}, "no such picture, or none that can be read"),
         (GOOD | {"masks": ["mine.jsonl"]}, "mine.jsonl: not a picture that can be read as a mask"),
+        (GOOD | {"masks": ["broken.avif"]}, "broken.avif: not a picture that can be read as a mask .*: Failed"),
         (GOOD | {"masks": ["small.png"]}, r"the mask is \(5, 5\) \(H, W\), its picture is \(10, 20\)"),
         (GOOD | {"masks": [[1, 2, 3, 4]]}, "three points"),
         (GOOD | {"masks": [{"size": [10, 20], "counts": [200]}]}, "a mask has no pixel; leave masks out"),
         (GOOD | {"masks": [{"size": [10, 20], "counts": [7]}]}, "counts must fill 10 x 20 pixels"),
         (GOOD | {"boxes": []}, "1 masks, but 0 boxes"),
         ({"image": "a.png", "phrase": "it", "boxes": [[1, 2, 3]]}, r"a box is \[x1, y1, x2, y2\] in pixels"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[1, 2, 3, 10**400]]}, "a box is .* found"),
+        ({"image": "b.png", "phrase": "it", "size_wh": [10**400, 5], "masks": [SQUARE]}, "too large to convert"),
         ({"image": "a.png", "phrase": "it", "boxes": [[9, 2, 3, 4]]}, "with x1 <= x2 and y1 <= y2"),
         ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "has no part in the picture of"),
         (GOOD | {"object_ids": ["a", "b"]}, "object_ids names each of the 1 objects by a text"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.data.mixture import Mixture, read_mixture
+from sam4mllm.data.unpickle import load_plain
 from sam4mllm.errors import DataError
 from sam4mllm.recipe_data import DataSection
 from tests.data.tiny_datasets import (
@@ -61,6 +62,19 @@ def mix(home: Path, *train: dict[str, Any], seed: int = 0, **more: Any) -> Mixtu
     return read_mixture(DataSection.model_validate({"train": [whole(each) for each in train], **held}), seed)
 
 
+def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[Path] = []
+
+    def counted(path: Path, what: str) -> Any:
+        parsed.append(path)
+        return load_plain(path, what)
+
+    monkeypatch.setattr("sam4mllm.data.refcoco.load_plain", counted)
+    held = {"validation": {"dataset": "refcocog", "split": "test", "limit": 1}}
+    mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, **held)
+    assert parsed == [home / "refcoco" / "refs(unc).p", home / "refcocog" / "refs(umd).p"]
+
+
 def test_pictures_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
     mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
     assert [sample.id for sample in mixed.samples] == [
@@ -95,6 +109,17 @@ def test_a_phrase_that_comes_twice_is_taken_once(home: Path) -> None:
     (home / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in doubled))
     mixed = mix(home, {"dataset": "jsonl"})
     assert len(mixed.samples) == 10 and mixed.doubled == 10
+
+
+def test_a_phrase_that_two_sets_have_for_one_object_is_taken_once(home: Path) -> None:
+    same = [ref(n, 10 * n, n, "train", f"refcoco {n}") for n in (1, 4)]
+    write_refs(home / "refcocog", same, split_by="umd")
+    mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
+    assert [sample.id for sample in mixed.samples] == ["refcoco/train/1/10", "refcocog/train/4/40"]
+    assert mixed.doubled == 1
+    # Of another object in the picture, the phrase is another one.
+    write_instances(home / "refcocog", [picture(1), picture(4)], [annotation(10, 1, x=9), annotation(40, 4)])
+    assert mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}).doubled == 0
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_a_bad_ref_is_told_by_file_and_ref(root: Path, refs: Any, message: str) 
         (_changed(annotation(50, 5), segmentation=...), "annotation 50: a segmentation is a list of polygons"),
         (_changed(annotation(50, 5), bbox=[1, 2, 3]), r"annotation 50: a bbox is \[x, y, width, height\]"),
         (_changed(annotation(50, 5), bbox=[1, 2, -3, 4]), "annotation 50: a bbox"),
+        (_changed(annotation(50, 5), bbox=[1, 2, 3, 10**400]), "annotation 50: a bbox"),
         (
             _changed(annotation(50, 5), segmentation={"size": [20, 10], "counts": [200]}),
             r"annotation 50: the mask is \(20, 10\) \(H, W\), its picture is \(10, 20\)",

@@ -64,6 +64,13 @@ def write_picture(path: Path, width: int = 20, height: int = 10, **options: Any)
     return path
 
 
+def write_broken_avif(path: Path) -> Path:
+    """A picture whose decoder ends with RuntimeError, which most of Pillow's do not."""
+    write_picture(path)
+    path.write_bytes(path.read_bytes().replace(b"av1C", b"gone"))
+    return path
+
+
 def write_reasonseg(root: Path, split: str, stem: str, texts: list[str], shapes: list[dict[str, Any]]) -> Path:
     folder = root / "ReasonSeg" / split
     write_picture(folder / f"{stem}.jpg")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.processes import Processes
@@ -76,6 +77,23 @@ def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: 
             assert target.ious[0] >= target.mean_iou
             assert target.std_iou > 0
             assert 0.6 < target.box_iou < 0.9
+
+
+def test_pixels_that_count_for_nobody_are_neither_pointed_at_nor_judged(samples: list[Sample], tmp_path: Path) -> None:
+    first = replace(samples[0], id="0/first")
+    (item,) = first.objects
+    settings = replace(SETTINGS, keep=SETTINGS.groups)
+    plain = prepare_targets([first], Counting(), settings, tmp_path).read()[item.id]
+    # All around the object but its left edge; BoxSegmenter's mask is its box, whose corners are no fault then.
+    ignored = ~item.mask()
+    ignored[:, : int(item.box.x1) + 1] = False
+    store = prepare_targets([replace(first, ignore=encode(ignored)), *samples], Counting(), settings, tmp_path)
+    target = store.read()[item.id]
+    assert all(not ignored[int(p.y), int(p.x)] for prompt in target.prompts for p in prompt.points)
+    assert target.box_iou > 0.95 > plain.box_iou
+    # The object itself is not marked, so where both meet the mark counts.
+    hidden = replace(first, ignore=encode(item.mask()))
+    assert prepare_targets([hidden], Counting(), settings, tmp_path).skipped() == {item.id: "the mask is empty"}
 
 
 def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> None:

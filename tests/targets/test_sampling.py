@@ -65,6 +65,18 @@ def test_a_full_box_sends_negatives_to_the_whole_picture() -> None:
     assert negatives[:, 0].min() < 5 and negatives[:, 0].max() > 15
 
 
+def test_no_negative_lies_where_pixels_count_for_nobody() -> None:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[5:15, 5:15] = np.tri(10, dtype=bool)
+    ignored = np.zeros((20, 20), dtype=bool)
+    ignored[:, 10:] = ~mask[:, 10:]
+    box, points = Box(5, 5, 15, 15), {"groups": 200, "positives": 2, "negatives": 1, "widen": 0.1}
+    negatives = draw_groups(mask, box, rng(), **points, ignored=ignored).xy[:, 2].astype(int)
+    assert not (mask | ignored)[negatives[:, 1], negatives[:, 0]].any()
+    with pytest.raises(DataError, match="leaves 0 pixels of the picture; no place for 1 negative"):
+        draw_groups(mask, box, rng(), **points, ignored=~mask)
+
+
 def test_a_mask_without_room_is_told() -> None:
     with pytest.raises(DataError, match="leaves 0 pixels of the picture; no place for 1 negative"):
         draw(np.ones((4, 4), dtype=bool))

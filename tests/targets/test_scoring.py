@@ -125,3 +125,14 @@ def test_a_known_iou() -> None:
     empty = torch.full((1, 8, 8), -1.0)
     assert coarse_iou(empty, truth, upsampling).tolist() == [0.0]
     assert coarse_iou(empty, torch.zeros(8, 8, dtype=torch.bool), upsampling).tolist() == [0.0]
+
+
+def test_pixels_that_count_for_nobody_are_no_fault_of_a_mask() -> None:
+    upsampling = BoxSegmenter(side=8).upsampling((8, 8))
+    truth, counted = torch.zeros(8, 8, dtype=torch.bool), torch.ones(8, 8, dtype=torch.bool)
+    truth[:4, :4], counted[:, 4:] = True, False
+    coarse = torch.full((2, 8, 8), -1.0)
+    coarse[0, :4] = 1
+    coarse[1, :, 2:6] = 1
+    torch.testing.assert_close(coarse_iou(coarse, truth, upsampling), torch.tensor([16 / 32, 8 / 40]))
+    torch.testing.assert_close(coarse_iou(coarse, truth, upsampling, counted), torch.tensor([1.0, 8 / 24]))
