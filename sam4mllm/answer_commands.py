@@ -25,13 +25,13 @@ LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 
 def segment(options: Namespace) -> int:
     """One picture and one phrase; the status is 1 when the model's answer could not be read."""
-    from sam4mllm.data.fields import check_phrase
+    from sam4mllm.data.fields import check_phrase, check_said
     from sam4mllm.data.images import load_image
     from sam4mllm.data.queries import Query
     from sam4mllm.predict.batch import line_of
     from sam4mllm.render import mask_image
 
-    check_phrase(options.phrase, "PHRASE")
+    check_phrase(check_said(options.phrase, "PHRASE"), "PHRASE")
     picture = load_image(options.image)
     check_picture_places(options.output, options.mask)
     for place in (options.output, options.mask):

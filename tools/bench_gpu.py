@@ -37,6 +37,7 @@ from sam4mllm.data.readers import read_dataset
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.mllm.generate import Engine, Reply
+from sam4mllm.noise import quieten_libraries
 from sam4mllm.predict.batch import predict
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.predict.pipeline import Pipeline
@@ -262,6 +263,7 @@ def table(record: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    quieten_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for models, data and runs")
     parser.add_argument("--mllm", choices=tuple(MLLMS), default="qwen3-vl-8b")

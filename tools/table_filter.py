@@ -33,6 +33,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError, Sam4mllmError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.evaluate.score import score
+from sam4mllm.noise import quieten_libraries
 from sam4mllm.predict.batch import predict
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.predict.pipeline import Pipeline
@@ -219,6 +220,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    quieten_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings that replace {RECIPE}'s")
     parser.add_argument("--work", type=Path, required=True)

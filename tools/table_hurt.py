@@ -36,6 +36,7 @@ from sam4mllm.errors import RecipeError, Sam4mllmError
 from sam4mllm.evaluate.score import Judgement, judge
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
+from sam4mllm.noise import quieten_libraries
 from sam4mllm.predict.batch import line_of, predict
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.predict.pipeline import Pipeline
@@ -268,6 +269,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    quieten_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings that replace {RECIPE}'s")
     parser.add_argument("--work", type=Path, required=True)

@@ -31,6 +31,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluate.score import Judgement, judge
 from sam4mllm.evaluate.trust import trust
+from sam4mllm.noise import quieten_libraries
 from sam4mllm.predict.batch import predict
 from sam4mllm.predict.calibration import scores_of
 from sam4mllm.predict.loading import chosen_device
@@ -161,6 +162,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    quieten_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help=f"settings that replace {RECIPE}'s")
     parser.add_argument("--work", type=Path, required=True)

@@ -50,6 +50,17 @@ def check_phrase(phrase: str, where: str) -> None:
         )
 
 
+def check_said(phrase: str, where: str) -> str:
+    """The phrase, for one that somebody wrote for this program: published sets may hold empty ones.
+
+    Raises:
+        DataError: there is nothing in it.
+    """
+    if not phrase.strip():
+        raise DataError(f"{where}: the phrase is empty; say what is meant, or leave it out")
+    return phrase
+
+
 def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) -> Any:
     """The value in a JSON file in UTF-8, or in `fallback_encoding` where it is no UTF-8.
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
-from sam4mllm.data.fields import check_phrase, need, shorten
+from sam4mllm.data.fields import check_phrase, check_said, need, shorten
 from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, check_rle
 from sam4mllm.data.sample import Sample
@@ -238,7 +238,7 @@ def _query(value: object) -> Query:
     where = "query"
     identity, image = need(value, "id", str, where), need(value, "image", str, where)
     phrase = need(value, "phrase", str, where)
-    check_phrase(phrase, f"query {shorten(identity)}")
+    check_phrase(check_said(phrase, f"query {shorten(identity)}"), f"query {shorten(identity)}")
     return Query(identity, Path(image), phrase)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sam4mllm.data.fields import is_number, is_there, need, shorten
+from sam4mllm.data.fields import check_said, is_number, is_there, need, shorten
 from sam4mllm.data.lines import raise_faults, read_lines
 from sam4mllm.data.masks import Rle, area, decode, encode, from_segmentation
 from sam4mllm.data.pictures import known_size_wh
@@ -30,6 +30,9 @@ from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, box_of_mask
 
 FIELDS = ("id", "image", "phrase", "phrases", "masks", "boxes", "object_ids", "ignore", "size_wh")
+
+# Pixels by which a box may reach out of its picture: programs round, and some count the last pixel otherwise.
+_OUT = 2
 
 
 class Records:
@@ -106,8 +109,9 @@ class Records:
         )
         if len(boxes) != count:
             raise DataError(f"{count} masks, but {len(boxes)} boxes; give each object one of each")
-        if given_masks is None and (beyond := [box for box in boxes if not box.clip(size_wh).area]):
-            raise DataError(f"the box {list(beyond[0])} has no part in the picture of {size_wh} (width, height)")
+        if given_masks is None:
+            for box in boxes:
+                _check_in_pixels(box, size_wh)
         ids = record.get("object_ids")
         if ids is None:
             made = (f"{self._name}/{named}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True))
@@ -207,7 +211,11 @@ def mask_of_picture(source: Any) -> Rle:
         )
     try:
         with Image.open(source) as image:
+            if image.format == "JPEG":
+                raise DataError(f"{name}: a JPEG's noise makes pixels of the mask that are none; save it as PNG")
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
+    except DataError:
+        raise
     except UnidentifiedImageError:
         raise DataError(f"{name}: not a picture that can be read as a mask (PNG, ...)") from None
     # As in images.py: a damaged picture may raise nearly anything.
@@ -223,16 +231,16 @@ def phrases_of(record: Mapping[str, Any]) -> list[str]:
     """The phrases of a record, from `phrase` or `phrases`.
 
     Raises:
-        DataError: neither or both of them, or no text.
+        DataError: neither or both of them, or no text in one.
     """
     if ("phrase" in record) == ("phrases" in record):
         raise DataError("give either phrase, a text, or phrases, a list of texts")
     if "phrase" in record:
-        return [need(record, "phrase", str, "sample")]
+        return [check_said(need(record, "phrase", str, "sample"), "sample")]
     phrases = need(record, "phrases", list, "sample")
     if not phrases:
         raise DataError("phrases is empty; give one phrase at least")
-    return [need({"phrases": phrase}, "phrases", str, "sample") for phrase in phrases]
+    return [check_said(need({"phrases": phrase}, "phrases", str, "sample"), "sample") for phrase in phrases]
 
 
 def _box(value: object) -> Box:
@@ -248,6 +256,25 @@ def _box(value: object) -> Box:
     if box.x1 > box.x2 or box.y1 > box.y2:
         raise DataError(f"a box is [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2; found {shorten(value)}")
     return box
+
+
+def _check_in_pixels(box: Box, size_wh: tuple[int, int]) -> None:
+    """Nothing, for a box that can be one of the picture's pixels.
+
+    Raises:
+        DataError: one that reaches out of the picture, as boxes of another size or with y first do, or lies in its
+            first pixel, as shares of the sides do.
+    """
+    width, height = size_wh
+    if not box.clip(size_wh).area:
+        raise DataError(f"the box {list(box)} has no part in the picture of {size_wh} (width, height)")
+    if min(box.x1, box.y1) < -_OUT or box.x2 > width + _OUT or box.y2 > height + _OUT:
+        raise DataError(
+            f"the box {list(box)} reaches out of the picture of {size_wh} (width, height); a box is [x1, y1, x2, y2] "
+            "in pixels of the picture as it is stored, x first"
+        )
+    if max(box) <= 1 and min(size_wh) > 1:
+        raise DataError(f"the box {list(box)} is in shares of the picture's sides; give pixels of {size_wh}")
 
 
 def _tight(rle: Rle) -> Box:

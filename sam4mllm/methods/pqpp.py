@@ -121,6 +121,8 @@ class Pqpp:
         count = drawn if self.form == "list" else SINGLES
         spots = rng.permutation(poisson_disk(rng, RADIUS, DRAWN))[:count].tolist()
         places = self._places(box, spots, sample.size_wh)
+        if (ignored := sample.ignored()) is not None:
+            places = [(x, y) for x, y in places if not ignored[int(y), int(x)]]
         # The truth at the place that is written, which is where the model will look.
         return SamPrompt(box, tuple(Point(x, y, POSITIVE if mask[int(y), int(x)] else NEGATIVE) for x, y in places))
 

@@ -39,6 +39,7 @@ def folder(tmp_path: Path) -> Path:
     palette.putpalette([0, 0, 0] * 256)
     palette.save(tmp_path / "indexed.png")
     write_picture(tmp_path / "small.png", 5, 5)
+    Image.new("L", (20, 10)).save(tmp_path / "noisy.jpg")
     write_broken_avif(tmp_path / "broken.avif")
     return tmp_path
 
@@ -140,6 +141,10 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
         ({"image": "b.png", "phrase": "it", "size_wh": [10**400, 5], "masks": [SQUARE]}, "too large to convert"),
         ({"image": "a.png", "phrase": "it", "boxes": [[9, 2, 3, 4]]}, "with x1 <= x2 and y1 <= y2"),
         ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "has no part in the picture of"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[2, 5, 8, 19]]}, r"reaches out of the picture of \(20, 10\)"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[0.1, 0.1, 0.5, 0.6]]}, "is in shares of the picture's sides"),
+        (GOOD | {"phrase": " "}, "the phrase is empty; say what is meant"),
+        (GOOD | {"masks": ["noisy.jpg"]}, "a JPEG's noise makes pixels of the mask that are none; save it as PNG"),
         (GOOD | {"object_ids": ["a", "b"]}, "object_ids names each of the 1 objects by a text"),
         (GOOD | {"size_wh": [10, 20]}, r"size_wh is \(10, 20\), but .*a.png is \(20, 10\)"),
         (GOOD | {"size_wh": [0, 20]}, r"size_wh is \[width, height\], whole and positive"),
@@ -195,7 +200,7 @@ def any_sample(draw: st.DrawFn) -> Sample:
         x, y = draw(edges), draw(edges)
         objects.append(MaskObject(f"o{index}", encode(mask()), Box(x, y, x + draw(edges.map(abs)), y + 1.5)))
     ignore = encode(mask()) if draw(st.booleans()) else None
-    phrase = draw(st.text(st.characters(exclude_categories=["Cs"])))
+    phrase = draw(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip))
     return Sample("s", Path("/nowhere/picture.jpg"), (width, height), phrase, tuple(objects), ignore)
 
 

@@ -146,7 +146,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def test_queries_come_back_as_written(tmp_path: Path) -> None:
-    queries = [Query("a", Path("p/a.jpg"), "the man"), Query("b", Path("b.jpg"), "")]
+    queries = [Query("a", Path("p/a.jpg"), "the man"), Query("b", Path("b.jpg"), " x")]
     path = tmp_path / "queries.jsonl"
     path.write_text("\n".join(map(dump_line, queries)), encoding="utf-8")
     assert read_queries(path) == queries

@@ -108,6 +108,15 @@ def test_points_are_about_ten_spread_out_in_a_box_a_little_off() -> None:
         assert all(prompt.box.x1 - 0.1 <= x <= prompt.box.x2 + 0.1 for x, _ in xy)
 
 
+def test_nothing_is_said_of_pixels_that_count_for_nobody() -> None:
+    ignored = np.zeros((50, 100), dtype=bool)
+    ignored[:, 25:] = True
+    whole = sample("the ball", disk(30, 25, 10))
+    (kept,), (every,) = (LIST.shown(each, {}) for each in (replace(whole, ignore=encode(ignored)), whole))
+    assert kept.points == tuple(point for point in every.points if point.x < 25)
+    assert 0 < len(kept.points) < len(every.points)
+
+
 def test_what_is_drawn_depends_on_phrase_and_object_alone() -> None:
     ball, moon = disk(30, 25, 10), disk(70, 25, 12)
     (alone,) = LIST.teach([sample("the ball", ball, number=1)], {})
