@@ -21,6 +21,9 @@ from sam4mllm.errors import DataError, LaunchError, RecipeError
 if TYPE_CHECKING:
     from sam4mllm.recipe import Recipe
 
+HALF = 0.5
+"""The IoU from which a mask counts as right: below it SAM fails an object whatever it is told."""
+
 
 def demo(options: Namespace) -> int:
     """The whole way on what travels with the package."""
@@ -46,9 +49,13 @@ def prepare(options: Namespace) -> int:
     store = targets_of(recipe, mixture.samples, options)
     if not options.processes.is_main:
         return 0
-    targets = list(store.read().values())
+    by_id = store.read()
+    targets = list(by_id.values())
     won = sum(map(points_win, targets))
+    boxes = len({item.id for sample in mixture.samples for item in sample.objects if item.rle is None})
+    missed = sorted((target.ious[0], key) for key, target in by_id.items() if target.ious[0] < HALF)
     figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped()), "points_win": won}
+    figures |= {"boxes_alone": boxes, "below_half": len(missed)}
     means = {
         "iou_chosen": fmean(target.ious[0] for target in targets) if targets else None,
         "iou_box_alone": fmean(target.box_iou for target in targets) if targets else None,
@@ -60,6 +67,14 @@ def prepare(options: Namespace) -> int:
         if targets:
             print("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))
             print(f"points beat the box for {won} of them ({won / len(targets):.0%})")
+        if boxes:
+            print(f"{boxes} objects have a box and no mask; they are taught their box alone")
+        if missed:
+            worst, key = missed[0]
+            print(
+                f"{len(missed)} objects stay below IoU {HALF} whatever SAM is told, the worst at {worst:.2f} ({key}); "
+                "targets.min_iou leaves them out"
+            )
     write_json({**figures, **means}, options.json)
     return 0
 

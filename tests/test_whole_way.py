@@ -62,10 +62,12 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     prepared = json.loads(capsys.readouterr().out)
     assert (prepared["objects"], prepared["skipped"]) == (3, 0)
     assert prepared["iou_chosen"] >= prepared["iou_random_group"]
-    assert 0 <= prepared["points_win"] <= 3
+    assert 0 <= prepared["points_win"] <= 3 and prepared["boxes_alone"] == 0
+    missed = prepared["below_half"]
     # The setting is about teaching alone, so there is nothing to prepare anew.
     assert main(["prepare", recipe, "targets.only_winning=true", *cpu]) == 0
     said = capsys.readouterr().out
+    assert f"{missed} objects stay below IoU 0.5" in said if missed else "stay below" not in said
     assert prepared["store"] in said and f"points beat the box for {prepared['points_win']} of them" in said
     assert len(list((home / "targets").iterdir())) == 1
 

@@ -42,7 +42,7 @@ def test_from_ten_pictures_to_a_tuned_adapter(
     run = [words for words in commands(PAGE) if words]
     verbs = [words[1] for words in run]
     assert {words[0] for words in run} == {"sam4mllm"}
-    assert verbs[:6] == ["shapes", "convert", "convert", "prepare", "inspect", "train"]
+    assert verbs[:7] == ["shapes", "convert", "convert", "train", "prepare", "inspect", "train"]
     for words in run:
         verb, *arguments = words[1:]
         arguments += smaller if verb in ("prepare", "inspect", "train") else []

@@ -271,7 +271,7 @@ def _check_in_pixels(box: Box, size_wh: tuple[int, int]) -> None:
     if min(box.x1, box.y1) < -_OUT or box.x2 > width + _OUT or box.y2 > height + _OUT:
         raise DataError(
             f"the box {list(box)} reaches out of the picture of {size_wh} (width, height); a box is [x1, y1, x2, y2] "
-            "in pixels of the picture as it is stored, x first"
+            "in pixels of the picture as it is seen, x first"
         )
     if max(box) <= 1 and min(size_wh) > 1:
         raise DataError(f"the box {list(box)} is in shares of the picture's sides; give pixels of {size_wh}")
