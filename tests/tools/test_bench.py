@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from tests.mllm import tiny
+from tests.test_readme import commands
 from tests.tiny_sam import save_sam
 from tests.tools.small import load_tool
+
+PAGE = Path(__file__).parents[2] / "docs/performance.md"
 
 
 def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,3 +112,22 @@ def test_models_of_real_size_have_the_sizes_of_real_ones(tmp_path: Path, name: s
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(tool.config_of(name, tmp_path), dtype=torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.005)
+
+
+class Parsed(Exception):
+    """The options were understood."""
+
+
+@pytest.mark.parametrize(
+    "words", [words for words in commands(PAGE.read_text("utf-8")) if words[0] == "python"], ids=" ".join
+)
+def test_each_command_of_the_page_on_performance_is_understood(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(options: object) -> None:
+        raise Parsed
+
+    tool = load_tool(Path(words[1]).stem)
+    monkeypatch.setattr(tool, "run", run)
+    with pytest.raises(Parsed):
+        tool.main(words[2:])
