@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.data.leakage import LeftOut, guard_of
 from sam4mllm.data.readers import KnownPictures, read_dialogues, read_samples
-from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.geometry import Box
 from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Item = TypeVar("Item", Sample, Dialogue)
@@ -40,8 +39,7 @@ class Mixture:
     passes: the phrases, pass by pass. The first holds everything that is drawn at all, once; those after it what a
         weight above 1, or a count beyond the set's size, has once more.
     dialogues: the chat, with its repetitions.
-    doubled: phrases left out because the same one for the same objects of the same picture came before, in
-        whichever set.
+    doubled: phrases left out because the same one for the same objects of the same picture came before.
     left_out: what the guard took out, a record for each set.
     guarded: the number of pictures of each guarded split.
     sets: what is drawn of each set, in the recipe's order.
@@ -97,7 +95,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     passes: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
     sets: list[Drawn] = []
-    seen: set[tuple[Path, str, frozenset[str | Box]]] = set()
+    seen: set[tuple[Path, str, frozenset[str]]] = set()
     doubled = 0
 
     def held_in(items: Sequence[Item], entry: DataEntry) -> list[Item]:
@@ -122,7 +120,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             continue
         fresh = []
         for sample in held_in(read.pop(index), entry):
-            meaning = (sample.image, sample.phrase, frozenset(map(_looks, sample.objects)))
+            meaning = (sample.image, sample.phrase, frozenset(item.id for item in sample.objects))
             doubled += meaning in seen
             if meaning not in seen:
                 fresh.append(sample)
@@ -134,11 +132,6 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
                 passes.append([])
             passes[number] += samples
     return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.pictures, tuple(sets))
-
-
-def _looks(item: MaskObject) -> str | Box:
-    """What an object is in its picture, whichever set names it: its mask's counts, or its box where it has no mask."""
-    return item.box if item.rle is None else item.rle["counts"]
 
 
 def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> Drawn:

@@ -111,17 +111,6 @@ def test_a_phrase_that_comes_twice_is_taken_once(home: Path) -> None:
     assert len(mixed.samples) == 10 and mixed.doubled == 10
 
 
-def test_a_phrase_that_two_sets_have_for_one_object_is_taken_once(home: Path) -> None:
-    same = [ref(n, 10 * n, n, "train", f"refcoco {n}") for n in (1, 4)]
-    write_refs(home / "refcocog", same, split_by="umd")
-    mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
-    assert [sample.id for sample in mixed.samples] == ["refcoco/train/1/10", "refcocog/train/4/40"]
-    assert mixed.doubled == 1
-    # Of another object in the picture, the phrase is another one.
-    write_instances(home / "refcocog", [picture(1), picture(4)], [annotation(10, 1, x=9), annotation(40, 4)])
-    assert mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}).doubled == 0
-
-
 @pytest.mark.parametrize(
     ("share", "times"),
     [
