@@ -28,7 +28,7 @@ def segment(options: Namespace) -> int:
     from sam4mllm.data.fields import check_phrase, check_said
     from sam4mllm.data.images import load_image
     from sam4mllm.data.queries import Query
-    from sam4mllm.predict.batch import line_of
+    from sam4mllm.predict.lines import line_of
     from sam4mllm.render import mask_image
 
     check_phrase(check_said(options.phrase, "PHRASE"), "PHRASE")

@@ -37,7 +37,8 @@ from sam4mllm.evaluate.score import Judgement, judge
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.noise import quieten_libraries
-from sam4mllm.predict.batch import line_of, predict
+from sam4mllm.predict.batch import predict
+from sam4mllm.predict.lines import line_of
 from sam4mllm.predict.loading import chosen_device
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import Advance, bar

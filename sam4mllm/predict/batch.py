@@ -14,26 +14,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from sam4mllm.data.images import Rgb, load_image
-from sam4mllm.data.masks import encode
 from sam4mllm.data.queries import (
-    Evidence,
-    PredictedObject,
     PredictionLine,
     Query,
     dump_line,
-    prediction_from_json,
 )
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
-from sam4mllm.predict.calibration import Calibration, scores_of
+from sam4mllm.predict.calibration import Calibration
+from sam4mllm.predict.lines import line_of, rescored
 from sam4mllm.predict.pipeline import Pipeline, batched
 from sam4mllm.predict.result import Result
 from sam4mllm.processes import ALONE, Processes
@@ -199,52 +195,6 @@ def predict(
     processes.wait()
     advance(0)
     return BatchSummary(job.merged, **processes.agree(lambda: job.merge(calibration)))
-
-
-def rescored(record: object, calibration: Calibration) -> PredictionLine:
-    """The prediction that a line's JSON holds, with the scores that `calibration` makes of its evidence."""
-    line = prediction_from_json(record)
-    evidence = [item.evidence or Evidence() for item in line.objects] if line.status == "ok" else []
-    if line.evidence is not None:
-        evidence = [line.evidence]
-    scores, score = scores_of(line.status, evidence, calibration)
-    objects = [replace(item, score=round(each, 4)) for item, each in zip(line.objects, scores, strict=True)]
-    return replace(line, objects=tuple(objects), score=None if score is None else round(score, 4))
-
-
-def line_of(query: Query, result: Result) -> PredictionLine:
-    """The prediction that a result makes of its query, with scores to four digits, as evidence has.
-
-    Raises:
-        DataError: a score that is no finite number, as half precision can make.
-    """
-    scores = [float(score) for score in result.scores.cpu()]
-    ious = [each.iou for each in result.evidence if each.iou is not None]
-    if not all(map(math.isfinite, ious)):
-        raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
-    said = [value for each in result.evidence for value in (each.text, each.points) if value is not None]
-    if not all(map(math.isfinite, (*said, *scores, result.score or 0.0))):
-        raise DataError(f"{query.image}: the model's probabilities are not finite: {said}; give it --dtype float32")
-    masks = result.masks.cpu().numpy()
-    objects: Sequence[Evidence | None] = result.evidence if result.status == "ok" else ()
-    alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)
-    nothing = result.evidence[0] if result.status == "no_object" and result.evidence else None
-    return PredictionLine(
-        id=query.id,
-        status=result.status,
-        objects=tuple(
-            PredictedObject(encode(mask), prompt, round(score, 4), evidence, box_alone)
-            for mask, prompt, score, evidence, box_alone in zip(
-                masks, result.prompts, scores, objects, alone, strict=True
-            )
-        ),
-        image=query.image,
-        phrase=query.phrase,
-        answer=result.answer,
-        error=result.reason,
-        score=None if result.score is None else round(result.score, 4),
-        evidence=nothing,
-    )
 
 
 def _answer(pipeline: Responder, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:

@@ -15,7 +15,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.methods import Method
 from sam4mllm.methods.base import Taught, teachable
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.batch import line_of
+from sam4mllm.predict.lines import line_of
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.progress import Advance, ignore
 from sam4mllm.segment.base import Segmenter

@@ -27,6 +27,7 @@ from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods import Method, method_from_settings
 from sam4mllm.predict.calibration import Calibration
 from sam4mllm.recipe import Recipe, load_recipe
+from sam4mllm.train.same_recipe import differences
 from sam4mllm.train.train_log import TrainLog
 from sam4mllm.versions import versions
 from sam4mllm.whole_files import write_whole
@@ -43,23 +44,6 @@ _TRAINER_STATE = "trainer_state.json"
 _WORLD_SIZE = "world_size"
 _LEARNT = "learnt"
 _TAUGHT = "taught"
-
-# They change memory, speed or what is told, and no weight, so a run may go on with others.
-_FREE = frozenset(
-    {
-        "generation.batch_size",
-        "targets.batch_size",
-        "training.validate.batch_size",
-        "training.dataloader_num_workers",
-        "training.dataloader_prefetch_factor",
-        "training.dataloader_pin_memory",
-        "training.dataloader_persistent_workers",
-        "training.disable_tqdm",
-        "training.logging_steps",
-        "training.report_to",
-        "training.save_total_limit",
-    }
-)
 
 
 class RunFolder:
@@ -94,7 +78,7 @@ class RunFolder:
 
     def differences(self, recipe: Recipe) -> list[str]:
         """The settings in which `recipe` would train another adapter than this folder's, as text; at most three."""
-        return _differences(_flat(self.recipe), _flat(recipe))
+        return differences(self.recipe, recipe)
 
     def describe(self, recipe: Recipe, method: Method) -> None:
         """Write the recipe, how to ask, and the libraries' versions."""
@@ -316,27 +300,6 @@ def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
     """The sub-folders `{prefix}{number}` with their numbers, ascending."""
     found = [(place.name.removeprefix(prefix), place) for place in folder.glob(f"{prefix}*") if place.is_dir()]
     return sorted((int(number), place) for number, place in found if number.isdecimal())
-
-
-def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every setting that decides what is trained, by its dotted key; `output` does not: a run folder may be moved."""
-
-    def walk(prefix: str, value: Any) -> dict[str, Any]:
-        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-        if items is None:
-            return {prefix: value}
-        return {key: leaf for name, part in items for key, leaf in walk(f"{prefix}.{name}", part).items()}
-
-    settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
-    flat = {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
-    return {key: value for key, value in flat.items() if key not in _FREE}
-
-
-def _differences(there: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """The settings that differ, as text; at most three."""
-    keys = [key for key in {**there, **wanted} if there.get(key, "unset") != wanted.get(key, "unset")]
-    texts = [f"{key} is {there.get(key, 'unset')!r} there, {wanted.get(key, 'unset')!r} here" for key in keys[:3]]
-    return texts + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])
 
 
 def _is_json(file: Path) -> bool:

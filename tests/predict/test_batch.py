@@ -18,8 +18,9 @@ from sam4mllm.data.queries import Evidence, Query, read_predictions
 from sam4mllm.errors import DataError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.batch import line_of, predict
+from sam4mllm.predict.batch import predict
 from sam4mllm.predict.calibration import fit_calibration
+from sam4mllm.predict.lines import line_of
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.predict.result import Result
 from sam4mllm.segment.fake import BoxSegmenter

@@ -17,8 +17,8 @@ from sam4mllm.geometry import box_of_mask
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import Reply
 from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.batch import line_of
 from sam4mllm.predict.calibration import Calibration, fit_calibration
+from sam4mllm.predict.lines import line_of
 from sam4mllm.predict.pipeline import Pipeline
 from sam4mllm.segment.fake import BoxSegmenter
 from sam4mllm.segment.fallback import BoxFallback
