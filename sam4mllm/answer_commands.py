@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from sam4mllm.command_inputs import (
+    DATA_OPTIONS,
     chats_of,
+    check_not_read,
     check_picture_places,
     entry_of,
     pipeline_of,
@@ -35,8 +37,7 @@ def segment(options: Namespace) -> int:
     picture = load_image(options.image)
     check_picture_places(options.output, options.mask)
     for place in (options.output, options.mask):
-        if place is not None and place.exists() and place.samefile(options.image):
-            raise DataError(f"{place}: is the picture that is asked about; give another file")
+        check_not_read(place, options.image, "is the picture that is asked about; give another file")
     if options.mask is not None and options.mask.suffix.lower() not in LOSSLESS:
         raise DataError(f"{options.mask}: would not keep a mask's 0 and 255; take .png")
     result = pipeline_of(options)(picture, options.phrase)
@@ -61,8 +62,7 @@ def predict(options: Namespace) -> int:
 
     if (options.queries is None) == (options.dataset is None):
         raise DataError("predict asks a QUERIES.jsonl, or a data set named by --dataset; give one of the two")
-    about_data = ("root", "split", "split_by", "path", "phrases", "images", "columns", "limit")
-    if options.queries is not None and (given := [name for name in about_data if getattr(options, name, None)]):
+    if options.queries is not None and (given := [name for name in DATA_OPTIONS if getattr(options, name, None)]):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise DataError(f"{named}: belongs to a data set, and {options.queries} is none; leave it out")
     queries = queries_of(samples_of(options)) if options.queries is None else read_queries(options.queries)

@@ -89,16 +89,20 @@ def suite_of(options: Namespace) -> Suite:
     )
 
 
+DATA_OPTIONS = ("root", "split", "split_by", "path", "phrases", "column", "images", "limit")
+"""The options that say where a data set is, and how much of it is meant; `--dataset` names it."""
+
+
 def entry_of(options: Namespace) -> DataEntry:
     """The options of a data set as a recipe's data entry, checked by the same rules."""
     import pydantic
 
     from sam4mllm.recipe_data import DataEntry
 
-    keys = ("dataset", "root", "split", "split_by", "path", "phrases", "images", "limit")
+    keys = ("dataset", *DATA_OPTIONS)
     settings = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
-    if options.column:
-        settings["columns"] = dict(column.partition("=")[::2] for column in options.column)
+    if columns := settings.pop("column", None):
+        settings["columns"] = dict(column.partition("=")[::2] for column in columns)
     try:
         return DataEntry.model_validate(settings)
     except pydantic.ValidationError as error:
@@ -151,6 +155,16 @@ def check_json_place(place: str | None) -> None:
     """
     if place not in (None, "-") and not Path(place).absolute().parent.is_dir():
         raise DataError(f"{place}: its folder {Path(place).parent} does not exist; make it first")
+
+
+def check_not_read(place: Path | None, source: Path | None, what: str) -> None:
+    """Makes sure that the file which a verb reads is not the one that it writes.
+
+    Raises:
+        DataError: it is; `what` says which file that is, and what to do.
+    """
+    if place is not None and source is not None and place.exists() and source.exists() and place.samefile(source):
+        raise DataError(f"{place}: {what}")
 
 
 def check_picture_places(*places: Path | None) -> None:

@@ -12,6 +12,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from sam4mllm.command_inputs import (
+    check_not_read,
     samples_of,
     targets_of,
     write_json,
@@ -20,9 +21,6 @@ from sam4mllm.errors import DataError, LaunchError, RecipeError
 
 if TYPE_CHECKING:
     from sam4mllm.recipe import Recipe
-
-HALF = 0.5
-"""The IoU from which a mask counts as right: below it SAM fails an object whatever it is told."""
 
 
 def demo(options: Namespace) -> int:
@@ -38,6 +36,7 @@ def prepare(options: Namespace) -> int:
     from statistics import fmean
 
     from sam4mllm.data.mixture import read_mixture
+    from sam4mllm.evaluate.metrics import RIGHT_ABOVE
     from sam4mllm.recipe import load_recipe
     from sam4mllm.targets.winning import points_win
     from sam4mllm.train.method import reads_targets
@@ -53,7 +52,7 @@ def prepare(options: Namespace) -> int:
     targets = list(by_id.values())
     won = sum(map(points_win, targets))
     boxes = len({item.id for sample in mixture.samples for item in sample.objects if item.rle is None})
-    missed = sorted((target.ious[0], key) for key, target in by_id.items() if target.ious[0] < HALF)
+    missed = sorted((target.ious[0], key) for key, target in by_id.items() if target.ious[0] < RIGHT_ABOVE)
     figures = {"store": str(store.path), "objects": len(targets), "skipped": len(store.skipped()), "points_win": won}
     figures |= {"boxes_alone": boxes, "below_half": len(missed)}
     means = {
@@ -72,8 +71,8 @@ def prepare(options: Namespace) -> int:
         if missed:
             worst, key = missed[0]
             print(
-                f"{len(missed)} objects stay below IoU {HALF} whatever SAM is told, the worst at {worst:.2f} ({key}); "
-                "targets.min_iou leaves them out"
+                f"{len(missed)} objects stay below IoU {RIGHT_ABOVE} whatever SAM is told, the worst at {worst:.2f} "
+                f"({key}); targets.min_iou leaves them out"
             )
     write_json({**figures, **means}, options.json)
     return 0
@@ -161,8 +160,7 @@ def convert(options: Namespace) -> int:
     from sam4mllm.data.jsonl import write_jsonl
 
     for source in (options.path, options.phrases):
-        if source is not None and options.output.exists() and source.exists() and options.output.samefile(source):
-            raise DataError(f"{options.output}: is the file that is converted; give -o another")
+        check_not_read(options.output, source, "is the file that is converted; give -o another")
     samples = samples_of(options)
     write_jsonl(samples, options.output)
     print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} pictures")

@@ -111,10 +111,10 @@ class DataEntry(Section):
     @property
     def place(self) -> tuple[object, ...]:
         """What two entries share that name the same samples."""
-        return self.root and self.root.resolve(), *self.samples
+        return self.root and self.root.resolve(), *self.place_in_root
 
     @property
-    def samples(self) -> tuple[object, ...]:
+    def place_in_root(self) -> tuple[object, ...]:
         """What two entries share that name the same samples, whatever folder a published data set lies in."""
         path, phrases = (each and each.resolve() for each in (self.path, self.phrases))
         return self.dataset, self.split, self.split_by or USUAL_SPLIT_BY.get(self.dataset), path, phrases

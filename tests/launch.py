@@ -10,11 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
 from sam4mllm.processes import Processes
-from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
+from tests.data.tiny_datasets import annotation, picture, ref, write_instances, write_noise, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
 
@@ -70,11 +67,7 @@ def write_home(folder: Path) -> Path:
         ref(n, 10 * n, n, "train" if n < 7 else "val", "thing " + "x" * n, f"the {n}th thing that is") for n in numbers
     ]
     write_refs(data / "refcoco", refs)
-    (data / PICTURES).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in numbers:
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
+    write_noise(data, numbers)
     (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
     return folder
 

@@ -218,6 +218,8 @@ def test_options_of_a_data_set_are_refused_beside_queries(tmp_path: Path, capsys
     arguments = ["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "out")]
     assert main([*arguments, "--split", "val", "--root", "data"]) == 2
     assert "--root, --split: belongs to a data set" in capsys.readouterr().err
+    assert main([*arguments, "--column", "phrase=answer"]) == 2
+    assert "--column: belongs to a data set" in capsys.readouterr().err
 
 
 def test_an_error_of_a_data_loaders_worker_is_told_in_its_own_words(

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,7 +13,7 @@ from sam4mllm.cli import main
 from sam4mllm.doctor.tiny_mllms import save_internvl
 from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
 from sam4mllm.recipe import load_recipe
-from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_refs
+from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_noise, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
 
@@ -46,11 +45,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     splits = {1: "train", 2: "train", 3: "train", 4: "val"}
     write_refs(data / "refcoco", [ref(n, 10 * n, n, splits[n], f"thing {n}", "the only thing") for n in numbers])
-    (data / PICTURES).mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in numbers:
-        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(data / PICTURES / picture(number)["file_name"])
+    write_noise(data, numbers)
     (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
     return folder
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from real_size import MLLMS, SAMS, save_mllm, save_sam
 from table_data import shapes_in
-from timing import machine, write_json
+from timing import machine, now, write_json
 from transformers import TrainerCallback
 
 from sam4mllm.chat.conversation import Conversation
@@ -103,13 +103,6 @@ def watched(device: str) -> Iterator[Stage]:
     stage.seconds = stage.seconds or now(device) - start
     if device.startswith("cuda"):
         stage.memory = torch.cuda.max_memory_allocated(device)
-
-
-def now(device: str) -> float:
-    """Seconds, when all that was asked of the device is done."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 class Clock(TrainerCallback):

@@ -25,12 +25,11 @@ def take_turns(
     results: dict[str, Result] = {}
     for turn in range(repeats + 1):
         for name, way in ways.items():
-            _wait(device)
-            start = time.perf_counter()
+            start = now(device)
             results[name] = way()
-            _wait(device)
+            taken = now(device) - start
             if turn:
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
+                seconds[name] = min(seconds[name], taken)
     return seconds, results
 
 
@@ -47,6 +46,8 @@ def write_json(record: Mapping[str, Any], place: Path | None) -> None:
         place.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def _wait(device: str) -> None:
+def now(device: str) -> float:
+    """Seconds, when all that was asked of the device is done."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
+    return time.perf_counter()

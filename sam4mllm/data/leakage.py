@@ -9,7 +9,6 @@ that was encoded anew under another name is not found. This module does not know
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 from sam4mllm.data.readers import KnownPictures, pictures_of_splits, read_dialogues, read_samples
 from sam4mllm.data.shapes.marker import is_generated
+from sam4mllm.digests import file_sha256
 from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Reason = Literal["file", "coco id", "content"]
@@ -89,8 +89,7 @@ class Guard:
     def _hash(self, picture: Path) -> str:
         """SHA-256 of the file's bytes."""
         if picture not in self._hashes:
-            with picture.open("rb") as file:
-                self._hashes[picture] = hashlib.file_digest(file, "sha256").hexdigest()
+            self._hashes[picture] = file_sha256(picture)
         return self._hashes[picture]
 
 

@@ -100,7 +100,7 @@ def calibrate(
         ModelError: no answer to fit to.
     """
     # The recipe's folders may be named from where the training was started, so they tell nothing here.
-    if entry.samples in [trained.samples for trained in run.recipe.data.train]:
+    if entry.place_in_root in [trained.place_in_root for trained in run.recipe.data.train]:
         raise DataError(f"{entry.name}: {run.path} was trained on it, so its scores would be too sure; choose another")
     samples = read_with_masks(entry)
     output = output or run.path / "calibration" / f"{entry.dataset}-{entry.split_name}"

@@ -17,6 +17,9 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
+RIGHT_ABOVE = 0.5
+"""The IoU above which a mask, or a box, counts as right."""
+
 
 class Judged(NamedTuple):
     """What one sentence adds to the figures, after its protocol has had its say.
@@ -74,7 +77,7 @@ def right_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: Mas
         predicted, truth = [mask & ~ignored for mask in predicted], [mask & ~ignored for mask in truth]
     pairs = [(overlap(mask, other).iou, i, j) for i, mask in enumerate(predicted) for j, other in enumerate(truth)]
     taken: dict[int, int] = {}
-    for _, i, j in sorted((pair for pair in pairs if pair[0] > 0.5), key=lambda pair: (-pair[0], *pair[1:])):
+    for _, i, j in sorted((pair for pair in pairs if pair[0] > RIGHT_ABOVE), key=lambda pair: (-pair[0], *pair[1:])):
         if i not in taken and j not in taken.values():
             taken[i] = j
     return tuple(i in taken for i in range(len(predicted)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam4mllm.data.fields import is_there
 from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.readers import read_with_masks
 from sam4mllm.data.sample import Sample
@@ -115,7 +116,7 @@ def read_suite(suite: Suite, judging: Judging) -> list[list[Sample]]:
         samples = read_with_masks(entry)
         rules_for(samples, dataset=entry.dataset, split=entry.split_name, protocol=judging.protocol)
         pictures = dict.fromkeys(sample.image for sample in samples)
-        if not any(picture.is_file() for picture in pictures):
+        if not any(map(is_there, pictures)):
             raise DataError(
                 f"{entry.name}: none of its {len(pictures)} pictures is there (the first would be "
                 f"{next(iter(pictures))}); name their folder by --images"

@@ -8,7 +8,7 @@ counts as an empty mask. This module knows no models and no file formats.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sam4mllm.data.masks import decode
@@ -16,6 +16,7 @@ from sam4mllm.data.queries import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluate.metrics import (
+    RIGHT_ABOVE,
     Judged,
     Mask,
     cumulative_iou,
@@ -155,8 +156,9 @@ def judge(
             nothing = Answer(union_of([], sample.size_wh))
             judged[sample.id] = rules.judge(nothing, sample.mask(), sample.ignored(), min_pixels)
     sentences = {sample.id: judged[sample.id] for sample in samples}
-    scores = _figures(list(sentences.values()), boxes, rules, dataset, split, missing=missing, malformed=malformed)
-    return Judgement(replace(scores, errors=errors), sentences, right)
+    counts = {"missing": missing, "malformed": malformed, "errors": errors}
+    scores = _figures(list(sentences.values()), boxes, rules, dataset, split, counts)
+    return Judgement(scores, sentences, right)
 
 
 def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> Protocol:
@@ -181,9 +183,7 @@ def _figures(
     rules: Protocol,
     dataset: str,
     split: str,
-    *,
-    missing: int,
-    malformed: int,
+    counts: dict[str, int],
 ) -> Scores:
     measured = [sentence for sentence in sentences if sentence.targeted] if rules.asks_no_target else sentences
     # Masks from a program that writes no boxes say nothing about its boxes; wrong or missing answers do.
@@ -193,8 +193,7 @@ def _figures(
         split=split,
         protocol=rules.name,
         n=len(sentences),
-        missing=missing,
-        malformed=malformed,
+        **counts,
         ciou=cumulative_iou(sentences),
         giou=mean_iou(sentences),
         n_acc=no_target_accuracy(sentences) if rules.asks_no_target else None,
@@ -231,7 +230,7 @@ def _compare_boxes(line: PredictionLine, sample: Sample, boxes: _Boxes) -> None:
         boxes.any_without = True
         return
     boxes.any_with = True
-    if prompt.box.iou(sample.objects[0].box) > 0.5:
+    if prompt.box.iou(sample.objects[0].box) > RIGHT_ABOVE:
         boxes.right.add(line.id)
 
 

@@ -22,11 +22,7 @@ from typing import Any, Protocol
 import torch
 
 from sam4mllm.data.images import Rgb, load_image
-from sam4mllm.data.queries import (
-    PredictionLine,
-    Query,
-    dump_line,
-)
+from sam4mllm.data.queries import PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.predict.calibration import Calibration
 from sam4mllm.predict.lines import line_of, rescored
@@ -52,8 +48,10 @@ class Responder(Protocol):
     `identity` names all that decides its results; `picture_batch` is how many pictures it is given at once.
     """
 
-    identity: dict[str, Any]
     picture_batch: int
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
 
     def respond(self, pictures: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
         """The results of (index of the picture, query) pairs, in their order; it raises what it cannot answer."""

@@ -7,14 +7,15 @@ answers no question.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sam4mllm.chat.coordinates import Coordinates
+from sam4mllm.digests import file_sha256
 from sam4mllm.errors import ModelError
 from sam4mllm.methods import method_from_settings
 from sam4mllm.mllm.generate import TransformersEngine
@@ -89,13 +90,15 @@ def load_pipeline(
         eyes,
         picture_batch=at_once,
         max_new_tokens=generation.max_new_tokens,
-        engine_identity={
-            "base": base,
-            "base_files": _files_of(base),
-            "adapter": _digest(weights),
-            "dtype": str(mllm.dtype),
-            "quantization": quantization,
-        },
+        engine_identity=cache(
+            lambda: {
+                "base": base,
+                "base_files": _files_of(base),
+                "adapter": _digest(weights),
+                "dtype": str(mllm.dtype),
+                "quantization": quantization,
+            }
+        ),
         fallback=_fallback(fallback, run),
         calibration=_calibration(run, segmenter, method, fallback),
     )
@@ -124,10 +127,12 @@ def _served_pipeline(
         picture_batch=at_once,
         max_new_tokens=generation.max_new_tokens,
         # Not its address: a server may move between two runs of one job.
-        engine_identity={
-            "server_model": engine.model,
-            "run": _files_of(str(run.path)) if run.is_merged else _digest(run.path),
-        },
+        engine_identity=cache(
+            lambda: {
+                "server_model": engine.model,
+                "run": _files_of(str(run.path)) if run.is_merged else _digest(run.path),
+            }
+        ),
         fallback=_fallback(fallback, run),
         calibration=_calibration(run, segmenter, method, fallback),
     )
@@ -227,7 +232,7 @@ def _digest(adapter: str | Path | None) -> str | None:
     weights = Path(adapter) / ADAPTER_WEIGHTS
     if not weights.is_file():
         return str(adapter)
-    return _sha256(weights)
+    return file_sha256(weights)
 
 
 def _files_of(base: str) -> list[str] | None:
@@ -246,9 +251,4 @@ def _files_of(base: str) -> list[str] | None:
         return None
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
-        return [f"{file.name} {digest}" for file, digest in zip(files, pool.map(_sha256, files), strict=True)]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+        return [f"{file.name} {digest}" for file, digest in zip(files, pool.map(file_sha256, files), strict=True)]

@@ -9,7 +9,7 @@ predictions.jsonl is written by `batch.py`. It does not know how a method asks o
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, overload
@@ -42,7 +42,6 @@ class Pipeline:
         picture_batch: how many pictures are held, and their phrases asked, at once.
         fallback: when the mask of the box alone is taken in place of that of box and points; by default never.
         calibration: what makes scores of evidence; None where nothing was fitted.
-        identity: names the models and settings; two pipelines of equal identity give equal results.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class Pipeline:
         *,
         max_new_tokens: int | None = None,
         picture_batch: int = 16,
-        engine_identity: Mapping[str, Any] | None = None,
+        engine_identity: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         fallback: BoxFallback | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -69,17 +68,8 @@ class Pipeline:
         self.max_new_tokens = max_new_tokens
         self.picture_batch = picture_batch
         self.fallback = fallback or BoxFallback()
-        self.identity: dict[str, Any] = {
-            "method": method.settings(),
-            "engine": dict(engine_identity or {"class": type(engine).__name__}),
-            "segmenter": segmenter.fingerprint,
-            "max_new_tokens": max_new_tokens,
-        }
-        if self.fallback.is_on:
-            self.identity["fallback"] = asdict(self.fallback)
         self.calibration = calibration
-        if calibration is not None:
-            self.identity["calibration"] = calibration.to_json()
+        self._engine_identity = engine_identity or {"class": type(engine).__name__}
 
     @classmethod
     def from_pretrained(
@@ -136,8 +126,26 @@ class Pipeline:
         """This pipeline, its models shared, with the scores that it has where nothing was fitted."""
         other = copy.copy(self)
         other.calibration = None
-        other.identity = {key: value for key, value in self.identity.items() if key != "calibration"}
         return other
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The models and settings; two pipelines of equal identity give equal results.
+
+        To name a model may take the reading of all its weights, so only who asks waits for it.
+        """
+        engine = self._engine_identity() if callable(self._engine_identity) else self._engine_identity
+        named = {
+            "method": self.method.settings(),
+            "engine": dict(engine),
+            "segmenter": self.segmenter.fingerprint,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        if self.fallback.is_on:
+            named["fallback"] = asdict(self.fallback)
+        if self.calibration is not None:
+            named["calibration"] = self.calibration.to_json()
+        return named
 
     @property
     def device(self) -> torch.device:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import Rle, decode
 from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.digests import file_sha256
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.processes import ALONE, Processes
@@ -245,7 +246,6 @@ def _target(
 def _content(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(f"the picture {path} cannot be read: {error.strerror}") from error

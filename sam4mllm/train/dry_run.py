@@ -75,7 +75,7 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     from sam4mllm.targets.at_hand import targets_at_hand
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.arguments import training_arguments
-    from sam4mllm.train.estimate import memory, model_size, operations, steps
+    from sam4mllm.train.estimate import conversations_per_step, memory, model_size, operations, steps
     from sam4mllm.train.trainer import held_out
 
     notes: list[str] = []
@@ -101,7 +101,7 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     mean = fmean(look.tokens for look in looks.values())
     batch = arguments.per_device_train_batch_size
     epoch, whole = steps(len(lessons.conversations), arguments)
-    together = batch * arguments.gradient_accumulation_steps * arguments.world_size
+    together = conversations_per_step(arguments)
     learned = [look.learned for look in looks.values() if look.learned is not None]
     found = DryRun(
         recipe=recipe.hash(),

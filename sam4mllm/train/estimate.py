@@ -159,6 +159,12 @@ def operations(size: ModelSize, tokens: float, patches: float, *, checkpointing:
     return tokens * ((4 + again) * size.language + (6 + again) * size.trained) + 2 * patches * size.eyes
 
 
+def conversations_per_step(arguments: Any) -> int:
+    """What one optimiser step learns from, over all processes; `arguments` are `TrainingArguments`."""
+    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
+    return int(batch * arguments.world_size)
+
+
 def steps(conversations: int, arguments: Any) -> tuple[int, int]:
     """The optimiser steps of an epoch and of the whole training, as transformers' trainer counts them.
 

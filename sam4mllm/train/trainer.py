@@ -140,7 +140,7 @@ def fit(
     from sam4mllm.train.callbacks import EyesCallback, LogCallback, ValidationCallback
     from sam4mllm.train.collator import Collator
     from sam4mllm.train.dataset import digest
-    from sam4mllm.train.estimate import steps
+    from sam4mllm.train.estimate import conversations_per_step, steps
 
     if arguments is None:
         arguments = training_arguments(recipe, mllm.device.type)
@@ -164,7 +164,7 @@ def fit(
     trainer.remove_callback(PrinterCallback)
 
     epoch, whole = steps(len(conversations), arguments)
-    together = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    together = conversations_per_step(arguments)
     logger.info("%d conversations a step, %d steps an epoch, %d steps in all", together, epoch, whole)
     processes.agree(lambda: run.go_on_with(digest(conversations)))
     found, step, last_step = processes.agree(lambda: _rewound(run, processes.world_size, unended=spread_out))

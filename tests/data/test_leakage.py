@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
-from sam4mllm.data import leakage
 from sam4mllm.data.leakage import Guard, coco_id, guard_of
 from sam4mllm.data.shapes.marker import mark
 from sam4mllm.recipe_data import DataEntry, DataSection
@@ -77,8 +77,8 @@ def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest
     held = [write_picture(tmp_path / f"held{n}.png", 10 + n, 10) for n in range(3)]
     mine = [write_picture(tmp_path / f"mine{n}.png", 200, 100 + n) for n in range(3)]
     read = []
-    original = leakage.hashlib.file_digest
-    monkeypatch.setattr(leakage.hashlib, "file_digest", lambda file, how: read.append(file.name) or original(file, how))
+    original = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or original(file, how))
     guard = Guard({"val": held})
     assert [guard.reason(each) for each in mine if each.stat().st_size not in {h.stat().st_size for h in held}]
     assert read == []

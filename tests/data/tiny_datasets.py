@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 PICTURES = "images/mscoco/images/train2014"
@@ -26,6 +28,15 @@ def annotation(identity: int, image_id: int, x: int = 2, y: int = 1, width: int 
         "bbox": [x, y, width, height],
         "segmentation": [polygon],
     }
+
+
+def write_noise(root: Path, numbers: Iterable[int]) -> None:
+    """The pictures of these numbers, 60 x 40, of random pixels."""
+    (root / PICTURES).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in numbers:
+        pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / PICTURES / picture(number)["file_name"])
 
 
 def ref(ref_id: int, ann_id: object, image_id: int, split: str, *phrases: str) -> dict[str, Any]:

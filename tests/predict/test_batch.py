@@ -208,9 +208,9 @@ def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path
     predict(pipeline, queries, tmp_path / "out")
     with pytest.raises(DataError, match=r"different: queries"):
         predict(pipeline, [*queries[1:], Query("q/0/0", queries[0].image, "thing 99")], tmp_path / "out")
-    pipeline.identity["engine"] = {"adapter": "another"}
+    other = Pipeline(pipeline.method, pipeline.engine, pipeline.segmenter, engine_identity={"adapter": "another"})
     with pytest.raises(DataError, match=r"different: engine\)"):
-        predict(pipeline, queries, tmp_path / "out")
+        predict(other, queries, tmp_path / "out")
 
 
 def test_a_calibration_that_comes_later_scores_the_answers_that_are_there(tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path:
     assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
 
 
+def test_weights_are_read_for_a_name_only_when_it_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} was read whole")
+
+    monkeypatch.setattr("sam4mllm.predict.loading.file_sha256", refuse)
+    pipe = Pipeline.from_pretrained(home / "run", device="cpu")
+    assert pipe(home / "a.png", "the ring").status in ("ok", "no_object", "malformed")
+    with pytest.raises(AssertionError, match="was read whole"):
+        _ = pipe.identity
+
+
 def test_another_model_of_the_same_size_in_the_same_place_is_another(home: Path, tmp_path: Path) -> None:
     def identity() -> dict[str, object]:
         pipe = Pipeline.from_pretrained(str(tmp_path / "base"), device="cpu", segmenter=BoxSegmenter())
