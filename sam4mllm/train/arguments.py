@@ -13,7 +13,7 @@ from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.processes import Processes
 from sam4mllm.recipe import Recipe
 from sam4mllm.train.run_folder import RunFolder
-from sam4mllm.train.spread import check_deepspeed, check_fsdp
+from sam4mllm.train.sharding import check_deepspeed, check_fsdp
 
 RESERVED = {
     "remove_unused_columns": "conversations have no columns; leave it out",

@@ -22,7 +22,7 @@ from sam4mllm.processes import ALONE, Processes
 from sam4mllm.recipe import Recipe
 from sam4mllm.train.arguments import check_launch, training_arguments
 from sam4mllm.train.run_folder import RunFolder
-from sam4mllm.train.spread import join_deepspeed, weights_are_spread
+from sam4mllm.train.sharding import join_deepspeed, weights_are_spread
 from sam4mllm.train.validation import Validation
 
 logger = logging.getLogger(__name__)

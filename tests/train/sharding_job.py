@@ -1,6 +1,6 @@
 """Training on tiny models with the weights whole or spread over the processes, on CPUs.
 
-torchrun --nproc-per-node N tests/train/spread_job.py HOME OUTPUT WAY BATCH STOP
+torchrun --nproc-per-node N tests/train/sharding_job.py HOME OUTPUT WAY BATCH STOP
 
 WAY is `whole`, `zero2`, `zero3` or `fsdp`. Before step STOP (from 0; -1: never) the process dies. Leaves the run folder
 OUTPUT/run and OUTPUT/said.jsonl: what the model wrote when validated, and the probabilities that it gave yes and no.

@@ -1,4 +1,4 @@
-"""Weights that are spread over the processes, under FSDP and DeepSpeed's ZeRO-3: who has a part, and what must be set.
+"""Sharded weights, under FSDP and DeepSpeed's ZeRO-3: who holds a part of them only, and what must be set for it.
 
 This module loads no model; the libraries do the spreading.
 """

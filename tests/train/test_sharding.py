@@ -11,16 +11,16 @@ import pytest
 
 from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.train.run_folder import RunFolder
-from sam4mllm.train.spread import check_deepspeed
+from sam4mllm.train.sharding import check_deepspeed
 from tests.launch import ROOT, torchrun, write_home
 from tests.train.conftest import adapter_of, largest_difference
-from tests.train.spread_job import ZERO, ZERO_3
+from tests.train.sharding_job import ZERO, ZERO_3
 
 
 def job(home: Path, way: str, *, stop: int = -1) -> int:
     """The exit status; two processes of batch 1, or one of batch 2 that has the weights whole."""
     processes, batch = (1, 2) if way == "whole" else (2, 1)
-    script = str(ROOT / "tests/train/spread_job.py")
+    script = str(ROOT / "tests/train/sharding_job.py")
     done = torchrun(script, str(home), str(home / way), way, str(batch), str(stop), processes=processes)
     assert done.returncode == 0 or stop >= 0, done.stderr
     return done.returncode
@@ -55,7 +55,7 @@ def test_two_processes_train_and_resume_as_one_with_whole_weights(home: Path, wa
 
 
 @pytest.mark.parametrize("way", ["zero3", "fsdp"])
-def test_spread_weights_answer_as_whole_ones(home: Path, way: str) -> None:
+def test_sharding_weights_answer_as_whole_ones(home: Path, way: str) -> None:
     files = home / "whole/said.jsonl", ran(home, way).path.parent / "said.jsonl"
     whole, spread = ([json.loads(line) for line in file.read_text().splitlines()] for file in files)
     assert len(spread) == len(whole) > 0
