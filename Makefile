@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test check format-check lint types fix clean help
+.PHONY: install demo demo-full test check format-check lint types imports fix clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -36,7 +36,7 @@ demo-full: install
 test: install
 	$(BIN)/python -m pytest
 
-check: format-check lint types test
+check: format-check lint types imports test
 
 format-check: install
 	$(BIN)/ruff format --check .
@@ -46,6 +46,9 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
 
 fix: install
 	$(BIN)/ruff check --fix .

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from sam4mllm.data.sample import MaskObject, Sample
     from sam4mllm.errors import DataError, ModelError, PredictionsError, RecipeError, Sam4mllmError
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
-    from sam4mllm.predict.pipeline import Pipeline
-    from sam4mllm.predict.result import Result
-    from sam4mllm.recipe import Recipe, load_recipe
+    from sam4mllm.pipeline.pipeline import Pipeline
+    from sam4mllm.pipeline.result import Result
+    from sam4mllm.recipe.loading import load_recipe
+    from sam4mllm.recipe.schema import Recipe
 
 __version__ = "0.1.0"
 
@@ -43,16 +44,16 @@ _HOMES = {
     "Grid": "geometry",
     "MaskObject": "data.sample",
     "ModelError": "errors",
-    "Pipeline": "predict.pipeline",
+    "Pipeline": "pipeline.pipeline",
     "Point": "geometry",
     "PredictionsError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "recipe.schema",
     "RecipeError": "errors",
-    "Result": "predict.pipeline",
+    "Result": "pipeline.pipeline",
     "Sam4mllmError": "errors",
     "SamPrompt": "geometry",
     "Sample": "data.sample",
-    "load_recipe": "recipe",
+    "load_recipe": "recipe.loading",
 }
 
 

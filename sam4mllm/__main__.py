@@ -2,6 +2,6 @@
 
 import sys
 
-from sam4mllm.cli import main
+from sam4mllm.cli.main import main
 
 sys.exit(main())

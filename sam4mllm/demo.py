@@ -1,6 +1,6 @@
 """The demo: the whole way on what travels with the package, by the very code of any real run.
 
-    shapes on disk -> targets -> base model's answers -> LoRA training -> tuned model's answers -> scores, pictures
+    shapes on disk -> targets -> base model's answers -> LoRA training -> tuned model's answers -> scores, images
 
 A demo that was stopped goes on where it was. This module only calls the stages; it knows none of their work.
 """
@@ -15,22 +15,23 @@ from pathlib import Path
 
 from sam4mllm.data.masks import decode
 from sam4mllm.data.mixture import read_mixture
-from sam4mllm.data.queries import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.readers import read_dataset
+from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
+from sam4mllm.data.registry import read_dataset
 from sam4mllm.data.sample import Sample
-from sam4mllm.data.shapes.writer import write_dataset
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.evaluate.score import Scores, score
-from sam4mllm.predict.batch import predict
-from sam4mllm.predict.ceiling import recite
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.progress import bar
-from sam4mllm.recipe import Recipe, load_recipe
-from sam4mllm.segment.load import load_segmenter
+from sam4mllm.pipeline.batch import predict
+from sam4mllm.pipeline.oracle import oracle_predictions
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.targets.prepare import prepare_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.train.dataset import spread
 from sam4mllm.train.trainer import train
+from sam4mllm.utils.progress import bar
 
 RECIPE = "shapes_ppg"
 TRAINING_SCENES = 160
@@ -39,7 +40,7 @@ DATASETS = ("refcoco", "grefcoco", "reasonseg")
 MODELS = ("base", "tuned", "ceiling")
 PQPP = "pqpp"
 """The row that the full demo has beside those: the same base on the same data, taught the other method."""
-_PICTURES_OF_EACH = 4
+_IMAGES_OF_EACH = 4
 
 # What the table shows: title, data set, field of Scores.
 _COLUMNS = (
@@ -104,16 +105,16 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
         scores["ceiling"] = {}
         with bar("ceiling", len(everything), unit="phrases") as advance:
             for name, samples in held_out.items():
-                lines = recite(samples, targets, run.method, segmenter, advance=advance)
+                lines = oracle_predictions(samples, targets, run.method, segmenter, advance=advance)
                 scores["ceiling"][name] = score(lines, samples, dataset=name, split="val")
-    with stages.stage("pictures", "draws truth, base and tuned side by side"):
-        _draw(held_out, predictions, output / "pictures")
+    with stages.stage("images", "draws truth, base and tuned side by side"):
+        _draw(held_out, predictions, output / "images")
     record = {model: {name: each.to_json() for name, each in by_set.items()} for model, by_set in scores.items()}
     (output / "scores.json").write_text(json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n", "utf-8")
     print("\n" + "\n".join(table(scores)))
     first = held_out["refcoco"][0]
     print(
-        f"\n{sum(stages.seconds.values()):.0f} s. Scores: {output / 'scores.json'}. Pictures: {output / 'pictures'}. "
+        f"\n{sum(stages.seconds.values()):.0f} s. Scores: {output / 'scores.json'}. Images: {output / 'images'}. "
         f"Now try:\n  sam4mllm segment {output} {first.image} {first.phrase!r} -o out.png"
     )
     return scores
@@ -153,21 +154,21 @@ def _answers(pipeline: Pipeline, held_out: Mapping[str, Sequence[Sample]], outpu
 def _draw(held_out: Mapping[str, Sequence[Sample]], predictions: Path, output: Path) -> None:
     """A few phrases of each data set as panels, and all of them on one sheet."""
     from sam4mllm.data.images import load_image
-    from sam4mllm.render import contact_sheet, overlay, panels
+    from sam4mllm.viz.drawing import contact_sheet, overlay, panels
 
     output.mkdir(parents=True, exist_ok=True)
     sheet = []
     for name, samples in held_out.items():
-        shown = spread(samples, _PICTURES_OF_EACH)
+        shown = spread(samples, _IMAGES_OF_EACH)
         lines = {model: _lines_by_id(predictions / model / name) for model in ("base", "tuned")}
         for number, sample in enumerate(shown):
-            picture = load_image(sample.image)
-            parts = [(overlay(picture, [item.mask() for item in sample.objects]), "truth")]
+            image = load_image(sample.image)
+            parts = [(overlay(image, [item.mask() for item in sample.objects]), "truth")]
             for model, by_id in lines.items():
                 line = by_id[sample.id]
                 masks = [decode(item.segmentation) for item in line.objects]
                 prompts = [item.prompt for item in line.objects if item.prompt is not None]
-                parts.append((overlay(picture, masks, prompts), model if line.objects else f"{model}: {line.status}"))
+                parts.append((overlay(image, masks, prompts), model if line.objects else f"{model}: {line.status}"))
             panel = panels(parts, f"{sample.phrase}\n{lines['tuned'][sample.id].answer}")
             panel.save(output / f"{name}-{number}.png")
             sheet.append(panel)

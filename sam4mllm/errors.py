@@ -16,7 +16,7 @@ class RecipeError(Sam4mllmError):
 
 
 class DataError(Sam4mllmError):
-    """A data set, picture or annotation that is not what its format promises."""
+    """A data set, image or annotation that is not what its format promises."""
 
 
 class PredictionsError(Sam4mllmError):

@@ -1,6 +1,6 @@
 """Box, Point, SamPrompt and the coordinate grids: the only place that scales or rounds a coordinate.
 
-Every coordinate is continuous, x to the right and y downwards, in pixels of the original picture: pixel (column c,
+Every coordinate is continuous, x to the right and y downwards, in pixels of the original image: pixel (column c,
 row r) covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
 exclusive, so COCO's (x, y, w, h) is (x, y, x + w, y + h) and a mask of one pixel has a box of area 1.
 
@@ -26,7 +26,7 @@ _LONGEST_SHAPE = 200
 
 
 class Box(NamedTuple):
-    """A box (x1, y1, x2, y2) in pixels of the original picture, x2 and y2 exclusive."""
+    """A box (x1, y1, x2, y2) in pixels of the original image, x2 and y2 exclusive."""
 
     x1: float
     y1: float
@@ -55,7 +55,7 @@ class Box(NamedTuple):
         return intersection / union if union > 0 else 0.0
 
     def clip(self, size_wh: tuple[int, int]) -> Box:
-        """The part of the box inside a picture of `size_wh` pixels."""
+        """The part of the box inside an image of `size_wh` pixels."""
         width, height = size_wh
         return Box(
             min(max(self.x1, 0.0), width),
@@ -65,13 +65,13 @@ class Box(NamedTuple):
         )
 
     def widen(self, share: float, size_wh: tuple[int, int]) -> Box:
-        """The box grown on each side by `share` of its width and height, clipped to the picture."""
+        """The box grown on each side by `share` of its width and height, clipped to the image."""
         dx, dy = self.width * share, self.height * share
         return Box(self.x1 - dx, self.y1 - dy, self.x2 + dx, self.y2 + dy).clip(size_wh)
 
 
 class Point(NamedTuple):
-    """A point prompt in pixels of the original picture; `label` is POSITIVE (on the object) or NEGATIVE (off it)."""
+    """A point prompt in pixels of the original image; `label` is POSITIVE (on the object) or NEGATIVE (off it)."""
 
     x: float
     y: float
@@ -115,11 +115,11 @@ class SamPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The integer coordinates in which a model writes: `bins_wh` bins across and down the picture.
+    """The integer coordinates in which a model writes: `bins_wh` bins across and down the image.
 
     A bin is half open, [k, k + 1) * size / bins; a coordinate goes to the bin it lies in, and a bin comes back as its
     centre, so `to_bins(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A coordinate on
-    the far edge of the picture belongs to the last bin.
+    the far edge of the image belongs to the last bin.
     """
 
     bins_wh: tuple[int, int] = (1000, 1000)
@@ -129,7 +129,7 @@ class Grid:
             raise ValueError(f"a grid has at least one bin each way; got {self.bins_wh}")
 
     def to_bins(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """The bins (column, row) of a point in pixels; points outside the picture go to the nearest bin."""
+        """The bins (column, row) of a point in pixels; points outside the image go to the nearest bin."""
         return tuple(  # type: ignore[return-value]
             min(max(math.floor(value * bins / size), 0), bins - 1)
             for value, bins, size in zip((x, y), self.bins_wh, size_wh, strict=True)
@@ -141,14 +141,14 @@ class Grid:
             (index + 0.5) * size / bins for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
         )
 
-    def of_picture(self, size_wh: tuple[int, int]) -> Grid:
-        """This grid: it is the same for pictures of every size."""
+    def of_image(self, size_wh: tuple[int, int]) -> Grid:
+        """This grid: it is the same for images of every size."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class ResizedGrid:
-    """The pixels of a picture as the model sees it: a grid whose bins are those of the resized picture.
+    """The pixels of an image as the model sees it: a grid whose bins are those of the resized image.
 
     Both sides become multiples of `multiple`, the area lies from `min_pixels` to `max_pixels`, and the shape is kept as
     well as that allows. The rule is `smart_resize` of Qwen's image processors (image_processing_qwen2_vl.py in
@@ -165,19 +165,19 @@ class ResizedGrid:
     def __post_init__(self) -> None:
         if self.multiple < 1 or not self.multiple**2 <= self.max_pixels >= self.min_pixels >= 1:
             raise ValueError(
-                "a resized picture has 1 <= min_pixels <= max_pixels and room for one multiple each way; got "
+                "a resized image has 1 <= min_pixels <= max_pixels and room for one multiple each way; got "
                 f"multiple={self.multiple}, min_pixels={self.min_pixels}, max_pixels={self.max_pixels}"
             )
 
-    def of_picture(self, size_wh: tuple[int, int]) -> Grid:
-        """The grid of a picture of `size_wh` pixels.
+    def of_image(self, size_wh: tuple[int, int]) -> Grid:
+        """The grid of an image of `size_wh` pixels.
 
         Raises:
             DataError: one side is more than 200 times the other, which the processors refuse.
         """
         if max(size_wh) > _LONGEST_SHAPE * min(size_wh):
             raise DataError(
-                f"a picture of {size_wh[0]} x {size_wh[1]} pixels: the model takes pictures whose one side is at most "
+                f"an image of {size_wh[0]} x {size_wh[1]} pixels: the model takes images whose one side is at most "
                 f"{_LONGEST_SHAPE} times the other; crop it"
             )
         bins_wh = tuple(round(side / self.multiple) * self.multiple for side in size_wh)
@@ -193,7 +193,7 @@ class ResizedGrid:
 
 
 Frame: TypeAlias = Grid | ResizedGrid
-"""What says, by `of_picture`, on which grid the places of a picture are written."""
+"""What says, by `of_image`, on which grid the places of an image are written."""
 
 
 def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
@@ -206,7 +206,7 @@ def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
 
 
 def mask_of_box(box: Box, size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask (H, W) bool, of a picture of `size_wh` pixels, of the pixels whose centres lie in the box."""
+    """The mask (H, W) bool, of an image of `size_wh` pixels, of the pixels whose centres lie in the box."""
     width, height = size_wh
     columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
     across = (columns >= box.x1) & (columns < box.x2)

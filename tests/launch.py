@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.processes import Processes
-from tests.data.tiny_datasets import annotation, picture, ref, write_instances, write_noise, write_refs
+from sam4mllm.utils.distributed import DistributedContext
+from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
 
@@ -54,13 +54,13 @@ def _launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def write_home(folder: Path) -> Path:
-    """Six pictures to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
+    """Six images to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
     tiny.save_fast_vlm(folder / "base", seed=1)
     save_sam(folder / "sam.pth")
     data, numbers = folder / "data", range(1, 10)
     write_instances(
         data / "refcoco",
-        [picture(number, 60, 40) for number in numbers],
+        [image_record(number, 60, 40) for number in numbers],
         [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
     )
     refs = [
@@ -72,11 +72,13 @@ def write_home(folder: Path) -> Path:
     return folder
 
 
-def in_threads(count: int, work: Callable[[Processes], Any], **settings: Any) -> list[Any]:
+def in_threads(count: int, work: Callable[[DistributedContext], Any], **settings: Any) -> list[Any]:
     """What `work` gives in `count` threads that meet at one store, by rank."""
     from torch.distributed import HashStore
 
     store = HashStore()
     with ThreadPoolExecutor(count) as pool:
-        running = [pool.submit(work, Processes(rank, count, rank, store=store, **settings)) for rank in range(count)]
+        running = [
+            pool.submit(work, DistributedContext(rank, count, rank, store=store, **settings)) for rank in range(count)
+        ]
         return [future.result() for future in running]

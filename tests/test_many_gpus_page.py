@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam4mllm.cli import SHARED_VERBS
-from sam4mllm.cli_parser import parse
-from sam4mllm.recipe import load_recipe
-from sam4mllm.recipe_checks import library_problems
+from sam4mllm.cli.main import SHARED_VERBS
+from sam4mllm.cli.parser import parse
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.recipe.validation import library_problems
 
 PAGE = (Path(__file__).parent.parent / "docs" / "many-gpus.md").read_text(encoding="utf-8")
 

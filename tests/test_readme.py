@@ -10,26 +10,26 @@ import pytest
 from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
-from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.chat.questions import ask_points, ask_prompts
-from sam4mllm.chat.yes_no import write_answers
-from sam4mllm.cli_parser import parse
-from sam4mllm.data.jsonl import read_jsonl
-from sam4mllm.data.queries import read_predictions, read_queries
-from sam4mllm.data.shapes.scenes import make_scene
+from sam4mllm.cli.parser import parse
+from sam4mllm.data.predictions import read_predictions, read_queries
+from sam4mllm.data.readers.jsonl import read_jsonl
 from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
-from sam4mllm.methods import method_from_settings
-from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.recipe_sections import MethodSection
-from sam4mllm.segment.fake import BoxSegmenter
-from tests.data.tiny_datasets import write_picture
+from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.prompts.questions import ask_points, ask_prompts
+from sam4mllm.prompts.yes_no import write_answers
+from sam4mllm.recipe.schema import MethodSection
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.synthetic.scenes import make_scene
+from tests.data.tiny_datasets import write_image
 
 HOME = Path(__file__).parent.parent
 README = (HOME / "README.md").read_text(encoding="utf-8")
 METHOD = (HOME / "docs" / "method.md").read_text(encoding="utf-8")
 EVALUATION = (HOME / "docs" / "evaluation.md").read_text(encoding="utf-8")
-PICTURE_NUMBER = re.compile(r"COCO_train2014_0*(\d+)\.jpg")
+IMAGE_NUMBER = re.compile(r"COCO_train2014_0*(\d+)\.jpg")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -73,9 +73,9 @@ def test_each_sam4mllm_command_parses_and_its_recipe_loads(arguments: list[str])
 
 @pytest.mark.parametrize("arguments", named("python"), ids=" ".join)
 def test_each_tool_is_there_and_knows_its_options(arguments: list[str]) -> None:
-    assert arguments[0].startswith("tools/")
+    assert arguments[0].startswith(("toy_models/", "ablations/"))
     # The build scripts share the options of building.py.
-    scripts = [HOME / arguments[0], HOME / "tools" / "building.py"]
+    scripts = [HOME / arguments[0], HOME / "toy_models" / "building.py"]
     source = "".join(script.read_text(encoding="utf-8") for script in scripts)
     for option in arguments[1:]:
         assert not option.startswith("--") or f'add_argument("{option}"' in source, option
@@ -92,9 +92,9 @@ def scripted(*given: object, **also: object) -> Pipeline:
 
 def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = blocks(README, "python")
-    (place,) = re.findall(r'picture = "(.*)"', snippet)
+    (place,) = re.findall(r'image = "(.*)"', snippet)
     (tmp_path / place).parent.mkdir(parents=True)
-    scene = make_scene(0, 1, int(PICTURE_NUMBER.findall(place)[0]) - TRAINING_SCENES - 1)
+    scene = make_scene(0, 1, int(IMAGE_NUMBER.findall(place)[0]) - TRAINING_SCENES - 1)
     Image.fromarray(scene.image).save(tmp_path / place)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "from_pretrained", scripted)
@@ -106,12 +106,12 @@ def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tuple(result.masks.shape) == (1, height, width) and result.masks.any()
     assert [each.status for each in results] == ["ok", "no_object"]
     assert Image.open(tmp_path / "out.png").size[1] >= height
-    # What the snippet asks for is in that picture.
+    # What the snippet asks for is in that image.
     assert any((shape.colour, shape.name) == ("purple", "star") for shape in scene.shapes)
 
 
-def test_the_pictures_shown_are_of_the_demo_and_were_not_trained_on() -> None:
-    numbers = {int(number) for number in PICTURE_NUMBER.findall(README)}
+def test_the_images_shown_are_of_the_demo_and_were_not_trained_on() -> None:
+    numbers = {int(number) for number in IMAGE_NUMBER.findall(README)}
     assert numbers
     assert all(TRAINING_SCENES < number <= TRAINING_SCENES + 2 * HELD_OUT_SCENES for number in numbers)
     assert f"from number {TRAINING_SCENES + 1} on" in README
@@ -120,7 +120,7 @@ def test_the_pictures_shown_are_of_the_demo_and_were_not_trained_on() -> None:
 def test_the_example_lines_are_read(tmp_path: Path) -> None:
     own, queries, predictions = blocks(README, "jsonl")
     (tmp_path / "own.jsonl").write_text(own, encoding="utf-8")
-    write_picture(tmp_path / "photos" / "street.jpg", 240, 160)
+    write_image(tmp_path / "photos" / "street.jpg", 240, 160)
     assert [len(sample.objects) for sample in read_jsonl(tmp_path / "own.jsonl")] == [1, 0]
     (tmp_path / "queries.jsonl").write_text(queries, encoding="utf-8")
     (tmp_path / "predictions.jsonl").write_text(predictions, encoding="utf-8")

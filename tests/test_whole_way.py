@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sam4mllm.cli import main
-from sam4mllm.doctor.tiny_mllms import save_internvl
-from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
-from sam4mllm.recipe import load_recipe
-from tests.data.tiny_datasets import PICTURES, annotation, picture, ref, write_instances, write_noise, write_refs
+from sam4mllm.cli.main import main
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.testing.tiny_mllms import save_internvl
+from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
+from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_instances, write_noise, write_refs
 from tests.mllm import tiny
 from tests.tiny_sam import save_sam
 
@@ -40,7 +40,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     numbers = range(1, 5)
     write_instances(
         data / "refcoco",
-        [picture(number, 60, 40) for number in numbers],
+        [image_record(number, 60, 40) for number in numbers],
         [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
     )
     splits = {1: "train", 2: "train", 3: "train", 4: "val"}
@@ -57,13 +57,13 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     prepared = json.loads(capsys.readouterr().out)
     assert (prepared["objects"], prepared["skipped"]) == (3, 0)
     assert prepared["iou_chosen"] >= prepared["iou_random_group"]
-    assert 0 <= prepared["points_win"] <= 3 and prepared["boxes_alone"] == 0
+    assert 0 <= prepared["points_beat_box"] <= 3 and prepared["boxes_alone"] == 0
     missed = prepared["below_half"]
     # The setting is about teaching alone, so there is nothing to prepare anew.
     assert main(["prepare", recipe, "targets.only_winning=true", *cpu]) == 0
     said = capsys.readouterr().out
     assert f"{missed} objects stay below IoU 0.5" in said if missed else "stay below" not in said
-    assert prepared["store"] in said and f"points beat the box for {prepared['points_win']} of them" in said
+    assert prepared["store"] in said and f"points beat the box for {prepared['points_beat_box']} of them" in said
     assert len(list((home / "targets").iterdir())) == 1
 
     assert main(["inspect", recipe, *cpu]) == 0
@@ -93,7 +93,7 @@ def test_prepare_inspect_train_evaluate_and_score(home: Path, capsys: pytest.Cap
     own = json.loads((home / "run/evaluate/refcoco-val/results.json").read_text())
     assert own["splits"][0]["baselines"] == split["baselines"]
 
-    image = str(home / "data" / PICTURES / picture(4)["file_name"])
+    image = str(home / "data" / IMAGES / image_record(4)["file_name"])
     assert main(["segment", str(home / "run"), image, "thing 4", *cpu, "-o", str(home / "out.png")]) in (0, 1)
     assert Image.open(home / "out.png").size == (420, 280)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.cli import main
-from sam4mllm.data.coco import read_coco
-from sam4mllm.data.jsonl import read_jsonl
-from sam4mllm.recipe import load_recipe
-from sam4mllm.yaml_text import read_yaml
-from tests.data.tiny_datasets import annotation, picture, write_instances, write_picture
+from sam4mllm.cli.main import main
+from sam4mllm.data.readers.coco import read_coco
+from sam4mllm.data.readers.jsonl import read_jsonl
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.recipe.yaml_text import read_yaml
+from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
 from tests.mllm import tiny
 from tests.test_readme import blocks, commands
 from tests.tiny_sam import save_sam
@@ -24,7 +24,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "your-data.md").read_text(encodi
 FILES = dict(re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
 
 
-def test_from_ten_pictures_to_a_tuned_adapter(
+def test_from_ten_images_to_a_tuned_adapter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -47,7 +47,7 @@ def test_from_ten_pictures_to_a_tuned_adapter(
         verb, *arguments = words[1:]
         arguments += smaller if verb in ("prepare", "inspect", "train") else []
         arguments += [] if verb in ("shapes", "convert") else ["--device", "cpu"]
-        # A random model's answer to the one picture may be unreadable, which is status 1.
+        # A random model's answer to the one image may be unreadable, which is status 1.
         assert main([verb, *arguments]) in ((0, 1) if verb == "segment" else (0,)), words
     capsys.readouterr()
 
@@ -73,7 +73,7 @@ def test_the_recipe_loads_as_it_stands(tmp_path: Path) -> None:
 
 def test_the_example_lines_are_read(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text(FILES["labels.jsonl"])
-    write_picture(tmp_path / "photos/street.jpg", 240, 160)
+    write_image(tmp_path / "photos/street.jpg", 240, 160)
     (tmp_path / "masks").mkdir()
     for number in (1, 2):
         pixels = np.zeros((160, 240), dtype=np.uint8)
@@ -93,7 +93,7 @@ def test_the_example_lines_are_read(tmp_path: Path) -> None:
 def test_the_phrases_of_coco_annotations_are_read(tmp_path: Path) -> None:
     (text,) = [block for block in blocks(PAGE, "jsonl") if "annotation_id" in block]
     (tmp_path / "phrases.jsonl").write_text(text)
-    write_instances(tmp_path, [picture(3)], [annotation(7, 3), annotation(8, 3, x=9), annotation(9, 3, x=13)])
+    write_instances(tmp_path, [image_record(3)], [annotation(7, 3), annotation(8, 3, x=9), annotation(9, 3, x=13)])
     samples = read_coco(tmp_path / "instances.json", tmp_path / "phrases.jsonl")
     assert [len(each.objects) for each in samples] == [1, 2, 2, 0]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam4mllm.doctor.tiny_segmenters import TINY, tiny_sam
-from sam4mllm.segment.segment_anything import save_checkpoint
+from sam4mllm.segmenters.segment_anything import save_checkpoint
+from sam4mllm.testing.tiny_segmenters import TINY, tiny_sam
 
 __all__ = ["TINY", "save_sam", "tiny_sam"]
 

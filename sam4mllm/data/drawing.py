@@ -2,7 +2,7 @@
 
 The rule is OpenCV's for whole-numbered corners (fillPoly and polylines, modules/imgproc/src/drawing.cpp), so that
 scores on ReasonSeg are over the same pixels as elsewhere; corners name pixels here, not places between them. Where
-corners lie outside the picture, pixels along such an edge may differ from OpenCV's. This module knows no labels and no
+corners lie outside the image, pixels along such an edge may differ from OpenCV's. This module knows no labels and no
 files.
 """
 
@@ -19,8 +19,8 @@ def draw_polygon(points: npt.NDArray[np.int64], size_wh: tuple[int, int]) -> npt
 
     Args:
         points: (N, 2) corners x, y as whole pixels, N >= 1, within 2**24 of (0, 0); they may lie outside
-            the picture, and one or two of them draw a dot or a line.
-        size_wh: width and height of the picture in pixels.
+            the image, and one or two of them draw a dot or a line.
+        size_wh: width and height of the image in pixels.
     """
     mask = _inside(points, size_wh)
     for start, end in _edges(points):
@@ -52,7 +52,7 @@ def _inside(points: npt.NDArray[np.int64], size_wh: tuple[int, int]) -> npt.NDAr
 def _line(
     start: tuple[int, int], end: tuple[int, int], size_wh: tuple[int, int]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Columns and rows of Bresenham's line, cut to the picture and drawn from its left end."""
+    """Columns and rows of Bresenham's line, cut to the image and drawn from its left end."""
     ends = _cut(start, end, size_wh)
     if ends is None:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
@@ -69,9 +69,9 @@ def _line(
 def _cut(
     start: tuple[int, int], end: tuple[int, int], size_wh: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """The part of a line inside the picture, its ends at whole pixels; None where it misses the picture.
+    """The part of a line inside the image, its ends at whole pixels; None where it misses the image.
 
-    An end that lies above or below is first moved along the line to the picture's first or last row, then one that lies
+    An end that lies above or below is first moved along the line to the image's first or last row, then one that lies
     beside it to the first or last column, each time cutting fractions off: the order decides the pixels.
     """
     ends = [list(start), list(end)]

@@ -18,7 +18,7 @@ LONGEST_PHRASE = 2000
 """Characters of the longest phrase."""
 
 
-def need(record: object, key: str, kind: type[T], where: str) -> T:
+def require_field(record: object, key: str, kind: type[T], where: str) -> T:
     """The field `key` of a record, of type `kind`; True and False are no whole numbers.
 
     Raises:
@@ -50,7 +50,7 @@ def check_phrase(phrase: str, where: str) -> None:
         )
 
 
-def check_said(phrase: str, where: str) -> str:
+def check_not_empty(phrase: str, where: str) -> str:
     """The phrase, for one that somebody wrote for this program: published sets may hold empty ones.
 
     Raises:
@@ -90,7 +90,7 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def is_there(path: Path) -> bool:
+def file_exists(path: Path) -> bool:
     """Whether there is such a file; a text that the system takes for no name (it is too long, say) names none."""
     try:
         return path.is_file()

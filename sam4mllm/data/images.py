@@ -1,4 +1,4 @@
-"""Pictures where they enter: a path, a PIL image or an array becomes one RGB array, or an error says why not.
+"""Images where they enter: a path, a PIL image or an array becomes one RGB array, or an error says why not.
 
 This module knows nothing about models.
 """
@@ -13,23 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from sam4mllm.data.fields import is_there
-from sam4mllm.data.pictures import turn_of
+from sam4mllm.data.fields import file_exists
+from sam4mllm.data.image_header import turn_of
 from sam4mllm.errors import DataError
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
-Picture: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
+ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
 
 
 def load_image(path: str | os.PathLike[str]) -> Rgb:
-    """The picture in a file as it is meant to be seen: RGB (H, W, 3) uint8, turned as its EXIF tag says.
+    """The image in a file as it is meant to be seen: RGB (H, W, 3) uint8, turned as its EXIF tag says.
 
     Raises:
-        DataError: no such file, no picture, or a picture that is cut short.
+        DataError: no such file, no image, or an image that is cut short.
     """
     place = Path(path)
-    if not is_there(place):
-        raise DataError(f"{place}: no such file; a picture was expected")
+    if not file_exists(place):
+        raise DataError(f"{place}: no such file; an image was expected")
     try:
         with Image.open(place) as image:
             turn = turn_of(image)
@@ -37,10 +37,10 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
             # Turned here, not by ImageOps.exif_transpose: that writes all EXIF anew, and odd EXIF cannot be written.
             return to_rgb(image if turn is None else image.transpose(turn))
     except UnidentifiedImageError:
-        raise DataError(f"{place}: not a picture that can be read (JPEG, PNG, WebP, ...)") from None
-    # A damaged picture may raise nearly anything: Pillow's decoders have no error of their own.
+        raise DataError(f"{place}: not an image that can be read (JPEG, PNG, WebP, ...)") from None
+    # A damaged image may raise nearly anything: Pillow's decoders have no error of their own.
     except Exception as error:
-        raise DataError(f"{place}: the picture is damaged: {error}") from error
+        raise DataError(f"{place}: the image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Rgb:
@@ -53,16 +53,16 @@ def to_rgb(image: Image.Image) -> Rgb:
     return np.array(image.convert("RGB"))
 
 
-def as_rgb(picture: Picture) -> Rgb:
+def as_rgb(image: ImageInput) -> Rgb:
     """RGB (H, W, 3) uint8 of whatever a caller holds: a path, a PIL image, or such an array already.
 
     Raises:
-        DataError: a file that is no picture; an array of another shape or dtype.
+        DataError: a file that is no image; an array of another shape or dtype.
     """
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or 0 in picture.shape:
-            raise DataError(f"a picture array is (H, W, 3) uint8, RGB; got {picture.shape} {picture.dtype}")
-        return picture
-    return load_image(picture)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise DataError(f"an image array is (H, W, 3) uint8, RGB; got {image.shape} {image.dtype}")
+        return image
+    return load_image(image)

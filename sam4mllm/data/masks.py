@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from sam4mllm.data.fields import is_number
 
-# No coordinate is farther away than so many times the picture's longer side: pycocotools walks along each edge pixel by
+# No coordinate is farther away than so many times the image's longer side: pycocotools walks along each edge pixel by
 # pixel, in memory, and does not check that it has it.
 _FARTHEST = 10
 
@@ -44,20 +44,20 @@ def area(rle: Rle) -> int:
 
 
 def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
-    """Run lengths of COCO's `segmentation` of a picture of `size_hw` (H, W) pixels.
+    """Run lengths of COCO's `segmentation` of an image of `size_hw` (H, W) pixels.
 
     It is a list of polygons [x1, y1, x2, y2, ...] in pixels, whose OR is the mask, or run lengths {"size", "counts"}
     with counts compressed (text) or not (a list of whole numbers).
 
     Raises:
-        ValueError: none of these; run lengths of another size than the picture's; a polygon of fewer than three points,
-            or far outside the picture.
+        ValueError: none of these; run lengths of another size than the image's; a polygon of fewer than three points,
+            or far outside the image.
     """
     height, width = size_hw
     if isinstance(segmentation, dict):
         rle = check_rle(segmentation)
         if tuple(rle["size"]) != (height, width):
-            raise ValueError(f"the mask is {tuple(rle['size'])} (H, W), its picture is {(height, width)}")
+            raise ValueError(f"the mask is {tuple(rle['size'])} (H, W), its image is {(height, width)}")
         return rle
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"a segmentation is a list of polygons or run lengths; got {_short(segmentation)}")
@@ -68,7 +68,7 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
             raise ValueError(f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers")
         if max(map(abs, polygon)) > _FARTHEST * max(size_hw):
             raise ValueError(
-                f"a polygon is in pixels of its picture, which is {(width, height)} (width, height); "
+                f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "
                 f"got {max(polygon, key=abs):g}, which is far outside"
             )
     merged = coco.merge(coco.frPyObjects(segmentation, height, width))

@@ -1,4 +1,4 @@
-"""The mixture: what a recipe learns from in one epoch, read, cleared of held-out pictures and drawn by weight or count.
+"""The mixture: what a recipe learns from in one epoch, read, cleared of held-out images and drawn by weight or count.
 
 What is drawn depends on the recipe's seed and the files alone. An epoch's order is the trainer's, by the same seed.
 This module knows no targets and no text of questions.
@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sam4mllm.data.dialogues import Dialogue
-from sam4mllm.data.leakage import LeftOut, guard_of
-from sam4mllm.data.readers import KnownPictures, read_dialogues, read_samples
+from sam4mllm.data.entry import CHAT_SETS, DataEntry, DataSection
+from sam4mllm.data.leakage import LeakageRemoval, leakage_filter_for
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.registry import KnownImages, read_dialogues, read_samples
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_data import CHAT_SETS, DataEntry, DataSection
 
 Item = TypeVar("Item", Sample, Dialogue)
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """What is drawn of one set for an epoch: so many phrases or chats, and their pictures, each once, in its order."""
+class SampledDataset:
+    """What is drawn of one set for an epoch: so many phrases or chats, and their images, each once, in its order."""
 
     name: str
     count: int
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +39,18 @@ class Mixture:
     passes: the phrases, pass by pass. The first holds everything that is drawn at all, once; those after it what a
         weight above 1, or a count beyond the set's size, has once more.
     dialogues: the chat, with its repetitions.
-    doubled: phrases left out because the same one for the same objects of the same picture came before.
+    doubled: phrases left out because the same one for the same objects of the same image came before.
     left_out: what the guard took out, a record for each set.
-    guarded: the number of pictures of each guarded split.
+    guarded: the number of images of each guarded split.
     sets: what is drawn of each set, in the recipe's order.
     """
 
     passes: tuple[tuple[Sample, ...], ...]
     dialogues: tuple[Dialogue, ...]
     doubled: int
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[LeakageRemoval, ...]
     guarded: dict[str, int]
-    sets: tuple[Drawn, ...] = ()
+    sets: tuple[SampledDataset, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -58,7 +58,7 @@ class Mixture:
         return self.passes[0] if self.passes else ()
 
     def digest(self) -> str:
-        """sha256 of what is drawn: each phrase with its picture's name and its objects, each chat, in their order."""
+        """sha256 of what is drawn: each phrase with its image's name and its objects, each chat, in their order."""
         found = hashlib.sha256()
         for sample in (sample for drawn in self.passes for sample in drawn):
             objects = [(item.box, None if item.rle is None else item.rle["counts"]) for item in sample.objects]
@@ -68,7 +68,7 @@ class Mixture:
         return found.hexdigest()
 
     def leakage(self) -> dict[str, Any]:
-        """What leakage.json holds: the guarded splits with their pictures, and what each set lost to them."""
+        """What leakage.json holds: the guarded splits with their images, and what each set lost to them."""
         return {"guarded": self.guarded, "sets": [each.to_json() for each in self.left_out]}
 
     def leakage_lines(self) -> list[str]:
@@ -76,7 +76,7 @@ class Mixture:
         if not self.guarded:
             return ["leakage guard: nothing is guarded"]
         splits = ", ".join(f"{name} ({count})" for name, count in self.guarded.items())
-        return [f"leakage guard: pictures of {splits}", *(f"leakage guard: {each}" for each in self.left_out)]
+        return [f"leakage guard: images of {splits}", *(f"leakage guard: {each}" for each in self.left_out)]
 
 
 def read_mixture(data: DataSection, seed: int) -> Mixture:
@@ -85,22 +85,22 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     Raises:
         DataError: a set that cannot be read, or of which nothing is left to learn from, by its name.
     """
-    known: KnownPictures = {}
-    # Before the guard: a set that is read tells the pictures of its other splits, and is not parsed again for them.
+    known: KnownImages = {}
+    # Before the guard: a set that is read tells the images of its other splits, and is not parsed again for them.
     read = {
         index: read_samples(entry, known) for index, entry in enumerate(data.train) if entry.dataset not in CHAT_SETS
     }
-    guard = guard_of(data, known)
-    left_out: list[LeftOut] = []
+    guard = leakage_filter_for(data, known)
+    left_out: list[LeakageRemoval] = []
     passes: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
-    sets: list[Drawn] = []
+    sets: list[SampledDataset] = []
     seen: set[tuple[Path, str, frozenset[str]]] = set()
     doubled = 0
 
     def held_in(items: Sequence[Item], entry: DataEntry) -> list[Item]:
-        """The items whose pictures are not guarded."""
-        lost = LeftOut(entry.name)
+        """The items whose images are not guarded."""
+        lost = LeakageRemoval(entry.name)
         left_out.append(lost)
         kept = []
         for item in items:
@@ -109,7 +109,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
                 kept.append(item)
             else:
                 lost.phrases += 1
-                lost.pictures[item.image] = reason
+                lost.images[item.image] = reason
         return kept
 
     for index, entry in enumerate(data.train):
@@ -131,15 +131,15 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             if number == len(passes):
                 passes.append([])
             passes[number] += samples
-    return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.pictures, tuple(sets))
+    return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.images, tuple(sets))
 
 
-def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> Drawn:
-    pictures = dict.fromkeys(item.image for items in passes for item in items)
-    return Drawn(entry.name, sum(map(len, passes)), tuple(pictures))
+def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> SampledDataset:
+    images = dict.fromkeys(item.image for items in passes for item in items)
+    return SampledDataset(entry.name, sum(map(len, passes)), tuple(images))
 
 
-def _draw(items: Sequence[Item], entry: DataEntry, index: int, seed: int, lost: LeftOut) -> list[list[Item]]:
+def _draw(items: Sequence[Item], entry: DataEntry, index: int, seed: int, lost: LeakageRemoval) -> list[list[Item]]:
     """The items of one epoch in whole passes and a last one of a part, evenly at random and in the items' order.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Sample: one phrase about one picture, with the objects it means; the record that readers make and every stage takes.
+"""Sample: one phrase about one image, with the objects it means; the record that readers make and every stage takes.
 
 Masks travel as COCO's compressed run lengths and are decoded when asked for, so a list of 120,000 samples stays light.
 This module knows no file format.
@@ -20,7 +20,7 @@ from sam4mllm.geometry import Box
 
 @dataclass(frozen=True, slots=True)
 class MaskObject:
-    """One annotated object of a picture.
+    """One annotated object of an image.
 
     `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the
     target store. `rle` is the mask; None where a box alone is annotated. `box` is the annotated box where the format
@@ -32,7 +32,7 @@ class MaskObject:
     box: Box
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The mask (H, W), bool, at the picture's size.
+        """The mask (H, W), bool, at the image's size.
 
         Raises:
             DataError: a box alone is annotated.
@@ -44,13 +44,13 @@ class MaskObject:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One phrase about one picture. `objects` is what the phrase means: none ("no object"), one or several.
+    """One phrase about one image. `objects` is what the phrase means: none ("no object"), one or several.
 
     `ignore` marks the pixels that count for nobody when scores are taken (ReasonSeg's 255), or None.
 
     Raises:
         DataError: a phrase too long to be one.
-        ValueError: a mask whose size is not the picture's.
+        ValueError: a mask whose size is not the image's.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Sample:
         for what, rle in [(f"object {o.id}", o.rle) for o in self.objects] + [("ignore mask", self.ignore)]:
             if rle is not None and tuple(rle["size"]) != (height, width):
                 raise ValueError(
-                    f"sample {self.id}: the {what} is {tuple(rle['size'])} (H, W), its picture is {(height, width)}"
+                    f"sample {self.id}: the {what} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
                 )
 
     @property
@@ -75,7 +75,7 @@ class Sample:
         return all(item.rle is not None for item in self.objects)
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the picture.
+        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the image.
 
         Raises:
             DataError: an object of which a box alone is annotated.

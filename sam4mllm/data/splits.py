@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sam4mllm.data.readers import DATASETS, refs_of
-from sam4mllm.data.reasonseg import FOLDER, pictures_by_split
+from sam4mllm.data.readers.reasonseg import FOLDER, images_by_split
+from sam4mllm.data.registry import DATASETS, refs_of
 from sam4mllm.errors import DataError
 
 BENCHMARKS = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg")
@@ -28,7 +28,7 @@ def held_out_splits(name: str, root: Path, split_by: str | None = None) -> list[
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; the known ones are: {', '.join(DATASETS)}")
     if DATASETS[name].format == "reasonseg":
-        where, splits = _folder(name, root), set(pictures_by_split(root))
+        where, splits = _folder(name, root), set(images_by_split(root))
     else:
         where, refs = refs_of(name, root, split_by)
         splits = {ref.split for ref in refs}

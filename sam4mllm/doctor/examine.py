@@ -11,8 +11,8 @@ from typing import Any
 from sam4mllm.doctor.families import check_families, chosen_families
 from sam4mllm.doctor.family_checks import FAMILY_CHECKS
 from sam4mllm.doctor.report import machine
-from sam4mllm.predict.loading import chosen_device
-from sam4mllm.progress import bar
+from sam4mllm.utils.device import resolve_device
+from sam4mllm.utils.progress import bar
 
 
 def examine(only: Sequence[str], device: str) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def examine(only: Sequence[str], device: str) -> dict[str, Any]:
     Raises:
         ModelError: a word that means nothing; no such device.
     """
-    place = chosen_device(device)
+    place = resolve_device(device)
     model_types, with_segmenters = chosen_families(only)
     record: dict[str, Any] = {**machine(place), "families": {}, "segmenters": {}}
     if model_types:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from sam4mllm.doctor.family_checks import FAMILY_CHECKS
 from sam4mllm.doctor.subject import Subject
-from sam4mllm.doctor.tiny_mllms import BUILDERS
 from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, verdict_of
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.progress import Advance, ignore
+from sam4mllm.testing.tiny_mllms import BUILDERS
+from sam4mllm.utils.progress import Advance, ignore
 
 
 def chosen_families(only: Sequence[str]) -> tuple[list[str], bool]:

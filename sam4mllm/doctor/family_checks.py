@@ -11,21 +11,21 @@ from importlib.util import find_spec
 from itertools import pairwise, product
 from typing import Any
 
-from sam4mllm.chat.conversation import asking
-from sam4mllm.chat.coordinates import PLAIN
-from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.doctor.subject import Subject, pictures
-from sam4mllm.doctor.teaching import answers_alone_carry_loss, asks_as_it_teaches
+from sam4mllm.doctor.probabilities import yes_and_no_weighed_together
+from sam4mllm.doctor.subject import Subject, images
+from sam4mllm.doctor.supervision import answers_alone_carry_loss, asks_as_it_teaches
 from sam4mllm.doctor.verdict import NotApplicableError, expect
-from sam4mllm.doctor.weighing import yes_and_no_weighed_together
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.mllm.generate import TransformersEngine
-from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
-from sam4mllm.mllm.load import Mllm, Quantization, load_mllm
+from sam4mllm.mllm.image_size import own_coordinates
+from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
-from sam4mllm.mllm.picture_size import own_coordinates
-from sam4mllm.train.run_folder import ADAPTER_WEIGHTS
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.prompts.conversation import asking
+from sam4mllm.prompts.coordinates import PLAIN
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.runs.run_folder import ADAPTER_WEIGHTS
 
 Check = Callable[[Subject], None]
 
@@ -108,7 +108,7 @@ def coordinates_round_trip(subject: Subject) -> None:
     coordinates = own_coordinates(subject.mllm.family.coordinates, subject.mllm.processor) or PLAIN
     grammar = AnswerGrammar(coordinates)
     for size_wh in [(640, 480), (37, 211), (333, 1001), (1, 1), (29, 31)]:
-        grid = coordinates.frame.of_picture(size_wh)
+        grid = coordinates.frame.of_image(size_wh)
         if isinstance(coordinates.frame, ResizedGrid):
             seen = _resized_wh(subject.mllm.processor, size_wh)
             expect(grid.bins_wh == seen, f"{size_wh} pixels become {seen}, not {grid.bins_wh}")
@@ -124,21 +124,21 @@ def coordinates_round_trip(subject: Subject) -> None:
                 abs(was - now) / half_wh[index % 2]
                 for index, (was, now) in enumerate(zip([x1, y1, x2, y2, x2, y1], places, strict=True))
             )
-            expect(off <= 1, f"{text!r} is {off / 2:.2f} bins off in a picture of {size_wh}")
+            expect(off <= 1, f"{text!r} is {off / 2:.2f} bins off in an image of {size_wh}")
 
 
-def pictures_shrink(subject: Subject) -> None:
-    """However large a picture is, the model sees no more of it than the recipe's limit, and answers."""
-    rule = subject.mllm.family.picture_size
-    small, large, huge = pictures([(300, 400), (900, 1200), (1800, 2400)])
+def images_shrink(subject: Subject) -> None:
+    """However large an image is, the model sees no more of it than the recipe's limit, and answers."""
+    rule = subject.mllm.family.image_size
+    small, large, huge = images([(300, 400), (900, 1200), (1800, 2400)])
     processor = subject.mllm.processor
-    seen = [_numbers(processor, picture) for picture in (large, huge)]
-    expect(seen[0] == seen[1], f"a picture of 2400 x 1800 costs {seen[1]} numbers, one of 1200 x 900 {seen[0]}")
+    seen = [_numbers(processor, image) for image in (large, huge)]
+    expect(seen[0] == seen[1], f"an image of 2400 x 1800 costs {seen[1]} numbers, one of 1200 x 900 {seen[0]}")
     if not rule.takes:
-        expect(_numbers(processor, small) == seen[0], "a picture of 400 x 300 has another size")
+        expect(_numbers(processor, small) == seen[0], "an image of 400 x 300 has another size")
         return
     limits = {"max_pixels": 64 * 32} if "max_pixels" in rule.takes else {"longest_side": 32}
-    limited = subject.load(picture_size=limits)
+    limited = subject.load(image_size=limits)
     expect(_numbers(limited.processor, huge) < seen[0], f"{limits} changes nothing")
     limited.processor.save_pretrained(subject.folder / "limited")
     saved = type(limited.processor).from_pretrained(subject.folder / "limited")
@@ -146,8 +146,8 @@ def pictures_shrink(subject: Subject) -> None:
     TransformersEngine(limited, 1).generate([asking(huge, "Where is it?")], 2)
 
 
-def pictures_seen_whole(subject: Subject) -> None:
-    """The ends of a long picture reach the model, lying or standing."""
+def images_seen_whole(subject: Subject) -> None:
+    """The ends of a long image reach the model, lying or standing."""
     import numpy as np
 
     for size_hw in ((40, 160), (160, 40)):
@@ -156,7 +156,7 @@ def pictures_seen_whole(subject: Subject) -> None:
             marked = black.copy()
             marked[corner] = 255
             same = _seen(subject.mllm.processor, marked).equal(_seen(subject.mllm.processor, black))
-            expect(not same, f"a corner of a picture of {size_hw[1]} x {size_hw[0]} is not seen")
+            expect(not same, f"a corner of an image of {size_hw[1]} x {size_hw[0]} is not seen")
 
 
 def nf4(subject: Subject) -> None:
@@ -202,8 +202,8 @@ FAMILY_CHECKS: dict[str, Check] = {
         merges,
         projector_tuned_whole,
         coordinates_round_trip,
-        pictures_shrink,
-        pictures_seen_whole,
+        images_shrink,
+        images_seen_whole,
         gradient_checkpointing,
         optimiser_8bit,
         nf4,
@@ -253,22 +253,22 @@ def _same(a: Any, b: Any, what: str) -> None:
 
 
 def _resized_wh(processor: Any, size_wh: tuple[int, int]) -> tuple[int, int]:
-    """The size that the processor really brings a picture to."""
+    """The size that the processor really brings an image to."""
     from PIL import Image
 
-    (picture,) = pictures([(size_wh[1], size_wh[0])])
-    _, rows, columns = processor.image_processor(Image.fromarray(picture), return_tensors="pt")["image_grid_thw"][
+    (image,) = images([(size_wh[1], size_wh[0])])
+    _, rows, columns = processor.image_processor(Image.fromarray(image), return_tensors="pt")["image_grid_thw"][
         0
     ].tolist()
     patch = processor.image_processor.patch_size
     return columns * patch, rows * patch
 
 
-def _numbers(processor: Any, picture: Any) -> int:
-    """How many numbers of a picture the model gets."""
-    return _seen(processor, picture).numel()
+def _numbers(processor: Any, image: Any) -> int:
+    """How many numbers of an image the model gets."""
+    return _seen(processor, image).numel()
 
 
-def _seen(processor: Any, picture: Any) -> Any:
-    messages = [messages_with_picture(asking(picture, "?"))]
+def _seen(processor: Any, image: Any) -> Any:
+    messages = [messages_with_image(asking(image, "?"))]
     return model_inputs(processor, messages, padding_side="left")["pixel_values"]

@@ -1,4 +1,4 @@
-"""What the libraries themselves make of a picture and a prompt, through their own processors: to compare ours with.
+"""What the libraries themselves make of an image and a prompt, through their own processors: to compare ours with.
 
 Both libraries add half a pixel of their input square to a coordinate, because they take it for a whole pixel number.
 Ours are continuous, so the half is taken off before they are asked. This module compares nothing.
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 
 from sam4mllm.geometry import SamPrompt
-from sam4mllm.segment.segment_anything import SegmentAnything
-from sam4mllm.segment.transformers_sam import TransformersSam
+from sam4mllm.segmenters.segment_anything import SegmentAnything
+from sam4mllm.segmenters.transformers_sam import TransformersSam
 
 _PROCESSORS = {
     "sam": ("SamProcessor", "SamImageProcessor"),
@@ -89,7 +89,7 @@ def _of_processor(segmenter: TransformersSam, image: npt.NDArray[np.uint8], prom
 
 
 def _processor(family: str, side: int) -> Any:
-    """The family's own processor with its defaults, for pictures of `side` pixels."""
+    """The family's own processor with its defaults, for images of `side` pixels."""
     import transformers
 
     processor_class, image_processor_class = (getattr(transformers, name) for name in _PROCESSORS[family])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sam4mllm.segment.architecture import SamArchitecture
+from sam4mllm.segmenters.architecture import SamArchitecture
 
 # Applied in order. Source: the module names of segment_anything's `modeling/` and of transformers' `modeling_sam.py`.
 _RENAMES = [

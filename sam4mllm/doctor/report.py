@@ -9,12 +9,12 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sam4mllm.chat.coordinates import PLAIN, Coordinates
-from sam4mllm.chat.grammar import AnswerGrammar
 from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, failed
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES, Family
-from sam4mllm.versions import versions
+from sam4mllm.prompts.coordinates import PLAIN, Coordinates
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.utils.versions import versions
 
 Verdicts = Mapping[str, Mapping[str, Verdict]]
 """By name, then by check."""
@@ -119,7 +119,7 @@ def _verdict_table(what: str, table: Verdicts) -> str:
 
 def facts_table(model_types: Sequence[str]) -> str:
     """What is known of each family, one row each, as Markdown."""
-    lines = [_line(["family", "model type", "grid", "an object", "pictures", "limited by", "projector"])]
+    lines = [_line(["family", "model type", "grid", "an object", "images", "limited by", "projector"])]
     lines.append(_line(["---"] * 7))
     for family in (FAMILIES[name] for name in model_types):
         lines.append(
@@ -129,8 +129,8 @@ def facts_table(model_types: Sequence[str]) -> str:
                     f"`{family.model_type}`",
                     _grid_text(family),
                     f"`{_example(family.coordinates or PLAIN)}`",
-                    family.picture_size.text,
-                    ", ".join(f"`{name}`" for name in family.picture_size.takes) or "nothing",
+                    family.image_size.text,
+                    ", ".join(f"`{name}`" for name in family.image_size.takes) or "nothing",
                     ", ".join(f"`{name}`" for name in family.projector),
                 ]
             )
@@ -143,7 +143,7 @@ def _grid_text(family: Family) -> str:
         return "`method.grid`"
     frame = family.coordinates.frame
     if isinstance(frame, ResizedGrid):
-        return "pixels of the resized picture"
+        return "pixels of the resized image"
     return " x ".join(map(str, frame.bins_wh))
 
 

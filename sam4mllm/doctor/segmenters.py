@@ -19,14 +19,14 @@ from PIL import Image
 
 from sam4mllm.doctor.library_answers import library_answer
 from sam4mllm.doctor.renamed_sam import as_sam_model
-from sam4mllm.doctor.tiny_segmenters import SEGMENT_ANYTHING, TINY, save_tiny, tiny_model, tiny_sam
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.segment.base import Decoded
-from sam4mllm.segment.families import FAMILIES, family_of
-from sam4mllm.segment.load import load_segmenter
-from sam4mllm.segment.segment_anything import SegmentAnything, first_line
-from sam4mllm.segment.transformers_sam import TransformersSam
+from sam4mllm.segmenters.base import Decoded
+from sam4mllm.segmenters.families import FAMILIES, family_of
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.segmenters.segment_anything import SegmentAnything, first_line
+from sam4mllm.segmenters.transformers_sam import TransformersSam
+from sam4mllm.testing.tiny_segmenters import SEGMENT_ANYTHING, TINY, save_tiny, tiny_model, tiny_sam
 
 SIZES_WH = ((140, 91), (64, 150), (37, 33))
 REQUESTS = (
@@ -37,7 +37,7 @@ REQUESTS = (
     (2, SamPrompt(Box(1, 8, 30, 31), (Point(10.5, 20.5, 1), Point(2.5, 3.5, 0)))),
     (0, SamPrompt(None, (Point(30.5, 40.5, 1), Point(100.5, 80.5, 0)))),
 )
-"""Boxes, points and both, of pictures of several shapes, in no order."""
+"""Boxes, points and both, of images of several shapes, in no order."""
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,11 @@ def refuses_missing_weights(subject: Subject) -> str | None:
 
 
 def batch_is_one_by_one(subject: Subject) -> str | None:
-    """Several pictures and prompts at once give what each gives alone: logits and predicted IoU to 1e-4, in order."""
-    segmenter, images = subject.segmenter, pictures()
+    """Several images and prompts at once give what each gives alone: logits and predicted IoU to 1e-4, in order."""
+    segmenter, images = subject.segmenter, example_images()
     decoded = segmenter.decode(segmenter.embed(images), REQUESTS)
-    for place, (picture, prompt) in enumerate(REQUESTS):
-        alone = segmenter.decode(segmenter.embed([images[picture]]), [(0, prompt)])
+    for place, (index, prompt) in enumerate(REQUESTS):
+        alone = segmenter.decode(segmenter.embed([images[index]]), [(0, prompt)])
         difference = max(
             float((decoded.low_logits[place] - alone.low_logits[0]).abs().max()),
             float((decoded.iou[place] - alone.iou[0]).abs()),
@@ -140,13 +140,13 @@ def batch_is_one_by_one(subject: Subject) -> str | None:
     return None
 
 
-def masks_have_picture_size(subject: Subject) -> str | None:
-    """Masks are bool, as large as their pictures, and on the segmenter's device."""
+def masks_have_image_size(subject: Subject) -> str | None:
+    """Masks are bool, as large as their images, and on the segmenter's device."""
     segmenter = subject.segmenter
-    masks = segmenter.masks(segmenter.decode(segmenter.embed(pictures()), REQUESTS))
-    for (picture, _), mask in zip(REQUESTS, masks, strict=True):
-        if mask.dtype != torch.bool or tuple(mask.shape) != SIZES_WH[picture][::-1]:
-            return f"a picture of {SIZES_WH[picture]} has a mask {tuple(mask.shape)} {mask.dtype}"
+    masks = segmenter.masks(segmenter.decode(segmenter.embed(example_images()), REQUESTS))
+    for (image, _), mask in zip(REQUESTS, masks, strict=True):
+        if mask.dtype != torch.bool or tuple(mask.shape) != SIZES_WH[image][::-1]:
+            return f"an image of {SIZES_WH[image]} has a mask {tuple(mask.shape)} {mask.dtype}"
         if mask.device.type != segmenter.device.type:
             return f"a mask is on {mask.device}, the segmenter on {segmenter.device}"
     return None
@@ -155,29 +155,29 @@ def masks_have_picture_size(subject: Subject) -> str | None:
 def pixels_of_library(subject: Subject) -> str | None:
     """The image encoder sees what the library's processor would show it, to one level of 255."""
     segmenter = subject.on_cpu
-    for image in pictures():
+    for image in example_images():
         ours, theirs = segmenter.pixels([image]), library_answer(segmenter, image, REQUESTS[0][1]).pixels
         # The smallest standard deviation of a channel is 0.224; resizing rounds to a level, in either library.
         if ours.shape != theirs.shape or not float((ours - theirs).abs().max()) <= 1.01 / 255 / 0.224:
-            return f"a picture of {image.shape[1::-1]} is another one to the image encoder"
+            return f"an image of {image.shape[1::-1]} is another one to the image encoder"
     return None
 
 
 def masks_of_library(subject: Subject) -> str | None:
     """Full-size logits and predicted IoU are those of the library's processor, model and `post_process_masks`.
 
-    The pictures have one colour, which every way of resizing leaves alone, so that half a pixel in a prompt would show.
+    The images have one colour, which every way of resizing leaves alone, so that half a pixel in a prompt would show.
     """
     segmenter = subject.on_cpu
-    for picture, prompt in REQUESTS:
-        width, height = SIZES_WH[picture]
+    for index, prompt in REQUESTS:
+        width, height = SIZES_WH[index]
         image = np.full((height, width, 3), (200, 120, 40), np.uint8)
         decoded = segmenter.decode(segmenter.embed([image]), [(0, prompt)])
         logits = segmenter.upsampling((width, height)).logits(decoded.low_logits)[0]
         theirs = library_answer(segmenter, image, prompt)
         difference = float((logits - theirs.logits).abs().max() / theirs.logits.std())
         if not (difference <= 5e-4 and abs(float(decoded.iou[0]) - theirs.iou) <= 1e-4):
-            return f"{prompt} in a picture of {(width, height)}: logits are off by {difference:.1e} of their spread"
+            return f"{prompt} in a index of {(width, height)}: logits are off by {difference:.1e} of their spread"
     return None
 
 
@@ -210,7 +210,7 @@ CHECKS: dict[str, Check] = {
     "loads": loads,
     "refuses_missing_weights": refuses_missing_weights,
     "batch_is_one_by_one": batch_is_one_by_one,
-    "masks_have_picture_size": masks_have_picture_size,
+    "masks_have_image_size": masks_have_image_size,
     "pixels_of_library": pixels_of_library,
     "masks_of_library": masks_of_library,
     "bfloat16": bfloat16,
@@ -218,8 +218,8 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def pictures() -> list[npt.NDArray[np.uint8]]:
-    """Soft patches of colour, one picture (H, W, 3) for each of `SIZES_WH`."""
+def example_images() -> list[npt.NDArray[np.uint8]]:
+    """Soft patches of colour, one image (H, W, 3) for each of `SIZES_WH`."""
     rng = np.random.default_rng(0)
     patches = [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in SIZES_WH]
     return [
@@ -229,7 +229,7 @@ def pictures() -> list[npt.NDArray[np.uint8]]:
 
 
 def _answers(segmenter: SegmentAnything | TransformersSam) -> tuple[list[torch.Tensor], Decoded]:
-    decoded = segmenter.decode(segmenter.embed(pictures()), REQUESTS)
+    decoded = segmenter.decode(segmenter.embed(example_images()), REQUESTS)
     return segmenter.masks(decoded), decoded
 
 

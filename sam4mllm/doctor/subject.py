@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from sam4mllm.chat.conversation import Conversation, asking, teaching
-from sam4mllm.mllm.load import Mllm, Quantization, load_mllm
+from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.recipe import Recipe
+from sam4mllm.prompts.conversation import Conversation, asking, teaching
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.train.collator import Collator
-from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.trainer import fit
 
 STEPS = 10
@@ -110,17 +110,17 @@ class Subject:
 
     @cached_property
     def lessons(self) -> list[Conversation]:
-        """Three conversations of one and two answers, about pictures of odd sizes."""
+        """Three conversations of one and two answers, about images of odd sizes."""
         return [
-            teaching(picture, [(f"Where is {index}?", f"[{index}7,2{turn},45,6]") for turn in range(index % 2 + 1)])
-            for index, picture in enumerate(pictures([(41, 67), (90, 33), (57, 57)]))
+            teaching(image, [(f"Where is {index}?", f"[{index}7,2{turn},45,6]") for turn in range(index % 2 + 1)])
+            for index, image in enumerate(images([(41, 67), (90, 33), (57, 57)]))
         ]
 
     @cached_property
     def questions(self) -> list[Conversation]:
-        """Four questions of different lengths, about pictures of different sizes and shapes."""
+        """Four questions of different lengths, about images of different sizes and shapes."""
         sizes = [(64, 64), (90, 61), (30, 120), (80, 77)]
-        return [asking(picture, "Where is it" + "?" * 7 * i) for i, picture in enumerate(pictures(sizes))]
+        return [asking(image, "Where is it" + "?" * 7 * i) for i, image in enumerate(images(sizes))]
 
     def logits(self, model: Any) -> Any:
         """Logits (B, T, V) of `model` on the lessons as one batch, in float32 on the CPU."""
@@ -131,7 +131,7 @@ class Subject:
             return model(**{name: value.to(self.device) for name, value in batch.items()}).logits.float().cpu()
 
 
-def pictures(sizes_hw: Sequence[tuple[int, int]]) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Pictures (H, W, 3) uint8 of random pixels."""
+def images(sizes_hw: Sequence[tuple[int, int]]) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Images (H, W, 3) uint8 of random pixels."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes_hw]

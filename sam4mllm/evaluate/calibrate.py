@@ -3,7 +3,7 @@
     RUN/calibration/DATASET-SPLIT/    the answers, as a batch run keeps them; resumed
     RUN/calibration.json              what was fitted to all of them
 
-What is told of it is measured by cross-fitting: each answer is scored by a calibration that has not seen its picture.
+What is told of it is measured by cross-fitting: each answer is scored by a calibration that has not seen its image.
 Training does the same with its validation's answers (`train/validation.py`). This module trains nothing.
 """
 
@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.queries import Evidence, PredictionLine, queries_of, read_predictions
-from sam4mllm.data.readers import read_with_masks
+from sam4mllm.data.entry import DataEntry
+from sam4mllm.data.predictions import Confidence, PredictionLine, queries_of, read_predictions
+from sam4mllm.data.registry import read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, ModelError
+from sam4mllm.evaluate.reliability import expected_calibration_error
 from sam4mllm.evaluate.score import judge
-from sam4mllm.evaluate.trust import expected_calibration_error
-from sam4mllm.predict.batch import BatchSummary, predict
-from sam4mllm.predict.calibration import (
+from sam4mllm.pipeline.batch import BatchSummary, predict
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.runs.calibration import (
     NO_OBJECT_FEATURES,
     OBJECT_FEATURES,
     Calibration,
@@ -30,11 +32,9 @@ from sam4mllm.predict.calibration import (
     fit_calibration,
     scores_of,
 )
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.processes import ALONE, Processes
-from sam4mllm.progress import bar
-from sam4mllm.recipe_data import DataEntry
-from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.progress import bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Fitted:
     """How well one part of the calibration does: `n` pairs, `right` of them right, and the ECE without and with it.
 
     `before` is of the scores without calibration, None where an answer has none. `after` is cross-fitted, so as on
-    answers that were not fitted, None for pairs of fewer than two pictures.
+    answers that were not fitted, None for pairs of fewer than two images.
     """
 
     n: int
@@ -88,7 +88,7 @@ def calibrate(
     run: RunFolder,
     entry: DataEntry,
     output: Path | None = None,
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> Calibrated | None:
     """Answer the split `entry`, fit the calibration to its answers and write it into `run`.
 
@@ -125,7 +125,7 @@ def calibrate(
 def pairs_of(
     predictions: Sequence[PredictionLine], samples: Sequence[Sample]
 ) -> tuple[list[tuple[Pair, Path]], list[tuple[Pair, Path]]]:
-    """The pairs of objects and of "no object" answers, each with its picture, in the order of the samples."""
+    """The pairs of objects and of "no object" answers, each with its image, in the order of the samples."""
     # gRefCOCO's rules have a place for all kinds of phrases; only what is right is asked here, and no figure.
     judgement = judge(predictions, samples, dataset="", split="", protocol="grefcoco")
     lines = {line.id: line for line in predictions}
@@ -134,10 +134,10 @@ def pairs_of(
         line = lines.get(sample.id)
         if line is not None and line.status == "ok":
             for item, right in zip(line.objects, judgement.right[line.id], strict=True):
-                objects.append(((item.evidence or Evidence(), right), sample.image))
+                objects.append(((item.confidence or Confidence(), right), sample.image))
         if line is not None and line.status == "no_object":
             right = not judgement.by_id[line.id].targeted
-            no_object.append(((line.evidence or Evidence(), right), sample.image))
+            no_object.append(((line.confidence or Confidence(), right), sample.image))
     return objects, no_object
 
 
@@ -145,10 +145,10 @@ def _fitted(status: str, found: Sequence[tuple[Pair, Path]], names: Sequence[str
     pairs = [pair for pair, _ in found]
     right = [fact for _, fact in pairs]
     before: list[float] = []
-    for evidence, _ in pairs:
-        scores, whole = scores_of(status, [evidence], None)
+    for confidence, _ in pairs:
+        scores, whole = scores_of(status, [confidence], None)
         before += scores if status == "ok" else [] if whole is None else [whole]
-    after = cross_fitted(pairs, [picture for _, picture in found], names)
+    after = cross_fitted(pairs, [image for _, image in found], names)
     return Fitted(
         n=len(pairs),
         right=sum(right),

@@ -1,6 +1,6 @@
-"""The page of cases: a split's best, median and worst answers by IoU, with picture, truth, prediction and words.
+"""The page of cases: a split's best, median and worst answers by IoU, with image, truth, prediction and words.
 
-    OUTPUT/index.html, OUTPUT/pictures/best-00.png ...
+    OUTPUT/index.html, OUTPUT/images/best-00.png ...
 
 Figures say how good answers are, this page says in what way. It scores nothing: the IoU is the one that the split's
 protocol gave each sentence.
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import decode
-from sam4mllm.data.queries import PredictionLine
+from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.metrics import Judged
-from sam4mllm.html_page import html_page
-from sam4mllm.render import overlay, panels
+from sam4mllm.evaluate.metrics import SentenceScore
+from sam4mllm.viz.drawing import overlay, panels
+from sam4mllm.viz.html import html_page
 
 PAGE = "index.html"
 _LONG_SIDE = 384
@@ -33,12 +33,12 @@ _LEGEND = (
 )
 
 
-def choose_cases(judged: Mapping[str, Judged], count: int) -> dict[str, list[str]]:
+def choose_cases(judged: Mapping[str, SentenceScore], count: int) -> dict[str, list[str]]:
     """The ids of at most `count` cases each: "best" from the best on, "worst" from the worst on, "median" by IoU.
 
     A sentence that means nothing and was answered so is no case: there is nothing to see, and such would be all of the
     best. No case comes twice; with few sentences the best come first, then the worst. Among equals a hash of the id
-    decides, so that they are not all of one picture.
+    decides, so that they are not all of one image.
     """
     seen = [name for name, sentence in judged.items() if sentence.targeted or sentence.answered]
     ranking = sorted(seen, key=lambda name: (-judged[name].iou, sha256(name.encode()).digest()))
@@ -51,7 +51,7 @@ def choose_cases(judged: Mapping[str, Judged], count: int) -> dict[str, list[str
 def write_cases(
     samples: Sequence[Sample],
     predictions: Iterable[PredictionLine],
-    judged: Mapping[str, Judged],
+    judged: Mapping[str, SentenceScore],
     output: Path,
     *,
     title: str,
@@ -59,7 +59,7 @@ def write_cases(
     count: int = 8,
     figure: str | None = None,
 ) -> Path:
-    """The page of at most `count` best, median and worst cases each, with its pictures beside it in `output`.
+    """The page of at most `count` best, median and worst cases each, with its images beside it in `output`.
 
     Args:
         samples: the split.
@@ -69,7 +69,7 @@ def write_cases(
         title: the page's heading.
         summary: a line of figures below it.
         count: of each kind.
-        figure: a picture to show above them, by its place as seen from `output`.
+        figure: an image to show above them, by its place as seen from `output`.
 
     Returns:
         The page's file.
@@ -78,14 +78,14 @@ def write_cases(
     wanted = {name for names in chosen.values() for name in names}
     by_id = {sample.id: sample for sample in samples if sample.id in wanted}
     lines = {line.id: line for line in predictions if line.id in wanted}
-    (output / "pictures").mkdir(parents=True, exist_ok=True)
+    (output / "images").mkdir(parents=True, exist_ok=True)
     groups = []
     if figure is not None:
         groups.append(("Trust", [f'<article><img src="{escape(figure)}" alt=""></article>']))
     for kind, names in chosen.items():
         cards = []
         for number, name in enumerate(names):
-            place = Path("pictures") / f"{kind}-{number:02d}.png"
+            place = Path("images") / f"{kind}-{number:02d}.png"
             problem = _draw(by_id[name], lines.get(name), output / place)
             cards.append(_card(by_id[name], lines.get(name), judged[name], place.as_posix(), problem))
         groups.append((kind.capitalize(), cards))
@@ -95,27 +95,27 @@ def write_cases(
 
 
 def _draw(sample: Sample, line: PredictionLine | None, place: Path) -> str | None:
-    """Truth and answer side by side, as a file; what is wrong with the picture where it cannot be read, else None."""
+    """Truth and answer side by side, as a file; what is wrong with the image where it cannot be read, else None."""
     try:
-        picture = load_image(sample.image)
+        image = load_image(sample.image)
     except DataError as error:
         # Such a case is among the worst, and the page is where one looks for the reason.
         return str(error)
-    truth = overlay(picture, [item.mask() for item in sample.objects], long_side=_LONG_SIDE)
+    truth = overlay(image, [item.mask() for item in sample.objects], long_side=_LONG_SIDE)
     objects = line.objects if line is not None else ()
     masks = [decode(item.segmentation) for item in objects]
     prompts = [item.prompt for item in objects if item.prompt is not None]
-    answer = overlay(picture, masks, prompts, long_side=_LONG_SIDE)
+    answer = overlay(image, masks, prompts, long_side=_LONG_SIDE)
     for drawn in (truth, answer):
         drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     panels([(truth, "truth"), (answer, _said(line))]).save(place)
     return None
 
 
-def _card(sample: Sample, line: PredictionLine | None, judged: Judged, picture: str, problem: str | None) -> str:
+def _card(sample: Sample, line: PredictionLine | None, judged: SentenceScore, image: str, problem: str | None) -> str:
     parts = [
         "<article>",
-        f'<div class="why">{escape(problem)}</div>' if problem else f'<img src="{escape(picture)}" alt="">',
+        f'<div class="why">{escape(problem)}</div>' if problem else f'<img src="{escape(image)}" alt="">',
         f"<h2>{escape(sample.phrase)}</h2>",
         f"<div>IoU {judged.iou:.3f}, {escape(_said(line))}</div>",
         f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',

@@ -1,6 +1,6 @@
 """Overlaps of masks and the figures made of them. Pure arrays: this module knows no files, no data set and no protocol.
 
-A sentence adds its intersection I = |P and G| and union U = |P or G|, in pixels at the original picture's size, to sums
+A sentence adds its intersection I = |P and G| and union U = |P or G|, in pixels at the original image's size, to sums
 that are whole numbers, and its IoU to a mean that is summed exactly, so a figure depends neither on the order of the
 sentences nor on how they were batched.
 """
@@ -21,7 +21,7 @@ RIGHT_ABOVE = 0.5
 """The IoU above which a mask, or a box, counts as right."""
 
 
-class Judged(NamedTuple):
+class SentenceScore(NamedTuple):
     """What one sentence adds to the figures, after its protocol has had its say.
 
     `intersection` and `union` are pixels for the sums of cIoU; `iou` is its share in gIoU and Pr@; `targeted` says
@@ -55,7 +55,7 @@ def overlap(predicted: Mask, truth: Mask) -> Overlap:
         ValueError: masks of different shapes.
     """
     if predicted.shape != truth.shape:
-        raise ValueError(f"masks of one picture have one shape; got {predicted.shape} and {truth.shape} (H, W)")
+        raise ValueError(f"masks of one image have one shape; got {predicted.shape} and {truth.shape} (H, W)")
     both = int(np.count_nonzero(predicted & truth))
     return Overlap(both, int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth)) - both)
 
@@ -83,7 +83,7 @@ def right_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: Mas
     return tuple(i in taken for i in range(len(predicted)))
 
 
-def cumulative_iou(sentences: Iterable[Judged]) -> float | None:
+def cumulative_iou(sentences: Iterable[SentenceScore]) -> float | None:
     """cIoU: the sum of I over the sum of U; None where no sentence added a pixel."""
     intersection = union = 0
     for sentence in sentences:
@@ -92,22 +92,22 @@ def cumulative_iou(sentences: Iterable[Judged]) -> float | None:
     return intersection / union if union else None
 
 
-def mean_iou(sentences: Sequence[Judged]) -> float | None:
+def mean_iou(sentences: Sequence[SentenceScore]) -> float | None:
     """gIoU: the mean of the sentences' IoU (not Generalized IoU); None for no sentence."""
     return math.fsum(sentence.iou for sentence in sentences) / len(sentences) if sentences else None
 
 
-def precision_at(threshold: float, sentences: Sequence[Judged]) -> float | None:
+def precision_at(threshold: float, sentences: Sequence[SentenceScore]) -> float | None:
     """Pr@threshold: the share of sentences with IoU >= threshold; None for no sentence."""
     return share([sentence.iou >= threshold for sentence in sentences])
 
 
-def no_target_accuracy(sentences: Iterable[Judged]) -> float | None:
+def no_target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
     """N-acc: the share of no-target sentences that were answered with no target; None where there is none."""
     return share([not sentence.answered for sentence in sentences if not sentence.targeted])
 
 
-def target_accuracy(sentences: Iterable[Judged]) -> float | None:
+def target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
     """T-acc: the share of targeted sentences that were answered with a target; None where there is none."""
     return share([sentence.answered for sentence in sentences if sentence.targeted])
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.metrics import Judged, Mask, overlap
+from sam4mllm.evaluate.metrics import Mask, SentenceScore, overlap
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PredictedMask:
     """An answer to judge: its mask (H, W) bool, and whether it said "no target" whatever the mask holds."""
 
     mask: Mask
@@ -30,7 +30,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvalProtocol:
     """A way to judge, and the figures that have a meaning under it.
 
     `judge(answer, truth (H, W) bool, ignored (H, W) bool or None, min_pixels)` judges one sentence. `asks_no_target`
@@ -39,12 +39,12 @@ class Protocol:
     """
 
     name: str
-    judge: Callable[[Answer, Mask, Mask | None, int], Judged]
+    judge: Callable[[PredictedMask, Mask, Mask | None, int], SentenceScore]
     asks_no_target: bool
     has_boxes: bool
 
 
-def judge_refcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels: int) -> Judged:
+def judge_refcoco(answer: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
     """LAVT's and LISA's rule: a "no target" is an empty mask, I = 0 and U = the area of the truth.
 
     Two empty masks, which RefCOCO does not hold, have IoU 0 as in LAVT.
@@ -52,10 +52,10 @@ def judge_refcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels:
     answer, truth = _counted(answer, truth, ignored)
     answered = answer.names_target(min_pixels)
     found = overlap(answer.mask if answered else np.zeros_like(truth), truth)
-    return Judged(found.intersection, found.union, found.iou, bool(truth.any()), answered)
+    return SentenceScore(found.intersection, found.union, found.iou, bool(truth.any()), answered)
 
 
-def judge_grefcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels: int) -> Judged:
+def judge_grefcoco(answer: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
     """ReLA's rule for sentences that may mean nothing.
 
     Nothing meant and none answered: IoU 1, nothing added to U. Nothing meant, something answered: IoU 0, U grows by the
@@ -66,28 +66,32 @@ def judge_grefcoco(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels
     answered, targeted = answer.names_target(min_pixels), bool(truth.any())
     found = overlap(answer.mask, truth)
     if answered:
-        return Judged(found.intersection, found.union, found.iou, targeted, True)
-    return Judged(0, found.union, 0.0, True, False) if targeted else Judged(0, 0, 1.0, False, False)
+        return SentenceScore(found.intersection, found.union, found.iou, targeted, True)
+    return SentenceScore(0, found.union, 0.0, True, False) if targeted else SentenceScore(0, 0, 1.0, False, False)
 
 
-def judge_reasonseg(answer: Answer, truth: Mask, ignored: Mask | None, min_pixels: int) -> Judged:
+def judge_reasonseg(answer: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
     """LISA's rule: a "no target" is an empty mask; two empty masks have IoU 1."""
     answer, truth = _counted(answer, truth, ignored)
     answered = answer.names_target(min_pixels)
     found = overlap(answer.mask if answered else np.zeros_like(truth), truth)
     iou = found.iou if found.union else 1.0
-    return Judged(found.intersection, found.union, iou, bool(truth.any()), answered)
+    return SentenceScore(found.intersection, found.union, iou, bool(truth.any()), answered)
 
 
-def _counted(answer: Answer, truth: Mask, ignored: Mask | None) -> tuple[Answer, Mask]:
-    """Answer and truth without the pixels that count for nobody."""
-    return (answer, truth) if ignored is None else (Answer(answer.mask & ~ignored, answer.said_none), truth & ~ignored)
+def _counted(answer: PredictedMask, truth: Mask, ignored: Mask | None) -> tuple[PredictedMask, Mask]:
+    """PredictedMask and truth without the pixels that count for nobody."""
+    return (
+        (answer, truth)
+        if ignored is None
+        else (PredictedMask(answer.mask & ~ignored, answer.said_none), truth & ~ignored)
+    )
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    "refcoco": Protocol("refcoco", judge_refcoco, asks_no_target=False, has_boxes=True),
-    "grefcoco": Protocol("grefcoco", judge_grefcoco, asks_no_target=True, has_boxes=False),
-    "reasonseg": Protocol("reasonseg", judge_reasonseg, asks_no_target=False, has_boxes=False),
+PROTOCOLS: dict[str, EvalProtocol] = {
+    "refcoco": EvalProtocol("refcoco", judge_refcoco, asks_no_target=False, has_boxes=True),
+    "grefcoco": EvalProtocol("grefcoco", judge_grefcoco, asks_no_target=True, has_boxes=False),
+    "reasonseg": EvalProtocol("reasonseg", judge_reasonseg, asks_no_target=False, has_boxes=False),
 }
 
 # The protocol under which each data set's published figures were taken.
@@ -105,7 +109,7 @@ PROTOCOL_OF_DATASET: dict[str, str] = {
 }
 
 
-def protocol_for(dataset: str, protocol: str | None = None) -> Protocol:
+def protocol_for(dataset: str, protocol: str | None = None) -> EvalProtocol:
     """The protocol of this name, or the data set's own where none is named.
 
     Raises:

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sam4mllm.evaluate.published import published
+from sam4mllm.evaluate.reliability import COVERAGES, ReliabilityReport
 from sam4mllm.evaluate.score import Scores
-from sam4mllm.evaluate.trust import COVERAGES, Trust
 
 if TYPE_CHECKING:
-    from sam4mllm.evaluate.run import Evaluated
+    from sam4mllm.evaluate.evaluate import EvaluatedSplit
 
 # Column titles and the fields of Scores, and of PublishedRow where it has them, that they show.
 _FIGURES = {
@@ -68,26 +68,34 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
 
 
-def report_of(splits: Sequence[Evaluated], name: str, named: bool, beside_published: bool) -> str:
+def report_of(splits: Sequence[EvaluatedSplit], name: str, named: bool, beside_published: bool) -> str:
     """All that is printed of an evaluation; `name` is our rows', `named` says that one split was named and no more."""
     rows = [split.rows(name) for split in splits]
     if named:
         tables = report(rows[0], beside_published=beside_published)
     else:
         tables = suite_report(rows, beside_published=beside_published)
-    trusts = {f"{split.entry.dataset} {split.entry.split_name}": split.trust for split in splits}
+    trusts = {f"{split.entry.dataset} {split.entry.split_name}": split.reliability for split in splits}
     flattered = [split.entry.name for split in splits if split.entry.name == split.calibrated_on]
     words = "the scores were fitted to its answers, so this flatters them; ask it on another split"
     warning = "".join(f"{name}: {words}\n" for name in flattered)
-    return f"{tables}\n{trust_report(trusts)}{warning}"
+    return f"{tables}\n{reliability_text(trusts)}{warning}"
 
 
-def trust_report(trusts: Mapping[str, Trust]) -> str:
+def reliability_text(trusts: Mapping[str, ReliabilityReport]) -> str:
     """How far the scores of each split can be trusted: a row for each, by its name."""
     rows = []
-    for split, trust in trusts.items():
-        objects = ["-", "-"] if trust.objects is None else [str(trust.objects.n), _percent(trust.objects.ece)]
-        kept = ["-"] * len(COVERAGES) if trust.coverage is None else [_percent(each.ciou) for each in trust.coverage]
+    for split, reliability in trusts.items():
+        objects = (
+            ["-", "-"]
+            if reliability.objects is None
+            else [str(reliability.objects.n), _percent(reliability.objects.ece)]
+        )
+        kept = (
+            ["-"] * len(COVERAGES)
+            if reliability.coverage is None
+            else [_percent(each.ciou) for each in reliability.coverage]
+        )
         rows.append([split, *objects, *kept, ""])
     header = ["", "objects", "ECE", *(f"{100 * coverage:.0f} %" for coverage in COVERAGES), ""]
     title = "trust in scores, percent: ECE over objects; cIoU of the surest answers, by the share that is kept"
@@ -100,7 +108,7 @@ def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside
     by_split = {next(iter(ours.values())).split: ours for ours in splits}
     lines = [f"{dataset}, protocol {protocol}, percent"]
     for split, ours in by_split.items():
-        # Baselines are made of the same answers, so one line says it for all, unless a picture was lost in between.
+        # Baselines are made of the same answers, so one line says it for all, unless an image was lost in between.
         counts = {name: _counts(scores) for name, scores in ours.items()}
         agreed = len(set(counts.values())) == 1
         told = {split: next(iter(counts.values()))} if agreed else {f"{split}, {name}": counts[name] for name in counts}

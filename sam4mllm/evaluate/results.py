@@ -13,21 +13,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam4mllm.evaluate.run import Evaluated, Judging
-from sam4mllm.recipe import load_recipe
-from sam4mllm.versions import commit, versions
-from sam4mllm.whole_files import write_whole
+from sam4mllm.evaluate.evaluate import EvalSettings, EvaluatedSplit
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.versions import commit, versions
 
 if TYPE_CHECKING:
-    from sam4mllm.predict.pipeline import Pipeline
+    from sam4mllm.pipeline.pipeline import Pipeline
 
 RESULTS = "results.json"
 
 
 def results_record(
-    splits: Sequence[Evaluated],
+    splits: Sequence[EvaluatedSplit],
     pipeline: Pipeline,
-    judging: Judging,
+    judging: EvalSettings,
     home: Path,
     *,
     model: str | Path,
@@ -69,7 +69,7 @@ def results_record(
 def write_results(record: dict[str, Any], home: Path) -> Path:
     """The record as `home`/results.json, whole or not at all; returns the file."""
     place = home / RESULTS
-    write_whole(place, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    atomic_write_text(place, json.dumps(record, indent=2, allow_nan=False) + "\n")
     return place
 
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from sam4mllm.data.masks import decode
-from sam4mllm.data.queries import PredictionLine
+from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluate.metrics import (
     RIGHT_ABOVE,
-    Judged,
     Mask,
+    SentenceScore,
     cumulative_iou,
     mean_iou,
     no_target_accuracy,
@@ -27,7 +27,7 @@ from sam4mllm.evaluate.metrics import (
     target_accuracy,
     union_of,
 )
-from sam4mllm.evaluate.protocols import Answer, Protocol, protocol_for
+from sam4mllm.evaluate.protocols import EvalProtocol, PredictedMask, protocol_for
 
 # An error names so many ids and counts the rest.
 _SHOWN = 3
@@ -63,7 +63,7 @@ class Scores:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class ScoredPredictions:
     """The figures of a split, and what each of its sentences added to them, by id in the order of the split.
 
     `right` says of each line with status "ok" which of its objects have IoU > 0.5 with an object that is meant, one to
@@ -71,7 +71,7 @@ class Judgement:
     """
 
     scores: Scores
-    by_id: dict[str, Judged]
+    by_id: dict[str, SentenceScore]
     right: dict[str, tuple[bool, ...]]
 
 
@@ -109,7 +109,7 @@ def judge(
     split: str,
     protocol: str | None = None,
     min_pixels: int = 1,
-) -> Judgement:
+) -> ScoredPredictions:
     """The figures of a split, and each sentence's share in them.
 
     Args:
@@ -121,12 +121,12 @@ def judge(
         min_pixels: an answer whose mask has fewer pixels counts as "no target".
 
     Raises:
-        PredictionsError: ids that no query has, ids that come twice, or masks of another size than their picture's.
+        PredictionsError: ids that no query has, ids that come twice, or masks of another size than their image's.
         DataError: no samples; an unknown protocol; under `refcoco`, a sample that means nothing.
     """
     rules = rules_for(samples, dataset=dataset, split=split, protocol=protocol)
     by_id = {sample.id: sample for sample in samples}
-    judged: dict[str, Judged] = {}
+    judged: dict[str, SentenceScore] = {}
     right: dict[str, tuple[bool, ...]] = {}
     boxes = _Boxes(set(), of_one=all(len(sample.objects) == 1 for sample in samples))
     malformed = errors = 0
@@ -141,7 +141,7 @@ def judge(
         else:
             masks, truth = _masks(line, sample), [item.mask() for item in sample.objects]
             ignored = sample.ignored()
-            said = Answer(union_of(masks, sample.size_wh), said_none=line.status == "no_object")
+            said = PredictedMask(union_of(masks, sample.size_wh), said_none=line.status == "no_object")
             judged[line.id] = rules.judge(said, union_of(truth, sample.size_wh), ignored, min_pixels)
             if line.status == "ok":
                 right[line.id] = right_objects(masks, truth, ignored)
@@ -153,15 +153,15 @@ def judge(
     missing = len(by_id) - len(judged)
     for sample in samples:
         if sample.id not in judged:
-            nothing = Answer(union_of([], sample.size_wh))
+            nothing = PredictedMask(union_of([], sample.size_wh))
             judged[sample.id] = rules.judge(nothing, sample.mask(), sample.ignored(), min_pixels)
     sentences = {sample.id: judged[sample.id] for sample in samples}
     counts = {"missing": missing, "malformed": malformed, "errors": errors}
     scores = _figures(list(sentences.values()), boxes, rules, dataset, split, counts)
-    return Judgement(scores, sentences, right)
+    return ScoredPredictions(scores, sentences, right)
 
 
-def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> Protocol:
+def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None) -> EvalProtocol:
     """The protocol that the samples are judged under.
 
     Raises:
@@ -178,9 +178,9 @@ def rules_for(samples: Sequence[Sample], *, dataset: str, split: str, protocol: 
 
 
 def _figures(
-    sentences: Sequence[Judged],
+    sentences: Sequence[SentenceScore],
     boxes: _Boxes,
-    rules: Protocol,
+    rules: EvalProtocol,
     dataset: str,
     split: str,
     counts: dict[str, int],
@@ -209,14 +209,14 @@ def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
     """The masks of the line's objects; none of a line that is malformed or an error.
 
     Raises:
-        PredictionsError: a mask of another size than the picture's.
+        PredictionsError: a mask of another size than the image's.
     """
     width, height = sample.size_wh
     for item in line.objects:
         if tuple(item.segmentation["size"]) != (height, width):
             raise PredictionsError(
-                f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its picture is "
-                f"{(height, width)}; masks are scored at the original picture's size"
+                f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its image is "
+                f"{(height, width)}; masks are scored at the original image's size"
             )
     return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
 

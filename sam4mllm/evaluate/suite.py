@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from sam4mllm.data.readers import DATASETS
-from sam4mllm.data.shapes.marker import is_generated
+from sam4mllm.data.entry import DataEntry, DatasetName
+from sam4mllm.data.generated import is_generated
+from sam4mllm.data.registry import DATASETS
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
-from sam4mllm.recipe_data import DataEntry, DatasetName
 
 ALL = "all"
 """The name that stands for every benchmark under the root."""
@@ -58,7 +58,7 @@ def choose_suite(
         splits: names of splits; none for every split that is not for training. Under "all" a data set that lacks one of
             them goes without it.
         root: the folder that holds the data sets' folders.
-        images: the folder of the pictures, where it is not the usual one; COCO's where there are several data sets.
+        images: the folder of the images, where it is not the usual one; COCO's where there are several data sets.
         split_by: whose split, for a single data set.
         limit: at most so many samples of each split.
 
@@ -80,7 +80,7 @@ def choose_suite(
         if everything or not chosen:
             held = held_out_splits(name, root, split_by)
             chosen = [split for split in chosen if split in held] if chosen else held
-        # ReasonSeg's pictures lie beside its JSON files, wherever COCO's are.
+        # ReasonSeg's images lie beside its JSON files, wherever COCO's are.
         coco = everything or len(names) > 1
         own = None if coco and DATASETS[name].format == "reasonseg" else images
         entries += [_entry(name, root, split, split_by, own, limit) for split in chosen]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.fields import check_phrase
-from sam4mllm.data.queries import Evidence
+from sam4mllm.data.predictions import Confidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
-from sam4mllm.mllm.generate import Engine
+from sam4mllm.mllm.engine import Engine
+from sam4mllm.prompts.conversation import Conversation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A phrase about a picture of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
+    """A phrase about an image of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: a phrase too long to be one.
@@ -52,10 +52,10 @@ class Answer:
     prompts: tuple[SamPrompt, ...]
     text: str
     reason: str | None = None
-    evidence: tuple[Evidence, ...] = ()
+    confidence: tuple[Confidence, ...] = ()
 
 
-class Taught(Protocol):
+class PromptTarget(Protocol):
     """The part of a stored target (`targets.store.ObjectTarget`) that methods read: prompts, the best one first."""
 
     @property
@@ -68,30 +68,32 @@ class Method(Protocol):
     name: str
     needs_targets: bool
     """Whether it teaches what SAM chose, so that the targets must be there."""
-    weighs: bool
-    """Whether it asks an engine how likely yes and no are, which not every engine tells (`mllm.generate.Weigher`)."""
+    needs_probabilities: bool
+    """Whether it needs the probabilities of yes and no, which not every engine gives (`mllm.engine.ScoringEngine`)."""
 
     def settings(self) -> dict[str, Any]:
         """All that `methods.method_from_settings` needs to make this method again; plain JSON, `name` included."""
         ...
 
-    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
-        """The conversations that teach the phrases of one picture. `targets` is by object id.
+    def training_conversations(
+        self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
+    ) -> list[Conversation]:
+        """The conversations that teach the phrases of one image. `targets` is by object id.
 
         A phrase one of whose objects has no target is left out: half of its objects would be a wrong answer.
         """
         ...
 
-    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+    def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
         """What is taught about the sample's objects, as prompts in pixels: to be looked at."""
         ...
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """The model's answers, in the order of the questions, with prompts in pixels of each picture."""
+        """The model's answers, in the order of the questions, with prompts in pixels of each image."""
         ...
 
 
-def teachable(sample: Sample, targets: Mapping[str, Taught]) -> bool:
+def has_targets(sample: Sample, targets: Mapping[str, PromptTarget]) -> bool:
     """Whether every object that the phrase means can be taught: by its target, or, where it has no mask, by its box.
 
     True for a phrase that means nothing.

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation, asking, teaching
-from sam4mllm.chat.coordinates import Coordinates
-from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.chat.questions import ask_boxes, ask_prompts
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
-from sam4mllm.methods.base import Answer, Question, Taught, teachable
-from sam4mllm.methods.reading import grouped, read_reply, reading_order
-from sam4mllm.mllm.generate import Engine, Reply
+from sam4mllm.methods.base import Answer, PromptTarget, Question, has_targets
+from sam4mllm.methods.parsing import grouped, read_reply, reading_order
+from sam4mllm.mllm.engine import Engine, Reply
+from sam4mllm.prompts.conversation import Conversation, asking, teaching
+from sam4mllm.prompts.coordinates import Coordinates
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.prompts.questions import ask_boxes, ask_prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Ppg:
     """PPG with `positives` points on and `negatives` points off each object.
 
     Places are written by the convention `coordinates`; where there is none, plainly, on a `grid` of bins each way. With
-    no points at all it teaches and asks boxes alone. `phrases` is how many phrases of a picture are taught in one
+    no points at all it teaches and asks boxes alone. `phrases` is how many phrases of an image are taught in one
     conversation; each is asked in one of its own.
 
     Raises:
@@ -40,7 +40,7 @@ class Ppg:
 
     name = "ppg"
     needs_targets = True
-    weighs = False
+    needs_probabilities = False
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:
@@ -65,25 +65,27 @@ class Ppg:
     def question(self, phrase: str) -> str:
         return ask_prompts(phrase, self.positives, self.negatives)
 
-    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
-        """One conversation for every `phrases` phrases of the picture, and that once for each rank of kept prompts.
+    def training_conversations(
+        self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
+    ) -> list[Conversation]:
+        """One conversation for every `phrases` phrases of the image, and that once for each rank of kept prompts.
 
         Phrases that mean the same objects go to different conversations, because in one the second answer could be
         copied from the first. An object with fewer prompts than another repeats its last one. A phrase about objects
         that have boxes and no masks is taught as a question for boxes alone.
 
         Raises:
-            ValueError: samples of several pictures.
+            ValueError: samples of several images.
         """
         conversations = []
-        for group in grouped([sample for sample in samples if teachable(sample, targets)], self.phrases):
+        for group in grouped([sample for sample in samples if has_targets(sample, targets)], self.phrases):
             kept = [len(targets[item.id].prompts) for s in group if s.has_masks for item in s.objects]
             for rank in range(max(kept, default=1)):
                 exchanges = [(self._taught_question(s), self._answer(s, targets, rank)) for s in group]
                 conversations.append(teaching(group[0].image, exchanges))
         return conversations
 
-    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+    def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
         boxes = [SamPrompt(item.box) for item in sample.objects if item.rle is None]
         return [self._cut(targets[item.id].prompts[0]) for item in sample.objects if item.id in targets] + boxes
 
@@ -98,7 +100,7 @@ class Ppg:
     def _taught_question(self, sample: Sample) -> str:
         return self.question(sample.phrase) if sample.has_masks else ask_boxes(sample.phrase)
 
-    def _answer(self, sample: Sample, targets: Mapping[str, Taught], rank: int) -> str:
+    def _answer(self, sample: Sample, targets: Mapping[str, PromptTarget], rank: int) -> str:
         if not sample.has_masks:
             return self.grammar.write(reading_order([SamPrompt(item.box) for item in sample.objects]), sample.size_wh)
         chosen = [targets[item.id].prompts for item in sample.objects]
@@ -110,5 +112,5 @@ class Ppg:
         return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])
 
     def read(self, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
-        """What a reply of at most `max_new_tokens` tokens says about a picture of `size_wh` pixels."""
+        """What a reply of at most `max_new_tokens` tokens says about an image of `size_wh` pixels."""
         return read_reply(self.grammar, reply, size_wh, max_new_tokens)

@@ -16,16 +16,16 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation, Turn, asking, teaching
-from sam4mllm.chat.coordinates import Coordinates
-from sam4mllm.chat.grammar import AnswerGrammar
-from sam4mllm.chat.questions import ask_boxes, ask_points
-from sam4mllm.chat.yes_no import Inquiry, YesNo, YesNoQuestion, write_answers
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
-from sam4mllm.methods.base import Answer, Question, Taught
-from sam4mllm.methods.reading import grouped, read_reply, reading_order, weigher, with_points
-from sam4mllm.mllm.generate import Engine
+from sam4mllm.methods.base import Answer, PromptTarget, Question
+from sam4mllm.methods.parsing import grouped, read_reply, reading_order, require_scoring_engine, with_points
+from sam4mllm.mllm.engine import Engine
+from sam4mllm.prompts.conversation import Conversation, Turn, asking, teaching
+from sam4mllm.prompts.coordinates import Coordinates
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.prompts.questions import ask_boxes, ask_points
+from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
 from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded
 
 COUNT, COUNT_STD, MOST = 10, 4, 20
@@ -44,7 +44,7 @@ class Pqpp:
 
     `box_jitter` is how far the sides of a taught box are off, as a share of the side. The points asked lie on a "grid"
     of 5 x 5 or in a "pattern" of 15 (`asked`). One is positive where P(yes) is above `yes_above`, negative where P(no)
-    is above `no_above`. Places are written by `coordinates`, or plainly on a `grid` of bins; `phrases` of a picture are
+    is above `no_above`. Places are written by `coordinates`, or plainly on a `grid` of bins; `phrases` of an image are
     taught in one conversation.
 
     Raises:
@@ -62,7 +62,7 @@ class Pqpp:
 
     name = "pqpp"
     needs_targets = False
-    weighs = True
+    needs_probabilities = True
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):
@@ -84,21 +84,23 @@ class Pqpp:
 
     # Teach.
 
-    def teach(self, samples: Sequence[Sample], targets: Mapping[str, Taught]) -> list[Conversation]:
-        """One conversation for every `phrases` phrases of the picture, both rounds of each phrase in turn.
+    def training_conversations(
+        self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
+    ) -> list[Conversation]:
+        """One conversation for every `phrases` phrases of the image, both rounds of each phrase in turn.
 
         An object whose stored target has no point, because the box alone does better, has no second round, and neither
         has one without a mask.
 
         Raises:
-            ValueError: samples of several pictures.
+            ValueError: samples of several images.
         """
         return [
             teaching(group[0].image, [exchange for sample in group for exchange in self._rounds(sample, targets)])
             for group in grouped(samples, self.phrases)
         ]
 
-    def _rounds(self, sample: Sample, targets: Mapping[str, Taught]) -> Iterator[tuple[str, str]]:
+    def _rounds(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> Iterator[tuple[str, str]]:
         """The questions and answers about one phrase."""
         named = reading_order([SamPrompt(item.box) for item in sample.objects])
         yield ask_boxes(sample.phrase), self.grammar.write(named, sample.size_wh)
@@ -109,7 +111,7 @@ class Pqpp:
                     answers = [next(truth).label == POSITIVE for _ in range(question.count)]
                     yield question.text, write_answers(answers)
 
-    def _taught(self, sample: Sample, item: MaskObject, targets: Mapping[str, Taught]) -> SamPrompt:
+    def _taught(self, sample: Sample, item: MaskObject, targets: Mapping[str, PromptTarget]) -> SamPrompt:
         """The points that this phrase's second round is about, with the truth, in the box that it names."""
         boxed = item.id in targets and not targets[item.id].prompts[0].points
         if item.rle is None or boxed:
@@ -126,7 +128,7 @@ class Pqpp:
         # The truth at the place that is written, which is where the model will look.
         return SamPrompt(box, tuple(Point(x, y, POSITIVE if mask[int(y), int(x)] else NEGATIVE) for x, y in places))
 
-    def shown(self, sample: Sample, targets: Mapping[str, Taught]) -> list[SamPrompt]:
+    def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
         return [self._taught(sample, item, targets) for item in sample.objects]
 
     # Ask.
@@ -147,13 +149,13 @@ class Pqpp:
             [self._places(box_of(prompt), spots, question.size_wh) for prompt in answer.prompts]
             for answer, question in zip(answers, questions, strict=True)
         ]
-        weighed = self.weigh(engine, questions, answers, places_xy)
+        weighed = self.score_answers(engine, questions, answers, places_xy)
         return [
             with_points(answer, [self._sure(*each) for each in zip(places, weights, strict=True)])
             for answer, places, weights in zip(answers, places_xy, weighed, strict=True)
         ]
 
-    def weigh(
+    def score_answers(
         self,
         engine: Engine,
         questions: Sequence[Question],
@@ -177,9 +179,9 @@ class Pqpp:
                 for box, places in zip(boxes, by_box, strict=True)
                 for each in self._questions(box, places, question.size_wh)
             ]
-            inquiries.append(Inquiry(Conversation(question.image, turns), tuple(asked)))
+            inquiries.append(YesNoQuery(Conversation(question.image, turns), tuple(asked)))
         found = []
-        for weights, by_box in zip(weigher(engine).weigh(inquiries), places_xy, strict=True):
+        for weights, by_box in zip(require_scoring_engine(engine).score_answers(inquiries), places_xy, strict=True):
             flat = iter([weight for each in weights for weight in each])
             found.append([[next(flat) for _ in places] for places in by_box])
         return found

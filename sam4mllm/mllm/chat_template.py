@@ -2,15 +2,15 @@
 
 A published template may do none of that. It is mended itself, when a processor is loaded, so everything that renders a
 conversation does the same, and so do run folders, merged models and the servers that take them. This module knows no
-weights and no pictures.
+weights and no images.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation, asking, teaching
 from sam4mllm.errors import ModelError
+from sam4mllm.prompts.conversation import Conversation, asking, teaching
 
 _ANSWERS = ("[1", "<box>[[1", "No object found.", "yes", "no")
 """How answers begin: what a prompt is followed by must not change its own tokens."""
@@ -26,7 +26,7 @@ _CLOSED = (
 """Put before a template, it ends each of the assistant's texts by the tokenizer's end token."""
 
 
-def mend_chat_template(processor: Any) -> None:
+def patch_chat_template(processor: Any) -> None:
     """Change the template of `processor` where it needs it; what is mended already stays as it is.
 
     - A switch for thinking (Qwen3.5's is on) is turned off.

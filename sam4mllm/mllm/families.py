@@ -1,7 +1,7 @@
 """What is known of each family of multimodal LLMs, as a table: one row a model type, no branches elsewhere.
 
 A row holds facts that cannot be read from a checkpoint: how the family was taught to write places, by what its
-processor limits pictures, which of its modules LoRA may touch and which lead from the eyes to the language model. This
+processor limits images, which of its modules LoRA may touch and which lead from the eyes to the language model. This
 module loads nothing.
 """
 
@@ -10,9 +10,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
-from sam4mllm.chat.coordinates import Coordinates
 from sam4mllm.geometry import Grid, ResizedGrid
-from sam4mllm.mllm.picture_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TILES, PictureSizeRule
+from sam4mllm.mllm.image_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TILES, ImageSizeRule
+from sam4mllm.prompts.coordinates import Coordinates
 
 ALL_LINEAR = "all-linear"
 """peft's word for every linear layer; in every family it names the vision tower's too, so it wants an exclusion."""
@@ -27,7 +27,7 @@ class Family:
 
     `title` is what people call it. `coordinates` is the convention of its own grounding data (None: not published, or
     in units that text does not carry well); the bounds of a `ResizedGrid` in it are the family's usual ones, and a
-    model's own processor decides (`picture_size.own_coordinates`). `picture_size` is how its processor limits pictures.
+    model's own processor decides (`image_size.own_coordinates`). `image_size` is how its processor limits images.
     `lora_targets` and `lora_exclude` are the defaults of peft's `target_modules` and `exclude_modules`. `projector`
     names the small modules between the eyes and the language model, for peft's `modules_to_save`. `needs` are packages
     that its processor wants beside ours.
@@ -36,7 +36,7 @@ class Family:
     model_type: str
     title: str
     coordinates: Coordinates | None = None
-    picture_size: PictureSizeRule = FIXED
+    image_size: ImageSizeRule = FIXED
     projector: tuple[str, ...] = ()
     lora_targets: str = ALL_LINEAR
     lora_exclude: str = OUTSIDE_THE_LANGUAGE_MODEL
@@ -46,7 +46,7 @@ class Family:
 # Qwen2-VL and Qwen3-VL speak of 0 to 1000 each way, in bare numbers (Qwen3-VL's cookbook of 2D grounding); Qwen3.5 is
 # of the same line.
 _THOUSANDTHS = Coordinates(Grid((1000, 1000)), separator=", ", padded=False, far_edge=True)
-# Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): pixels of the resized picture, whose sides are multiples of 28.
+# Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): pixels of the resized image, whose sides are multiples of 28.
 _PIXELS = Coordinates(ResizedGrid(28, 56 * 56, 28 * 28 * 16384), separator=", ", padded=False, far_edge=True)
 # InternVL (its documentation of grounding data): <box>[[x1, y1, x2, y2]]</box>, 0 to 1000. It was taught no points.
 _DOUBLE_BRACKETS = Coordinates(

@@ -1,4 +1,4 @@
-"""Conversations to the tensors that a model takes: pictures opened, chat template rendered, text tokenised and padded.
+"""Conversations to the tensors that a model takes: images opened, chat template rendered, text tokenised and padded.
 
 Training and generation both pass here, so what is taught and what is asked are fed in alike. This module knows no
 labels and no answers.
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.images import as_rgb
 from sam4mllm.errors import DataError
+from sam4mllm.prompts.conversation import Conversation
 
 
-def messages_with_picture(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
-    """The first `turns` turns (all for None) as messages that carry the opened picture.
+def messages_with_image(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
+    """The first `turns` turns (all for None) as messages that carry the opened image.
 
     Raises:
-        DataError: the picture cannot be read.
+        DataError: the image cannot be read.
     """
     from PIL import Image
 
@@ -34,11 +34,11 @@ def model_inputs(
     padding_side: Literal["left", "right"],
     add_generation_prompt: bool = False,
 ) -> Any:
-    """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the pictures' tensors.
+    """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the images' tensors.
 
     Raises:
-        DataError: the processor refuses a picture (a very long and thin one, say) or a text (with the sign that it
-            keeps for pictures).
+        DataError: the processor refuses an image (a very long and thin one, say) or a text (with the sign that it
+            keeps for images).
     """
     try:
         return processor.apply_chat_template(
@@ -52,6 +52,4 @@ def model_inputs(
     except ValueError as error:
         sizes = ", ".join("{} x {}".format(*said[0]["content"][0]["image"].size) for said in messages)
         reason = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"the model's processor refuses a picture (of {sizes} pixels), or its text: {reason}"
-        ) from error
+        raise DataError(f"the model's processor refuses an image (of {sizes} pixels), or its text: {reason}") from error

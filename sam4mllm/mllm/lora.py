@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sam4mllm.errors import RecipeError
-from sam4mllm.mllm.load import Mllm
+from sam4mllm.mllm.loading import Mllm
 
 
 def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projector: bool = False) -> Mllm:
@@ -106,7 +106,7 @@ def _is_half(value: Any) -> bool:
 def _freeze_statistics(model: Any) -> None:
     """Keep layers with running statistics (a convolutional tower's batch norms) as they are in use.
 
-    The trainer sets the whole model to training mode at every step. Such a layer would then see the other pictures of
+    The trainer sets the whole model to training mode at every step. Such a layer would then see the other images of
     its batch, and drift from the base, which the adapter's file does not record.
     """
     from torch.nn.modules.batchnorm import _NormBase

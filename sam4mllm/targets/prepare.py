@@ -1,6 +1,6 @@
 """From samples to stored targets: each object's groups are drawn, judged by SAM and the best kept. It resumes.
 
-Work goes by shards of whole pictures, planned from the data alone, so a resumed run writes the same files as one that
+Work goes by shards of whole images, planned from the data alone, so a resumed run writes the same files as one that
 was never stopped, and one of several processes the same as one of a single process. This module knows no phrases and
 no text.
 """
@@ -20,24 +20,24 @@ import numpy.typing as npt
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import Rle, decode
 from sam4mllm.data.sample import MaskObject, Sample
-from sam4mllm.digests import file_sha256
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
-from sam4mllm.processes import ALONE, Processes
-from sam4mllm.progress import bar
-from sam4mllm.segment.base import Segmenter
+from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
-from sam4mllm.targets.scoring import Candidate, Scores, score_picture
+from sam4mllm.targets.scoring import Candidate, GroupScores, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+from sam4mllm.utils.digests import file_sha256
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.progress import bar
 
 SHARD_OBJECTS = 256
-"""Objects after which a shard ends with its picture: what a killed run loses at most."""
+"""Objects after which a shard ends with its image: what a killed run loses at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureObjects:
-    """A picture and the objects in it that phrases mean, each once.
+class ImageObjects:
+    """An image and the objects in it that phrases mean, each once.
 
     `ignores` holds, by object id, the mask of pixels that count for nobody, where the first phrase about it has one.
     """
@@ -53,53 +53,53 @@ def prepare_targets(
     segmenter: Segmenter,
     settings: TargetSettings,
     store_root: Path,
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> TargetStore:
     """The store with a target, or a reason why there is none, for every object of `samples`; computes what is missing.
 
     Several processes share the shards out among them, and return when all are there.
 
     Raises:
-        DataError: a picture that is missing, broken or of another size than its annotation; an object id that names two
+        DataError: an image that is missing, broken or of another size than its annotation; an object id that names two
             masks; a store that cannot be used.
     """
-    pictures = pictures_of(samples)
+    images = images_of(samples)
 
     def settle() -> dict[str, object]:
         """The key of the store, which is then there: on several machines, several processes would meet in making it."""
-        key = store_key(pictures, segmenter, settings)
+        key = store_key(images, segmenter, settings)
         TargetStore.open(store_root, key)
         return key
 
-    store = TargetStore.open(store_root, processes.agree(settle))
-    plan = plan_shards(pictures)
-    counts = [sum(len(picture.objects) for picture in shard) for shard in plan]
-    done = set(processes.agree(store.shards))
+    store = TargetStore.open(store_root, processes.broadcast_result(settle))
+    plan = plan_shards(images)
+    counts = [sum(len(image.objects) for image in shard) for shard in plan]
+    done = set(processes.broadcast_result(store.shards))
     pending = [number for number in range(len(plan)) if number not in done]
     finished = sum(counts[number] for number in done if number < len(plan))
     with bar("targets", sum(counts), done=finished, unit="objects", shown=processes.is_main) as advance:
-        advance = processes.together(advance)
-        for number in processes.share_out(pending):
+        advance = processes.aggregate_progress(advance)
+        for number in processes.distribute(pending):
             results: list[ObjectTarget | SkippedObject] = []
-            for picture in plan[number]:
-                results += judge_picture(picture, segmenter, settings)
-                advance(len(picture.objects))
+            for image in plan[number]:
+                results += score_image_objects(image, segmenter, settings)
+                advance(len(image.objects))
             store.write_shard(number, results)
         processes.wait()
         advance(0)
     return store
 
 
-def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
-    """The pictures of `samples` with their objects, in the order in which they are met.
+def images_of(samples: Iterable[Sample]) -> list[ImageObjects]:
+    """The images of `samples` with their objects, in the order in which they are met.
 
     An object with a box and no mask is left out: there is nothing to judge points by, and its box needs no judging.
 
     Raises:
-        DataError: an object id that names two masks, or two pictures.
+        DataError: an object id that names two masks, or two images.
     """
     met: dict[str, tuple[Path, MaskObject]] = {}
-    pictures: dict[Path, tuple[tuple[int, int], list[MaskObject], dict[str, Rle]]] = {}
+    images: dict[Path, tuple[tuple[int, int], list[MaskObject], dict[str, Rle]]] = {}
     for sample in samples:
         for item in sample.objects:
             if item.rle is None:
@@ -112,46 +112,45 @@ def pictures_of(samples: Iterable[Sample]) -> list[PictureObjects]:
                     )
                 continue
             met[item.id] = (sample.image, item)
-            _, objects, ignores = pictures.setdefault(sample.image, (sample.size_wh, [], {}))
+            _, objects, ignores = images.setdefault(sample.image, (sample.size_wh, [], {}))
             objects.append(item)
             if sample.ignore is not None:
                 ignores[item.id] = sample.ignore
     return [
-        PictureObjects(image, size_wh, tuple(objects), ignores)
-        for image, (size_wh, objects, ignores) in pictures.items()
+        ImageObjects(image, size_wh, tuple(objects), ignores) for image, (size_wh, objects, ignores) in images.items()
     ]
 
 
-def plan_shards(pictures: Sequence[PictureObjects]) -> list[list[PictureObjects]]:
-    """The pictures, in their order, in runs of at least `SHARD_OBJECTS` objects; the last run may have fewer."""
-    shards: list[list[PictureObjects]] = []
+def plan_shards(images: Sequence[ImageObjects]) -> list[list[ImageObjects]]:
+    """The images, in their order, in runs of at least `SHARD_OBJECTS` objects; the last run may have fewer."""
+    shards: list[list[ImageObjects]] = []
     room = 0
-    for picture in pictures:
+    for image in images:
         if room <= 0:
             shards.append([])
             room = SHARD_OBJECTS
-        shards[-1].append(picture)
-        room -= len(picture.objects)
+        shards[-1].append(image)
+        room -= len(image.objects)
     return shards
 
 
-def store_key(pictures: Sequence[PictureObjects], segmenter: Segmenter, settings: TargetSettings) -> dict[str, object]:
-    """All that decides the targets: the pictures' bytes and their objects, the segmenter, the settings.
+def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: TargetSettings) -> dict[str, object]:
+    """All that decides the targets: the images' bytes and their objects, the segmenter, the settings.
 
     Paths do not count, so a data set may move.
 
     Raises:
-        DataError: a picture that cannot be read.
+        DataError: an image that cannot be read.
     """
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
-        for picture, content in zip(pictures, pool.map(_content, (p.image for p in pictures)), strict=True):
+        for image, content in zip(images, pool.map(_content, (p.image for p in images)), strict=True):
             objects = [
                 [item.id, item.rle and item.rle["counts"], list(item.box)]
-                + ([picture.ignores[item.id]["counts"]] if item.id in picture.ignores else [])
-                for item in picture.objects
+                + ([image.ignores[item.id]["counts"]] if item.id in image.ignores else [])
+                for item in image.objects
             ]
-            digest.update(json.dumps([content, picture.size_wh, objects]).encode())
+            digest.update(json.dumps([content, image.size_wh, objects]).encode())
     return {
         "data": digest.hexdigest(),
         "segmenter": segmenter.fingerprint,
@@ -160,39 +159,39 @@ def store_key(pictures: Sequence[PictureObjects], segmenter: Segmenter, settings
     }
 
 
-def judge_picture(
-    picture: PictureObjects, segmenter: Segmenter, settings: TargetSettings
+def score_image_objects(
+    image: ImageObjects, segmenter: Segmenter, settings: TargetSettings
 ) -> list[ObjectTarget | SkippedObject]:
-    """A target, or the reason why there is none, for each object of one picture, in their order.
+    """A target, or the reason why there is none, for each object of one image, in their order.
 
     Raises:
-        DataError: the picture is missing, broken or of another size than its annotation.
+        DataError: the image is missing, broken or of another size than its annotation.
     """
-    image = load_annotated(picture.image, picture.size_wh)
+    pixels = load_annotated(image.image, image.size_wh)
     candidates: list[Candidate | str] = [
-        _candidate(item, picture.ignores.get(item.id), picture.size_wh, settings) for item in picture.objects
+        _candidate(item, image.ignores.get(item.id), image.size_wh, settings) for item in image.objects
     ]
     ready = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
-    scores = iter(score_picture(segmenter, segmenter.embed([image]), ready, settings.batch_size) if ready else [])
+    scores = iter(score_groups(segmenter, segmenter.embed([pixels]), ready, settings.batch_size) if ready else [])
     return [
         SkippedObject(item.id, candidate)
         if isinstance(candidate, str)
         else _target(item, candidate.groups, next(scores), settings)
-        for item, candidate in zip(picture.objects, candidates, strict=True)
+        for item, candidate in zip(image.objects, candidates, strict=True)
     ]
 
 
 def load_annotated(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The picture (H, W, 3) RGB, of the size that its annotation says.
+    """The pixels (H, W, 3) RGB, of the size that its annotation says.
 
     Raises:
         DataError: it is missing, broken or of another size.
     """
-    picture = load_image(image)
-    found_wh = (picture.shape[1], picture.shape[0])
+    pixels = load_image(image)
+    found_wh = (pixels.shape[1], pixels.shape[0])
     if found_wh != size_wh:
         raise DataError(f"{image} is {found_wh} (W, H), but its annotation says {size_wh}")
-    return picture
+    return pixels
 
 
 def _candidate(
@@ -222,7 +221,7 @@ def _candidate(
 
 
 def _target(
-    item: MaskObject, groups: PointGroups, scores: Scores, settings: TargetSettings
+    item: MaskObject, groups: PointGroups, scores: GroupScores, settings: TargetSettings
 ) -> ObjectTarget | SkippedObject:
     """The chosen groups as prompts with the true box; a reason when even the best group stays below the floor."""
     best = float(scores.ious.max())
@@ -248,4 +247,4 @@ def _content(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:
-        raise DataError(f"the picture {path} cannot be read: {error.strerror}") from error
+        raise DataError(f"the image {path} cannot be read: {error.strerror}") from error

@@ -57,11 +57,11 @@ def draw_groups(
     """Groups of `positives` points on the mask (H, W) bool and `negatives` points off it, near the box.
 
     The points of a group differ from each other, unless the mask has fewer pixels than `positives`: then they repeat.
-    Where the widened box has too few pixels off the mask, negatives come from the whole picture. None lies on
+    Where the widened box has too few pixels off the mask, negatives come from the whole image. None lies on
     pixels of `ignored` (H, W) bool, which count for nobody; the mask has none of them.
 
     Raises:
-        DataError: an empty mask; a mask that leaves no place in the picture for the negatives.
+        DataError: an empty mask; a mask that leaves no place in the image for the negatives.
     """
     height, width = mask.shape
     # Column-major numbers of pixels, x * H + y: sorting them sorts points from left to right.
@@ -73,9 +73,7 @@ def draw_groups(
     if off.size < negatives:
         off = np.flatnonzero(free.T)
         if off.size < negatives:
-            raise DataError(
-                f"the mask leaves {off.size} pixels of the picture; no place for {negatives} negative points"
-            )
+            raise DataError(f"the mask leaves {off.size} pixels of the image; no place for {negatives} negative points")
     picked = np.concatenate([_draw(on, groups, positives, rng), _draw(off, groups, negatives, rng)], axis=1)
     xy = np.stack([picked // height, picked % height], axis=-1).astype(np.float32) + np.float32(0.5)
     labels = np.array([POSITIVE] * positives + [NEGATIVE] * negatives, dtype=np.int64)
@@ -87,7 +85,7 @@ def jittered_boxes(
 ) -> npt.NDArray[np.float32]:
     """Boxes (count, 4) xyxy, in pixels, whose sides are each off by up to `share` of the box's width or height.
 
-    The offsets are uniform and independent; the boxes end at the picture's edge. A share below 0.5 keeps corners in
+    The offsets are uniform and independent; the boxes end at the image's edge. A share below 0.5 keeps corners in
     order.
     """
     offsets = rng.uniform(-share, share, size=(count, 4)) * np.array([box.width, box.height] * 2)

@@ -1,6 +1,6 @@
-"""How well SAM does with each group of points: IoU with the true mask, at the picture's size, computed on the device.
+"""How well SAM does with each group of points: IoU with the true mask, at the image's size, computed on the device.
 
-SAM's own guess of that IoU is not used (it hardly correlates with it). The groups of all objects of a picture are
+SAM's own guess of that IoU is not used (it hardly correlates with it). The groups of all objects of an image are
 decoded in device batches from one embedding. This module draws nothing and stores nothing.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm.segment.base import Embeddings, Segmenter
-from sam4mllm.segment.frame import Upsampling
+from sam4mllm.segmenters.base import Embeddings, Segmenter
+from sam4mllm.segmenters.frame import Upsampling
 from sam4mllm.targets.sampling import PointGroups
 
 
@@ -35,17 +35,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class GroupScores:
     """IoU of each group (K,) float32, the mean over its boxes, and the mean IoU of the boxes alone."""
 
     ious: npt.NDArray[np.float32]
     box_iou: float
 
 
-def score_picture(
-    segmenter: Segmenter, picture: Embeddings, candidates: Sequence[Candidate], batch_size: int
-) -> list[Scores]:
-    """Scores of the objects of one embedded picture (P = 1), in their order; `batch_size` prompts are decoded at once.
+def score_groups(
+    segmenter: Segmenter, image: Embeddings, candidates: Sequence[Candidate], batch_size: int
+) -> list[GroupScores]:
+    """The scores of the objects of one embedded image (P = 1), in their order; `batch_size` prompts per decoder call.
 
     All candidates have the same number of groups, of points a group and of boxes.
     """
@@ -60,13 +60,13 @@ def score_picture(
         for candidate in candidates
     ]
     alone = _Prompts.of_boxes([candidate.alone_xyxy for candidate in candidates])
-    alone_ious = _ious(segmenter, picture, alone, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
+    alone_ious = _ious(segmenter, image, alone, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
     group_ious = np.repeat(alone_ious[:, None], len(candidates[0].groups), axis=1)
     if len(candidates[0].groups.labels):
         prompts = _Prompts.of_groups(candidates)
-        ious = _ious(segmenter, picture, prompts, truths, batch_size)
+        ious = _ious(segmenter, image, prompts, truths, batch_size)
         group_ious = ious.reshape(len(candidates), len(candidates[0].groups), -1).mean(axis=2)
-    return [Scores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, alone_ious, strict=True)]
+    return [GroupScores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, alone_ious, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +112,11 @@ class _Prompts:
 
 
 def _ious(
-    segmenter: Segmenter, picture: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch_size: int
+    segmenter: Segmenter, image: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch_size: int
 ) -> npt.NDArray[np.float32]:
     """IoU (N,) of each prompt's mask with its object's true mask."""
     device = segmenter.device
-    upsampling = segmenter.upsampling(picture.sizes_wh[0])
+    upsampling = segmenter.upsampling(image.sizes_wh[0])
     points, labels = torch.from_numpy(prompts.points_xy).to(device), torch.from_numpy(prompts.labels).to(device)
     boxes = None if prompts.boxes_xyxy is None else torch.from_numpy(prompts.boxes_xyxy).to(device)
     index = torch.zeros(len(prompts.owner), dtype=torch.int64, device=device)
@@ -124,7 +124,7 @@ def _ious(
     for start in range(0, len(prompts.owner), batch_size):
         part = slice(start, start + batch_size)
         chunk_boxes = None if boxes is None else boxes[part]
-        decoded = segmenter.decode_points(picture, index[part], chunk_boxes, points[part], labels[part])
+        decoded = segmenter.decode_points(image, index[part], chunk_boxes, points[part], labels[part])
         owners = prompts.owner[part]
         cuts = np.flatnonzero(np.diff(owners)) + 1
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
@@ -136,9 +136,9 @@ def _ious(
 def coarse_iou(
     coarse: torch.Tensor, truth: torch.Tensor, upsampling: Upsampling, counted: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """IoU (N,) float32, at the picture's size, of the masks of coarse logits (N, h, w) with one mask (H, W) bool.
+    """IoU (N,) float32, at the image's size, of the masks of coarse logits (N, h, w) with one mask (H, W) bool.
 
-    Only the part of the picture where some mask may have pixels is brought to full size; the figures are those of the
+    Only the part of the image where some mask may have pixels is brought to full size; the figures are those of the
     whole. Two empty masks have IoU 0, as there is nothing that was found. Where `counted` (H, W) bool is given, pixels
     off it count for nobody; the truth has none of them.
     """

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from sam4mllm.recipe import Recipe
+    from sam4mllm.recipe.schema import Recipe
 
 Judge = Literal["exact", "jittered", "none"]
 Choose = Literal["top", "random"]

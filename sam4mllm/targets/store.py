@@ -16,7 +16,7 @@ from typing import Any
 
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.whole_files import whole_file, write_whole
+from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
 FORMAT = 1
 """Of the files and of the way targets are made; another number makes every store anew."""
@@ -69,7 +69,7 @@ class TargetStore:
         try:
             if not file.is_file():
                 path.mkdir(parents=True, exist_ok=True)
-                write_whole(file, text)
+                atomic_write_text(file, text)
             found = file.read_text(encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot use {path} as a target store: {error}") from error
@@ -100,7 +100,7 @@ class TargetStore:
             }
         )
         table = Table.from_pylist([_row(result) for result in results], schema=features.arrow_schema)
-        with whole_file(self.path / f"targets-{number:05d}.parquet") as unfinished:
+        with atomic_path(self.path / f"targets-{number:05d}.parquet") as unfinished:
             parquet.write_table(table, unfinished)
 
     def results(self) -> Iterable[ObjectTarget | SkippedObject]:

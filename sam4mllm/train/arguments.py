@@ -10,10 +10,10 @@ import sys
 from typing import Any
 
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.processes import Processes
-from sam4mllm.recipe import Recipe
-from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.train.sharding import check_deepspeed, check_fsdp
+from sam4mllm.utils.distributed import DistributedContext
 
 RESERVED = {
     "remove_unused_columns": "conversations have no columns; leave it out",
@@ -99,7 +99,7 @@ def _check_extras(recipe: Recipe) -> None:
         raise RecipeError("\n".join(missing))
 
 
-def check_launch(arguments: Any, device: str, processes: Processes) -> None:
+def check_launch(arguments: Any, device: str, processes: DistributedContext) -> None:
     """What the launcher and the user said against what torch.distributed and transformers have set up.
 
     Raises:

@@ -12,20 +12,20 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sam4mllm.processes import ALONE, Processes
-from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.train.validation import Validation
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 logger = logging.getLogger(__name__)
 
 _LOGGED = ("loss", "learning_rate", "grad_norm")
 
 
-class EyesCallback(TrainerCallback):
+class DisableVisionInputGrads(TrainerCallback):
     """Keeps gradients out of the frozen eyes, through which checkpointing would send them for nothing.
 
     For reentrant checkpointing, which takes a layer for frozen when no gradient enters it, the trainer makes every
-    embedding ask for one, that of the pictures' patches, too: each layer of the eyes is then computed twice and
+    embedding ask for one, that of the images' patches, too: each layer of the eyes is then computed twice and
     differentiated. The other kind, the default, needs none of that.
     """
 
@@ -62,7 +62,7 @@ class ValidationCallback(TrainerCallback):
         run: RunFolder,
         validate: Callable[[], Validation],
         every_steps: int,
-        processes: Processes = ALONE,
+        processes: DistributedContext = SINGLE_PROCESS,
         weights: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
         self._run = run
@@ -84,11 +84,11 @@ class ValidationCallback(TrainerCallback):
 
     def validate_at(self, step: int, model: Any) -> None:
         """Validate now, unless the log holds this step already. All processes come here."""
-        if self._processes.agree(lambda: step in self._run.log.validations()):
+        if self._processes.broadcast_result(lambda: step in self._run.log.validations()):
             return
         found = self._validate()
         # The adapter first: killed between the two, a resume validates this step again and finds the same.
-        is_best = self._processes.agree(lambda: self._is_best(found))
+        is_best = self._processes.broadcast_result(lambda: self._is_best(found))
         if is_best:
             weights = self._weights()
             if self._processes.is_main:

@@ -1,6 +1,6 @@
 """Collator: conversations to one training batch, token ids and labels made together.
 
-It takes pictures with several phrases, that is, conversations of several answers. It knows neither the grammar of the
+It takes images with several phrases, that is, conversations of several answers. It knows neither the grammar of the
 answers nor the model beyond the type of its numbers.
 """
 
@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from sam4mllm.chat.conversation import Conversation
-from sam4mllm.mllm.inputs import messages_with_picture, model_inputs
-from sam4mllm.mllm.load import Mllm
+from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.mllm.loading import Mllm
+from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.train.labels import IGNORED, answer_spans, label_row
 
 
 class Collator:
-    """Makes `input_ids`, `attention_mask` and `labels` (B, T), padded right, and the pictures' tensors.
+    """Makes `input_ids`, `attention_mask` and `labels` (B, T), padded right, and the images' tensors.
 
     Tensors of floats come in the model's dtype.
     Labels are IGNORED everywhere but on the supervised answers; a conversation without one is an error, never a batch
     row that teaches nothing.
 
     Raises:
-        DataError: (when called) a picture cannot be read, or a conversation has nothing to learn.
+        DataError: (when called) an image cannot be read, or a conversation has nothing to learn.
         ModelError: (when called) the chat template does not let the answers be told apart.
     """
 
@@ -37,7 +37,7 @@ class Collator:
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
         inputs = model_inputs(
             self._processor,
-            [messages_with_picture(conversation) for conversation in conversations],
+            [messages_with_image(conversation) for conversation in conversations],
             padding_side="right",
         )
         labels = torch.full_like(inputs["input_ids"], IGNORED)

@@ -1,4 +1,4 @@
-"""What is learned: a mixture and its targets become conversations, one picture at a time, in the order of the samples.
+"""What is learned: a mixture and its targets become conversations, one image at a time, in the order of the samples.
 
 This module knows no tokens and no model; how a phrase is taught is the method's, and chat is taught as it stands.
 """
@@ -14,18 +14,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from sam4mllm.chat.conversation import Conversation, teaching
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.methods import Method
-from sam4mllm.methods.base import Taught, teachable
+from sam4mllm.methods.base import PromptTarget, has_targets
+from sam4mllm.methods.registry import Method
+from sam4mllm.prompts.conversation import Conversation, teaching
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Lessons:
+class TrainingSet:
     """The conversations to learn in one epoch, and how many phrases are in them, as often as they come.
 
     `chats` counts the conversations of chat among them; `untaught` the phrases left out because an object of theirs has
@@ -35,33 +35,33 @@ class Lessons:
     conversations: list[Conversation]
     phrases: int
     chats: int
-    untaught: int
+    without_target: int
 
 
-def make_lessons(mixture: Mixture, targets: Mapping[str, Taught], method: Method) -> Lessons:
-    """The conversations of a mixture: the phrases of each pass, pictures in the order of their first sample; then chat.
+def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], method: Method) -> TrainingSet:
+    """The conversations of a mixture: the phrases of each pass, images in the order of their first sample; then chat.
 
     Raises:
         DataError: nothing is left to learn.
     """
     conversations: list[Conversation] = []
-    phrases = untaught = 0
+    phrases = without_target = 0
     for samples in mixture.passes:
-        by_picture: dict[Path, list[Sample]] = {}
+        by_image: dict[Path, list[Sample]] = {}
         for sample in samples:
-            if not method.needs_targets or teachable(sample, targets):
+            if not method.needs_targets or has_targets(sample, targets):
                 phrases += 1
-                by_picture.setdefault(sample.image, []).append(sample)
+                by_image.setdefault(sample.image, []).append(sample)
             else:
-                untaught += 1
-        conversations += [talk for group in by_picture.values() for talk in method.teach(group, targets)]
+                without_target += 1
+        conversations += [talk for group in by_image.values() for talk in method.training_conversations(group, targets)]
     conversations += [teaching(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
     if not conversations:
         raise DataError(
-            f"nothing to learn: {untaught} phrases have no target and no other is left; check data.train and "
+            f"nothing to learn: {without_target} phrases have no target and no other is left; check data.train and "
             "targets.min_iou"
         )
-    return Lessons(conversations, phrases, len(mixture.dialogues), untaught)
+    return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target)
 
 
 def spread(samples: Sequence[Item], count: int) -> list[Item]:
@@ -72,11 +72,11 @@ def spread(samples: Sequence[Item], count: int) -> list[Item]:
 
 
 def digest(conversations: Sequence[Conversation]) -> str:
-    """sha256 of the pictures' names, or pixels where they have none, and of all that is said, in its order."""
+    """sha256 of the images' names, or pixels where they have none, and of all that is said, in its order."""
     found = hashlib.sha256()
     for conversation in conversations:
-        picture = conversation.image
-        name = str(picture).encode() if isinstance(picture, str | Path) else np.asarray(picture).tobytes()
+        image = conversation.image
+        name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
         said = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
         found.update(hashlib.sha256(name).digest() + json.dumps(said).encode())
     return found.hexdigest()

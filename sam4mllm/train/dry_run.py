@@ -1,6 +1,6 @@
 """A dry run: what a training would do and need, seen without its weights, within seconds to minutes.
 
-The recipe is resolved, all data sets are read, the first pictures of each set are opened, and conversations go through
+The recipe is resolved, all data sets are read, the first images of each set are opened, and conversations go through
 the collator of the real training. The model is built on the meta device, for its counts. Nothing is downloaded but
 config and processor of a Hub id, nothing is computed by SAM, and no run folder is written. This module knows no
 formulas (`estimate.py`) and no layout (`dry_run_report.py`).
@@ -15,19 +15,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation
+from sam4mllm.data.entry import CHAT_SETS
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.errors import ModelError
-from sam4mllm.methods import Method, method_from_settings
-from sam4mllm.mllm.load import Mllm, is_hub_id
-from sam4mllm.recipe import Recipe
-from sam4mllm.recipe_data import CHAT_SETS
-from sam4mllm.train.dataset import Lessons, make_lessons, spread
-from sam4mllm.train.look import SeenConversation, characters, look_at
-from sam4mllm.train.method import reads_targets
+from sam4mllm.methods.of_recipe import reads_targets
+from sam4mllm.methods.registry import Method, method_from_settings
+from sam4mllm.mllm.loading import Mllm, is_hub_id
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.train.dataset import TrainingSet, make_training_set, spread
+from sam4mllm.train.preview import ConversationPreview, characters, preview_conversation
 
 OF_EACH_SET = 4
-"""Pictures of each set whose conversations are looked at."""
+"""Images of each set whose conversations are looked at."""
 ALL_OVER = 48
 """Conversations looked at besides, evenly over the epoch; and the one with the longest text."""
 SHOWN = 1
@@ -47,10 +47,10 @@ class DryRun:
     validation: int
     phrases: int
     chats: int
-    untaught: int
+    without_target: int
     conversations: int
     targets: dict[str, int]
-    shown: list[SeenConversation]
+    shown: list[ConversationPreview]
     tokens: dict[str, Any]
     steps: dict[str, int]
     model: dict[str, int | None] | None = None
@@ -71,8 +71,8 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
             neither cached nor in reach is no error here: tokens are estimated by characters then.
     """
     from sam4mllm.data.mixture import read_mixture
-    from sam4mllm.segment.load import find_checkpoint
-    from sam4mllm.targets.at_hand import targets_at_hand
+    from sam4mllm.segmenters.loading import find_checkpoint
+    from sam4mllm.targets.placeholders import placeholder_targets
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.arguments import training_arguments
     from sam4mllm.train.estimate import conversations_per_step, memory, model_size, operations, steps
@@ -89,15 +89,15 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     mixture = read_mixture(recipe.data, recipe.seed)
     validation = held_out(recipe)
     judged = mixture.samples if reads_targets(recipe) else []
-    at_hand = targets_at_hand(judged, settings, recipe.targets.store, only_winning=recipe.targets.only_winning)
-    lessons = make_lessons(mixture, at_hand.targets, method)
-    _open_pictures(mixture)
+    at_hand = placeholder_targets(judged, settings, recipe.targets.store, only_winning=recipe.targets.only_winning)
+    lessons = make_training_set(mixture, at_hand.targets, method)
+    _open_images(mixture)
 
     first = _firsts(mixture, lessons)
     longest = max(lessons.conversations, key=characters)
     all_over = spread(lessons.conversations, ALL_OVER)
     seen = {id(each): each for each in [*chain.from_iterable(first), *all_over, longest]}
-    looks = {key: look_at(each, mllm, recipe) for key, each in seen.items()}
+    looks = {key: preview_conversation(each, mllm, recipe) for key, each in seen.items()}
     mean = fmean(look.tokens for look in looks.values())
     batch = arguments.per_device_train_batch_size
     epoch, whole = steps(len(lessons.conversations), arguments)
@@ -107,13 +107,13 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
         recipe=recipe.hash(),
         method=method.settings(),
         sets=[
-            {"set": drawn.name, "drawn": drawn.count, "pictures": len(drawn.pictures), "left_out": lost.phrases}
+            {"set": drawn.name, "drawn": drawn.count, "images": len(drawn.images), "left_out": lost.phrases}
             for drawn, lost in zip(mixture.sets, mixture.left_out, strict=True)
         ],
         validation=len(validation),
         phrases=lessons.phrases,
         chats=lessons.chats,
-        untaught=lessons.untaught,
+        without_target=lessons.without_target,
         conversations=len(lessons.conversations),
         targets={"stored": at_hand.stored, "stand_ins": at_hand.made, "skipped": at_hand.skipped},
         shown=[looks[id(each)] for chosen in first for each in chosen[:SHOWN]],
@@ -179,10 +179,10 @@ def _mllm(recipe: Recipe, notes: list[str]) -> Mllm | None:
     import torch
 
     from sam4mllm.mllm.lora import attach_lora
-    from sam4mllm.mllm.meta import load_meta_mllm
+    from sam4mllm.mllm.meta_device import load_meta_mllm
 
     try:
-        mllm = load_meta_mllm(recipe.model.base, dtype=recipe.model.dtype, picture_size=recipe.model.picture_size)
+        mllm = load_meta_mllm(recipe.model.base, dtype=recipe.model.dtype, image_size=recipe.model.image_size)
     except ModelError as error:
         # What the Hub does not give may be there on the machine that trains; all else would fail there too.
         if not is_hub_id(recipe.model.base) or not isinstance(error.__cause__, OSError):
@@ -197,14 +197,14 @@ def _mllm(recipe: Recipe, notes: list[str]) -> Mllm | None:
 
 
 def _method(recipe: Recipe, mllm: Mllm | None) -> Method:
-    from sam4mllm.mllm.picture_size import own_coordinates
+    from sam4mllm.mllm.image_size import own_coordinates
 
     native = None if mllm is None else own_coordinates(mllm.family.coordinates, mllm.processor)
     return method_from_settings(recipe.method.model_dump(), native)
 
 
 def _note_other_run(recipe: Recipe, notes: list[str]) -> None:
-    from sam4mllm.train.run_folder import RunFolder
+    from sam4mllm.runs.run_folder import RunFolder
 
     run = RunFolder(recipe.output)
     if not (run.path / "recipe.yaml").is_file():
@@ -215,8 +215,8 @@ def _note_other_run(recipe: Recipe, notes: list[str]) -> None:
         notes.append(f"{run.path}: this recipe is trained already, so the training would do nothing")
 
 
-def _open_pictures(mixture: Mixture) -> None:
-    """The first pictures of each set, opened and measured as `prepare` does.
+def _open_images(mixture: Mixture) -> None:
+    """The first images of each set, opened and measured as `prepare` does.
 
     Raises:
         DataError: one of them is missing, broken or of another size than its annotation.
@@ -226,28 +226,28 @@ def _open_pictures(mixture: Mixture) -> None:
 
     sizes = {sample.image: sample.size_wh for sample in mixture.samples}
     for drawn in mixture.sets:
-        for image in drawn.pictures[:OF_EACH_SET]:
+        for image in drawn.images[:OF_EACH_SET]:
             if image in sizes:
                 load_annotated(image, sizes[image])
             else:
                 load_image(image)
 
 
-def _firsts(mixture: Mixture, lessons: Lessons) -> list[list[Conversation]]:
-    """The conversations about the first pictures of each set, those not shown for an earlier set first."""
+def _firsts(mixture: Mixture, lessons: TrainingSet) -> list[list[Conversation]]:
+    """The conversations about the first images of each set, those not shown for an earlier set first."""
     split = len(lessons.conversations) - lessons.chats
-    by_picture: dict[bool, dict[Path, list[Conversation]]] = {True: {}, False: {}}
+    by_image: dict[bool, dict[Path, list[Conversation]]] = {True: {}, False: {}}
     for place, conversation in enumerate(lessons.conversations):
         assert isinstance(conversation.image, Path), "conversations of a mixture are about files"
-        by_picture[place >= split].setdefault(conversation.image, []).append(conversation)
+        by_image[place >= split].setdefault(conversation.image, []).append(conversation)
     taken: set[int] = set()
     firsts = []
     for drawn in mixture.sets:
         of_chat = drawn.name.split()[0] in CHAT_SETS
         talks: Sequence[Conversation] = [
-            each for image in drawn.pictures[:OF_EACH_SET] for each in by_picture[of_chat].get(image, [])
+            each for image in drawn.images[:OF_EACH_SET] for each in by_image[of_chat].get(image, [])
         ]
-        # Of a picture that an earlier set has too, the next conversation is shown.
+        # Of an image that an earlier set has too, the next conversation is shown.
         firsts.append(sorted(talks, key=lambda each: id(each) in taken))
         taken.update(id(each) for each in firsts[-1][:SHOWN])
     return firsts

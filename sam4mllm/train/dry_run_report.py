@@ -20,11 +20,10 @@ def as_text(found: DryRun) -> str:
     lines = ["Dry run: no weights were loaded, nothing was written.", "", "data, in one epoch"]
     for each in found.sets:
         lost = f", {each['left_out']} left out by the leakage guard" if each["left_out"] else ""
-        lines.append(f"  {each['set']}: {each['drawn']:,} about {each['pictures']:,} pictures{lost}")
-    untaught = f", {found.untaught:,} phrases without a target" if found.untaught else ""
-    lines.append(
-        f"  {found.phrases:,} phrases and {found.chats:,} chats in {found.conversations:,} conversations{untaught}"
-    )
+        lines.append(f"  {each['set']}: {each['drawn']:,} about {each['images']:,} images{lost}")
+    lost = f", {found.without_target:,} phrases without a target" if found.without_target else ""
+    counts = f"{found.phrases:,} phrases and {found.chats:,} chats"
+    lines.append(f"  {counts} in {found.conversations:,} conversations{lost}")
     lines.append(f"  validation: {found.validation:,} phrases")
     stored, made = found.targets["stored"], found.targets["stand_ins"]
     lines.append(f"  targets: {stored:,} from stores of the same settings, {made:,} stand-ins of the right shape")

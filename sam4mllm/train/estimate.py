@@ -26,7 +26,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sam4mllm.mllm.load import Mllm, Quantization
+from sam4mllm.mllm.loading import Mllm, Quantization
 
 DEFAULT_TFLOPS = 125.0
 """Sustained TFLOP/s of the device: two fifths of the 312 that NVIDIA's data sheet of the A100 gives for bfloat16."""
@@ -154,7 +154,7 @@ def moment_bytes(optimizer: str) -> int:
 
 
 def operations(size: ModelSize, tokens: float, patches: float, *, checkpointing: bool) -> float:
-    """Floating-point operations to learn `tokens` tokens beside `patches` patches of pictures."""
+    """Floating-point operations to learn `tokens` tokens beside `patches` patches of images."""
     again = 2 if checkpointing else 0
     return tokens * ((4 + again) * size.language + (6 + again) * size.trained) + 2 * patches * size.eyes
 

@@ -2,7 +2,7 @@
 
 An answer is what the conversation rendered up to and with it has more than the conversation rendered up to the prompt
 for it, so what is learned follows what is asked. What a template marks by `{% generation %}` is not looked at: it need
-not begin where a prompt ends. This module knows no models and no pictures.
+not begin where a prompt ends. This module knows no models and no images.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation
 from sam4mllm.errors import DataError, ModelError
+from sam4mllm.prompts.conversation import Conversation
 
 IGNORED = -100
 """The label that torch's cross entropy leaves out."""
@@ -23,7 +23,7 @@ Span = tuple[int, int]
 def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any) -> list[Span]:
     """The tokens of each answer. `ids` is one row without padding.
 
-    The picture comes first and its placeholder grows to many tokens, so places are counted from the end of the row,
+    The image comes first and its placeholder grows to many tokens, so places are counted from the end of the row,
     where the tokens of the plain text and those of the row are the same.
 
     Raises:
@@ -88,7 +88,7 @@ def label_row(
 
 
 def _name(conversation: Conversation) -> str:
-    """The picture's file, or its kind, and the first question."""
+    """The image's file, or its kind, and the first question."""
     image = conversation.image
-    picture = str(image) if not hasattr(image, "size") else type(image).__name__
-    return f"picture {picture}, {conversation.turns[0].text!r}"
+    name = str(image) if not hasattr(image, "size") else type(image).__name__
+    return f"image {name}, {conversation.turns[0].text!r}"

@@ -13,23 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.chat.conversation import Conversation
 from sam4mllm.data.sample import Sample
-from sam4mllm.methods import Method
-from sam4mllm.methods.base import Taught
-from sam4mllm.mllm.load import Mllm
-from sam4mllm.processes import ALONE, Processes
-from sam4mllm.recipe import Recipe
+from sam4mllm.methods.base import PromptTarget
+from sam4mllm.methods.registry import Method
+from sam4mllm.mllm.loading import Mllm
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.train.arguments import check_launch, training_arguments
-from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.sharding import join_deepspeed, weights_are_spread
 from sam4mllm.train.validation import Validation
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 logger = logging.getLogger(__name__)
 
 
 def train(
-    recipe: Recipe, *, device: str = "auto", callbacks: Sequence[Any] = (), processes: Processes = ALONE
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    callbacks: Sequence[Any] = (),
+    processes: DistributedContext = SINGLE_PROCESS,
 ) -> RunFolder:
     """Train what `recipe` says, from where an earlier start stopped; a run that has ended is left as it is.
 
@@ -41,23 +45,23 @@ def train(
         LaunchError: the trainer sees another number of processes than were launched.
     """
     from sam4mllm.data.mixture import read_mixture
-    from sam4mllm.mllm.load import load_mllm
+    from sam4mllm.methods.of_recipe import reads_targets
+    from sam4mllm.mllm.loading import load_mllm
     from sam4mllm.mllm.lora import attach_lora
-    from sam4mllm.predict.loading import chosen_device
-    from sam4mllm.segment.load import load_segmenter
+    from sam4mllm.segmenters.loading import load_segmenter
+    from sam4mllm.targets.filter import select_targets
     from sam4mllm.targets.prepare import prepare_targets
     from sam4mllm.targets.settings import TargetSettings
-    from sam4mllm.targets.winning import as_taught
-    from sam4mllm.train.dataset import make_lessons, spread
-    from sam4mllm.train.method import reads_targets
+    from sam4mllm.train.dataset import make_training_set, spread
+    from sam4mllm.utils.device import resolve_device
 
-    device = chosen_device(processes.device(device))
+    device = resolve_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
     check_launch(training_arguments(recipe, device), device, processes)
-    finished = processes.agree(lambda: _start(recipe).is_finished)
+    finished = processes.broadcast_result(lambda: _start(recipe).is_finished)
     run = RunFolder(recipe.output)
     mixture = read_mixture(recipe.data, recipe.seed)
-    processes.agree(lambda: run.learn_from(mixture.digest(), is_finished=finished))
+    processes.broadcast_result(lambda: run.record_data_digest(mixture.digest(), is_finished=finished))
     if finished:
         logger.info("%s: trained already", run.path)
         return run
@@ -67,20 +71,20 @@ def train(
         logger.info("%s", line)
     validated_on = held_out(recipe)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    targets: Mapping[str, Taught] = {}
+    targets: Mapping[str, PromptTarget] = {}
     if reads_targets(recipe):
         settings = TargetSettings.from_recipe(recipe)
         store = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
-        targets = as_taught(store.read(), only_winning=recipe.targets.only_winning)
-    lessons = make_lessons(mixture, targets, run.method)
+        targets = select_targets(store.read(), only_winning=recipe.targets.only_winning)
+    lessons = make_training_set(mixture, targets, run.method)
     logger.info(
         "%d phrases and %d chats in %d conversations", lessons.phrases, lessons.chats, len(lessons.conversations)
     )
-    if mixture.doubled or lessons.untaught:
+    if mixture.doubled or lessons.without_target:
         logger.info(
             "left out: %d phrases that come twice, %d with an object that has no target",
             mixture.doubled,
-            lessons.untaught,
+            lessons.without_target,
         )
 
     # Made before the model is loaded, and held: DeepSpeed ZeRO-3 spreads the weights out while they are read.
@@ -94,14 +98,14 @@ def train(
         dtype=recipe.model.dtype,
         quantization=recipe.model.quantization,
         attn_implementation=recipe.model.attn_implementation,
-        picture_size=recipe.model.picture_size,
+        image_size=recipe.model.image_size,
     )
     mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
     validate = None
     if validated_on and recipe.data.validation is not None:
         chosen = spread(validated_on, recipe.training.validation.samples)
         # Weights that are spread out are gathered at every step of generation, so all processes must go the same way.
-        sharing = ALONE if weights_are_spread(arguments) else processes
+        sharing = SINGLE_PROCESS if weights_are_spread(arguments) else processes
         validate = _validation(recipe, run.method, mllm, segmenter, chosen, recipe.data.validation.name, sharing)
     fit(
         mllm,
@@ -124,7 +128,7 @@ def fit(
     *,
     validate: Callable[[], Validation] | None = None,
     callbacks: Sequence[Any] = (),
-    processes: Processes = ALONE,
+    processes: DistributedContext = SINGLE_PROCESS,
     arguments: Any = None,
 ) -> None:
     """Train the adapter on `mllm` with `conversations`, and write it to `run` when done.
@@ -137,7 +141,7 @@ def fit(
     """
     from transformers import PrinterCallback, Trainer
 
-    from sam4mllm.train.callbacks import EyesCallback, LogCallback, ValidationCallback
+    from sam4mllm.train.callbacks import DisableVisionInputGrads, LogCallback, ValidationCallback
     from sam4mllm.train.collator import Collator
     from sam4mllm.train.dataset import digest
     from sam4mllm.train.estimate import conversations_per_step, steps
@@ -159,15 +163,15 @@ def fit(
         args=arguments,
         train_dataset=list(conversations),
         data_collator=Collator(mllm),
-        callbacks=[EyesCallback(), LogCallback(run), *([validation] if validation else []), *callbacks],
+        callbacks=[DisableVisionInputGrads(), LogCallback(run), *([validation] if validation else []), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
 
     epoch, whole = steps(len(conversations), arguments)
     together = conversations_per_step(arguments)
     logger.info("%d conversations a step, %d steps an epoch, %d steps in all", together, epoch, whole)
-    processes.agree(lambda: run.go_on_with(digest(conversations)))
-    found, step, last_step = processes.agree(lambda: _rewound(run, processes.world_size, unended=spread_out))
+    processes.broadcast_result(lambda: run.check_resumable(digest(conversations)))
+    found, step, last_step = processes.broadcast_result(lambda: _rewound(run, processes.world_size, unended=spread_out))
     checkpoint = run.checkpoints / found if found else None
     if checkpoint is not None and step >= last_step:
         # The trainer, resumed at its last step, would take one more.
@@ -191,14 +195,14 @@ def held_out(recipe: Recipe) -> list[Sample]:
     Raises:
         DataError: one of them has boxes and no masks, which the validation's figures are about.
     """
-    from sam4mllm.data.readers import read_with_masks
+    from sam4mllm.data.registry import read_with_masks
 
     return [] if recipe.data.validation is None else read_with_masks(recipe.data.validation)
 
 
 def _start(recipe: Recipe) -> RunFolder:
     """The run folder, in which it is settled how this run teaches and asks."""
-    from sam4mllm.train.method import method_of
+    from sam4mllm.methods.of_recipe import method_of
 
     # The method first, because it may be refused, and what is refused leaves no folder.
     method = None if RunFolder(recipe.output).is_started else method_of(recipe)
@@ -206,12 +210,18 @@ def _start(recipe: Recipe) -> RunFolder:
 
 
 def _validation(
-    recipe: Recipe, method: Method, mllm: Mllm, segmenter: Any, samples: Sequence[Any], name: str, processes: Processes
+    recipe: Recipe,
+    method: Method,
+    mllm: Mllm,
+    segmenter: Any,
+    samples: Sequence[Any],
+    name: str,
+    processes: DistributedContext,
 ) -> Callable[[], Validation]:
     """The validation of `mllm` as it stands when called, on `samples` of the split `name`."""
-    from sam4mllm.mllm.generate import TransformersEngine
-    from sam4mllm.predict.pipeline import Pipeline
-    from sam4mllm.segment.fallback import BoxFallback
+    from sam4mllm.mllm.transformers_engine import TransformersEngine
+    from sam4mllm.pipeline.loading import box_fallback
+    from sam4mllm.pipeline.pipeline import Pipeline
     from sam4mllm.train.validation import validate
 
     batch_size = recipe.training.validation.batch_size
@@ -220,8 +230,8 @@ def _validation(
         TransformersEngine(mllm, batch_size),
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,
-        picture_batch=batch_size,
-        fallback=BoxFallback.of(recipe.segmenter),
+        image_batch=batch_size,
+        fallback=box_fallback(recipe.segmenter),
     )
     return lambda: validate(pipeline, samples, name, processes)
 

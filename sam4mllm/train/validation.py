@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sam4mllm.data.queries import Evidence
+from sam4mllm.data.predictions import Confidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.metrics import Mask, overlap, right_objects, union_of
-from sam4mllm.predict.calibration import Calibration, Pair, fit_calibration
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.predict.result import Result
-from sam4mllm.processes import ALONE, Processes
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.result import Result
+from sam4mllm.runs.calibration import Calibration, Pair, fit_calibration
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,15 @@ class Validation:
         return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n}
 
 
-def validate(pipeline: Pipeline, samples: Sequence[Sample], name: str, processes: Processes = ALONE) -> Validation:
+def validate(
+    pipeline: Pipeline, samples: Sequence[Sample], name: str, processes: DistributedContext = SINGLE_PROCESS
+) -> Validation:
     """Figures of `pipeline` on `samples` of the split `name`; draws no random number.
 
     Several processes take a part of the samples each, and all of them get the figures of the whole.
 
     Raises:
-        DataError: a picture cannot be read, or is not of its annotation's size.
+        DataError: an image cannot be read, or is not of its annotation's size.
     """
     part = samples[processes.rank :: processes.world_size]
     results = pipeline([(sample.image, sample.phrase) for sample in part])
@@ -56,15 +58,15 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], name: str, processes
         predicted, truth = result.mask.cpu().numpy(), union_of(objects, sample.size_wh)
         if predicted.shape != truth.shape:
             raise DataError(
-                f"{sample.image}: the picture is {predicted.shape} (H, W), the annotation of sample {sample.id} is "
+                f"{sample.image}: the image is {predicted.shape} (H, W), the annotation of sample {sample.id} is "
                 f"{truth.shape}; one of the two belongs to another data set"
             )
         found = overlap(predicted, truth)
         intersection += found.intersection
         union += found.union
         malformed += result.status == "malformed"
-        evidence = [each.to_json() for each in result.evidence or (Evidence(),)]
-        said.append((result.status, evidence, _right(result, objects, sample)))
+        confidence = [each.to_json() for each in result.confidence or (Confidence(),)]
+        said.append((result.status, confidence, _right(result, objects, sample)))
     # Whole numbers, so the sum does not depend on how the samples were shared out.
     counts = processes.gather([int(intersection), int(union), malformed])
     intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
@@ -72,8 +74,8 @@ def validate(pipeline: Pipeline, samples: Sequence[Sample], name: str, processes
     # In the order of the samples, of which each process had every world_size-th.
     ordered = [everything[index % len(everything)][index // len(everything)] for index in range(len(samples))]
     pairs: dict[str, list[Pair]] = {"ok": [], "no_object": [], "malformed": []}
-    for status, evidence, right in ordered:
-        pairs[status] += [(Evidence(**each), fact) for each, fact in zip(evidence, right, strict=True)]
+    for status, confidence, right in ordered:
+        pairs[status] += [(Confidence(**each), fact) for each, fact in zip(confidence, right, strict=True)]
     calibration = fit_calibration(pairs["ok"], pairs["no_object"], name)
     return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
 

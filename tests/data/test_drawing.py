@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sam4mllm.data.drawing import draw_polygon
 
 
-def _picture(mask: np.ndarray) -> list[str]:
+def _image(mask: np.ndarray) -> list[str]:
     return ["".join("#" if pixel else "." for pixel in row) for row in mask]
 
 
@@ -26,7 +26,7 @@ def _picture(mask: np.ndarray) -> list[str]:
     ],
 )
 def test_pixels_are_opencvs(points: list[list[int]], rows: list[str]) -> None:
-    assert _picture(draw_polygon(np.array(points), (6, 4))) == rows
+    assert _image(draw_polygon(np.array(points), (6, 4))) == rows
 
 
 @given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
@@ -41,12 +41,12 @@ CORNERS = st.lists(st.tuples(st.integers(-30, 60), st.integers(-30, 60)), min_si
 
 
 @given(CORNERS)
-def test_corners_inside_the_picture_are_drawn(corners: list[tuple[int, int]]) -> None:
+def test_corners_inside_the_image_are_drawn(corners: list[tuple[int, int]]) -> None:
     mask = draw_polygon(np.array(corners), (30, 30))
     assert mask.shape == (30, 30)
     assert all(mask[y, x] for x, y in corners if 0 <= x < 30 and 0 <= y < 30)
 
 
-def test_a_corner_far_outside_costs_no_more_than_the_picture() -> None:
+def test_a_corner_far_outside_costs_no_more_than_the_image() -> None:
     far = 2**24 - 1
     assert draw_polygon(np.array([[0, 0], [far, 0], [far, far], [0, far]]), (50, 40)).all()

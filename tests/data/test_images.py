@@ -1,4 +1,4 @@
-"""Pictures where they enter: what is read, how it is turned, what is refused and in which words."""
+"""Images where they enter: what is read, how it is turned, what is refused and in which words."""
 
 from __future__ import annotations
 
@@ -55,23 +55,23 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_image(tmp_path / ("iVBORw0KG" * 60))
 
 
-def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
-    (tmp_path / "note.jpg").write_text("not a picture")
-    with pytest.raises(DataError, match=r"note\.jpg: not a picture"):
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("not an image")
+    with pytest.raises(DataError, match=r"note\.jpg: not an image"):
         load_image(tmp_path / "note.jpg")
 
 
-def test_a_picture_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
+def test_a_image_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(DataError, match=r"cut\.jpg: the picture is damaged"):
+    with pytest.raises(DataError, match=r"cut\.jpg: the image is damaged"):
         load_image(path)
 
 
 def test_what_a_decoder_trips_over_is_told_with_its_reason(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"broken\.avif: the picture is damaged: \w+"):
+    with pytest.raises(DataError, match=r"broken\.avif: the image is damaged: \w+"):
         load_image(write_broken_avif(tmp_path / "broken.avif"))
 
 

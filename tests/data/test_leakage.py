@@ -1,4 +1,4 @@
-"""The guard finds a held-out picture by its file, its COCO id or its bytes, and hashes only where names cannot tell."""
+"""The guard finds a held-out image by its file, its COCO id or its bytes, and hashes only where names cannot tell."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.data.leakage import Guard, coco_id, guard_of
-from sam4mllm.data.shapes.marker import mark
-from sam4mllm.recipe_data import DataEntry, DataSection
+from sam4mllm.data.entry import DataEntry, DataSection
+from sam4mllm.data.generated import mark
+from sam4mllm.data.leakage import LeakageFilter, coco_id, leakage_filter_for
 from tests.data.tiny_datasets import (
-    PICTURES,
+    IMAGES,
     annotation,
-    picture,
+    image_record,
     rectangle,
     ref,
+    write_image,
     write_instances,
-    write_picture,
     write_reasonseg,
     write_refs,
 )
@@ -41,16 +41,16 @@ def test_coco_ids_in_names(name: str, identity: int | None) -> None:
     assert coco_id(Path("folder") / name) == identity
 
 
-def test_a_picture_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
+def test_a_image_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
     held = tmp_path / "COCO_train2014_000000000005.jpg"
-    foreign = write_picture(tmp_path / "foreign.jpg", 30, 20)
-    write_picture(held)
-    guard = Guard({"val": [held, held], "test": [foreign]})
-    assert guard.pictures == {"val": 1, "test": 1}
+    foreign = write_image(tmp_path / "foreign.jpg", 30, 20)
+    write_image(held)
+    guard = LeakageFilter({"val": [held, held], "test": [foreign]})
+    assert guard.images == {"val": 1, "test": 1}
     copy = shutil.copy(held, tmp_path / "renamed.jpg")
     named = shutil.copy(foreign, tmp_path / "COCO_val2014_000000000009.jpg")
-    other = write_picture(tmp_path / "other.jpg", 31, 20)
-    # Another picture under a COCO name of its own, byte by byte the held-out one: the names tell the two apart.
+    other = write_image(tmp_path / "other.jpg", 31, 20)
+    # Another image under a COCO name of its own, byte by byte the held-out one: the names tell the two apart.
     twin = shutil.copy(held, tmp_path / "COCO_train2014_000000000007.jpg")
     assert guard.reason(held) == "file"
     assert guard.reason(tmp_path / "elsewhere" / "000000000005.jpg") == "coco id"
@@ -58,28 +58,28 @@ def test_a_picture_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None
     assert guard.reason(other) is guard.reason(Path(twin)) is guard.reason(tmp_path / "missing.jpg") is None
 
 
-def test_generated_pictures_are_told_by_file_and_content_for_their_names_are_not_cocos(tmp_path: Path) -> None:
-    name = PICTURES + "/COCO_train2014_000000000005.jpg"
+def test_generated_images_are_told_by_file_and_content_for_their_names_are_not_cocos(tmp_path: Path) -> None:
+    name = IMAGES + "/COCO_train2014_000000000005.jpg"
     one, other, real = (tmp_path / folder / name for folder in ("one", "other", "real"))
-    write_picture(one)
-    write_picture(other, 21, 10)
-    write_picture(real, 22, 10)
+    write_image(one)
+    write_image(other, 21, 10)
+    write_image(real, 22, 10)
     for folder in ("one", "other"):
         mark(tmp_path / folder, scenes=1, held_out=1, seed=0)
-    guard = Guard({"val": [one]})
+    guard = LeakageFilter({"val": [one]})
     assert guard.reason(one) == "file"
-    assert guard.reason(other) is guard.reason(real) is Guard({"val": [real]}).reason(one) is None
-    copy = Path(shutil.copy(one, tmp_path / "other" / PICTURES / "COCO_train2014_000000000006.jpg"))
+    assert guard.reason(other) is guard.reason(real) is LeakageFilter({"val": [real]}).reason(one) is None
+    copy = Path(shutil.copy(one, tmp_path / "other" / IMAGES / "COCO_train2014_000000000006.jpg"))
     assert guard.reason(copy) == "content"
 
 
 def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held = [write_picture(tmp_path / f"held{n}.png", 10 + n, 10) for n in range(3)]
-    mine = [write_picture(tmp_path / f"mine{n}.png", 200, 100 + n) for n in range(3)]
+    held = [write_image(tmp_path / f"held{n}.png", 10 + n, 10) for n in range(3)]
+    mine = [write_image(tmp_path / f"mine{n}.png", 200, 100 + n) for n in range(3)]
     read = []
     original = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or original(file, how))
-    guard = Guard({"val": held})
+    guard = LeakageFilter({"val": held})
     assert [guard.reason(each) for each in mine if each.stat().st_size not in {h.stat().st_size for h in held}]
     assert read == []
     copy = Path(shutil.copy(held[1], tmp_path / "copy.png"))
@@ -89,13 +89,13 @@ def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """RefCOCO with four pictures in four splits, and ReasonSeg with one in each of two."""
+    """RefCOCO with four images in four splits, and ReasonSeg with one in each of two."""
     numbers = {"train": 1, "val": 2, "testA": 3, "testB": 4}
-    pictures = [picture(number) for number in numbers.values()]
-    write_instances(tmp_path / "refcoco", pictures, [annotation(10 * n, n) for n in numbers.values()])
+    images = [image_record(number) for number in numbers.values()]
+    write_instances(tmp_path / "refcoco", images, [annotation(10 * n, n) for n in numbers.values()])
     write_refs(tmp_path / "refcoco", [ref(n, 10 * n, n, split, f"thing {n}") for split, n in numbers.items()])
-    for each in pictures:
-        write_picture(tmp_path / PICTURES / each["file_name"])
+    for each in images:
+        write_image(tmp_path / IMAGES / each["file_name"])
     for split in ("train", "val"):
         write_reasonseg(tmp_path, split, f"{split}_scene", ["what is it?"], [rectangle("target", 2, 1, 8, 5)])
     return tmp_path
@@ -107,30 +107,39 @@ def entry(root: Path, name: str, split: str) -> DataEntry:
 
 def test_by_default_every_held_out_split_of_the_sets_in_the_mixture_is_guarded(root: Path) -> None:
     train = [entry(root, "refcoco", "train")]
-    assert guard_of(DataSection(train=train)).pictures == {"refcoco val": 1, "refcoco testA": 1, "refcoco testB": 1}
+    assert leakage_filter_for(DataSection(train=train)).images == {
+        "refcoco val": 1,
+        "refcoco testA": 1,
+        "refcoco testB": 1,
+    }
     also = DataSection(train=train, validation=entry(root, "reasonseg", "val"))
-    assert guard_of(also).pictures == {"reasonseg val": 1, "refcoco val": 1, "refcoco testA": 1, "refcoco testB": 1}
+    assert leakage_filter_for(also).images == {
+        "reasonseg val": 1,
+        "refcoco val": 1,
+        "refcoco testA": 1,
+        "refcoco testB": 1,
+    }
     explained = DataSection(train=[DataEntry(dataset="reasonseg-explanations", root=root)])
-    assert guard_of(explained).pictures == {"reasonseg val": 1}
+    assert leakage_filter_for(explained).images == {"reasonseg val": 1}
 
 
 def test_a_split_that_is_trained_on_is_not_guarded_by_default(root: Path) -> None:
     data = DataSection(train=[entry(root, "refcoco", "train"), entry(root, "refcoco", "val")])
-    assert guard_of(data).pictures == {"refcoco testA": 1, "refcoco testB": 1}
+    assert leakage_filter_for(data).images == {"refcoco testA": 1, "refcoco testB": 1}
 
 
 def test_a_list_is_guarded_as_it_stands_and_off_is_nothing(root: Path) -> None:
     train = [entry(root, "refcoco", "train")]
     held = [entry(root, "refcoco", "testA"), entry(root, "reasonseg", "val")]
-    assert guard_of(DataSection(train=train, guard=held)).pictures == {"refcoco testA": 1, "reasonseg val": 1}
+    assert leakage_filter_for(DataSection(train=train, guard=held)).images == {"refcoco testA": 1, "reasonseg val": 1}
     off = DataSection.model_validate({"train": train, "guard": "off"})
-    assert guard_of(off).pictures == {}
+    assert leakage_filter_for(off).images == {}
     assert off.model_dump(mode="json")["guard"] == "off"
 
 
 def test_all_of_validation_is_guarded_beside_a_list_too(tmp_path: Path) -> None:
     for number in range(3):
-        write_picture(tmp_path / f"{number}.png", 10 + number)
+        write_image(tmp_path / f"{number}.png", 10 + number)
     lines = [json.dumps({"image": f"{number}.png", "phrase": "it"}) for number in range(3)]
     (tmp_path / "val.jsonl").write_text("\n".join(lines))
     (tmp_path / "other.jsonl").write_text(lines[0])
@@ -139,7 +148,10 @@ def test_all_of_validation_is_guarded_beside_a_list_too(tmp_path: Path) -> None:
         "train": [{"dataset": "jsonl", "path": tmp_path / "train.jsonl"}],
         "validation": {"dataset": "jsonl", "path": tmp_path / "val.jsonl", "limit": 1},
     }
-    assert guard_of(DataSection.model_validate(data)).pictures == {name: 3}
+    assert leakage_filter_for(DataSection.model_validate(data)).images == {name: 3}
     listed = data | {"guard": [{"dataset": "jsonl", "path": tmp_path / "other.jsonl"}]}
-    assert guard_of(DataSection.model_validate(listed)).pictures == {name: 3, f"jsonl {tmp_path / 'other.jsonl'}": 1}
-    assert guard_of(DataSection.model_validate(data | {"guard": "off"})).pictures == {}
+    assert leakage_filter_for(DataSection.model_validate(listed)).images == {
+        name: 3,
+        f"jsonl {tmp_path / 'other.jsonl'}": 1,
+    }
+    assert leakage_filter_for(DataSection.model_validate(data | {"guard": "off"})).images == {}

@@ -58,12 +58,12 @@ def test_overlapping_polygons_are_their_or() -> None:
     assert np.array_equal(mask, expected)
 
 
-def test_a_polygon_may_reach_beyond_its_picture() -> None:
+def test_a_polygon_may_reach_beyond_its_image() -> None:
     assert decode(from_segmentation([[-30, -30, 40, -30, 40, 40, -30, 40]], (3, 4))).all()
 
 
 def test_a_mask_of_another_size_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the mask is \(3, 4\) \(H, W\), its picture is \(4, 3\)"):
+    with pytest.raises(ValueError, match=r"the mask is \(3, 4\) \(H, W\), its image is \(4, 3\)"):
         from_segmentation(encode(np.ones((3, 4), dtype=bool)), (4, 3))
 
 
@@ -80,7 +80,7 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ([[0, 0, 4, 0, 4, float("nan")]], "finite numbers"),
         ([0, 0, 4, 0, 4, 4], "finite numbers"),
         ([[0, 0, 4, 0, 4, 10**400]], "finite numbers"),
-        ([[0, 0, 4, 0, 4, 41]], r"in pixels of its picture, which is \(4, 4\) \(width, height\); got 41, which is far"),
+        ([[0, 0, 4, 0, 4, 41]], r"in pixels of its image, which is \(4, 4\) \(width, height\); got 41, which is far"),
         ([[0, 0, 4, 0, -2e7, 4]], "got -2e.07, which is far outside"),
         ({"size": [4, 4]}, "run lengths are"),
         ({"size": [4], "counts": "d0"}, "whole and positive"),

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
+from sam4mllm.data.entry import DataSection
 from sam4mllm.data.mixture import Mixture, read_mixture
-from sam4mllm.data.unpickle import load_plain
+from sam4mllm.data.readers.unpickle import load_plain
 from sam4mllm.errors import DataError
-from sam4mllm.recipe_data import DataSection
 from tests.data.tiny_datasets import (
-    PICTURES,
+    IMAGES,
     annotation,
-    picture,
+    image_record,
     ref,
+    write_image,
     write_instances,
-    write_picture,
     write_refs,
 )
 
@@ -29,23 +29,23 @@ SQUARE = [2, 1, 8, 1, 8, 5, 2, 5]
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """RefCOCO and RefCOCOg over one pool of pictures, RefCOCOg training on one of RefCOCO's val pictures; a JSONL of
-    ten pictures, one of them a copy of that one; a chat file."""
+    """RefCOCO and RefCOCOg over one pool of images, RefCOCOg training on one of RefCOCO's val images; a JSONL of
+    ten images, one of them a copy of that one; a chat file."""
     splits = {
         "refcoco": {1: "train", 2: "val", 3: "testA"},
         "refcocog": {1: "train", 2: "train", 4: "train", 3: "test"},
     }
-    for name, by_picture in splits.items():
-        write_instances(tmp_path / name, [picture(n) for n in by_picture], [annotation(10 * n, n) for n in by_picture])
+    for name, by_image in splits.items():
+        write_instances(tmp_path / name, [image_record(n) for n in by_image], [annotation(10 * n, n) for n in by_image])
         write_refs(
             tmp_path / name,
-            [ref(n, 10 * n, n, split, f"{name} {n}") for n, split in by_picture.items()],
+            [ref(n, 10 * n, n, split, f"{name} {n}") for n, split in by_image.items()],
             split_by="umd" if name == "refcocog" else "unc",
         )
     for n in range(1, 5):
-        write_picture(tmp_path / PICTURES / picture(n)["file_name"])
+        write_image(tmp_path / IMAGES / image_record(n)["file_name"])
     for n in range(10):
-        write_picture(tmp_path / f"own{n}.png", 20 + n, 10)
+        write_image(tmp_path / f"own{n}.png", 20 + n, 10)
     lines = [{"image": f"own{n}.png", "phrase": f"own {n}", "masks": [SQUARE]} for n in range(10)]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     chats = [{"image": f"own{n}.png", "question": f"What is {n}?", "answer": "It."} for n in range(4)]
@@ -69,13 +69,13 @@ def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.Monkey
         parsed.append(path)
         return load_plain(path, what)
 
-    monkeypatch.setattr("sam4mllm.data.refcoco.load_plain", counted)
+    monkeypatch.setattr("sam4mllm.data.readers.refcoco.load_plain", counted)
     held = {"validation": {"dataset": "refcocog", "split": "test", "limit": 1}}
     mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, **held)
     assert parsed == [home / "refcoco" / "refs(unc).p", home / "refcocog" / "refs(umd).p"]
 
 
-def test_pictures_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
+def test_images_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
     mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
     assert [sample.id for sample in mixed.samples] == [
         "refcoco/train/1/10",
@@ -85,17 +85,17 @@ def test_pictures_that_other_sets_are_evaluated_on_are_left_out_and_counted(home
     assert mixed.leakage() == {
         "guarded": {"refcoco val": 1, "refcoco testA": 1, "refcocog test": 1},
         "sets": [
-            {"set": "refcoco train", "phrases": 0, "pictures": 0, "by": {"file": 0, "coco id": 0, "content": 0}},
-            {"set": "refcocog train", "phrases": 1, "pictures": 1, "by": {"file": 1, "coco id": 0, "content": 0}},
+            {"set": "refcoco train", "phrases": 0, "images": 0, "by": {"file": 0, "coco id": 0, "content": 0}},
+            {"set": "refcocog train", "phrases": 1, "images": 1, "by": {"file": 1, "coco id": 0, "content": 0}},
         ],
     }
-    assert mixed.leakage_lines()[-1] == "leakage guard: refcocog train: 1 phrases about 1 pictures left out"
+    assert mixed.leakage_lines()[-1] == "leakage guard: refcocog train: 1 phrases about 1 images left out"
     off = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, guard="off")
     assert len(off.samples) == 4 and off.leakage_lines() == ["leakage guard: nothing is guarded"]
 
 
-def test_a_copy_of_a_held_out_picture_is_found_in_foreign_sets_and_in_chat(home: Path) -> None:
-    held = write_picture(home / PICTURES / picture(2)["file_name"], 33, 44)
+def test_a_copy_of_a_held_out_image_is_found_in_foreign_sets_and_in_chat(home: Path) -> None:
+    held = write_image(home / IMAGES / image_record(2)["file_name"], 33, 44)
     for name in ("own3.png", "own0.png"):
         shutil.copy(held, home / name)
     mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "jsonl"}, {"dataset": "chat"})
@@ -159,7 +159,7 @@ def test_the_seed_alone_decides_what_is_drawn(home: Path) -> None:
 )
 def test_an_empty_set_is_an_error_that_names_it(home: Path, train: list[dict[str, Any]], says: str) -> None:
     guard = [{"dataset": "jsonl", "path": home / "held.jsonl"}]
-    place = home / PICTURES / picture(1)["file_name"]
+    place = home / IMAGES / image_record(1)["file_name"]
     (home / "held.jsonl").write_text(json.dumps({"image": str(place), "phrase": "x"}))
     with pytest.raises(DataError, match=says) as told:
         mix(home, *train, guard=guard)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-PICTURES = "images/mscoco/images/train2014"
+IMAGES = "images/mscoco/images/train2014"
 
 
-def picture(identity: int, width: int = 20, height: int = 10) -> dict[str, Any]:
+def image_record(identity: int, width: int = 20, height: int = 10) -> dict[str, Any]:
     name = f"COCO_train2014_{identity:012d}.jpg"
     return {"id": identity, "width": width, "height": height, "file_name": name}
 
@@ -31,12 +31,12 @@ def annotation(identity: int, image_id: int, x: int = 2, y: int = 1, width: int 
 
 
 def write_noise(root: Path, numbers: Iterable[int]) -> None:
-    """The pictures of these numbers, 60 x 40, of random pixels."""
-    (root / PICTURES).mkdir(parents=True)
+    """The images of these numbers, 60 x 40, of random pixels."""
+    (root / IMAGES).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in numbers:
         pixels = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(root / PICTURES / picture(number)["file_name"])
+        Image.fromarray(pixels).save(root / IMAGES / image_record(number)["file_name"])
 
 
 def ref(ref_id: int, ann_id: object, image_id: int, split: str, *phrases: str) -> dict[str, Any]:
@@ -56,9 +56,9 @@ def ref(ref_id: int, ann_id: object, image_id: int, split: str, *phrases: str) -
     }
 
 
-def write_instances(folder: Path, pictures: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
+def write_instances(folder: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"images": pictures, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "thing"}]}
     (folder / "instances.json").write_text(json.dumps(content))
 
 
@@ -69,22 +69,22 @@ def write_refs(folder: Path, refs: object, *, split_by: str = "unc", protocol: i
     return path
 
 
-def write_picture(path: Path, width: int = 20, height: int = 10, **options: Any) -> Path:
+def write_image(path: Path, width: int = 20, height: int = 10, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "grey").save(path, **options)
     return path
 
 
 def write_broken_avif(path: Path) -> Path:
-    """A picture whose decoder ends with RuntimeError, which most of Pillow's do not."""
-    write_picture(path)
+    """An image whose decoder ends with RuntimeError, which most of Pillow's do not."""
+    write_image(path)
     path.write_bytes(path.read_bytes().replace(b"av1C", b"gone"))
     return path
 
 
 def write_reasonseg(root: Path, split: str, stem: str, texts: list[str], shapes: list[dict[str, Any]]) -> Path:
     folder = root / "ReasonSeg" / split
-    write_picture(folder / f"{stem}.jpg")
+    write_image(folder / f"{stem}.jpg")
     path = folder / f"{stem}.json"
     path.write_text(json.dumps({"text": texts, "is_sentence": True, "shapes": shapes}))
     return path

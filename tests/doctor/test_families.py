@@ -7,9 +7,9 @@ import pytest
 from sam4mllm.doctor import families
 from sam4mllm.doctor.families import check_families, chosen_families
 from sam4mllm.doctor.family_checks import FAMILY_CHECKS
-from sam4mllm.doctor.tiny_mllms import BUILDERS
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import FAMILIES
+from sam4mllm.testing.tiny_mllms import BUILDERS
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.cli import main
-from sam4mllm.cli_parser import parse
+from sam4mllm.cli.main import main
+from sam4mllm.cli.parser import parse
 from sam4mllm.doctor import families
 from sam4mllm.doctor.report import any_failed, as_markdown, as_text, facts_table, machine, missing_packages
 from sam4mllm.doctor.verdict import NotApplicableError, expect, failed, verdict_of

@@ -6,12 +6,12 @@ import torch
 
 from sam4mllm.doctor import segmenters as doctor
 from sam4mllm.doctor.segmenters import Subject, check_segmenters, checks_of
-from sam4mllm.doctor.tiny_segmenters import SEGMENT_ANYTHING, save_tiny
 from sam4mllm.errors import ModelError
-from sam4mllm.segment.base import Embeddings
-from sam4mllm.segment.families import FAMILIES
-from sam4mllm.segment.frame import InputFrame, SquareFrame
-from sam4mllm.segment.transformers_sam import TransformersSam
+from sam4mllm.segmenters.base import Embeddings
+from sam4mllm.segmenters.families import FAMILIES
+from sam4mllm.segmenters.frame import InputFrame, SquareFrame
+from sam4mllm.segmenters.transformers_sam import TransformersSam
+from sam4mllm.testing.tiny_segmenters import SEGMENT_ANYTHING, save_tiny
 
 NAMES = [SEGMENT_ANYTHING, *(family.name for family in FAMILIES)]
 DOCS = Path(__file__).parents[2] / "docs/segmenters.md"
@@ -27,7 +27,7 @@ def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny("sam2", tmp_path_factory.mktemp("sam2"))
 
 
-def test_pictures_in_the_wrong_frame_are_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_in_the_wrong_frame_are_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SquareFrame, "resized_wh", InputFrame.resized_wh)
     assert "is another one to the image encoder" in str(doctor.pixels_of_library(Subject("sam2", sam2)))
     assert "logits are off" in str(doctor.masks_of_library(Subject("sam2", sam2)))

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm import answer_commands
-from sam4mllm.cli import main
+from sam4mllm.cli import answer_commands
+from sam4mllm.cli.main import main
+from sam4mllm.data.entry import DataEntry
 from sam4mllm.errors import DataError, ModelError
 from sam4mllm.evaluate.calibrate import calibrate
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.mllm.generate import Reply
-from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe import load_recipe
-from sam4mllm.recipe_data import DataEntry
-from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.train.run_folder import ADAPTER_CONFIG, RunFolder
-from tests.data.tiny_datasets import write_picture
+from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.runs.run_folder import ADAPTER_CONFIG, RunFolder
+from sam4mllm.segmenters.fake import BoxSegmenter
+from tests.data.tiny_datasets import write_image
 
 
 def reply(text: str, logprob: float) -> Reply:
@@ -39,7 +39,7 @@ ANSWERS = {
 def write_data(folder: Path, phrases: list[str]) -> DataEntry:
     lines = []
     for index, phrase in enumerate(phrases):
-        write_picture(folder / f"{index}.png")
+        write_image(folder / f"{index}.png")
         meant = [] if phrase == "a dragon" else [[[0, 0, 10, 0, 10, 10, 0, 10]]]
         lines.append({"image": f"{index}.png", "phrase": phrase, "masks": meant})
     (folder / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -114,7 +114,7 @@ def test_a_split_that_was_trained_on_is_known_in_another_folder_and_by_its_usual
         calibrate(make_pipeline(), RunFolder.create(load_recipe(recipe)), entry)
 
 
-def test_one_picture_cannot_be_cross_fitted(run: RunFolder, tmp_path: Path) -> None:
+def test_one_image_cannot_be_cross_fitted(run: RunFolder, tmp_path: Path) -> None:
     found = calibrate(make_pipeline(), run, write_data(tmp_path, ["clear"]))
     assert found is not None and found.objects.after is None and "- cross-fitted" in found.text()
 

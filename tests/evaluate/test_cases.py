@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.queries import PredictedObject, PredictionLine
+from sam4mllm.data.predictions import PredictedObject, PredictionLine
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.evaluate.cases import choose_cases, write_cases
-from sam4mllm.evaluate.metrics import Judged
+from sam4mllm.evaluate.metrics import SentenceScore
 from sam4mllm.geometry import Box, Point, SamPrompt
 
 
-def _judged(iou: float) -> Judged:
-    return Judged(0, 1, iou, True, True)
+def _judged(iou: float) -> SentenceScore:
+    return SentenceScore(0, 1, iou, True, True)
 
 
 def _columns(first: int, last: int) -> np.ndarray:
@@ -36,7 +36,7 @@ def test_best_median_and_worst_by_iou() -> None:
 
 
 def test_a_right_no_target_has_nothing_to_show_and_a_wrong_one_has() -> None:
-    right, wrong, hit = Judged(0, 0, 1.0, False, False), Judged(0, 9, 0.0, False, True), _judged(0.7)
+    right, wrong, hit = SentenceScore(0, 0, 1.0, False, False), SentenceScore(0, 9, 0.0, False, True), _judged(0.7)
     chosen = choose_cases({"right": right, "wrong": wrong, "hit": hit}, 1)
     assert chosen == {"best": ["hit"], "median": [], "worst": ["wrong"]}
 
@@ -62,7 +62,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     return [*made, Sample("lost", tmp_path / "gone.png", (20, 10), "lost", (item,))]
 
 
-def test_the_page_shows_picture_truth_prediction_phrase_answer_and_iou(samples: list[Sample], tmp_path: Path) -> None:
+def test_the_page_shows_image_truth_prediction_phrase_answer_and_iou(samples: list[Sample], tmp_path: Path) -> None:
     prompt = SamPrompt(Box(0, 0, 8, 10), (Point(3, 3, 1),))
     lines = [
         PredictionLine("right", "ok", (PredictedObject(encode(_columns(0, 8)), prompt),), answer="[000,<1>] +(1)"),
@@ -81,11 +81,11 @@ def test_the_page_shows_picture_truth_prediction_phrase_answer_and_iou(samples: 
     assert all(word in text for word in ("malformed", "no box in it", "not answered", "gone.png: no such file"))
     assert "<b>" not in html and "<i>A" not in html and "<1>" not in html
     assert all(f">{kind}</h2>" in html for kind in ("Best", "Median", "Worst"))
-    # Four pictures can be read; every one shown is there, by a relative place, truth and answer side by side.
-    pictures = sorted(path.name for path in (tmp_path / "out/pictures").iterdir())
-    assert len(pictures) == 4 and all(f'src="pictures/{name}"' in html for name in pictures)
+    # Four images can be read; every one shown is there, by a relative place, truth and answer side by side.
+    images = sorted(path.name for path in (tmp_path / "out/images").iterdir())
+    assert len(images) == 4 and all(f'src="images/{name}"' in html for name in images)
     assert html.count("<img") == 4 and "http" not in html
-    drawn = np.asarray(Image.open(tmp_path / "out/pictures/best-00.png")).astype(int)
+    drawn = np.asarray(Image.open(tmp_path / "out/images/best-00.png")).astype(int)
     assert drawn.shape[1] > 2 * 384
 
 
@@ -96,7 +96,7 @@ def test_a_photograph_is_brought_down(samples: list[Sample], tmp_path: Path) -> 
     item = MaskObject("one", encode(mask), Box(0, 0, 1000, 1500))
     large = Sample("large", tmp_path / "large.png", (3000, 1500), "large", (item,))
     write_cases([large], [], {"large": _judged(0.5)}, tmp_path / "out", title="x")
-    assert 2 * 1024 <= Image.open(tmp_path / "out/pictures/best-00.png").width < 2 * 1024 + 50
+    assert 2 * 1024 <= Image.open(tmp_path / "out/images/best-00.png").width < 2 * 1024 + 50
 
 
 def test_a_page_is_the_same_when_written_again(samples: list[Sample], tmp_path: Path) -> None:

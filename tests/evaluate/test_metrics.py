@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sam4mllm.evaluate.metrics import (
-    Judged,
     Overlap,
+    SentenceScore,
     cumulative_iou,
     mean_iou,
     no_target_accuracy,
@@ -35,8 +35,8 @@ def test_masks_of_different_shapes_are_refused() -> None:
         overlap(np.ones((1, 4), dtype=bool), np.ones((4, 4), dtype=bool))
 
 
-def _judged(intersection: int, union: int) -> Judged:
-    return Judged(intersection, union, intersection / union, True, True)
+def _judged(intersection: int, union: int) -> SentenceScore:
+    return SentenceScore(intersection, union, intersection / union, True, True)
 
 
 def test_ciou_weighs_by_area_and_giou_does_not() -> None:
@@ -53,17 +53,17 @@ def test_a_threshold_is_reached_by_equality() -> None:
 
 def test_accuracies_of_saying_whether_there_is_a_target() -> None:
     facts = [(True, True), (True, False), (True, True), (False, False), (False, True)]
-    sentences = [Judged(0, 0, 0.0, targeted, answered) for targeted, answered in facts]
+    sentences = [SentenceScore(0, 0, 0.0, targeted, answered) for targeted, answered in facts]
     assert target_accuracy(sentences) == pytest.approx(2 / 3)
     assert no_target_accuracy(sentences) == pytest.approx(1 / 2)
 
 
 def test_a_figure_over_nothing_is_none() -> None:
-    assert cumulative_iou([Judged(0, 0, 1.0, False, False)]) is None
+    assert cumulative_iou([SentenceScore(0, 0, 1.0, False, False)]) is None
     assert mean_iou([]) is None
     assert precision_at(0.7, []) is None
     assert no_target_accuracy([_judged(1, 2)]) is None
-    assert target_accuracy([Judged(0, 0, 1.0, False, False)]) is None
+    assert target_accuracy([SentenceScore(0, 0, 1.0, False, False)]) is None
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**6)), min_size=1), st.randoms())

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.metrics import Judged, Mask
-from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET, PROTOCOLS, Answer, protocol_for
+from sam4mllm.evaluate.metrics import Mask, SentenceScore
+from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET, PROTOCOLS, PredictedMask, protocol_for
 
 
 def _columns(first: int, last: int) -> Mask:
@@ -23,43 +23,43 @@ TRUTH = _columns(0, 4)
     ("protocol", "answer", "truth", "expected"),
     [
         # The truth holds 8 pixels, the answer 8, half of them shared: I = 4, U = 12.
-        ("refcoco", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
-        ("grefcoco", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
-        ("reasonseg", Answer(_columns(2, 6)), TRUTH, Judged(4, 12, 4 / 12, True, True)),
+        ("refcoco", PredictedMask(_columns(2, 6)), TRUTH, SentenceScore(4, 12, 4 / 12, True, True)),
+        ("grefcoco", PredictedMask(_columns(2, 6)), TRUTH, SentenceScore(4, 12, 4 / 12, True, True)),
+        ("reasonseg", PredictedMask(_columns(2, 6)), TRUTH, SentenceScore(4, 12, 4 / 12, True, True)),
         # A target, and an answer without a pixel.
-        ("refcoco", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
-        ("grefcoco", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
-        ("reasonseg", Answer(EMPTY), TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("refcoco", PredictedMask(EMPTY), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        ("grefcoco", PredictedMask(EMPTY), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        ("reasonseg", PredictedMask(EMPTY), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
         # A target, and an answer that says "no target" beside a mask: ReLA counts the raw mask, the others do not.
-        ("refcoco", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 8, 0.0, True, False)),
-        ("grefcoco", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 12, 0.0, True, False)),
-        ("reasonseg", Answer(_columns(2, 6), said_none=True), TRUTH, Judged(0, 8, 0.0, True, False)),
+        ("refcoco", PredictedMask(_columns(2, 6), said_none=True), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        ("grefcoco", PredictedMask(_columns(2, 6), said_none=True), TRUTH, SentenceScore(0, 12, 0.0, True, False)),
+        ("reasonseg", PredictedMask(_columns(2, 6), said_none=True), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
         # No target, and none answered.
-        ("grefcoco", Answer(EMPTY), EMPTY, Judged(0, 0, 1.0, False, False)),
-        ("grefcoco", Answer(_columns(2, 6), said_none=True), EMPTY, Judged(0, 0, 1.0, False, False)),
-        ("reasonseg", Answer(EMPTY), EMPTY, Judged(0, 0, 1.0, False, False)),
-        ("refcoco", Answer(EMPTY), EMPTY, Judged(0, 0, 0.0, False, False)),
+        ("grefcoco", PredictedMask(EMPTY), EMPTY, SentenceScore(0, 0, 1.0, False, False)),
+        ("grefcoco", PredictedMask(_columns(2, 6), said_none=True), EMPTY, SentenceScore(0, 0, 1.0, False, False)),
+        ("reasonseg", PredictedMask(EMPTY), EMPTY, SentenceScore(0, 0, 1.0, False, False)),
+        ("refcoco", PredictedMask(EMPTY), EMPTY, SentenceScore(0, 0, 0.0, False, False)),
         # No target, but one answered.
-        ("grefcoco", Answer(_columns(2, 6)), EMPTY, Judged(0, 8, 0.0, False, True)),
-        ("reasonseg", Answer(_columns(2, 6)), EMPTY, Judged(0, 8, 0.0, False, True)),
+        ("grefcoco", PredictedMask(_columns(2, 6)), EMPTY, SentenceScore(0, 8, 0.0, False, True)),
+        ("reasonseg", PredictedMask(_columns(2, 6)), EMPTY, SentenceScore(0, 8, 0.0, False, True)),
     ],
 )
-def test_one_sentence_is_judged(protocol: str, answer: Answer, truth: Mask, expected: Judged) -> None:
+def test_one_sentence_is_judged(protocol: str, answer: PredictedMask, truth: Mask, expected: SentenceScore) -> None:
     assert PROTOCOLS[protocol].judge(answer, truth, None, 1) == expected
 
 
 @pytest.mark.parametrize(
     ("protocol", "truth", "expected"),
     [
-        ("refcoco", TRUTH, Judged(0, 8, 0.0, True, False)),
-        ("grefcoco", TRUTH, Judged(0, 10, 0.0, True, False)),
-        ("grefcoco", EMPTY, Judged(0, 0, 1.0, False, False)),
-        ("reasonseg", TRUTH, Judged(0, 8, 0.0, True, False)),
-        ("reasonseg", EMPTY, Judged(0, 0, 1.0, False, False)),
+        ("refcoco", TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        ("grefcoco", TRUTH, SentenceScore(0, 10, 0.0, True, False)),
+        ("grefcoco", EMPTY, SentenceScore(0, 0, 1.0, False, False)),
+        ("reasonseg", TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        ("reasonseg", EMPTY, SentenceScore(0, 0, 1.0, False, False)),
     ],
 )
-def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expected: Judged) -> None:
-    answer = Answer(_columns(3, 5))
+def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expected: SentenceScore) -> None:
+    answer = PredictedMask(_columns(3, 5))
     assert PROTOCOLS[protocol].judge(answer, truth, None, 5) == expected
     assert PROTOCOLS[protocol].judge(answer, truth, None, 4).answered
 
@@ -68,14 +68,14 @@ def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expect
     ("answer", "truth", "expected"),
     [
         # Columns 4 to 7 count for nobody: of the answer's 8 pixels 4 remain, all on the truth.
-        (Answer(_columns(2, 6)), TRUTH, Judged(4, 8, 0.5, True, True)),
+        (PredictedMask(_columns(2, 6)), TRUTH, SentenceScore(4, 8, 0.5, True, True)),
         # An answer on ignored pixels alone says nothing.
-        (Answer(_columns(4, 8)), EMPTY, Judged(0, 0, 1.0, False, False)),
-        (Answer(_columns(4, 8)), TRUTH, Judged(0, 8, 0.0, True, False)),
-        (Answer(_columns(4, 9)), EMPTY, Judged(0, 2, 0.0, False, True)),
+        (PredictedMask(_columns(4, 8)), EMPTY, SentenceScore(0, 0, 1.0, False, False)),
+        (PredictedMask(_columns(4, 8)), TRUTH, SentenceScore(0, 8, 0.0, True, False)),
+        (PredictedMask(_columns(4, 9)), EMPTY, SentenceScore(0, 2, 0.0, False, True)),
     ],
 )
-def test_ignored_pixels_count_for_nobody(answer: Answer, truth: Mask, expected: Judged) -> None:
+def test_ignored_pixels_count_for_nobody(answer: PredictedMask, truth: Mask, expected: SentenceScore) -> None:
     assert PROTOCOLS["reasonseg"].judge(answer, truth, _columns(4, 8), 1) == expected
 
 
@@ -94,6 +94,6 @@ def test_an_unknown_protocol_is_told_with_the_known_ones(dataset: str, protocol:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ignored_pixels_count_for_nobody_under_any_protocol(protocol: str) -> None:
-    judged = PROTOCOLS[protocol].judge(Answer(_columns(2, 6)), TRUTH, _columns(5, 10), 1)
+    judged = PROTOCOLS[protocol].judge(PredictedMask(_columns(2, 6)), TRUTH, _columns(5, 10), 1)
     # Of the answer's columns 2 to 5 the last is ignored: I = 4, U = 8 + 2.
-    assert judged == Judged(4, 10, 0.4, True, True)
+    assert judged == SentenceScore(4, 10, 0.4, True, True)

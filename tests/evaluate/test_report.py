@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from sam4mllm.data.entry import DataEntry
+from sam4mllm.evaluate.evaluate import EvaluatedSplit
 from sam4mllm.evaluate.published import published
-from sam4mllm.evaluate.report import report, report_of, suite_report, text_table, trust_report
-from sam4mllm.evaluate.run import Evaluated
+from sam4mllm.evaluate.reliability import COVERAGES, CoveragePoint, Reliability, ReliabilityReport, reliability_bins
+from sam4mllm.evaluate.report import reliability_text, report, report_of, suite_report, text_table
 from sam4mllm.evaluate.score import Scores
-from sam4mllm.evaluate.trust import COVERAGES, Kept, Reliability, Trust, reliability_bins
-from sam4mllm.predict.batch import BatchSummary
-from sam4mllm.recipe_data import DataEntry
+from sam4mllm.pipeline.batch import BatchSummary
 
 
 def _scores(dataset: str, split: str, ciou: float | None = 0.5) -> Scores:
@@ -135,9 +135,9 @@ def test_a_table_lines_up_and_drops_what_says_nothing() -> None:
 
 def test_trust_is_a_row_a_split_and_what_has_no_figure_a_dash() -> None:
     bins = reliability_bins([0.9], [True])
-    curve = tuple(Kept(coverage, 1, 0.9, 0.5 + 0.4 * (1 - coverage), 0.5) for coverage in COVERAGES)
-    known, wanting = Trust(Reliability(1, 0.1234, bins), None, curve), Trust(None, None, None)
-    lines = trust_report({"refcoco val": known, "refcoco testA": wanting}).splitlines()
+    curve = tuple(CoveragePoint(coverage, 1, 0.9, 0.5 + 0.4 * (1 - coverage), 0.5) for coverage in COVERAGES)
+    known, wanting = ReliabilityReport(Reliability(1, 0.1234, bins), None, curve), ReliabilityReport(None, None, None)
+    lines = reliability_text({"refcoco val": known, "refcoco testA": wanting}).splitlines()
     assert "ECE" in lines[0] and lines[2].split()[:4] == ["objects", "ECE", "100", "%"]
     assert lines[4].split() == ["refcoco", "val", "1", "12.3", *(f"{50 + 4 * step}.0" for step in range(10))]
     assert set(lines[5].split()) == {"refcoco", "testA", "-"}
@@ -146,8 +146,8 @@ def test_trust_is_a_row_a_split_and_what_has_no_figure_a_dash() -> None:
 @pytest.mark.parametrize(("fitted_on", "is_told"), [("refcoco val", True), ("refcoco testA", False), (None, False)])
 def test_an_evaluation_of_the_split_that_scores_were_fitted_to_says_so(fitted_on: str | None, is_told: bool) -> None:
     entry = DataEntry(dataset="refcoco", root=Path("data"), split="val")
-    summary, nothing = BatchSummary(Path("p.jsonl"), 0, 0, 0, 0), Trust(None, None, None)
-    split = Evaluated(entry, summary, _scores("refcoco", "val"), nothing, fitted_on)
+    summary, nothing = BatchSummary(Path("p.jsonl"), 0, 0, 0, 0), ReliabilityReport(None, None, None)
+    split = EvaluatedSplit(entry, summary, _scores("refcoco", "val"), nothing, fitted_on)
     said = report_of([split], "ours", named=True, beside_published=False)
     assert ("refcoco val: the scores were fitted to its answers" in said) == is_told
     assert split.to_json(Path())["trust"]["calibrated_on"] == fitted_on

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.queries import PredictedObject, PredictionLine, Status
-from sam4mllm.data.readers import DATASETS
+from sam4mllm.data.predictions import PredictedObject, PredictionLine, Status
+from sam4mllm.data.registry import DATASETS
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
@@ -205,7 +205,7 @@ def test_unknown_and_doubled_ids_are_told_together() -> None:
 @pytest.mark.parametrize("status", ["ok", "malformed"])
 def test_a_mask_of_another_size_is_told(status: Status) -> None:
     line = PredictionLine("a", status, (PredictedObject(encode(np.ones((HEIGHT * 2, WIDTH), dtype=bool))),))
-    with pytest.raises(PredictionsError, match=r"prediction a: a mask is \(4, 10\) \(H, W\), its picture is \(2, 10\)"):
+    with pytest.raises(PredictionsError, match=r"prediction a: a mask is \(4, 10\) \(H, W\), its image is \(2, 10\)"):
         score([line], [_sample("a", (0, 4))], dataset="refcoco", split="val")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.data.shapes.marker import mark
+from sam4mllm.data.entry import DataEntry
+from sam4mllm.data.generated import mark
 from sam4mllm.data.splits import held_benchmarks, held_out_splits
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.suite import choose_suite, comparable
-from sam4mllm.recipe_data import DataEntry
 from tests.data.tiny_datasets import ref, write_reasonseg, write_refs
 
 
@@ -72,7 +72,7 @@ def test_a_split_evaluated_alone_is_done_when_all_are_asked_for(root: Path) -> N
     assert alone.folders(alone.output(home))[0] in together.folders(together.output(home))
 
 
-def test_a_folder_of_pictures_is_cocos_where_reasonseg_is_not_alone(root: Path) -> None:
+def test_a_folder_of_images_is_cocos_where_reasonseg_is_not_alone(root: Path) -> None:
     images = root / "refcoco"
     found = {entry.dataset: entry.images for entry in choose_suite(["all"], ["val"], root, images=images).entries}
     assert found == {"refcoco": images, "refcocog": images, "grefcoco": images, "reasonseg": None}

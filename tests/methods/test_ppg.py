@@ -8,11 +8,11 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.methods import Question, method_from_settings
-from sam4mllm.methods.base import teachable
+from sam4mllm.methods.base import has_targets
 from sam4mllm.methods.ppg import Ppg, reading_order
-from sam4mllm.mllm.generate import Reply
-from sam4mllm.mllm.scripted import ScriptedEngine
+from sam4mllm.methods.registry import Question, method_from_settings
+from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
 
 SIZE_WH = (100, 50)
 IMAGE = Path("street.jpg")
@@ -44,7 +44,7 @@ def texts(conversation) -> list[str]:
 
 
 def test_what_is_taught_word_for_word():
-    (conversation,) = PPG.teach([sample("both", "right", "left"), sample("a cloud")], TARGETS)
+    (conversation,) = PPG.training_conversations([sample("both", "right", "left"), sample("a cloud")], TARGETS)
     assert conversation.image == IMAGE
     assert texts(conversation) == [
         'Where is "both"? Box each object, with 2 points on it and 1 off it.',
@@ -58,8 +58,8 @@ def test_what_is_taught_word_for_word():
 def test_objects_with_boxes_and_no_masks_are_taught_as_boxes():
     boxes = tuple(MaskObject(f"b{x}", None, Box(x, 10, x + 20, 30)) for x in (60, 10))
     boxed = Sample("own/1", IMAGE, SIZE_WH, "the two", boxes)
-    assert teachable(boxed, {})
-    (conversation,) = PPG.teach([boxed, sample("the left one", "left")], TARGETS)
+    assert has_targets(boxed, {})
+    (conversation,) = PPG.training_conversations([boxed, sample("the left one", "left")], TARGETS)
     assert texts(conversation)[:2] == [
         'Where is "the two"? Box each object.',
         "[100,200,300,600]; [600,200,800,600]",
@@ -68,7 +68,7 @@ def test_objects_with_boxes_and_no_masks_are_taught_as_boxes():
 
 
 def test_what_is_taught_is_what_is_asked():
-    taught = PPG.teach([sample("the left one", "left")], TARGETS)[0]
+    taught = PPG.training_conversations([sample("the left one", "left")], TARGETS)[0]
     engine = ScriptedEngine([taught.turns[1].text])
     (answer,) = PPG.ask(engine, [Question(IMAGE, "the left one", SIZE_WH)], 99)
     assert texts(engine.asked[0]) == [taught.turns[0].text]
@@ -82,7 +82,7 @@ def test_what_is_taught_is_what_is_asked():
 def test_phrases_share_a_conversation_up_to_the_limit():
     samples = [sample(f"cloud {n}", f"o{n}") for n in range(5)]
     targets = {f"o{n}": Target((prompt(n, 1, 1, 0),)) for n in range(5)}
-    lengths = [len(c.turns) // 2 for c in Ppg(2, 1, 1000, phrases=2).teach(samples, targets)]
+    lengths = [len(c.turns) // 2 for c in Ppg(2, 1, 1000, phrases=2).training_conversations(samples, targets)]
     assert lengths == [2, 2, 1]
 
 
@@ -94,28 +94,28 @@ def test_no_answer_can_be_copied_from_one_before_it():
         sample("d", "left"),
         sample("e", "right"),
     ]
-    phrases = [[text.split('"')[1] for text in texts(c)[::2]] for c in PPG.teach(samples, TARGETS)]
+    phrases = [[text.split('"')[1] for text in texts(c)[::2]] for c in PPG.training_conversations(samples, TARGETS)]
     assert phrases == [["a", "c"], ["b", "e"], ["d"]]
 
 
 def test_a_phrase_with_an_object_without_target_is_left_out_whole():
     samples = [sample("both", "left", "hard"), sample("left", "left"), sample("gone", "unknown")]
-    (conversation,) = PPG.teach(samples, TARGETS)
+    (conversation,) = PPG.training_conversations(samples, TARGETS)
     assert texts(conversation)[::2] == [PPG.question("left")]
-    assert [teachable(each, TARGETS) for each in samples] == [False, True, False]
-    assert PPG.teach(samples[:1], TARGETS) == []
+    assert [has_targets(each, TARGETS) for each in samples] == [False, True, False]
+    assert PPG.training_conversations(samples[:1], TARGETS) == []
 
 
 def test_each_rank_of_kept_prompts_is_taught_once():
     targets = {"left": Target((prompt(10, 1, 1, 0), prompt(11, 1, 1, 0))), "right": TARGETS["right"]}
-    first, second = PPG.teach([sample("both", "left", "right"), sample("none")], targets)
+    first, second = PPG.training_conversations([sample("both", "left", "right"), sample("none")], targets)
     assert texts(first)[1].startswith("[100,") and texts(second)[1].startswith("[110,")
     assert texts(first)[1].split("; ")[1] == texts(second)[1].split("; ")[1]
 
 
 def test_without_points_boxes_alone_are_taught():
     boxes = Ppg(0, 0, 1000, 5)
-    (conversation,) = boxes.teach([sample("the left one", "left")], TARGETS)
+    (conversation,) = boxes.training_conversations([sample("the left one", "left")], TARGETS)
     assert texts(conversation) == ['Where is "the left one"? Box each object.', "[100,200,300,600]"]
 
 
@@ -138,16 +138,16 @@ def test_a_cut_answer_is_malformed_however_whole_it_reads(text):
     assert other.status == "ok"
 
 
-def test_each_answer_is_read_at_its_own_pictures_size():
+def test_each_answer_is_read_at_its_own_images_size():
     engine = ScriptedEngine(["[000,000,499,499]"] * 2)
     wide, high = PPG.ask(engine, [Question("a.jpg", "x", (1000, 100)), Question("b.jpg", "x", (10, 2000))], 9)
     assert np.allclose(wide.prompts[0].box, (0.5, 0.05, 499.5, 49.95))
     assert np.allclose(high.prompts[0].box, (0.005, 1, 4.995, 999))
 
 
-def test_samples_of_two_pictures_are_refused():
-    with pytest.raises(ValueError, match="one picture"):
-        PPG.teach([sample("a", "left"), sample("b", "left", image=Path("other.jpg"))], TARGETS)
+def test_samples_of_two_images_are_refused():
+    with pytest.raises(ValueError, match="one image"):
+        PPG.training_conversations([sample("a", "left"), sample("b", "left", image=Path("other.jpg"))], TARGETS)
 
 
 def test_reading_order_is_left_to_right_then_down():

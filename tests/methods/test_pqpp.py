@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam4mllm.chat.conversation import Conversation
-from sam4mllm.chat.yes_no import YesNo, YesNoQuestion
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
-from sam4mllm.methods import Question, method_from_settings
-from sam4mllm.methods.both import Both
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import COUNT, GRID, MOST, PATTERN, SINGLES, Pqpp
-from sam4mllm.mllm.generate import Reply, TransformersEngine
-from sam4mllm.mllm.load import load_mllm
+from sam4mllm.methods.registry import Question, method_from_settings
+from sam4mllm.methods.verification import PpgWithVerification
+from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.prompts.yes_no import YesNo, YesNoQuestion
+from sam4mllm.segmenters.fake import BoxSegmenter
 from tests.mllm import tiny
 
 SIZE_WH = (100, 50)
@@ -67,7 +68,7 @@ def points_in(text: str) -> list[tuple[int, int]]:
 
 
 def test_two_rounds_are_taught_word_for_word() -> None:
-    (conversation,) = LIST.teach([sample("the ball", disk(30, 25, 10))], {})
+    (conversation,) = LIST.training_conversations([sample("the ball", disk(30, 25, 10))], {})
     where, boxes, which, answers = texts(conversation)
     assert where == 'Where is "the ball"? Box each object.'
     assert boxes == "[200,300,400,700]"
@@ -83,7 +84,7 @@ def test_two_rounds_are_taught_word_for_word() -> None:
 @pytest.mark.parametrize("method", [LIST, SINGLE])
 def test_the_answers_are_true_where_the_model_reads_the_points(method: Pqpp) -> None:
     ball = disk(30, 25, 10)
-    (conversation,) = method.teach([sample("the ball", ball)], {})
+    (conversation,) = method.training_conversations([sample("the ball", ball)], {})
     said = texts(conversation)[2:]
     asked = [point for question in said[::2] for point in points_in(question)]
     answers = [answer == "yes" for reply in said[1::2] for answer in reply.split(", ")]
@@ -96,7 +97,7 @@ def test_the_answers_are_true_where_the_model_reads_the_points(method: Pqpp) -> 
 
 def test_points_are_about_ten_spread_out_in_a_box_a_little_off() -> None:
     ball = disk(50, 25, 20)
-    shown = [LIST.shown(sample("the ball", ball, number=n), {})[0] for n in range(200)]
+    shown = [LIST.preview_prompts(sample("the ball", ball, number=n), {})[0] for n in range(200)]
     counts = [len(prompt.points) for prompt in shown]
     assert min(counts) >= 1 and max(counts) <= MOST and abs(np.mean(counts) - COUNT) < 1 and np.std(counts) > 2
     offsets = np.array([np.subtract(prompt.box, ball.box) for prompt in shown])
@@ -112,31 +113,33 @@ def test_nothing_is_said_of_pixels_that_count_for_nobody() -> None:
     ignored = np.zeros((50, 100), dtype=bool)
     ignored[:, 25:] = True
     whole = sample("the ball", disk(30, 25, 10))
-    (kept,), (every,) = (LIST.shown(each, {}) for each in (replace(whole, ignore=encode(ignored)), whole))
+    (kept,), (every,) = (LIST.preview_prompts(each, {}) for each in (replace(whole, ignore=encode(ignored)), whole))
     assert kept.points == tuple(point for point in every.points if point.x < 25)
     assert 0 < len(kept.points) < len(every.points)
 
 
 def test_what_is_drawn_depends_on_phrase_and_object_alone() -> None:
     ball, moon = disk(30, 25, 10), disk(70, 25, 12)
-    (alone,) = LIST.teach([sample("the ball", ball, number=1)], {})
-    (together,) = LIST.teach([sample("the moon", moon, number=2), sample("the ball", ball, number=1)], {})
+    (alone,) = LIST.training_conversations([sample("the ball", ball, number=1)], {})
+    (together,) = LIST.training_conversations(
+        [sample("the moon", moon, number=2), sample("the ball", ball, number=1)], {}
+    )
     assert texts(alone) == texts(together)[-len(alone.turns) :]
-    (other,) = LIST.teach([sample("the ball", ball, number=3)], {})
+    (other,) = LIST.training_conversations([sample("the ball", ball, number=3)], {})
     assert texts(other)[:2] == texts(alone)[:2] and texts(other)[2] != texts(alone)[2]
 
 
 def test_second_rounds_follow_the_boxes_in_reading_order_and_only_where_there_is_something_to_judge() -> None:
     ball, moon = disk(30, 25, 10), disk(70, 25, 12)
     boxed = MaskObject("boxed", None, Box(5, 5, 15, 15))
-    (both,) = Pqpp(**SETTINGS | {"box_jitter": 0.0}).teach([sample("the two", moon, ball)], {})
+    (both,) = Pqpp(**SETTINGS | {"box_jitter": 0.0}).training_conversations([sample("the two", moon, ball)], {})
     boxes = texts(both)[1].split("; ")
     assert [box in question for box, question in zip(boxes, texts(both)[2::2], strict=True)] == [True, True]
-    (without,) = LIST.teach([sample("the frame", boxed)], {})
+    (without,) = LIST.training_conversations([sample("the frame", boxed)], {})
     assert texts(without)[1:] == ["[050,100,150,300]"]
-    (nothing,) = LIST.teach([sample("a cloud")], {})
+    (nothing,) = LIST.training_conversations([sample("a cloud")], {})
     assert texts(nothing)[1:] == ["No object found."]
-    (losing,) = LIST.teach([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
+    (losing,) = LIST.training_conversations([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
     assert len(losing.turns) == 2
 
 
@@ -154,7 +157,7 @@ def test_sure_points_are_kept_and_unsure_ones_dropped() -> None:
     (answer,) = ask(LIST, engine, "the ball")
     (prompt,) = answer.prompts
     assert [point.label for point in prompt.points] == [POSITIVE, NEGATIVE]
-    assert answer.evidence[0].points == pytest.approx((0.76 + 0.91) / 2)
+    assert answer.confidence[0].points == pytest.approx((0.76 + 0.91) / 2)
     box = prompt.box
     places = [(box.x1 + x * box.width, box.y1 + y * box.height) for x, y in (GRID[0], GRID[2])]
     assert np.allclose([point[:2] for point in prompt.points], places, atol=0.06)
@@ -168,7 +171,7 @@ def test_round_two_follows_round_one_as_it_is_taught_and_asks_the_whole_grid() -
     assert [question.count for question in inquiry.questions] == [12, 13]
     assert all(BOX_TEXT in question.text for question in inquiry.questions)
     assert len({place for question in inquiry.questions for place in points_in(question.text)}) == 25
-    assert answer.prompts[0].points == () and answer.evidence[0].points is None and answer.status == "ok"
+    assert answer.prompts[0].points == () and answer.confidence[0].points is None and answer.status == "ok"
     engine = scripted(BOX_TEXT, lambda history, question: [YesNo(1, 0)] * question.count)
     (answer,) = ask(Pqpp(**SETTINGS | {"form": "single", "asked": "pattern"}), engine, "the ball")
     assert [question.count for question in engine.inquiries[0].questions] == [1] * 15
@@ -201,29 +204,31 @@ def test_an_engine_that_cannot_weigh_is_refused_before_anything_is_asked() -> No
         def generate(self, conversations, max_new_tokens):
             raise AssertionError("asked")
 
-    for method in (LIST, Both(Ppg(2, 1, 1000, 5), LIST)):
+    for method in (LIST, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
         with pytest.raises(ModelError, match="pqpp reads how likely yes and no are, which a Deaf does not tell"):
             Pipeline(method, Deaf(), BoxSegmenter())
     Pipeline(Ppg(2, 1, 1000, 5), Deaf(), BoxSegmenter())
 
 
 def test_both_leave_an_object_without_points_as_it_is() -> None:
-    both = Both(Ppg(2, 1, 1000, 5), LIST)
+    both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
     engine = scripted(f"{BOX_TEXT}; [700,200,900,800] +(750,400)", lambda history, question: [YesNo(0.1, 0.9)])
     (answer,) = ask(both, engine, "the balls")
     assert answer.status == "ok" and [prompt.points for prompt in answer.prompts] == [(), ()]
     (bare,) = ask(both, scripted(BOX_TEXT, lambda history, question: []), "the ball")
-    assert bare.status == "ok" and bare.prompts[0].points == () and bare.evidence[0].points is None
+    assert bare.status == "ok" and bare.prompts[0].points == () and bare.confidence[0].points is None
 
 
 def test_both_rounds_are_taught_where_ppg_teaches_no_points() -> None:
     ball = disk(30, 25, 10)
-    both = Both(Ppg(0, 0, 1000, 5), LIST)
-    _, second = both.teach([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
+    both = PpgWithVerification(Ppg(0, 0, 1000, 5), LIST)
+    _, second = both.training_conversations([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
     assert len(second.turns) == 4
 
 
-@pytest.mark.parametrize("method", [replace(LIST, yes_above=0.0, no_above=0.0), Both(Ppg(2, 1, 1000, 5), SINGLE)])
+@pytest.mark.parametrize(
+    "method", [replace(LIST, yes_above=0.0, no_above=0.0), PpgWithVerification(Ppg(2, 1, 1000, 5), SINGLE)]
+)
 def test_a_real_model_weighs_the_points_of_a_scripted_box(method, tmp_path) -> None:
     """Round two by a model with an adapter: it keeps what it finds likelier, and its evidence says how likely."""
     tiny.save_fast_vlm(tmp_path / "base", seed=1)
@@ -234,17 +239,17 @@ def test_a_real_model_weighs_the_points_of_a_scripted_box(method, tmp_path) -> N
             return [Reply(f"{BOX_TEXT} +(300,400)(350,500) -(250,300)") for _ in conversations]
 
     pipe = Pipeline(method, Saying(mllm, 4), BoxSegmenter())
-    picture = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
-    (result,) = pipe([(picture, "the ball")])
-    (prompt,), (evidence,) = result.prompts, result.evidence
-    assert result.status == "ok" and evidence.iou is not None
+    image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    (result,) = pipe([(image, "the ball")])
+    (prompt,), (confidence,) = result.prompts, result.confidence
+    assert result.status == "ok" and confidence.iou is not None
     asked = 25 if method.name == "pqpp" else 3
     assert 0 < len(prompt.points) <= asked and (method.name == "both" or len(prompt.points) == asked)
-    assert evidence.points is not None and 0 < evidence.points < 1
+    assert confidence.points is not None and 0 < confidence.points < 1
 
 
 def test_settings_make_the_same_method_again() -> None:
-    for method in (LIST, SINGLE, Both(Ppg(2, 1, 1000, 5), LIST)):
+    for method in (LIST, SINGLE, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
         assert method_from_settings(method.settings()) == method
 
 
@@ -265,10 +270,10 @@ def test_settings_that_cannot_be(change: dict, message: str) -> None:
 
 def test_both_teach_side_by_side_and_the_model_denies_its_own_points() -> None:
     ball = disk(30, 25, 10)
-    both = Both(Ppg(2, 1, 1000, 5), LIST)
+    both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
     targets = {ball.id: Target((SamPrompt(ball.box, (Point(30, 25, 1), Point(32, 25, 1), Point(21, 16, 0))),))}
-    asked, *_ = both.teach([sample("the ball", ball)], targets)
-    assert [texts(each)[0] for each in both.teach([sample("the ball", ball)], targets)] == [
+    asked, *_ = both.training_conversations([sample("the ball", ball)], targets)
+    assert [texts(each)[0] for each in both.training_conversations([sample("the ball", ball)], targets)] == [
         both.ppg.question("the ball"),
         'Where is "the ball"? Box each object.',
     ]
@@ -277,7 +282,7 @@ def test_both_teach_side_by_side_and_the_model_denies_its_own_points() -> None:
     engine = scripted(said, lambda history, question: weights)
     (answer,) = ask(both, engine, "the ball")
     assert [point.label for point in answer.prompts[0].points] == [POSITIVE, NEGATIVE]
-    assert answer.evidence[0].points == pytest.approx(0.45)
+    assert answer.confidence[0].points == pytest.approx(0.45)
     (inquiry,) = engine.inquiries
     assert texts(inquiry.history)[0] == 'Where is "the ball"? Box each object.'
     assert points_in(inquiry.questions[0].text) == points_in(said)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.chat.conversation import asking, teaching
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.chat_template import mend_chat_template
-from sam4mllm.mllm.load import load_processor
+from sam4mllm.mllm.chat_template import patch_chat_template
+from sam4mllm.mllm.loading import load_processor
+from sam4mllm.prompts.conversation import asking, teaching
 from tests.mllm import tiny
 
 
@@ -57,7 +57,7 @@ def test_answers_that_cannot_be_ended_are_refused(tmp_path):
     processor.chat_template = processor.chat_template.replace("{% endfor %}<|im_end|>", "{% endfor %}")
     processor.tokenizer.eos_token = None
     with pytest.raises(ModelError, match="would not learn to stop; put one behind"):
-        mend_chat_template(processor)
+        patch_chat_template(processor)
 
 
 def test_a_mended_template_is_saved_and_not_mended_again(base, tmp_path):
@@ -77,7 +77,7 @@ def test_a_model_that_always_thinks_first_is_refused(qwen2_vl):
     assert processor.chat_template.endswith(prompt)
     processor.chat_template = processor.chat_template.removesuffix(prompt) + prompt.replace("\n", "\n<think>\n")
     with pytest.raises(ModelError, match=r"asks by '.*<think>\\n' .* answers at once") as caught:
-        mend_chat_template(processor)
+        patch_chat_template(processor)
     assert "\n" not in str(caught.value)
 
 
@@ -88,9 +88,9 @@ def test_a_model_that_could_think_first_answers_at_once(qwen2_vl):
     processor.chat_template = processor.chat_template.replace("assistant\n", "assistant\n" + thought).replace(
         "['role'] }}\n", "['role'] }}\n{% if loop.last and message['role'] == 'assistant' %}<no>{% endif %}"
     )
-    mend_chat_template(processor)
+    patch_chat_template(processor)
     asked = processor.apply_chat_template(asking("x.png", "?").messages(), tokenize=False, add_generation_prompt=True)
     assert asked.endswith("assistant\n<no>")
     mended = processor.chat_template
-    mend_chat_template(processor)
+    patch_chat_template(processor)
     assert processor.chat_template == mended

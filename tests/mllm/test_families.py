@@ -17,7 +17,7 @@ def test_an_unknown_type_gets_the_defaults_and_a_warning():
     with pytest.warns(UserWarning, match="'my_vlm' was not tried"):
         family = family_of("my_vlm")
     assert (family.model_type, family.coordinates, family.lora_targets) == ("my_vlm", None, "all-linear")
-    assert family.picture_size.takes == () and family.projector == ()
+    assert family.image_size.takes == () and family.projector == ()
 
 
 @pytest.mark.parametrize(

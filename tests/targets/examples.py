@@ -37,11 +37,11 @@ def mask_object(object_id: str, mask: np.ndarray) -> MaskObject:
     return MaskObject(object_id, encode(mask), box_of_mask(mask) or Box(0, 0, 1, 1))
 
 
-def make_samples(folder: Path, pictures: int = 4) -> list[Sample]:
-    """Pictures with two discs each, three phrases a picture: each disc, and both."""
+def make_samples(folder: Path, images: int = 4) -> list[Sample]:
+    """Images with two discs each, three phrases an image: each disc, and both."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
-    for number in range(pictures):
+    for number in range(images):
         size_wh = (60 + number, 40)
         rng = np.random.default_rng(number)
         image = folder / f"{number}.png"

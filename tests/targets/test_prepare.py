@@ -9,30 +9,30 @@ import pytest
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
-from sam4mllm.processes import Processes
-from sam4mllm.segment.base import Decoded
-from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.segment.segment_anything import SegmentAnything
+from sam4mllm.segmenters.base import Decoded
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.targets import prepare
-from sam4mllm.targets.prepare import pictures_of, plan_shards, prepare_targets, store_key
+from sam4mllm.targets.prepare import images_of, plan_shards, prepare_targets, store_key
 from sam4mllm.targets.store import TargetStore
+from sam4mllm.utils.distributed import DistributedContext
 from tests.targets.examples import SETTINGS, make_samples, mask_object
 from tests.tiny_sam import tiny_sam
 
 
 class Counting(BoxSegmenter):
-    """Counts the pictures embedded and the prompts decoded, and stops with `stop_after` pictures."""
+    """Counts the images embedded and the prompts decoded, and stops with `stop_after` images."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__(points_cut=True)
-        self.pictures = 0
+        self.images = 0
         self.prompts = 0
         self.stop_after = stop_after
 
     def embed(self, images: Any) -> Any:
-        if self.pictures == self.stop_after:
+        if self.images == self.stop_after:
             raise KeyboardInterrupt
-        self.pictures += len(images)
+        self.images += len(images)
         return super().embed(images)
 
     def decode_points(self, embeddings: Any, index: Any, boxes_xyxy: Any, points_xy: Any, labels: Any) -> Decoded:
@@ -47,21 +47,21 @@ def content(store: TargetStore) -> dict[str, bytes]:
 def test_an_object_without_a_mask_is_passed_over(samples: list[Sample], tmp_path: Path) -> None:
     boxed = MaskObject("boxed", None, samples[0].objects[0].box)
     also = [*samples, replace(samples[0], id="boxed", objects=(boxed,))]
-    assert pictures_of(also) == pictures_of(samples)
+    assert images_of(also) == images_of(samples)
     store = prepare_targets(also, Counting(), SETTINGS, tmp_path / "store")
     assert "boxed" not in store.read() and "boxed" not in store.skipped()
 
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[Sample]:
-    return make_samples(tmp_path / "pictures")
+    return make_samples(tmp_path / "images")
 
 
 def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: list[Sample], tmp_path: Path) -> None:
     segmenter = Counting()
     targets = prepare_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
-    assert list(targets) == [f"ann/{picture}/{place}" for picture in range(4) for place in range(2)]
-    assert segmenter.pictures == 4
+    assert list(targets) == [f"ann/{image}/{place}" for image in range(4) for place in range(2)]
+    assert segmenter.images == 4
     assert segmenter.prompts == 8 * (8 + 1)
     boxes = {item.id: item.box for sample in samples for item in sample.objects}
     embeddings = {sample.image: segmenter.embed([np.zeros((40, sample.size_wh[0], 3), np.uint8)]) for sample in samples}
@@ -108,8 +108,8 @@ def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> Non
 def test_the_main_process_alone_makes_the_store(samples: list[Sample], tmp_path: Path) -> None:
     there: list[bool] = []
 
-    class Watched(Processes):
-        def agree(self, decide: Any) -> Any:
+    class Watched(DistributedContext):
+        def broadcast_result(self, decide: Any) -> Any:
             decided = decide()
             there.append(any((tmp_path / "store").glob("*/key.json")))
             return decided
@@ -128,10 +128,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
         prepare_targets(samples, Counting(stop_after=3), SETTINGS, tmp_path / "stopped")
     stopped = TargetStore.open(tmp_path / "stopped", whole.key)
     assert stopped.shards() == [0]
-    assert stopped.missing(whole.read()) == [f"ann/{picture}/{place}" for picture in (2, 3) for place in (0, 1)]
+    assert stopped.missing(whole.read()) == [f"ann/{image}/{place}" for image in (2, 3) for place in (0, 1)]
     rest = Counting()
     assert content(prepare_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(whole)
-    assert rest.pictures == 2
+    assert rest.images == 2
 
 
 @pytest.mark.parametrize("judge", ["exact", "jittered", "none"])
@@ -149,22 +149,22 @@ def test_targets_do_not_depend_on_the_batch_or_the_company(samples: list[Sample]
 
 
 def test_what_decides_the_targets_is_in_the_key(samples: list[Sample], tmp_path: Path) -> None:
-    pictures = pictures_of(samples)
-    key = store_key(pictures, BoxSegmenter(), SETTINGS)
-    assert store_key(pictures_of(samples), BoxSegmenter(), replace(SETTINGS, batch_size=1)) == key
+    images = images_of(samples)
+    key = store_key(images, BoxSegmenter(), SETTINGS)
+    assert store_key(images_of(samples), BoxSegmenter(), replace(SETTINGS, batch_size=1)) == key
     others = [
-        store_key(pictures, BoxSegmenter(points_cut=True), SETTINGS),
-        store_key(pictures, BoxSegmenter(), replace(SETTINGS, seed=1)),
-        store_key(pictures_of(samples[:-4]), BoxSegmenter(), SETTINGS),
+        store_key(images, BoxSegmenter(points_cut=True), SETTINGS),
+        store_key(images, BoxSegmenter(), replace(SETTINGS, seed=1)),
+        store_key(images_of(samples[:-4]), BoxSegmenter(), SETTINGS),
     ]
-    moved = shutil.move(tmp_path / "pictures", tmp_path / "moved")
+    moved = shutil.move(tmp_path / "images", tmp_path / "moved")
     elsewhere = [replace(sample, image=Path(moved) / sample.image.name) for sample in samples]
-    assert store_key(pictures_of(elsewhere), BoxSegmenter(), SETTINGS) == key
-    # Another picture of the same name and size.
+    assert store_key(images_of(elsewhere), BoxSegmenter(), SETTINGS) == key
+    # Another image of the same name and size.
     shutil.copy(Path(moved) / "0.png", Path(moved) / "copy.png")
     with (Path(moved) / "0.png").open("ab") as file:
         file.write(b" ")
-    others.append(store_key(pictures_of(elsewhere), BoxSegmenter(), SETTINGS))
+    others.append(store_key(images_of(elsewhere), BoxSegmenter(), SETTINGS))
     assert len({str(sorted(other.items())) for other in [key, *others]}) == 5
 
 
@@ -178,7 +178,7 @@ def test_objects_that_cannot_be_taught_are_kept_with_their_reason(samples: list[
     assert list(store.read()) == ["ann/0/0"]
     assert store.skipped() == {
         "empty": "the mask is empty",
-        "full": "the mask leaves 0 pixels of the picture; no place for 1 negative points",
+        "full": "the mask leaves 0 pixels of the image; no place for 1 negative points",
     }
     again = Counting(stop_after=0)
     assert prepare_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
@@ -216,23 +216,23 @@ def test_a_name_for_two_objects_is_refused(samples: list[Sample], tmp_path: Path
         prepare_targets([samples[0], other], BoxSegmenter(), SETTINGS, tmp_path)
 
 
-def test_a_picture_that_is_missing_or_of_another_size_is_told(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_image_that_is_missing_or_of_another_size_is_told(samples: list[Sample], tmp_path: Path) -> None:
     missing = replace(samples[0], image=tmp_path / "none.jpg")
     with pytest.raises(DataError, match=r"none.jpg cannot be read: No such file"):
         prepare_targets([missing], BoxSegmenter(), SETTINGS, tmp_path / "store")
     text = tmp_path / "text.jpg"
-    text.write_text("no picture")
+    text.write_text("no image")
     with pytest.raises(DataError, match=r"text.jpg"):
         prepare_targets([replace(samples[0], image=text)], BoxSegmenter(), SETTINGS, tmp_path / "store")
     with pytest.raises(DataError, match=r"1.png is \(61, 40\) \(W, H\), but its annotation says \(60, 40\)"):
         prepare_targets([replace(samples[0], image=samples[4].image)], BoxSegmenter(), SETTINGS, tmp_path / "store")
 
 
-def test_shards_hold_whole_pictures(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_hold_whole_images(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
-    pictures = pictures_of(samples)
-    assert [len(shard) for shard in plan_shards(pictures)] == [2, 2]
-    assert [picture for shard in plan_shards(pictures) for picture in shard] == pictures
+    images = images_of(samples)
+    assert [len(shard) for shard in plan_shards(images)] == [2, 2]
+    assert [image for shard in plan_shards(images) for image in shard] == images
     assert plan_shards([]) == []
 
 

@@ -58,7 +58,7 @@ def test_negatives_stay_in_the_widened_box() -> None:
     assert (wide[:, 1].min(), wide[:, 1].max()) == (38.5, 61.5)
 
 
-def test_a_full_box_sends_negatives_to_the_whole_picture() -> None:
+def test_a_full_box_sends_negatives_to_the_whole_image() -> None:
     mask = np.zeros((20, 20), dtype=bool)
     mask[5:15, 5:15] = True
     negatives = draw(mask, widen=0.0, groups=200).xy[:, 2]
@@ -73,12 +73,12 @@ def test_no_negative_lies_where_pixels_count_for_nobody() -> None:
     box, points = Box(5, 5, 15, 15), {"groups": 200, "positives": 2, "negatives": 1, "widen": 0.1}
     negatives = draw_groups(mask, box, rng(), **points, ignored=ignored).xy[:, 2].astype(int)
     assert not (mask | ignored)[negatives[:, 1], negatives[:, 0]].any()
-    with pytest.raises(DataError, match="leaves 0 pixels of the picture; no place for 1 negative"):
+    with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
         draw_groups(mask, box, rng(), **points, ignored=~mask)
 
 
 def test_a_mask_without_room_is_told() -> None:
-    with pytest.raises(DataError, match="leaves 0 pixels of the picture; no place for 1 negative"):
+    with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
         draw(np.ones((4, 4), dtype=bool))
     with pytest.raises(DataError, match="the mask is empty"):
         draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, widen=0.1)

@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam4mllm.doctor.tiny_segmenters import tiny_model
 from sam4mllm.geometry import Box, SamPrompt, box_of_mask
-from sam4mllm.segment.base import Segmenter
-from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.segment.families import family_of
-from sam4mllm.segment.frame import InputFrame
-from sam4mllm.segment.segment_anything import SegmentAnything
-from sam4mllm.segment.transformers_sam import TransformersSam
+from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.segmenters.families import family_of
+from sam4mllm.segmenters.frame import InputFrame
+from sam4mllm.segmenters.segment_anything import SegmentAnything
+from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
-from sam4mllm.targets.scoring import Candidate, coarse_iou, score_picture
+from sam4mllm.targets.scoring import Candidate, coarse_iou, score_groups
+from sam4mllm.testing.tiny_segmenters import tiny_model
 from tests.tiny_sam import tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
@@ -70,7 +70,7 @@ def one_by_one(segmenter: Segmenter, item: Candidate) -> tuple[list[float], floa
 def test_scores_are_those_of_prompts_one_by_one(kind: str, batch_size: int, boxes: int | None) -> None:
     segmenter: Segmenter = SEGMENTERS[kind]()
     candidates = [candidate(number, boxes=boxes) for number in range(3)]
-    scores = score_picture(segmenter, segmenter.embed([IMAGE]), candidates, batch_size)
+    scores = score_groups(segmenter, segmenter.embed([IMAGE]), candidates, batch_size)
     assert len(scores) == 3
     for score, item in zip(scores, candidates, strict=True):
         groups, alone = one_by_one(segmenter, item)
@@ -81,7 +81,7 @@ def test_scores_are_those_of_prompts_one_by_one(kind: str, batch_size: int, boxe
 
 def test_objects_may_be_none() -> None:
     segmenter = BoxSegmenter()
-    assert score_picture(segmenter, segmenter.embed([IMAGE]), [], 8) == []
+    assert score_groups(segmenter, segmenter.embed([IMAGE]), [], 8) == []
 
 
 def test_without_points_every_group_is_the_box_alone() -> None:
@@ -90,7 +90,7 @@ def test_without_points_every_group_is_the_box_alone() -> None:
     truth[10:20, 10:20] = True
     drawn = draw_groups(truth, Box(10, 10, 20, 20), seeded(0, "", ""), groups=4, positives=0, negatives=0, widen=0.1)
     box = np.array([[10, 10, 20, 15]], dtype=np.float32)
-    (score,) = score_picture(segmenter, segmenter.embed([IMAGE]), [Candidate(truth, drawn, box, box)], 8)
+    (score,) = score_groups(segmenter, segmenter.embed([IMAGE]), [Candidate(truth, drawn, box, box)], 8)
     assert score.box_iou == 0.5
     assert score.ious.tolist() == [0.5] * 4
 

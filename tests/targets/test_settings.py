@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.errors import RecipeError
-from sam4mllm.recipe import load_recipe
+from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.targets.settings import TargetSettings
 from tests.targets.examples import SETTINGS
 

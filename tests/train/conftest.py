@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sam4mllm.chat.conversation import Conversation, teaching
-from sam4mllm.recipe import Recipe, load_recipe
+from sam4mllm.prompts.conversation import Conversation, teaching
+from sam4mllm.recipe.loading import Recipe, load_recipe
 from tests.mllm import tiny
 
 RECIPE = """
@@ -40,12 +40,12 @@ def make_recipe(folder: Path, base: str, *overrides: str) -> Recipe:
 
 
 def make_conversations(count: int = 6) -> list[Conversation]:
-    """Pictures of random pixels, each with one to three phrases, so that rows differ in length."""
+    """Images of random pixels, each with one to three phrases, so that rows differ in length."""
     rng = np.random.default_rng(5)
-    pictures = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (count, 64, 64, 3), dtype=np.uint8)
     return [
-        teaching(picture, [(f"Where is {index}?", f"[{index},2,{turn},4]") for turn in range(index % 3 + 1)])
-        for index, picture in enumerate(pictures)
+        teaching(image, [(f"Where is {index}?", f"[{index},2,{turn},4]") for turn in range(index % 3 + 1)])
+        for index, image in enumerate(images)
     ]
 
 

@@ -19,11 +19,12 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from sam4mllm.mllm.generate import Reply, TransformersEngine
-from sam4mllm.processes import joined
-from sam4mllm.recipe import load_recipe
+from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.train import arguments
 from sam4mllm.train.trainer import train
+from sam4mllm.utils.distributed import join_processes
 
 ZERO = {
     "train_micro_batch_size_per_gpu": "auto",
@@ -77,7 +78,7 @@ class Watch(TrainerCallback):
 
 def keep_what_is_said(file: Path, *, is_main: bool) -> None:
     """Each answer to the first question counts as a box, which the tiny model writes never, so that round two comes."""
-    generate, weigh = TransformersEngine.generate, TransformersEngine.weigh
+    generate, score_answers = TransformersEngine.generate, TransformersEngine.score_answers
 
     def keep(said: object) -> None:
         if is_main:
@@ -90,11 +91,11 @@ def keep_what_is_said(file: Path, *, is_main: bool) -> None:
         return [Reply("[10,10,60,70]") for _ in replies]
 
     def weighed(self: TransformersEngine, *given: Any) -> Any:
-        found = weigh(self, *given)
+        found = score_answers(self, *given)
         keep([each.yes for inquiry in found for question in inquiry for each in question])
         return found
 
-    TransformersEngine.generate, TransformersEngine.weigh = generated, weighed
+    TransformersEngine.generate, TransformersEngine.score_answers = generated, weighed
 
 
 if __name__ == "__main__":
@@ -106,5 +107,5 @@ if __name__ == "__main__":
     keep_what_is_said(output / "said.jsonl", is_main=os.environ["RANK"] == "0")
     overrides = [f"output={output}/run", "method={name: pqpp, phrases: 1}", *SETTINGS[way]]
     recipe = load_recipe(home / "recipe.yaml", [*overrides, f"training.per_device_train_batch_size={batch}"])
-    with joined() as processes:
+    with join_processes() as processes:
         train(recipe, device="cpu", processes=processes, callbacks=[Watch(way, stop)])

@@ -4,14 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam4mllm.data.dialogues import Dialogue
 from sam4mllm.data.masks import encode
 from sam4mllm.data.mixture import Mixture
+from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.train.dataset import make_lessons, spread
+from sam4mllm.train.dataset import make_training_set, spread
 
 METHOD = Ppg(0, 0, 10, 5)
 
@@ -43,8 +43,8 @@ def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
         sample("2.jpg", "cross", "hard"),
     ]
     chat = Dialogue("chat/1", Path("3.jpg"), (("Is it red?", "Yes."), ("What else?", "Round.")))
-    lessons = make_lessons(mixture(first, first[:1], chats=(chat,)), TARGETS, METHOD)
-    assert (lessons.phrases, lessons.chats, lessons.untaught) == (5, 1, 1)
+    lessons = make_training_set(mixture(first, first[:1], chats=(chat,)), TARGETS, METHOD)
+    assert (lessons.phrases, lessons.chats, lessons.without_target) == (5, 1, 1)
     # What is drawn twice is taught again, in a conversation of its own.
     assert [(str(c.image), len(c.turns) // 2) for c in lessons.conversations] == [
         ("1.jpg", 3),
@@ -62,7 +62,7 @@ def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
 
 def test_nothing_to_learn_is_an_error():
     with pytest.raises(DataError, match="nothing to learn: 1 phrases have no target"):
-        make_lessons(mixture([sample("1.jpg", "cross", "hard")]), TARGETS, METHOD)
+        make_training_set(mixture([sample("1.jpg", "cross", "hard")]), TARGETS, METHOD)
 
 
 @pytest.mark.parametrize(

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.cli import main
+from sam4mllm.cli.main import main
 from sam4mllm.data.mixture import read_mixture
-from sam4mllm.data.shapes.writer import write_dataset
-from sam4mllm.doctor.tiny_mllms import BUILDERS
 from sam4mllm.errors import DataError, ModelError, RecipeError
-from sam4mllm.mllm.load import Mllm, load_mllm
+from sam4mllm.methods.of_recipe import method_of
+from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.recipe import Recipe, load_recipe
-from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.targets.at_hand import targets_at_hand
+from sam4mllm.recipe.loading import Recipe, load_recipe
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.synthetic.writer import write_dataset
+from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.prepare import prepare_targets
 from sam4mllm.targets.settings import TargetSettings
+from sam4mllm.testing.tiny_mllms import BUILDERS
 from sam4mllm.train.collator import Collator
-from sam4mllm.train.dataset import make_lessons
+from sam4mllm.train.dataset import make_training_set
 from sam4mllm.train.dry_run import DryRun, dry_run
 from sam4mllm.train.dry_run_report import as_text
-from sam4mllm.train.method import method_of
 from tests.mllm import tiny
 
 
@@ -49,14 +49,14 @@ def files(folder: Path) -> set[Path]:
 
 
 def really(recipe: Recipe) -> tuple[Mllm, dict[str, tuple[int, int]]]:
-    """The model with its weights and adapter; tokens in all and learned by the picture of each first conversation."""
+    """The model with its weights and adapter; tokens in all and learned by the image of each first conversation."""
     model = recipe.model
-    mllm = load_mllm(model.base, dtype=model.dtype, picture_size=model.picture_size)
+    mllm = load_mllm(model.base, dtype=model.dtype, image_size=model.image_size)
     mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=model.tune_projector)
     mixture = read_mixture(recipe.data, recipe.seed)
-    targets = targets_at_hand(mixture.samples, TargetSettings.from_recipe(recipe), recipe.targets.store).targets
+    targets = placeholder_targets(mixture.samples, TargetSettings.from_recipe(recipe), recipe.targets.store).targets
     counts: dict[str, tuple[int, int]] = {}
-    for conversation in make_lessons(mixture, targets, method_of(recipe)).conversations:
+    for conversation in make_training_set(mixture, targets, method_of(recipe)).conversations:
         batch = Collator(mllm)([conversation])
         counted = int(batch["attention_mask"].sum()), int((batch["labels"] >= 0).sum())
         counts.setdefault(f"{conversation.image}: {conversation.turns[-1].text}", counted)
@@ -149,7 +149,7 @@ def test_targets_of_a_store_are_taken_and_only_the_rest_are_stand_ins(here: Path
     settings = TargetSettings.from_recipe(recipe)
     half = [sample for sample in samples if sample.image == samples[0].image]
     stored = prepare_targets(half, BoxSegmenter(), settings, recipe.targets.store).read()
-    at_hand = targets_at_hand(samples, settings, recipe.targets.store)
+    at_hand = placeholder_targets(samples, settings, recipe.targets.store)
     assert at_hand.stored == len(stored) > 0 and at_hand.made > 0
     assert all(at_hand.targets[name].prompts == target.prompts for name, target in stored.items())
     shapes = {
@@ -158,11 +158,11 @@ def test_targets_of_a_store_are_taken_and_only_the_rest_are_stand_ins(here: Path
     }
     assert shapes == {(1, 2, 1)}
     # The mask of this segmenter is the box, whatever the points, so they win nowhere.
-    winning = targets_at_hand(samples, settings, recipe.targets.store, only_winning=True)
+    winning = placeholder_targets(samples, settings, recipe.targets.store, only_winning=True)
     assert (winning.stored, winning.made) == (at_hand.stored, at_hand.made)
     assert {name for name, each in winning.targets.items() if not each.prompts[0].points} == stored.keys()
     other = TargetSettings.from_recipe(load_recipe("shapes_ppg", ["targets.groups=5"]))
-    assert targets_at_hand(samples, other, recipe.targets.store).stored == 0
+    assert placeholder_targets(samples, other, recipe.targets.store).stored == 0
 
 
 def test_what_the_training_would_stumble_over_is_an_error(here: Path) -> None:
@@ -174,9 +174,9 @@ def test_what_the_training_would_stumble_over_is_an_error(here: Path) -> None:
         dry_run(load_recipe("shapes_ppg", ["lora.target_modules=[none]"]), tflops=1)
     with pytest.raises(RecipeError, match=r"training\.eval_strategy"):
         dry_run(load_recipe("shapes_ppg", ["training.eval_strategy=steps"]), tflops=1)
-    picture = sorted(here.glob("runs/demo/shapes/images/mscoco/images/train2014/*.jpg"))[0]
-    picture.write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=picture.name):
+    image = sorted(here.glob("runs/demo/shapes/images/mscoco/images/train2014/*.jpg"))[0]
+    image.write_bytes(b"not an image")
+    with pytest.raises(DataError, match=image.name):
         dry_run(load_recipe("shapes_ppg"), tflops=1)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sam4mllm.mllm.families import family_of
-from sam4mllm.mllm.load import Mllm, Quantization
+from sam4mllm.mllm.loading import Mllm, Quantization
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.train.estimate import ModelSize, memory, model_size, moment_bytes, operations, steps
 

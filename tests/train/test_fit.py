@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from sam4mllm.data.queries import Evidence
-from sam4mllm.doctor.tiny_qwen import save_qwen2_5_vl
+from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import RecipeError
-from sam4mllm.mllm.load import load_mllm
+from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.predict.calibration import fit_calibration
+from sam4mllm.runs.calibration import fit_calibration
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl
 from sam4mllm.train.arguments import training_arguments
-from sam4mllm.train.run_folder import RunFolder
 from sam4mllm.train.trainer import fit
 from sam4mllm.train.validation import Validation
 from tests.train.conftest import adapter_of, largest_difference, make_conversations, make_recipe
@@ -160,7 +160,7 @@ def test_the_best_survives_a_stop_and_a_lost_one_is_found_again(tmp_path, fast_v
 def test_the_calibration_is_that_of_the_best_adapter_and_a_stopped_run_ends_in_the_same_bytes(tmp_path, fast_vlm):
     by_step = {2: 0.5, 4: 0.3, 6: 0.7, 8: 0.1}
     fitted = {
-        step: fit_calibration([(Evidence(-0.1, None, ciou), ciou > 0.4)] * step, [], "val")
+        step: fit_calibration([(Confidence(-0.1, None, ciou), ciou > 0.4)] * step, [], "val")
         for step, ciou in by_step.items()
     }
 

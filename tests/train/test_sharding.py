@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.train.run_folder import RunFolder
+from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.train.sharding import check_deepspeed
 from tests.launch import ROOT, torchrun, write_home
 from tests.train.conftest import adapter_of, largest_difference

@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from sam4mllm.errors import DataError
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.recipe import Recipe, load_recipe
-from sam4mllm.segment.architecture import SamArchitecture
-from sam4mllm.segment.fake import BoxSegmenter
-from sam4mllm.segment.fallback import BoxFallback
-from sam4mllm.segment.segment_anything import save_checkpoint
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.recipe.loading import Recipe, load_recipe
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.segmenters.architecture import SamArchitecture
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.segmenters.fallback import BoxFallback
+from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.train import trainer
-from sam4mllm.train.run_folder import RunFolder
 
 RECIPE = """
 output: {folder}/run
@@ -81,7 +81,7 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
 
 
 def test_points_that_win_nowhere_are_not_taught_from_the_same_store(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("sam4mllm.segment.load.load_segmenter", lambda *given: BoxSegmenter())
+    monkeypatch.setattr("sam4mllm.segmenters.loading.load_segmenter", lambda *given: BoxSegmenter())
     taught = {}
 
     def keep(mllm, conversations, recipe, run, **also):
@@ -116,14 +116,14 @@ def test_training_tells_its_steps_its_validations_and_what_it_kept(recipe, caplo
     assert "step 2 of 2: loss" in told and "validation of step 2: cIoU" in told and "kept the adapter of step 1" in told
 
 
-def test_pictures_that_are_none(recipe, tmp_path):
+def test_images_that_are_none(recipe, tmp_path):
     for file in (tmp_path / "ReasonSeg/train").glob("*.jpg"):
-        file.write_bytes(b"not a picture")
+        file.write_bytes(b"not an image")
     with pytest.raises(DataError, match="train0"):
         trainer.train(recipe, device="cpu")
 
 
-def test_a_picture_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog):
+def test_a_image_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog):
     for ending in ("jpg", "json"):
         shutil.copy(tmp_path / f"ReasonSeg/val/val0.{ending}", tmp_path / f"ReasonSeg/train/copy.{ending}")
     with caplog.at_level("INFO"):
@@ -132,10 +132,10 @@ def test_a_picture_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog)
     assert found == {
         "set": "reasonseg train",
         "phrases": 1,
-        "pictures": 1,
+        "images": 1,
         "by": {"file": 0, "coco id": 0, "content": 1},
     }
-    assert "leakage guard: reasonseg train: 1 phrases about 1 pictures left out" in caplog.messages
+    assert "leakage guard: reasonseg train: 1 phrases about 1 images left out" in caplog.messages
     assert "3 phrases and 0 chats in 3 conversations" in caplog.messages
 
 

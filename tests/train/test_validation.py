@@ -3,15 +3,15 @@ import pytest
 from PIL import Image
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.queries import Evidence
+from sam4mllm.data.predictions import Confidence
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.mllm.generate import Reply
-from sam4mllm.mllm.scripted import ScriptedEngine
-from sam4mllm.predict.pipeline import Pipeline
-from sam4mllm.segment.fake import BoxSegmenter
+from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.train.validation import validate
 from tests.launch import in_threads
 
@@ -19,54 +19,54 @@ ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "al
 
 
 @pytest.fixture
-def picture(tmp_path):
-    path = tmp_path / "picture.png"
+def image(tmp_path):
+    path = tmp_path / "image.png"
     Image.fromarray(np.zeros((20, 20, 3), dtype=np.uint8)).save(path)
     return path
 
 
-def sample(picture, phrase: str, columns: int, size: int = 20) -> Sample:
+def sample(image, phrase: str, columns: int, size: int = 20) -> Sample:
     mask = np.zeros((size, size), dtype=bool)
     mask[:, :columns] = True
     objects = (MaskObject(phrase, encode(mask), Box(0, 0, columns, size)),) if columns else ()
-    return Sample(phrase, picture, (size, size), phrase, objects)
+    return Sample(phrase, image, (size, size), phrase, objects)
 
 
 def pipeline() -> Pipeline:
     return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(ANSWERS), BoxSegmenter())
 
 
-def test_figures_by_hand(picture):
+def test_figures_by_hand(image):
     # Bins are 2 pixels wide and come back as centres: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
-    samples = [sample(picture, "half", 10), sample(picture, "none", 0), sample(picture, "broken", 5)]
+    samples = [sample(image, "half", 10), sample(image, "none", 0), sample(image, "broken", 5)]
     found = validate(pipeline(), samples, "val")
     assert found.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
     assert (found.malformed, found.n) == (pytest.approx(1 / 3), 3)
     assert found.record() == {"ciou": found.ciou, "malformed": found.malformed, "n": 3}
 
 
-def test_all_empty_is_no_overlap(picture):
-    assert validate(pipeline(), [sample(picture, "none", 0)], "val").ciou == 0
+def test_all_empty_is_no_overlap(image):
+    assert validate(pipeline(), [sample(image, "none", 0)], "val").ciou == 0
 
 
-def test_an_annotation_of_another_size_is_an_error(picture):
-    with pytest.raises(DataError, match=r"the picture is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
-        validate(pipeline(), [sample(picture, "all", 3, size=30)], "val")
+def test_an_annotation_of_another_size_is_an_error(image):
+    with pytest.raises(DataError, match=r"the image is \(20, 20\) \(H, W\).*sample all is \(30, 30\)"):
+        validate(pipeline(), [sample(image, "all", 3, size=30)], "val")
 
 
-def test_the_answers_calibrate_the_scores(picture):
+def test_the_answers_calibrate_the_scores(image):
     # "[0,0,4,9]" has IoU 0.72 with ten columns and 0.42 with four; "none" is right once of twice.
-    samples = [sample(picture, "half", 10), sample(picture, "half", 4), sample(picture, "broken", 5)]
-    samples += [sample(picture, "none", 0), sample(picture, "none", 3)]
+    samples = [sample(image, "half", 10), sample(image, "half", 4), sample(image, "broken", 5)]
+    samples += [sample(image, "none", 0), sample(image, "none", 3)]
     found = validate(pipeline(), samples, "val").calibration
     assert (found.objects.n, found.objects.right) == (2, 1)
     # This engine tells no probabilities, so how often "no object" was right is all there is.
-    assert found.no_object.probability(Evidence()) == found.no_object.probability(Evidence(-3.0)) == 0.5
+    assert found.no_object.probability(Confidence()) == found.no_object.probability(Confidence(-3.0)) == 0.5
     assert validate(pipeline(), samples[2:3], "val").calibration is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_several_processes_find_what_one_finds(picture, count):
+def test_several_processes_find_what_one_finds(image, count):
     def asking() -> Pipeline:
         replies = {
             phrase: Reply(text, True, tuple((place + 1, -0.01 * len(phrase) * place) for place in range(len(text))))
@@ -75,7 +75,7 @@ def test_several_processes_find_what_one_finds(picture, count):
         return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(replies), BoxSegmenter())
 
     named = [("half", 10), ("none", 0), ("broken", 5), ("all", 18), ("half", 4), ("all", 16), ("none", 6)]
-    samples = [sample(picture, phrase, columns) for phrase, columns in named]
+    samples = [sample(image, phrase, columns) for phrase, columns in named]
     alone = validate(asking(), samples, "val")
     assert alone.calibration.objects.features["text"].weight and alone.calibration.no_object.n == 2
     assert in_threads(count, lambda processes: validate(asking(), samples, "val", processes)) == [alone] * count

@@ -1,0 +1,129 @@
+"""Random models of the sizes that people use, saved as real ones: for timings, which do not ask what a model knows.
+
+The sizes are those of the published configs (`config.json` of the Hub id beside each). Texts are bytes to these models,
+so a question has about four times the tokens that it has for the real one. This module times nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sam4mllm.segmenters.segment_anything import save_checkpoint
+from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
+from sam4mllm.testing.tiny_segmenters import TINY, tiny_sam
+
+# Qwen/Qwen3-VL-8B-Instruct
+_QWEN3_VL_8B = {
+    "text": {
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "rope": [24, 20, 20],
+    },
+    "vision": {
+        "depth": 27,
+        "hidden_size": 1152,
+        "intermediate_size": 4304,
+        "num_heads": 16,
+        "out_hidden_size": 4096,
+        "num_position_embeddings": 2304,
+        "deepstack_visual_indexes": [8, 16, 24],
+    },
+}
+# Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct
+_EYES_2_5 = {
+    "depth": 32,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+}
+_QWEN2_5_VL_3B = {
+    "text": {
+        "hidden_size": 2048,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "rope": [16, 24, 24],
+    },
+    "vision": {**_EYES_2_5, "out_hidden_size": 2048},
+}
+_QWEN2_5_VL_7B = {
+    "text": {
+        "hidden_size": 3584,
+        "intermediate_size": 18944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vocab_size": 152064,
+        "rope": [16, 24, 24],
+    },
+    "vision": {**_EYES_2_5, "out_hidden_size": 3584},
+}
+MLLMS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "qwen3-vl-8b": (save_qwen3_vl, _QWEN3_VL_8B),
+    "qwen2.5-vl-7b": (save_qwen2_5_vl, _QWEN2_5_VL_7B),
+    "qwen2.5-vl-3b": (save_qwen2_5_vl, _QWEN2_5_VL_3B),
+    "tiny": (save_qwen3_vl, {"text": {}, "vision": {}}),
+}
+SAMS = ("vit_h", "vit_l", "vit_b", "tiny")
+
+
+def config_of(name: str, tiny: Path) -> Any:
+    """The config of a model of `MLLMS`, made from the one that its tiny model has in the folder `tiny`."""
+    from transformers import AutoConfig
+
+    config, size = AutoConfig.from_pretrained(tiny), MLLMS[name][1]
+    text = dict(size["text"])
+    config.text_config.rope_parameters = {**config.text_config.rope_parameters, "mrope_section": text.pop("rope")}
+    config.tie_word_embeddings = text.get("tie_word_embeddings", False)
+    config.text_config.update({"initializer_range": 0.02, "max_position_embeddings": 32768, **text})
+    if hasattr(config.text_config, "layer_types"):
+        config.text_config.layer_types = ["full_attention"] * config.text_config.num_hidden_layers
+    config.vision_config.update(size["vision"])
+    return config
+
+
+def save_mllm(name: str, folder: Path, device: str) -> Path:
+    """The model `name` of `MLLMS`, in bfloat16 but for "tiny", drawn on `device`; nothing where it is there already."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    if (folder / "config.json").exists():
+        return folder
+    save_tiny, size = MLLMS[name]
+    if not size["text"]:
+        return save_tiny(folder)
+    tiny = save_tiny(folder / "tiny")
+    config, processor = config_of(name, tiny), AutoProcessor.from_pretrained(tiny)
+    with torch.device(device):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_sam(name: str, file: Path) -> Path:
+    """segment_anything's Sam of that size with random weights, as its own kind of file."""
+    from segment_anything import sam_model_registry
+
+    if file.exists():
+        return file
+    if name == "tiny":
+        save_checkpoint(file, tiny_sam(), TINY)
+    else:
+        torch.save(sam_model_registry[name](checkpoint=None).state_dict(), file)
+    return file

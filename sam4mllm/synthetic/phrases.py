@@ -1,0 +1,266 @@
+"""What a person would say about a scene: phrases of eight kinds, each with the shapes that it means.
+
+A phrase is true of its shapes by a clear margin and of no other shape; what is nearly a tie is not said. `spans` tells
+which words speak of which shapes (the landmark of a relation too), for whoever wants to look at or train on it.
+This module knows nothing about pixels or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam4mllm.synthetic.scenes import COLOURS, Scene, Shape
+from sam4mllm.synthetic.silhouettes import SILHOUETTES
+
+KINDS: tuple[str, ...] = ("attribute", "position", "relation", "superlative", "plural", "pair", "nothing", "reasoning")
+
+# "the shape a wheel has": what each silhouette is known for, as noun clauses that also answer "which shape ...?".
+KNOWN_FOR: dict[str, tuple[str, ...]] = {
+    "circle": ("the shape of a coin", "the outline of a full moon", "the shape of a dinner plate"),
+    "square": (
+        "the shape of a chessboard field",
+        "the figure with four equal sides and right angles",
+        "the shape of a floor tile",
+    ),
+    "triangle": ("the shape of a warning sign", "the figure with three corners", "the outline of a pyramid"),
+    "diamond": ("the shape of a kite", "the suit of cards beside hearts, clubs and spades", "the outline of a cut gem"),
+    "ring": ("the shape a wheel has", "the shape of a doughnut", "what one wears on a finger"),
+    "frame": (
+        "what a painting hangs in",
+        "the shape of a window with nothing behind it",
+        "what goes around a photograph",
+    ),
+    "crescent": ("the shape of a young moon", "the outline of a croissant", "the shape of a banana"),
+    "star": ("what shines in the night sky", "what sits on top of a Christmas tree", "what a sheriff wears"),
+    "cross": ("the sign of a pharmacy", "the plus sign", "the sign on an ambulance"),
+    "arrow": ("what shows the way", "what an archer shoots", "the sign that points somewhere"),
+    "heart": ("the sign of love", "what beats in a chest", "what one draws on a Valentine card"),
+    "C": ("the third letter of the alphabet", "the shape of a horseshoe", "the letter between B and D"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase about a scene; `shapes` are the indexes of those it means, `spans` (start, end, shapes) of its words."""
+
+    text: str
+    kind: str
+    shapes: tuple[int, ...]
+    spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Noun:
+    """A noun phrase such as "red ring": the words, and the shapes of the scene that they fit."""
+
+    words: str
+    shapes: tuple[int, ...]
+
+
+_Piece = str | _Noun
+_CLEAR_SHARE = 0.10  # of the image's side: how far apart centres must be for "left of", "above"
+_CLEAR_RATIO = 1.35  # of the area: how much larger "the largest" must be than the next
+
+
+def phrases_of(scene: Scene, rng: np.random.Generator, kind: str, tries: int = 12) -> Phrase | None:
+    """One phrase of `kind` about the scene, or None where the scene gives no occasion for it."""
+    for _ in range(tries):
+        phrase = _MAKERS[kind](scene, rng)
+        if phrase is not None:
+            return phrase
+    return None
+
+
+def _said(kind: str, shapes: Sequence[int], *pieces: _Piece) -> Phrase:
+    text, spans = "", []
+    for piece in pieces:
+        words = piece.words if isinstance(piece, _Noun) else piece
+        if isinstance(piece, _Noun):
+            spans.append((len(text), len(text) + len(words), piece.shapes))
+        text += words
+    return Phrase(text, kind, tuple(sorted(shapes)), tuple(spans))
+
+
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _noun_words(name: str | None, colour: str | None, pattern: str | None, plural: bool) -> str:
+    words = [word for word in (pattern, colour) if word]
+    head = name or "shape"
+    if plural:
+        head = {"cross": "crosses", "C": "Cs"}.get(head, head + "s")
+    return " ".join([*words, head])
+
+
+def _fits(shape: Shape, name: str | None, colour: str | None, pattern: str | None) -> bool:
+    return (name in (None, shape.name)) and (colour in (None, shape.colour)) and (pattern in (None, shape.pattern))
+
+
+def _noun_for(scene: Scene, rng: np.random.Generator, index: int, plural: bool = False) -> _Noun:
+    """A noun phrase that fits the shape `index`, perhaps others too."""
+    shape = scene.shapes[index]
+    form = rng.choice(6, p=[0.30, 0.38, 0.12, 0.06, 0.06, 0.08])
+    name = shape.name if form in (0, 1, 2, 5) else None
+    colour = shape.colour if form in (1, 3, 5) else None
+    pattern = shape.pattern if form in (2, 4, 5) else None
+    return _noun(scene, name, colour, pattern, plural)
+
+
+def _noun(scene: Scene, name: str | None, colour: str | None, pattern: str | None, plural: bool = False) -> _Noun:
+    fitting = tuple(i for i, shape in enumerate(scene.shapes) if _fits(shape, name, colour, pattern))
+    return _Noun(_noun_words(name, colour, pattern, plural), fitting)
+
+
+def _any_index(scene: Scene, rng: np.random.Generator) -> int:
+    return int(rng.integers(len(scene.shapes)))
+
+
+def _unique_noun(scene: Scene, rng: np.random.Generator, index: int) -> _Noun | None:
+    """The first of a few noun phrases that fit the shape `index` and no other."""
+    for _ in range(6):
+        noun = _noun_for(scene, rng, index)
+        if len(noun.shapes) == 1:
+            return noun
+    return None
+
+
+def _attribute(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    noun = _unique_noun(scene, rng, _any_index(scene, rng))
+    return None if noun is None else _said("attribute", noun.shapes, _pick(rng, ("the ", "", "the ")), noun)
+
+
+def _position(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """The first or last along an axis, among all shapes or among those of a noun."""
+    noun = _noun(scene, None, None, None) if rng.random() < 0.4 else _noun_for(scene, rng, _any_index(scene, rng))
+    if len(noun.shapes) < 2:
+        return None
+    axis = int(rng.integers(2))
+    ordered = sorted(noun.shapes, key=lambda i: scene.shapes[i].centre_xy[axis])
+    first = bool(rng.integers(2))
+    best, next_best = (ordered[0], ordered[1]) if first else (ordered[-1], ordered[-2])
+    gap = abs(scene.shapes[best].centre_xy[axis] - scene.shapes[next_best].centre_xy[axis])
+    if gap < _CLEAR_SHARE * scene.size_wh[axis]:
+        return None
+    end = (("left", "right"), ("top", "bottom"))[axis][0 if first else 1]
+    if rng.random() < 0.5:
+        return _said("position", [best], "the ", noun, f" {'on' if axis == 0 else 'at'} the {end}")
+    most = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}[end]
+    return _said("position", [best], f"the {most} ", noun)
+
+
+def _stands(scene: Scene, index: int, anchor: int, side: str) -> float:
+    """How far, as a share of the image's side, `index` stands on that side of `anchor`; negative if on the other."""
+    axis = 0 if side in ("left", "right") else 1
+    distance = scene.shapes[index].centre_xy[axis] - scene.shapes[anchor].centre_xy[axis]
+    return (distance if side in ("right", "below") else -distance) / scene.size_wh[axis]
+
+
+_SIDES: dict[str, tuple[str, ...]] = {
+    "left": (" left of ", " to the left of "),
+    "right": (" right of ", " to the right of "),
+    "above": (" above ", " over "),
+    "below": (" below ", " under "),
+}
+
+
+def _relation(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    anchor = _any_index(scene, rng)
+    landmark = _unique_noun(scene, rng, anchor)
+    target = _any_index(scene, rng)
+    if landmark is None or target == anchor:
+        return None
+    noun = _noun_for(scene, rng, target)
+    side = _pick(rng, tuple(_SIDES))
+    candidates = [i for i in noun.shapes if i != anchor]
+    stands = [_stands(scene, i, anchor, side) for i in candidates]
+    meant = [i for i, share in zip(candidates, stands, strict=True) if share >= _CLEAR_SHARE]
+    unclear = any(0 < share < _CLEAR_SHARE for share in stands)
+    # Of a noun that fits one shape only, the relation says nothing new: such phrases are kept but rarer.
+    if unclear or len(meant) != 1 or (len(candidates) == 1 and rng.random() < 0.5):
+        return None
+    return _said("relation", meant, "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
+
+
+def _superlative(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    noun = _noun(scene, None, None, None) if rng.random() < 0.5 else _noun_for(scene, rng, _any_index(scene, rng))
+    if len(noun.shapes) < 2:
+        return None
+    ordered = sorted(noun.shapes, key=lambda i: scene.shapes[i].box.area)
+    large = bool(rng.integers(2))
+    best, other = (ordered[-1], ordered[-2]) if large else (ordered[0], ordered[1])
+    ratio = scene.shapes[best].box.area / scene.shapes[other].box.area
+    if max(ratio, 1 / ratio) < _CLEAR_RATIO:
+        return None
+    word = _pick(rng, ("largest", "biggest") if large else ("smallest", "tiniest"))
+    return _said("superlative", [best], f"the {word} ", noun)
+
+
+def _plural(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    noun = _noun_for(scene, rng, _any_index(scene, rng), plural=True)
+    if not 2 <= len(noun.shapes) <= 4:
+        return None
+    return _said("plural", noun.shapes, _pick(rng, ("all ", "all the ", "the ")), noun)
+
+
+def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    if len(scene.shapes) < 2:
+        return None
+    first, second = (int(i) for i in rng.choice(len(scene.shapes), 2, replace=False))
+    nouns = _unique_noun(scene, rng, first), _unique_noun(scene, rng, second)
+    if nouns[0] is None or nouns[1] is None:
+        return None
+    return _said("pair", [first, second], "the ", nouns[0], " and the ", nouns[1])
+
+
+def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """A phrase that fits no shape, mostly by mixing what is there: one shape's colour with another's silhouette."""
+    mixed = rng.random()
+    name: str | None = scene.shapes[_any_index(scene, rng)].name
+    colour: str | None = scene.shapes[_any_index(scene, rng)].colour
+    if mixed < 0.35:
+        name = _pick(rng, SILHOUETTES)
+    elif mixed < 0.6:
+        colour = _pick(rng, tuple(COLOURS))
+    elif mixed < 0.8:
+        name, colour = _pick(rng, SILHOUETTES), None
+    elif mixed < 0.9:
+        name, colour = None, _pick(rng, tuple(COLOURS))
+    noun = _noun(scene, name, colour, None)
+    if noun.shapes:
+        return None
+    if rng.random() < 0.25:
+        landmark = _unique_noun(scene, rng, _any_index(scene, rng))
+        if landmark is not None:
+            side = _pick(rng, tuple(_SIDES))
+            return _said("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
+    return _said("nothing", (), _pick(rng, ("the ", "", "the ")), noun)
+
+
+def _reasoning(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """What the silhouette of one shape is known for, with its colour where another shape has that silhouette too."""
+    index = _any_index(scene, rng)
+    shape = scene.shapes[index]
+    clue = _pick(rng, KNOWN_FOR[shape.name])
+    same = _noun(scene, shape.name, None, None)
+    if len(same.shapes) == 1:
+        return _said("reasoning", same.shapes, _Noun(clue, same.shapes))
+    noun = _noun(scene, shape.name, shape.colour, None)
+    if len(noun.shapes) != 1:
+        return None
+    return _said("reasoning", noun.shapes, _Noun(clue, noun.shapes), f", in {shape.colour}")
+
+
+_MAKERS: dict[str, Callable[[Scene, np.random.Generator], Phrase | None]] = {
+    "attribute": _attribute,
+    "position": _position,
+    "relation": _relation,
+    "superlative": _superlative,
+    "plural": _plural,
+    "pair": _pair,
+    "nothing": _nothing,
+    "reasoning": _reasoning,
+}

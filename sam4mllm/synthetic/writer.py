@@ -1,0 +1,195 @@
+"""Write `shapes` to a folder in the real formats: RefCOCO's pickle, COCO's instances, gRefCOCO's and ReasonSeg's JSON.
+
+The folder has the layout that the readers expect of real data, quirks included (a ref's file name carries a suffix; a
+ref without a target says -1), and a sign that they are generated. The same seed and counts write the same files.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sam4mllm.data.generated import mark
+from sam4mllm.data.masks import encode
+from sam4mllm.errors import DataError
+from sam4mllm.synthetic.outlines import polygons_of
+from sam4mllm.synthetic.phrases import KNOWN_FOR, Phrase, phrases_of
+from sam4mllm.synthetic.scenes import Scene, make_scene
+from sam4mllm.synthetic.silhouettes import SILHOUETTES
+from sam4mllm.utils.progress import Advance, bar, ignore
+
+IMAGES = Path("images", "mscoco", "images", "train2014")
+
+# How many phrases of each kind a scene gets in each set. Sentences about one shape share a ref, as people's do.
+_REFCOCO_KINDS = {"attribute": 2, "position": 2, "relation": 2, "superlative": 1}
+_GREFCOCO_KINDS = {"attribute": 1, "relation": 1, "plural": 1, "pair": 1, "nothing": 2}
+_JPEG_QUALITY = 92
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class _Files:
+    """What is gathered scene by scene and written at the end."""
+
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    refs: list[dict[str, Any]] = field(default_factory=list)
+    generalized_refs: list[dict[str, Any]] = field(default_factory=list)
+    sentences: int = 0
+
+
+def write_dataset(
+    root: Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
+) -> None:
+    """Write `scenes` training scenes to the folder `root`, and `held_out` each for validation and test.
+
+    `held_out` is a fifth of `scenes` when None. RefCOCO and gRefCOCO get the splits train, val, testA and testB (the
+    halves of the test scenes), ReasonSeg train, val and test. `advance` is told of each scene that is written. The
+    folder is there whole or not at all: it is written beside its place, as `root` with `.part`, and renamed.
+
+    Raises:
+        DataError: `root` is there already and not empty.
+        ValueError: fewer than one training scene or two held-out ones.
+    """
+    held_out = max(2, scenes // 5) if held_out is None else held_out
+    if scenes < 1 or held_out < 2:
+        raise ValueError(f"a data set has at least 1 training scene and 2 held-out ones; got {scenes} and {held_out}")
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root}: is there already; remove it, or choose another folder")
+    part = root.with_name(root.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / IMAGES).mkdir(parents=True)
+    files = _Files()
+    for series, (split, count) in enumerate(zip(_SPLITS, (scenes, held_out, held_out), strict=True)):
+        reasoning = part / "ReasonSeg" / split
+        reasoning.mkdir(parents=True)
+        for index in range(count):
+            scene = make_scene(seed, series, index)
+            rng = np.random.default_rng([seed, series, index, 1])
+            coco_split = split if split != "test" else ("testA" if index < count // 2 else "testB")
+            _add_scene(files, part, scene, coco_split, rng)
+            _write_reasoning(reasoning / f"scene_{index:05d}", scene, rng)
+            advance(1)
+    _write_coco(part, files)
+    mark(part, scenes=scenes, held_out=held_out, seed=seed)
+    part.replace(root)
+
+
+def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.random.Generator) -> None:
+    image_id = len(files.images) + 1
+    name = f"COCO_train2014_{image_id:012d}.jpg"
+    Image.fromarray(scene.image).save(root / IMAGES / name, quality=_JPEG_QUALITY)
+    width, height = scene.size_wh
+    files.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+    first_id = len(files.annotations) + 1
+    for shape in scene.shapes:
+        files.annotations.append(
+            {
+                "id": len(files.annotations) + 1,
+                "image_id": image_id,
+                "category_id": SILHOUETTES.index(shape.name) + 1,
+                "bbox": [shape.box.x1, shape.box.y1, shape.box.width, shape.box.height],
+                "area": int(shape.mask.sum()),
+                "iscrowd": 0,
+                "segmentation": encode(shape.mask),
+            }
+        )
+    for target, phrases in _by_target(_phrases(scene, rng, _REFCOCO_KINDS)).items():
+        ref = _ref(files, len(files.refs) + 1, image_id, split, phrases)
+        (index,) = target
+        ref |= {"ann_id": first_id + index, "category_id": files.annotations[first_id + index - 1]["category_id"]}
+        ref["file_name"] = f"COCO_train2014_{image_id:012d}_{first_id + index}.jpg"
+        files.refs.append(ref)
+    for target, phrases in _by_target(_phrases(scene, rng, _GREFCOCO_KINDS)).items():
+        ref = _ref(files, len(files.generalized_refs) + 1, image_id, split, phrases)
+        ref |= {
+            "ann_id": [first_id + index for index in target] or [-1],
+            "category_id": [files.annotations[first_id + index - 1]["category_id"] for index in target] or [-1],
+            "no_target": not target,
+            "file_name": name,
+        }
+        files.generalized_refs.append(ref)
+
+
+def _phrases(scene: Scene, rng: np.random.Generator, kinds: dict[str, int]) -> list[Phrase]:
+    """Phrases of the kinds asked for, no text twice; fewer where the scene gives no occasion."""
+    found: dict[str, Phrase] = {}
+    for kind, count in kinds.items():
+        for _ in range(count):
+            phrase = phrases_of(scene, rng, kind)
+            if phrase is not None:
+                found.setdefault(phrase.text, phrase)
+    return list(found.values())
+
+
+def _by_target(phrases: Sequence[Phrase]) -> dict[tuple[int, ...], list[Phrase]]:
+    groups: dict[tuple[int, ...], list[Phrase]] = {}
+    for phrase in phrases:
+        groups.setdefault(phrase.shapes, []).append(phrase)
+    return groups
+
+
+def _ref(files: _Files, ref_id: int, image_id: int, split: str, phrases: Sequence[Phrase]) -> dict[str, Any]:
+    sentences = []
+    for phrase in phrases:
+        files.sentences += 1
+        text = phrase.text
+        sentences.append(
+            {"sent_id": files.sentences, "raw": text, "sent": text, "tokens": text.replace(",", "").split()}
+        )
+    return {
+        "ref_id": ref_id,
+        "image_id": image_id,
+        "split": split,
+        "sentences": sentences,
+        "sent_ids": [sentence["sent_id"] for sentence in sentences],
+    }
+
+
+def _write_reasoning(stem: Path, scene: Scene, rng: np.random.Generator) -> None:
+    """One ReasonSeg image with its JSON; a scene that gives no occasion for reasoning is left out."""
+    phrase = phrases_of(scene, rng, "reasoning")
+    if phrase is None:
+        return
+    name = scene.shapes[phrase.shapes[0]].name
+    clue = next(clue for clue in KNOWN_FOR[name] if phrase.text.startswith(clue))
+    rest = phrase.text.removeprefix(clue)
+    shapes = [
+        {"label": "target", "labels": ["target"], "shape_type": "polygon", "points": polygon}
+        for index in phrase.shapes
+        for polygon in polygons_of(scene.shapes[index].mask)
+    ]
+    texts = [phrase.text, *(other + rest for other in KNOWN_FOR[name] if other != clue)]
+    Image.fromarray(scene.image).save(stem.with_suffix(".jpg"), quality=_JPEG_QUALITY)
+    content = {"text": texts, "is_sentence": False, "shapes": shapes}
+    stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _write_coco(root: Path, files: _Files) -> None:
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(SILHOUETTES)]
+    instances = {"images": files.images, "annotations": files.annotations, "categories": categories}
+    for folder in ("refcoco", "grefcoco"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
+    # Protocol 2 is what Python 2 wrote, and what the readers of the real files must take.
+    with (root / "refcoco" / "refs(unc).p").open("wb") as file:
+        pickle.dump(files.refs, file, protocol=2)
+    generalized = json.dumps(files.generalized_refs)
+    (root / "grefcoco" / "grefs(unc).json").write_text(generalized, encoding="utf-8")
+
+
+def shapes_in(work: Path, scenes: int, held_out: int, seed: int = 0) -> Path:
+    """The folder below `work` with so many scenes to train on and `held_out` each to validate and test on."""
+    data = work / f"shapes-{scenes}-{held_out}"
+    if not data.is_dir():
+        with bar("scenes", scenes + 2 * held_out) as advance:
+            write_dataset(data, scenes=scenes, held_out=held_out, seed=seed, advance=advance)
+    return data

@@ -1,0 +1,165 @@
+"""Tiny random MLLMs of transformers' real classes, with real processors and a tokenizer of bytes, saved as real ones.
+
+What a family's code does with an image and a conversation does not depend on the size of its layers, so a model of
+some hundred thousand weights shows it within seconds. This module knows no check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.testing.tiny_llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
+from sam4mllm.testing.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
+from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen2_vl, save_qwen3_5, save_qwen3_vl
+from sam4mllm.testing.tiny_templates import SMOLVLM, chat_ml
+
+
+def save_internvl(folder: Path, *, seed: int = 0) -> Path:
+    """InternVL: an image is cut into up to 4 tiles of 32 x 32 and a thumbnail, 4 tokens each."""
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
+
+    tokenizer = byte_tokenizer(
+        "<ref>",
+        "</ref>",
+        "<box>",
+        "</box>",
+        named={
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        },
+    )
+    config = InternVLConfig(
+        vision_config={**VISION, "image_size": [32, 32], "patch_size": [8, 8]},
+        text_config={"model_type": "qwen2", **text_sizes(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    size = {"height": 32, "width": 32}
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessor(size=size, min_patches=1, max_patches=4),
+        tokenizer,
+        InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=chat_ml("<IMG_CONTEXT>"),
+    )
+    return save(folder, InternVLForConditionalGeneration, config, processor, seed)
+
+
+def save_smolvlm(folder: Path, *, seed: int = 0) -> Path:
+    """SmolVLM (SigLIP, Llama): images grow to a longest side of 64, cut into tiles of 32 x 32, and a thumbnail."""
+    from transformers import (
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    tokenizer = _split_image_tokenizer()
+    config = SmolVLMConfig(**_split_image_config(tokenizer))
+    sizes = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
+    processor = SmolVLMProcessor(
+        SmolVLMImageProcessor(**sizes),
+        tokenizer,
+        SmolVLMVideoProcessor(**sizes),
+        image_seq_len=4,
+        chat_template=SMOLVLM,
+    )
+    return save(folder, SmolVLMForConditionalGeneration, config, processor, seed)
+
+
+def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
+    """Idefics3 (SigLIP, Llama): images grow to a longest side of 64, cut into tiles of 32 x 32, and a thumbnail."""
+    from transformers import (
+        Idefics3Config,
+        Idefics3ForConditionalGeneration,
+        Idefics3ImageProcessor,
+        Idefics3Processor,
+    )
+
+    tokenizer = _split_image_tokenizer()
+    config = Idefics3Config(**_split_image_config(tokenizer))
+    processor = Idefics3Processor(
+        Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
+        tokenizer,
+        image_seq_len=4,
+        chat_template=SMOLVLM,
+    )
+    return save(folder, Idefics3ForConditionalGeneration, config, processor, seed)
+
+
+def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
+    """Gemma 3 (SigLIP): every image is 32 x 32, 4 tokens, whose places see each other both ways.
+
+    Of the seed 0 comes a model that answers every question alike, which shows nothing of batches.
+    """
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
+
+    names = {
+        "boi_token": "<start_of_image>",
+        "eoi_token": "<end_of_image>",
+        "image_token": "<image_soft_token>",
+    }
+    tokenizer = byte_tokenizer(named=names)
+    text = {
+        **text_sizes(tokenizer),
+        "head_dim": 32,
+        "query_pre_attn_scalar": 32,
+        "sliding_window": 64,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    ids = {f"{name}_index": tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = Gemma3Config(
+        text_config=text, vision_config={**VISION, "vision_use_head": False}, mm_tokens_per_image=4, **ids
+    )
+    processor = Gemma3Processor(
+        Gemma3ImageProcessor(size={"height": 32, "width": 32}),
+        tokenizer,
+        chat_template=chat_ml("<start_of_image>"),
+        image_seq_length=4,
+    )
+    return save(folder, Gemma3ForConditionalGeneration, config, processor, seed)
+
+
+BUILDERS: dict[str, Callable[[Path], Path]] = {
+    "qwen2_5_vl": save_qwen2_5_vl,
+    "qwen3_vl": save_qwen3_vl,
+    "qwen3_5": save_qwen3_5,
+    "qwen2_vl": save_qwen2_vl,
+    "internvl": save_internvl,
+    "llava_next": save_llava_next,
+    "llava_onevision": save_llava_onevision,
+    "llava": save_llava,
+    "smolvlm": save_smolvlm,
+    "idefics3": save_idefics3,
+    "gemma3": save_gemma3,
+    "fast_vlm": save_fast_vlm,
+}
+"""What saves a tiny model of each model type into a folder."""
+
+
+def _split_image_tokenizer() -> Any:
+    cells = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
+    names = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
+    return byte_tokenizer(*names, eos_token="<end_of_utterance>")
+
+
+def _split_image_config(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vision_config": VISION,
+        "text_config": {"model_type": "llama", **text_sizes(tokenizer)},
+        "image_token_id": tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
+        "scale_factor": 2,
+        "pad_token_id": tokenizer.pad_token_id,
+    }

@@ -1,0 +1,114 @@
+"""Tiny random models of the Qwen families, whose images keep their shape. This module knows no check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.testing.tiny_parts import byte_tokenizer, save, text_sizes
+from sam4mllm.testing.tiny_templates import chat_ml
+
+QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+def save_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
+    """Qwen2-VL: images keep their shape, so the number of their tokens differs."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    vision = {"depth": 1, "embed_dim": 64, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    config = Qwen2VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
+    processor = _qwen_processor(Qwen2VLProcessor, tokenizer, patch_size=14)
+    return save(folder, Qwen2VLForConditionalGeneration, config, processor, seed)
+
+
+def save_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
+    """Qwen2.5-VL, with one block of its tower that sees windows and one that sees all."""
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    vision = {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    }
+    config = Qwen2_5_VLConfig(text_config=_qwen_text(tokenizer), vision_config=vision, **_qwen_ids(tokenizer))
+    processor = _qwen_processor(Qwen2_5_VLProcessor, tokenizer, patch_size=14)
+    return save(folder, Qwen2_5_VLForConditionalGeneration, config, processor, seed)
+
+
+def save_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
+    """Qwen3-VL, the first layer of its tower going into the first layer of the language model as well."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    config = Qwen3VLConfig(
+        text_config={**_qwen_text(tokenizer), "head_dim": 32},
+        vision_config={**_qwen3_vision(), "deepstack_visual_indexes": [0]},
+        **_qwen_ids(tokenizer),
+    )
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    return save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
+
+
+def save_qwen3_5(folder: Path, *, seed: int = 0) -> Path:
+    """Qwen3.5, whose language model has a layer of linear and a layer of full attention."""
+    from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    text = {
+        **_qwen_text(tokenizer),
+        "head_dim": 32,
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_key_head_dim": 4,
+        "linear_value_head_dim": 4,
+        "linear_num_key_heads": 32,
+        "linear_num_value_heads": 32,
+    }
+    text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 1.0}
+    config = Qwen3_5Config(text_config=text, vision_config=_qwen3_vision(), **_qwen_ids(tokenizer))
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    return save(folder, Qwen3_5ForConditionalGeneration, config, processor, seed)
+
+
+def _qwen_text(tokenizer: Any) -> dict[str, Any]:
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
+    return {**text_sizes(tokenizer), "rope_parameters": rope}
+
+
+def _qwen_ids(tokenizer: Any) -> dict[str, int]:
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    return dict(zip(names, tokenizer.convert_tokens_to_ids(list(QWEN_TOKENS)), strict=True))
+
+
+def _qwen3_vision() -> dict[str, Any]:
+    return {
+        "depth": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "num_position_embeddings": 16,
+    }
+
+
+def _qwen_processor(processor_class: Any, tokenizer: Any, patch_size: int) -> Any:
+    """Images of 1 to 16 tokens, each of 2 x 2 patches."""
+    from transformers import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+    from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+
+    token_area = (2 * patch_size) ** 2
+    settings = {"patch_size": patch_size, "size": {"shortest_edge": token_area, "longest_edge": 16 * token_area}}
+    video_class = Qwen3VLVideoProcessor if patch_size == 16 else Qwen2VLVideoProcessor
+    return processor_class(
+        image_processor=Qwen2VLImageProcessor(**settings),
+        tokenizer=tokenizer,
+        video_processor=video_class(**settings),
+        chat_template=chat_ml(_QWEN_IMAGE),
+    )

@@ -1,0 +1,17 @@
+"""The base class of the sections of a recipe, and the field types that several sections share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+Directory = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path whose leading `~` is expanded."""
+
+
+class Section(BaseModel):
+    """A section of a recipe: immutable, unknown keys forbidden, attribute docstrings as descriptions of the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())

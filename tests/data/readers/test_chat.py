@@ -1,0 +1,97 @@
+"""Chat files in their three forms, and ReasonSeg's explanations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam4mllm.data.readers.chat import Dialogue, read_chat, read_explanations
+from sam4mllm.errors import DataError
+from tests.data.tiny_datasets import write_image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_image(tmp_path / "a.jpg")
+    write_image(tmp_path / "photos" / "b.jpg")
+    return tmp_path
+
+
+def turns(*texts: str, **changes: Any) -> dict[str, Any]:
+    said = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+    return {"id": 1, "image": "a.jpg", "conversations": said} | changes
+
+
+def test_llavas_list_is_read(folder: Path) -> None:
+    entries = [turns("<image>\nWhat is it?", "A cup.", "Is it red?", "No."), turns("Sure?\n<image>", "Yes")]
+    (folder / "chat.json").write_text("\n " + json.dumps(entries))
+    first, second = read_chat(folder / "chat.json")
+    assert first == Dialogue("chat/chat/1", folder / "a.jpg", (("What is it?", "A cup."), ("Is it red?", "No.")))
+    assert second.exchanges == (("Sure?", "Yes"),)
+    assert read_chat(folder / "chat.json", limit=1) == [first]
+
+
+def test_lines_and_bare_questions_are_read(folder: Path) -> None:
+    lines = [turns("What?", "That.", image="b.jpg"), {"image": "b.jpg", "question": "Red?", "answer": "no"}]
+    (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = read_chat(folder / "chat.jsonl", images=folder / "photos")
+    assert [(each.id, each.exchanges) for each in found] == [
+        ("chat/chat/1", (("What?", "That."),)),
+        ("chat/chat/2", (("Red?", "no"),)),
+    ]
+
+
+@pytest.mark.parametrize("as_list", [True, False], ids=["list", "lines"])
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        (3, "the field 'chat' must be dict; found 3"),
+        ({"image": "a.jpg"}, "a chat has conversations, or question and answer; found image"),
+        ({"image": "a.jpg", "question": "Red?"}, "the field 'answer' is missing"),
+        (turns("What?", "That.", image="c.jpg"), "c.jpg: no such image"),
+        (turns("What?", "That.", image="c" * 300), "no such image"),
+        (turns("What?", "That.", image=None), "a chat without an image cannot be taught here"),
+        (turns("What?"), r"human and gpt in alternation, gpt last; found \['human'\]"),
+        (turns(), "human and gpt in alternation"),
+        (turns("What?", "That.", conversations=[{"from": "gpt", "value": "Hi."}]), r"found \['gpt'\]"),
+        (turns("<image><image>What?", "That."), "<image> stands in more than the first place"),
+        (turns("<image>What?", "That.", "And <image>?", "This."), "<image> stands in more than the first place"),
+    ],
+)
+def test_a_bad_entry_is_told_by_its_number(folder: Path, entry: Any, says: str, as_list: bool) -> None:
+    entries = [turns("What?", "That."), entry]
+    text = json.dumps(entries) if as_list else "\n".join(map(json.dumps, entries))
+    (folder / "chat.json").write_text(text)
+    with pytest.raises(DataError, match=rf"chat.json: 1 bad line\(s\): line 2: .*{says}") as told:
+        read_chat(folder / "chat.json")
+    assert "\n" not in str(told.value)
+
+
+def test_files_without_chat(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.json: no such file; a chat file was expected there"):
+        read_chat(folder / "nowhere.json")
+    for text in ("", "[]"):
+        (folder / "empty.json").write_text(text)
+        with pytest.raises(DataError, match=r"empty.json: no chat in it"):
+            read_chat(folder / "empty.json")
+
+
+def test_explanations_are_taught_by_their_query(tmp_path: Path) -> None:
+    write_image(tmp_path / "ReasonSeg/train/x.jpg")
+    file = tmp_path / "ReasonSeg/explanatory/train.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps([{"image": "x.jpg", "query": "what warms?", "outputs": "The stove does."}]))
+    assert read_explanations(tmp_path) == [
+        Dialogue("reasonseg-explanations/0", tmp_path / "ReasonSeg/train/x.jpg", (("what warms?", "The stove does."),))
+    ]
+    for content, says in (
+        ({}, "explanations are a list of"),
+        ([{"image": "x.jpg", "query": "what?"}], "entry 0: the field 'outputs' is missing"),
+        ([{"image": "y.jpg", "query": "what?", "outputs": "it"}], "entry 0: .*y.jpg: no such image"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=rf"train.json.*{says}"):
+            read_explanations(tmp_path)

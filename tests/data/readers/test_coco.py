@@ -1,0 +1,77 @@
+"""COCO's instances with a file of phrases beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam4mllm.data.readers.coco import read_coco
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
+from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_instances(
+        tmp_path, [image_record(5), image_record(6)], [annotation(50, 5), annotation(51, 5, x=10), annotation(60, 6)]
+    )
+    for number in (5, 6):
+        write_image(tmp_path / image_record(number)["file_name"])
+    return tmp_path
+
+
+def read(folder: Path, *records: Any) -> Any:
+    phrases = folder / "phrases.jsonl"
+    phrases.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return read_coco(folder / "instances.json", phrases)
+
+
+def test_one_object_several_and_none(folder: Path) -> None:
+    samples = read(
+        folder,
+        {"phrases": ["left", "the left one"], "annotation_id": 50},
+        {"phrase": "both", "annotation_ids": [50, 51, 50], "id": "pair"},
+        {"phrase": "a dragon", "image_id": 6},
+        {"phrase": "that", "annotation_id": 60, "image_id": 6},
+    )
+    assert [(each.id, each.phrase, [item.id for item in each.objects]) for each in samples] == [
+        ("coco/phrases/1/0", "left", ["coco/instances/ann/50"]),
+        ("coco/phrases/1/1", "the left one", ["coco/instances/ann/50"]),
+        ("pair", "both", ["coco/instances/ann/50", "coco/instances/ann/51"]),
+        ("coco/phrases/3", "a dragon", []),
+        ("coco/phrases/4", "that", ["coco/instances/ann/60"]),
+    ]
+    assert samples[0].objects[0].box == Box(2, 1, 8, 5) and samples[3].image == folder / image_record(6)["file_name"]
+    assert read_coco(folder / "instances.json", folder / "phrases.jsonl", limit=2) == samples[:2]
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"phrase": "it", "annotation_id": 99}, "instances.json has no annotation 99"),
+        ({"phrase": "it", "image_id": 99}, "instances.json has no image 99"),
+        ({"phrase": "it"}, "give annotation_id, annotation_ids or image_id; none is named"),
+        ({"phrase": "it", "annotation_ids": [50, 60]}, r"the annotations lie in the images \[5, 6\]"),
+        ({"phrase": "it", "annotation_ids": ["50"]}, "annotation_ids is a list of whole numbers"),
+        ({"phrase": "it", "annotation_id": 50, "annotation_ids": [51]}, "both given; keep one of them"),
+        ({"phrase": "it", "annotation": 50}, "unknown field 'annotation'"),
+        ({"annotation_id": 50}, "give either phrase, a text, or phrases"),
+        ({"phrase": "it", "annotation_id": 50, "id": "first"}, "the id 'first' is line 1's too"),
+    ],
+)
+def test_a_bad_line_is_told_by_its_number(folder: Path, record: Any, says: str) -> None:
+    with pytest.raises(DataError, match=rf"phrases.jsonl: 1 bad line\(s\): line 2: .*{says}"):
+        read(folder, {"phrase": "it", "annotation_id": 50, "id": "first"}, record)
+
+
+def test_files_that_are_missing_or_empty(folder: Path) -> None:
+    with pytest.raises(DataError, match="no phrase in it"):
+        read(folder)
+    with pytest.raises(DataError, match=r"nothing.jsonl: cannot be read"):
+        read_coco(folder / "instances.json", folder / "nothing.jsonl")
+    with pytest.raises(DataError, match=r"nothing.json: no such file; COCO's instances"):
+        read_coco(folder / "nothing.json", folder / "phrases.jsonl")

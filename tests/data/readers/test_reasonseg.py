@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm.data.masks import decode
+from sam4mllm.data.readers.reasonseg import draw_marks
+from sam4mllm.data.registry import read_dataset
+from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
+from tests.data.tiny_datasets import rectangle, write_image, write_reasonseg
+
+
+def test_validation_asks_the_first_text_and_training_every_one(tmp_path: Path) -> None:
+    shapes = [rectangle("target", 2, 1, 5, 3)]
+    for split in ("train", "val", "test"):
+        write_reasonseg(tmp_path, split, "b", ["what rolls", "the round one"], shapes)
+        write_reasonseg(tmp_path, split, "a", ["what flies"], shapes)
+    assert [(s.id, s.phrase) for s in read_dataset("reasonseg", tmp_path, "train")] == [
+        ("reasonseg/train/a/0", "what flies"),
+        ("reasonseg/train/b/0", "what rolls"),
+        ("reasonseg/train/b/1", "the round one"),
+    ]
+    for split in ("val", "test"):
+        expected = [f"reasonseg/{split}/a/0", f"reasonseg/{split}/b/0"]
+        assert [sample.id for sample in read_dataset("reasonseg", tmp_path, split)] == expected
+    assert len(read_dataset("reasonseg", tmp_path, "train", limit=2)) == 2
+
+
+def test_a_target_is_one_object_with_its_tight_box(tmp_path: Path) -> None:
+    write_reasonseg(tmp_path, "val", "a", ["x"], [rectangle("target", 2, 1, 5, 3), rectangle("target", 10, 4, 12, 6)])
+    (sample,) = read_dataset("reasonseg", tmp_path, "val")
+    (item,) = sample.objects
+    # The outline belongs to a polygon, so columns 2 to 5 are four.
+    assert (item.id, item.box) == ("reasonseg/val/a", Box(2, 1, 13, 7))
+    assert int(sample.mask().sum()) == 4 * 3 + 3 * 3
+    assert sample.size_wh == (20, 10)
+    assert sample.image == tmp_path / "ReasonSeg" / "val" / "a.jpg"
+    assert sample.ignore is None
+
+
+@pytest.mark.parametrize("shapes", [[], [rectangle("flag", 0, 0, 5, 5)], [rectangle("Flag", 0, 0, 5, 5)]])
+def test_a_file_without_target_means_nothing(tmp_path: Path, shapes: list[dict[str, Any]]) -> None:
+    write_reasonseg(tmp_path, "test", "a", ["x"], shapes)
+    (sample,) = read_dataset("reasonseg", tmp_path, "test")
+    assert sample.objects == ()
+    assert not sample.mask().any()
+
+
+def test_ignored_pixels_are_kept_apart(tmp_path: Path) -> None:
+    shapes = [rectangle("Ignored area", 4, 1, 5, 3), rectangle("target", 2, 1, 5, 3)]
+    write_reasonseg(tmp_path, "val", "a", ["x"], shapes)
+    (sample,) = read_dataset("reasonseg", tmp_path, "val")
+    assert sample.ignore is not None
+    ignored = decode(sample.ignore)
+    assert ignored[1:4, 4:6].all()
+    assert int(ignored.sum()) == 6
+    assert int(sample.mask().sum()) == 6
+    assert not (sample.mask() & ignored).any()
+
+
+BIG, SMALL = (0, 0, 5, 5), (2, 2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "at_2_2", "at_0_0"),
+    [
+        # The larger is drawn first whatever the order in the file, so the smaller lies on top.
+        ([rectangle("target", *BIG), rectangle("ignore", *SMALL)], 255, 1),
+        ([rectangle("ignore", *SMALL), rectangle("target", *BIG)], 255, 1),
+        ([rectangle("target", *SMALL), rectangle("ignore", *BIG)], 1, 255),
+        # Of two with equal area the first in the file lies on top.
+        ([rectangle("target", *BIG), rectangle("ignore", *BIG)], 1, 1),
+        ([rectangle("ignore", *BIG), rectangle("target", *BIG)], 255, 255),
+    ],
+)
+def test_smaller_shapes_lie_on_top(shapes: list[dict[str, Any]], at_2_2: int, at_0_0: int) -> None:
+    marks = draw_marks(shapes, (20, 10), "here")
+    assert (marks[2, 2], marks[0, 0], marks[9, 19]) == (at_2_2, at_0_0, 0)
+
+
+def test_points_are_cut_to_whole_pixels_towards_zero() -> None:
+    marks = draw_marks([rectangle("target", -0.9, 0.99, 3.99, 2.5)], (20, 10), "here")
+    expected = np.zeros((10, 20), dtype=np.uint8)
+    expected[0:3, 0:4] = 1
+    assert np.array_equal(marks, expected)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "utf-8-sig"])
+def test_text_is_utf_8_or_else_cp1252(tmp_path: Path, encoding: str) -> None:
+    path = write_reasonseg(tmp_path, "val", "a", ["x"], [])
+    content = {"text": ["the caf\u00e9\u2019s door"], "is_sentence": True, "shapes": []}
+    path.write_bytes(json.dumps(content, ensure_ascii=False).encode(encoding))
+    assert read_dataset("reasonseg", tmp_path, "val")[0].phrase == "the caf\u00e9\u2019s door"
+
+
+def test_a_image_taken_sideways_has_the_size_it_is_seen_at(tmp_path: Path) -> None:
+    path = write_reasonseg(tmp_path, "val", "a", ["x"], [rectangle("target", 0, 15, 3, 19)])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(path.with_suffix(".jpg"), 20, 10, exif=exif)
+    (sample,) = read_dataset("reasonseg", tmp_path, "val")
+    assert sample.size_wh == (10, 20)
+    assert int(sample.mask().sum()) == 4 * 5
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", r"a\.json: a ReasonSeg annotation must be JSON"),
+        (json.dumps([]), r"a\.json: expected an object"),
+        (json.dumps({"text": [], "shapes": []}), r"a\.json: text is a list of one text or more"),
+        (json.dumps({"text": "x", "shapes": []}), r"a\.json: the field 'text' must be list"),
+        (json.dumps({"text": [1], "shapes": []}), r"a\.json: text is a list"),
+        (json.dumps({"text": ["x"]}), r"a\.json: the field 'shapes' is missing"),
+        (json.dumps({"text": ["x"], "shapes": [{"points": []}]}), "shape 0: the field 'label' is missing"),
+        (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": []}]}), "shape 0: a shape without points"),
+        (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1]]}]}), "shape 0: a point is"),
+        (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, 1e99]]}]}), "shape 0: a point is"),
+        (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, float("nan")]]}]}), "shape 0: a point"),
+    ],
+)
+def test_a_bad_file_is_told(tmp_path: Path, content: str, message: str) -> None:
+    write_reasonseg(tmp_path, "val", "a", ["x"], []).write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_dataset("reasonseg", tmp_path, "val")
+
+
+def test_a_missing_or_broken_image_is_told(tmp_path: Path) -> None:
+    path = write_reasonseg(tmp_path, "val", "a", ["x"], []).with_suffix(".jpg")
+    path.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jpg: no such image, or none that can be read"):
+        read_dataset("reasonseg", tmp_path, "val")
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.jpg: no such image"):
+        read_dataset("reasonseg", tmp_path, "val")
+
+
+def test_an_unknown_split_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    write_reasonseg(tmp_path, "val", "a", ["x"], [])
+    with pytest.raises(DataError, match="has: val"):
+        read_dataset("reasonseg", tmp_path, "testA")

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sam4mllm.data.masks import encode
+from sam4mllm.data.predictions import (
+    PredictedObject,
+    PredictionLine,
+    Query,
+    Status,
+    dump_line,
+    prediction_from_json,
+    queries_of,
+    read_predictions,
+    read_queries,
+)
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError, PredictionsError
+from sam4mllm.geometry import Box, Point, SamPrompt
+
+RLE = encode(np.eye(4, 6, dtype=bool))
+PROMPT = SamPrompt(Box(1, 2, 5, 4), (Point(2.5, 3.5, 1), Point(1.0, 2.0, 0)))
+LINE = PredictionLine(
+    id="refcoco/val/1/2",
+    status="ok",
+    objects=(PredictedObject(RLE, PROMPT, 0.75),),
+    image=Path("a b.jpg"),
+    phrase="der gr\u00fcne Ring",
+    answer="[001,002,003,004]",
+)
+
+
+def test_a_prediction_line_is_the_contracts() -> None:
+    assert json.loads(dump_line(LINE)) == {
+        "id": "refcoco/val/1/2",
+        "image": "a b.jpg",
+        "phrase": "der gr\u00fcne Ring",
+        "status": "ok",
+        "answer": "[001,002,003,004]",
+        "objects": [
+            {
+                "box_xyxy": [1.0, 2.0, 5.0, 4.0],
+                "points_xy": [[2.5, 3.5], [1.0, 2.0]],
+                "point_labels": [1, 0],
+                "segmentation": {"size": [4, 6], "counts": RLE["counts"]},
+                "score": 0.75,
+            }
+        ],
+        "error": None,
+    }
+    assert list(json.loads(dump_line(LINE))) == ["id", "image", "phrase", "status", "answer", "objects", "error"]
+
+
+def test_predictions_come_back_as_written(tmp_path: Path) -> None:
+    lines = [
+        LINE,
+        PredictionLine("b", "no_object", image=Path("b.jpg"), phrase="x", answer="No object found."),
+        PredictionLine("c", "error", image=Path("c.jpg"), phrase="y", answer="", error="c.jpg: no such file"),
+    ]
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(map(dump_line, lines)) + "\n", encoding="utf-8")
+    assert list(read_predictions(path)) == lines
+
+
+def test_id_status_and_masks_are_enough() -> None:
+    line = prediction_from_json({"id": "a", "status": "ok", "objects": [{"segmentation": RLE}], "model": "another"})
+    assert line == PredictionLine("a", "ok", (PredictedObject(RLE),))
+    assert prediction_from_json({"id": "a", "status": "no_object"}) == PredictionLine("a", "no_object")
+
+
+COORDINATES = st.floats(-1e6, 1e6)
+PROMPTS = st.builds(
+    lambda x2, y2, points: SamPrompt(Box(0.0, 0.0, x2, y2), tuple(points)),
+    st.floats(0, 1e6),
+    st.floats(0, 1e6),
+    st.lists(st.builds(Point, COORDINATES, COORDINATES, st.sampled_from([0, 1])), max_size=4),
+)
+STATUSES: list[Status] = ["ok", "no_object", "malformed", "error"]
+
+
+@given(st.text(), st.sampled_from(STATUSES), PROMPTS, st.text(), st.floats(0, 1))
+def test_any_prediction_survives_its_line(
+    text: str, status: Status, prompt: SamPrompt, answer: str, score: float
+) -> None:
+    written = PredictionLine(text, status, (PredictedObject(RLE, prompt, score),), Path("p"), text, answer, text)
+    line = dump_line(written)
+    assert line.count("\n") == 1
+    assert prediction_from_json(json.loads(line)) == written
+
+
+def test_whether_the_box_alone_was_taken_stands_in_the_line_where_it_is_known() -> None:
+    for box_alone in (True, False, None):
+        written = PredictionLine("a", "ok", (PredictedObject(RLE, PROMPT, 0.5, box_alone=box_alone),))
+        record = json.loads(dump_line(written))
+        assert record["objects"][0].get("box_alone") is box_alone
+        assert ("box_alone" in record["objects"][0]) == (box_alone is not None)
+        assert prediction_from_json(record).objects == written.objects
+
+
+def _object(**changes: Any) -> dict[str, Any]:
+    return {"id": "a", "status": "ok", "objects": [{"segmentation": RLE, **changes}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "expected an object with the field 'id'"),
+        ({"status": "ok"}, "the field 'id' is missing"),
+        ({"id": 1, "status": "ok"}, "the field 'id' must be str"),
+        ({"id": "a", "status": "fine", "objects": []}, "the status is one of ok, no_object, malformed, error"),
+        ({"id": "a", "status": "ok"}, "the field 'objects' is missing"),
+        ({"id": "a", "status": "ok", "objects": [1]}, "the field 'object' must be dict"),
+        (_object(segmentation=None), "run lengths are"),
+        (_object(segmentation={"size": [4, 6], "counts": "zz"}), "counts"),
+        (_object(box_xyxy=[1, 2, 3]), "box_xyxy is"),
+        (_object(box_xyxy=[3, 2, 1, 4]), "a box is"),
+        (_object(box_xyxy=[1, 2, 3, "4"]), "coordinates and labels are numbers"),
+        (_object(points_xy=[[1, 2]], point_labels=[]), "each with its label"),
+        (_object(points_xy=[[1]], point_labels=[1]), "points_xy is"),
+        (_object(points_xy=[[1, 2]], point_labels=[3]), "a point label is 1"),
+        (_object(score="high"), "score is a number or null"),
+        (_object(box_alone=1), "the field 'box_alone' must be bool"),
+    ],
+)
+def test_every_bad_line_is_told_by_number(tmp_path: Path, value: Any, message: str) -> None:
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(f"{dump_line(LINE)}{json.dumps(value)}\n{{\n{dump_line(LINE)}")
+    lines = read_predictions(path)
+    with pytest.raises(PredictionsError, match=f"2 bad line.*line 2: .*{message}.*line 3: no JSON: ") as error:
+        list(lines)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(PredictionsError, match="cannot be read: No such file"):
+        list(read_predictions(tmp_path / "predictions.jsonl"))
+    with pytest.raises(DataError, match="cannot be read: No such file"):
+        read_queries(tmp_path / "queries.jsonl")
+
+
+def test_queries_come_back_as_written(tmp_path: Path) -> None:
+    queries = [Query("a", Path("p/a.jpg"), "the man"), Query("b", Path("b.jpg"), " x")]
+    path = tmp_path / "queries.jsonl"
+    path.write_text("\n".join(map(dump_line, queries)), encoding="utf-8")
+    assert read_queries(path) == queries
+
+
+def test_all_bad_queries_are_told_at_once(tmp_path: Path) -> None:
+    good = dump_line(Query("a", Path("a.jpg"), "x"))
+    path = tmp_path / "queries.jsonl"
+    path.write_bytes(good.encode() + b'{"id": "b"}\n\xff\n' + good.encode() + b"null\n" * 12)
+    with pytest.raises(DataError, match=r"15 bad line\(s\): line 2: .*'image' is missing.*line 3: .*; and 5 more"):
+        read_queries(path)
+
+
+def test_a_doubled_query_id_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text(dump_line(Query("a", Path("a.jpg"), "x")) * 2)
+    with pytest.raises(DataError, match="line 2: the id 'a' is line 1's too"):
+        read_queries(path)
+
+
+def test_a_file_without_queries_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "queries.jsonl"
+    path.write_text("\n\n")
+    with pytest.raises(DataError, match="no query in it"):
+        read_queries(path)
+
+
+def test_queries_of_samples_keep_their_order() -> None:
+    samples = [Sample(f"s/{index}", Path(f"{index}.jpg"), (4, 4), f"phrase {index}", ()) for index in (2, 1)]
+    assert queries_of(samples) == [
+        Query("s/2", Path("2.jpg"), "phrase 2"),
+        Query("s/1", Path("1.jpg"), "phrase 1"),
+    ]

@@ -1,0 +1,242 @@
+"""The batch run: resumed to the same bytes, one bad input spoiling one line, one folder for one job."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sam4mllm.data.masks import area
+from sam4mllm.data.predictions import Confidence, Query, read_predictions
+from sam4mllm.errors import DataError
+from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.pipeline.batch import predict
+from sam4mllm.pipeline.lines import line_of
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.result import Result
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.runs.calibration import fit_calibration
+from sam4mllm.segmenters.fake import BoxSegmenter
+
+
+def answer(conversation: Conversation) -> str:
+    """Another box for each phrase: "thing 7" lies at 7."""
+    question = conversation.turns[-1].text
+    if "dragon" in question:
+        return "No object found."
+    if "riddle" in question:
+        return "it is hard to say"
+    number = int(question.split('"')[1].split()[-1])
+    return f"[{number:03d},{number:03d},500,500] +(300,300)(310,310) -(900,900)"
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside: no `except Exception` holds it up."""
+
+
+def make_pipeline(image_batch: int = 2, die_after: int | None = None) -> tuple[Pipeline, ScriptedEngine]:
+    def reply(conversation: Conversation) -> str:
+        if die_after is not None and len(engine.asked) >= die_after:
+            raise Killed
+        return answer(conversation)
+
+    engine = ScriptedEngine(reply)
+    method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
+    return Pipeline(method, engine, BoxSegmenter(), image_batch=image_batch, engine_identity={"name": "test"}), engine
+
+
+def make_queries(folder: Path, images: int = 6, phrases: int = 3) -> list[Query]:
+    """Queries of several images in turn, so that those of one image do not stand together."""
+    for index in range(images):
+        Image.fromarray(np.full((40 + index, 60, 3), index, dtype=np.uint8)).save(folder / f"{index}.png")
+    return [
+        Query(f"q/{index}/{number}", folder / f"{index}.png", f"thing {10 * index + number}")
+        for number in range(phrases)
+        for index in range(images)
+    ]
+
+
+def lines_of(output: Path) -> dict[str, dict]:
+    return {line["id"]: line for line in map(json.loads, (output / "predictions.jsonl").read_text().splitlines())}
+
+
+def test_every_query_has_its_line_and_reads_back(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    queries += [Query("none", queries[0].image, "a dragon"), Query("odd", queries[1].image, "a riddle")]
+    pipeline, _ = make_pipeline()
+    summary = predict(pipeline, queries, tmp_path / "out", shard_size=4)
+    assert (summary.ok, summary.no_object, summary.malformed, summary.error) == (18, 1, 1, 0)
+    assert summary.total == 20
+    read = {line.id: line for line in read_predictions(summary.predictions)}
+    assert read.keys() == {query.id for query in queries}
+    line = read["q/3/1"]
+    assert line.status == "ok" and line.phrase == "thing 31" and line.image == tmp_path / "3.png"
+    assert line.objects[0].segmentation["size"] == [43, 60] and area(line.objects[0].segmentation) > 100
+    assert line.objects[0].prompt is not None and len(line.objects[0].prompt.points) == 3
+    assert line.score == line.objects[0].score == 1 and read["odd"].score == 0
+    assert read["none"].objects == () and read["odd"].status == "malformed" and read["odd"].answer
+
+
+def test_the_line_has_the_fields_of_the_contract(tmp_path: Path) -> None:
+    pipeline, _ = make_pipeline()
+    predict(pipeline, make_queries(tmp_path, 1, 1), tmp_path / "out")
+    (line,) = lines_of(tmp_path / "out").values()
+    assert line.keys() - {"score"} == {"id", "image", "phrase", "status", "answer", "objects", "error"}
+    assert line["objects"][0].keys() == {"box_xyxy", "points_xy", "point_labels", "segmentation", "score", "evidence"}
+    assert line["error"] is None and line["objects"][0]["point_labels"] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 5, 9, 17])
+def test_killed_and_taken_up_again_ends_in_the_same_bytes(tmp_path: Path, die_after: int) -> None:
+    queries = make_queries(tmp_path)
+    predict(make_pipeline()[0], queries, tmp_path / "whole", shard_size=4)
+    with pytest.raises(Killed):
+        predict(make_pipeline(die_after=die_after)[0], queries, tmp_path / "killed", shard_size=4)
+    assert not (tmp_path / "killed" / "predictions.jsonl").exists()
+    pipeline, engine = make_pipeline()
+    predict(pipeline, queries, tmp_path / "killed", shard_size=4)
+    assert len(engine.asked) == 18 - die_after // 6 * 6
+    assert (tmp_path / "killed/predictions.jsonl").read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+
+
+def test_a_finished_job_asks_nothing_again_and_counts_what_was_done(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    first = predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
+    pipeline, engine = make_pipeline(image_batch=5)
+    told: list[int] = []
+    assert predict(pipeline, queries, tmp_path / "out", shard_size=4, advance=told.append) == first
+    assert engine.asked == [] and sum(told) == len(queries)
+
+
+def test_progress_counts_every_query_once(tmp_path: Path) -> None:
+    told: list[int] = []
+    predict(make_pipeline()[0], make_queries(tmp_path), tmp_path / "out", shard_size=4, advance=told.append)
+    assert sum(told) == 18
+
+
+def test_bad_images_spoil_their_own_lines_and_a_later_run_asks_them_again(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    (tmp_path / "1.png").unlink()
+    (tmp_path / "4.png").write_text("not an image")
+    summary = predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
+    assert (summary.ok, summary.error) == (12, 6)
+    lines = lines_of(tmp_path / "out")
+    assert "no such file" in lines["q/1/0"]["error"] and lines["q/1/0"]["objects"] == []
+    assert "not an image" in lines["q/4/2"]["error"]
+    make_queries(tmp_path)
+    summary = predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
+    assert (summary.ok, summary.error) == (18, 0)
+
+
+def test_a_image_that_breaks_the_model_spoils_only_its_own_lines(tmp_path: Path) -> None:
+    class Picky(BoxSegmenter):
+        def embed(self, images):  # type: ignore[no-untyped-def]
+            if any(image.shape == (42, 60, 3) for image in images):
+                raise ValueError("not to my liking")
+            return super().embed(images)
+
+    pipeline, _ = make_pipeline(image_batch=6)
+    pipeline.segmenter = Picky()
+    summary = predict(pipeline, make_queries(tmp_path), tmp_path / "out")
+    assert (summary.ok, summary.error) == (15, 3)
+    assert lines_of(tmp_path / "out")["q/2/0"]["error"] == "ValueError: not to my liking"
+
+
+@pytest.mark.parametrize("image_batch", [1, 3])
+def test_a_phrase_that_is_refused_spoils_its_own_line_alone(tmp_path: Path, image_batch: int) -> None:
+    queries = make_queries(tmp_path)
+    spoiled = [replace(query, phrase="a sign <image> 1") if query.id == "q/2/1" else query for query in queries]
+    pipeline, engine = make_pipeline(image_batch)
+    generate = engine.generate
+
+    def refusing(conversations, max_new_tokens):
+        if any("<image>" in conversation.turns[-1].text for conversation in conversations):
+            raise DataError("the model's processor refuses the text")
+        return generate(conversations, max_new_tokens)
+
+    engine.generate = refusing
+    predict(make_pipeline()[0], queries, tmp_path / "clean")
+    summary = predict(pipeline, spoiled, tmp_path / "out")
+    assert (summary.ok, summary.error) == (17, 1)
+    clean, out = lines_of(tmp_path / "clean"), lines_of(tmp_path / "out")
+    assert out.pop("q/2/1")["error"] == "the model's processor refuses the text"
+    assert out == {name: line for name, line in clean.items() if name != "q/2/1"}
+
+
+def test_running_out_of_memory_ends_the_run(tmp_path: Path) -> None:
+    class Small(BoxSegmenter):
+        def embed(self, images):  # type: ignore[no-untyped-def]
+            raise torch.OutOfMemoryError("no room")
+
+    pipeline, _ = make_pipeline()
+    pipeline.segmenter = Small()
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(pipeline, make_queries(tmp_path), tmp_path / "out")
+
+
+def test_a_score_that_is_no_number_is_an_error_not_a_value(tmp_path: Path) -> None:
+    class Overflowing(BoxSegmenter):
+        def decode_points(self, *arguments):  # type: ignore[no-untyped-def]
+            decoded = super().decode_points(*arguments)
+            return type(decoded)(decoded.low_logits, decoded.iou * torch.nan, decoded.index, decoded.sizes_wh)
+
+    pipeline, _ = make_pipeline()
+    pipeline.segmenter = Overflowing()
+    summary = predict(pipeline, make_queries(tmp_path, 2, 1), tmp_path / "out")
+    assert summary.error == 2 and "scores are not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
+
+
+def test_a_probability_that_is_no_number_is_an_error_not_a_value() -> None:
+    masks = torch.zeros((0, 4, 4), dtype=torch.bool)
+    result = Result(masks, [], torch.zeros(0), "no_object", "No object found.", None, (Confidence(math.nan),), math.nan)
+    with pytest.raises(DataError, match=r"the model's probabilities are not finite: .nan.; give it --dtype float32"):
+        line_of(Query("a", Path("a.png"), "a"), result)
+
+
+def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    pipeline, _ = make_pipeline()
+    predict(pipeline, queries, tmp_path / "out")
+    with pytest.raises(DataError, match=r"different: queries"):
+        predict(pipeline, [*queries[1:], Query("q/0/0", queries[0].image, "thing 99")], tmp_path / "out")
+    other = Pipeline(pipeline.method, pipeline.engine, pipeline.segmenter, engine_identity={"adapter": "another"})
+    with pytest.raises(DataError, match=r"different: engine\)"):
+        predict(other, queries, tmp_path / "out")
+
+
+def test_a_calibration_that_comes_later_scores_the_answers_that_are_there(tmp_path: Path) -> None:
+    queries, out = make_queries(tmp_path), tmp_path / "out"
+    first, _ = make_pipeline()
+    predict(first, queries, out)
+    plain = lines_of(out)
+    pairs = [(Confidence(None, None, iou), iou > 0.5) for iou in (0.1, 0.9) * 20]
+    made = fit_calibration(pairs, [], "val")
+    for calibration, probability in ((made, made.objects.probability(Confidence(None, None, 1.0))), (None, 1.0)):
+        again, engine = make_pipeline()
+        again.calibration = calibration
+        predict(again, queries, out)
+        assert engine.asked == []
+        scores = {item["score"] for line in lines_of(out).values() for item in line["objects"]}
+        assert scores == {round(probability, 4)}
+    assert lines_of(out) == plain
+
+
+def test_a_image_is_embedded_once_however_its_queries_are_scattered(tmp_path: Path) -> None:
+    embedded: list[int] = []
+
+    class Counting(BoxSegmenter):
+        def embed(self, images):  # type: ignore[no-untyped-def]
+            embedded.append(len(images))
+            return super().embed(images)
+
+    pipeline, _ = make_pipeline()
+    pipeline.segmenter = Counting()
+    predict(pipeline, make_queries(tmp_path), tmp_path / "out", shard_size=4)
+    assert sum(embedded) == 6

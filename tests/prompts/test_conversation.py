@@ -1,0 +1,60 @@
+"""Conversations: what may follow what, and the messages that a chat template takes."""
+
+from __future__ import annotations
+
+import pytest
+
+from sam4mllm.prompts.conversation import Conversation, Turn, asking, teaching
+
+Q1, A1 = Turn("user", "where?"), Turn("assistant", "here", supervised=True)
+Q2, A2 = Turn("user", "and there?"), Turn("assistant", "there", supervised=True)
+
+
+def test_teaching_supervises_every_answer_and_no_question() -> None:
+    conversation = teaching("a.jpg", [("where?", "here"), ("and there?", "there")])
+    assert conversation == Conversation("a.jpg", (Q1, A1, Q2, A2))
+    assert not conversation.asks
+
+
+def test_asking_waits_for_an_answer() -> None:
+    conversation = asking("a.jpg", "where?")
+    assert conversation.turns == (Q1,)
+    assert conversation.asks
+
+
+def test_messages_open_with_the_image_and_hold_it_once() -> None:
+    assert teaching("a.jpg", [("where?", "here"), ("and there?", "there")]).messages() == [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "here"}]},
+        {"role": "user", "content": [{"type": "text", "text": "and there?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "there"}]},
+    ]
+
+
+def test_the_first_messages_are_a_prefix_of_all() -> None:
+    conversation = Conversation("a.jpg", (Q1, A1, Q2, A2))
+    for count in range(1, 5):
+        assert conversation.messages(count) == conversation.messages()[:count]
+    with pytest.raises(ValueError, match="at least one turn"):
+        conversation.messages(0)
+
+
+@pytest.mark.parametrize("turns", [(), (A1,), (Q1, Q2), (Q1, A1, A2)])
+def test_turns_alternate_from_the_user_on(turns: tuple[Turn, ...]) -> None:
+    with pytest.raises(ValueError, match="alternate and open with the user's"):
+        Conversation("a.jpg", turns)
+
+
+def test_teaching_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="alternate"):
+        teaching("a.jpg", [])
+
+
+def test_only_the_assistant_is_supervised() -> None:
+    with pytest.raises(ValueError, match="only the assistant's turns"):
+        Turn("user", "where?", supervised=True)
+
+
+def test_an_unknown_role_is_refused() -> None:
+    with pytest.raises(ValueError, match='"user" or "assistant"'):
+        Turn("system", "be kind")  # type: ignore[arg-type]

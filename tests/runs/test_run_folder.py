@@ -1,0 +1,139 @@
+import json
+
+import pytest
+
+from sam4mllm.data.predictions import Confidence
+from sam4mllm.errors import ModelError, RecipeError
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.runs.calibration import fit_calibration
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.runs.train_log import TrainLog
+from tests.train.conftest import make_recipe
+
+
+def test_a_new_folder_says_what_it_is(tmp_path):
+    recipe = make_recipe(tmp_path, "some/base", "method.positives=1")
+    run = RunFolder.create(recipe)
+    assert run.recipe == recipe
+    assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5)
+    assert not run.is_finished and run.whole_checkpoints() == [] and run.best() is None
+    assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
+
+
+def test_the_same_recipe_may_go_on_and_another_may_not(tmp_path):
+    recipe = make_recipe(tmp_path, "some/base")
+    RunFolder.create(recipe)
+    assert RunFolder.create(recipe).recipe == recipe
+    changed = make_recipe(tmp_path, "some/base", "training.learning_rate=0.5", "seed=4")
+    with pytest.raises(
+        RecipeError, match=r"seed is 3 there, 4 here; training\.learning_rate is 0\.01 there, 0\.5 here"
+    ):
+        RunFolder.create(changed)
+    many = make_recipe(tmp_path, "b", "seed=4", "method.grid=10", "method.positives=0", "lora.r=9", "targets.groups=2")
+    with pytest.raises(RecipeError, match="and 3 more"):
+        RunFolder.create(many)
+
+
+def test_a_run_may_go_on_with_smaller_batches_of_answers_and_other_workers(tmp_path):
+    RunFolder.create(make_recipe(tmp_path, "some/base"))
+    free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
+    recipe = make_recipe(tmp_path, "some/base", *free)
+    assert RunFolder.create(recipe).recipe == recipe
+
+
+def test_what_is_trained_can_be_asked_when_the_libraries_have_other_keys(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    written = (run.path / "recipe.yaml").read_text()
+    (run.path / "recipe.yaml").write_text(written.replace("warmup_steps: 2", "warmed_up_steps: 2"))
+    assert run.recipe.training.arguments["warmed_up_steps"] == 2
+    with pytest.raises(RecipeError, match=r"training\.warmed_up_steps: unknown key"):
+        load_recipe(run.path / "recipe.yaml")
+
+
+def test_a_trained_run_does_not_pass_for_one_of_more_data(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    run.record_data_digest("few", is_finished=False)
+    run.record_data_digest("more", is_finished=False)
+    run.record_data_digest("more", is_finished=True)
+    with pytest.raises(RecipeError, match="is trained, and the data have changed since; set another output"):
+        run.record_data_digest("still more", is_finished=True)
+
+
+def test_checkpoints_go_on_with_what_taught_them(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    run.check_resumable("these")
+    run.check_resumable("others")
+    (run.checkpoints / "checkpoint-2").mkdir()
+    run.check_resumable("others")
+    with pytest.raises(RecipeError, match="its checkpoints were taught other conversations"):
+        run.check_resumable("these")
+
+
+def test_a_moved_run_goes_on(tmp_path):
+    RunFolder.create(make_recipe(tmp_path, "some/base"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    moved = f"output={tmp_path / 'moved'}"
+    assert RunFolder.create(make_recipe(tmp_path, "some/base", moved)).path == tmp_path / "moved"
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        (None, "no such run folder"),
+        ([], r"is no run folder \(recipe.yaml is missing\)"),
+        (["recipe.yaml"], r"has no adapter \(adapter_config.json is missing\); train it to its end"),
+    ],
+)
+def test_a_folder_that_cannot_be_opened(tmp_path, left, message):
+    path = tmp_path / "run"
+    if left is not None:
+        path.mkdir()
+        for name in left:
+            (path / name).write_text("")
+    with pytest.raises(ModelError, match=message) as caught:
+        RunFolder.open(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_damaged_method_file(tmp_path, text):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    (run.path / "method.json").write_text(text)
+    with pytest.raises(ModelError, match=r"method\.json"):
+        _ = run.method
+
+
+def test_the_log_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
+    log = TrainLog(tmp_path / "train_log.jsonl")
+    assert log.read() == [] and log.validations() == {}
+    for step in (2, 4, 6):
+        log.append({"step": step, "loss": 1.0 / step})
+    log.append({"step": 6, "validation": {"ciou": 0.5}})
+    with log.file.open("a") as file:
+        file.write('{"step": 8, "lo')
+    assert [record["step"] for record in log.read()] == [2, 4, 6, 6]
+    assert log.validations() == {6: {"ciou": 0.5}}
+    log.truncate(4)
+    assert log.file.read_text() == '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n'
+
+
+def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    assert run.calibration is None
+    for right in (True, False):
+        made = fit_calibration([(Confidence(-0.1, None, 0.9), right)], [], "val")
+        run.keep_calibration(made)
+        assert run.calibration == made
+    run.keep_calibration(None)
+    run.keep_calibration(None)
+    assert run.calibration is None and not (run.path / "calibration.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"objects": null}', '{"objects": {"bias": 1}, "no_object": null}'])
+def test_a_damaged_calibration(tmp_path, text):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    (run.path / "calibration.json").write_text(text)
+    with pytest.raises(ModelError, match=r"calibration\.json: is no calibration: .*; remove it") as caught:
+        _ = run.calibration
+    assert "\n" not in str(caught.value)

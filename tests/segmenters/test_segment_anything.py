@@ -1,0 +1,198 @@
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+
+from sam4mllm.errors import ModelError
+from sam4mllm.geometry import Box, Point, SamPrompt
+from sam4mllm.segmenters.architecture import SamArchitecture
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.segmenters.segment_anything import SegmentAnything, save_checkpoint
+from tests.tiny_sam import TINY, tiny_sam
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
+
+
+def numbers(prompt: SamPrompt) -> dict[str, Any]:
+    """The prompt for SamPredictor, which adds half a pixel of its square to every coordinate; ours hold it already."""
+    half = 0.5 / (64 / 100)
+    box = None if prompt.box is None else np.array(prompt.box) - half
+    points = np.array([[point.x, point.y] for point in prompt.points]) - half if prompt.points else None
+    labels = np.array([point.label for point in prompt.points]) if prompt.points else None
+    return {"box": box, "point_coords": points, "point_labels": labels}
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        SamPrompt(Box(10, 5, 60, 50)),
+        SamPrompt(Box(10, 5, 60, 50), (Point(20.5, 20.5, 1), Point(50.5, 7.5, 0))),
+        SamPrompt(None, (Point(20.5, 20.5, 1),)),
+    ],
+)
+def test_masks_are_those_of_the_sam_predictor(prompt: SamPrompt) -> None:
+    predictor = SamPredictor(tiny_sam())
+    predictor.set_image(IMAGE)
+    logits, iou, low = predictor.predict(**numbers(prompt), multimask_output=True, return_logits=True)
+    best = int(iou.argmax())
+
+    segmenter = SegmentAnything(tiny_sam())
+    decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt)])
+
+    assert decoded.low_logits.shape == (1, 32, 32)
+    np.testing.assert_allclose(decoded.low_logits[0].numpy(), low[best], atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(decoded.iou[0].numpy(), iou[best], atol=1e-3, rtol=1e-3)
+    mask = segmenter.masks(decoded)[0].numpy()
+    assert mask.shape == (75, 100)
+    assert (mask != (logits[best] > 0)).mean() < 0.002
+
+
+def test_prompts_matter() -> None:
+    segmenter = SegmentAnything(tiny_sam())
+    prompts = [SamPrompt(Box(10, 5, 60, 50)), SamPrompt(Box(70, 40, 99, 70))]
+    decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt) for prompt in prompts])
+    assert (decoded.low_logits[0] - decoded.low_logits[1]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_what_is_no_image_is_refused(image: Any) -> None:
+    with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8"):
+        SegmentAnything(tiny_sam()).embed([image])
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(ValueError, match="no images"):
+        SegmentAnything(tiny_sam()).embed([])
+
+
+def test_upsamplings_are_kept_but_not_without_end() -> None:
+    segmenter = SegmentAnything(tiny_sam())
+    kept = segmenter.upsampling((10, 20))
+    assert segmenter.upsampling((10, 20)) is kept
+    for width in range(30, 95):
+        segmenter.upsampling((width, 20))
+    assert segmenter.upsampling((10, 20)) is not kept
+
+
+@pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
+def test_facebooks_architectures_are_read_from_their_shapes(name: str) -> None:
+    with torch.device("meta"):
+        theirs = sam_model_registry[name]()
+        found = SamArchitecture.infer(theirs.state_dict(), {})
+        ours = found.build()
+    assert found.num_heads == theirs.image_encoder.blocks[0].attn.num_heads
+    assert [block.window_size for block in ours.image_encoder.blocks] == [
+        block.window_size for block in theirs.image_encoder.blocks
+    ]
+    assert {name: tensor.shape for name, tensor in ours.state_dict().items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+
+
+def checkpoint(path: Path, content: Any) -> Path:
+    torch.save(content, path / "sam.pth")
+    return path / "sam.pth"
+
+
+def test_a_plain_state_dict_and_one_with_its_architecture_load_alike(tmp_path: Path) -> None:
+    plain = load_segmenter(checkpoint(tmp_path, tiny_sam().state_dict()), "cpu", "float32")
+    # The decoder's heads are not in the shapes; segment_anything's default is 8.
+    save_checkpoint(tmp_path / "with.pth", tiny_sam(), TINY)
+    told = load_segmenter(tmp_path / "with.pth")
+    assert told.fingerprint == SegmentAnything(tiny_sam()).fingerprint
+    assert plain.fingerprint != told.fingerprint
+
+
+def test_weights_stored_in_half_compute_in_float32(tmp_path: Path) -> None:
+    weights = {name: tensor.half() for name, tensor in tiny_sam().state_dict().items()}
+    segmenter = load_segmenter(checkpoint(tmp_path, {"model": weights, "architecture": {"decoder_heads": 2}}))
+    assert segmenter.dtype == torch.float32
+    assert segmenter.embed([IMAGE]).features[0].dtype == torch.float32
+
+
+def test_an_encoder_without_relative_positions_needs_its_heads_told(tmp_path: Path) -> None:
+    architecture = replace(TINY, use_rel_pos=False, window_size=0, global_attn_indexes=())
+    sam = tiny_sam(architecture=architecture)
+    told = {"num_heads": 2, "window_size": 0, "decoder_heads": 2}
+    loaded = load_segmenter(checkpoint(tmp_path, {"model": sam.state_dict(), "architecture": told}))
+    assert loaded.fingerprint == SegmentAnything(sam).fingerprint
+    with pytest.raises(ModelError, match="do not tell its heads"):
+        load_segmenter(checkpoint(tmp_path, sam.state_dict()))
+
+
+def test_the_fingerprint_is_of_weights_and_type() -> None:
+    ours = SegmentAnything(tiny_sam()).fingerprint
+    assert SegmentAnything(tiny_sam()).fingerprint == ours
+    assert SegmentAnything(tiny_sam(seed=1)).fingerprint != ours
+    assert SegmentAnything(tiny_sam(), dtype=torch.bfloat16).fingerprint != ours
+    changed = tiny_sam()
+    with torch.no_grad():
+        changed.mask_decoder.iou_token.weight[0, 0] += 1e-6
+    assert SegmentAnything(changed).fingerprint != ours
+
+
+def test_bfloat16_masks_are_near() -> None:
+    prompt = SamPrompt(Box(10, 5, 60, 50), (Point(20.5, 20.5, 1),))
+    decoded = []
+    for dtype in (torch.float32, torch.bfloat16):
+        segmenter = SegmentAnything(tiny_sam(), dtype=dtype)
+        decoded.append(segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt)]))
+    assert decoded[1].low_logits.dtype == torch.float32
+    torch.testing.assert_close(decoded[1].iou, decoded[0].iou, atol=0.3, rtol=0.2)
+
+
+class Bomb:
+    """Runs when it is unpickled."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.place,)
+
+
+def test_what_is_no_sam_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
+    weights = tiny_sam().state_dict()
+    short = {name: tensor for name, tensor in weights.items() if "norm4" not in name}
+    cases: list[tuple[Any, str]] = [
+        ({"a": 1}, "no state dict"),
+        ([1, 2], "no state dict"),
+        ({"fc.weight": torch.zeros(2)}, "holds no weights 'image_encoder.patch_embed.proj.weight'"),
+        (short, r"no weights \['mask_decoder.transformer.layers.0.norm4.bias'"),
+        (weights | {"head": torch.zeros(1)}, r"unknown weights \['head'\]"),
+        (
+            weights | {"mask_decoder.iou_token.weight": torch.zeros(1, 3)},
+            r"misshapen weights \['mask_decoder.iou_token",
+        ),
+        ({"model": weights, "architecture": {"headz": 3}}, r"unknown names \['headz'\]"),
+    ]
+    for content, message in cases:
+        with pytest.raises(ModelError, match=message) as caught:
+            load_segmenter(checkpoint(tmp_path, content))
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+
+
+def test_what_is_no_file_of_weights_is_told_and_not_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no segmenter checkpoint at"):
+        load_segmenter(tmp_path / "none.pth")
+    text = tmp_path / "text.pth"
+    text.write_text("no weights")
+    with pytest.raises(ModelError, match="no checkpoint of plain weights"):
+        load_segmenter(text)
+    bomb = tmp_path / "bomb.pth"
+    bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "ran"), protocol=2))
+    with pytest.raises(ModelError, match="no checkpoint of plain weights"):
+        load_segmenter(bomb)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_number_type_is_told(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "sam.pth", tiny_sam(), TINY)
+    with pytest.raises(ModelError, match="unknown number type 'int8'"):
+        load_segmenter(tmp_path / "sam.pth", "cpu", "int8")

@@ -1,0 +1,67 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sam4mllm.segmenters.architecture import SamArchitecture
+from sam4mllm.segmenters.shared_decoder import SharedDecoder
+from tests.tiny_sam import TINY, tiny_sam
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        TINY,
+        replace(TINY, decoder_depth=3, decoder_heads=4, attention_downsample_rate=1),
+        replace(TINY, decoder_depth=1, num_multimask_outputs=2),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 3])
+@torch.inference_mode()
+def test_masks_and_iou_are_those_of_segment_anything(architecture: SamArchitecture, images: int) -> None:
+    sam = tiny_sam(architecture=architecture)
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(images, 16, 8, 8, generator=generator)
+    index = torch.arange(7) % images
+    points = torch.rand(7, 3, 2, generator=generator) * 64
+    labels = torch.tensor([[1, 1, 0]]).expand(7, 3)
+    sparse, dense = sam.prompt_encoder(points=(points, labels), boxes=None, masks=None)
+
+    decoder = SharedDecoder(sam)
+    logits, iou = decoder.decode(decoder.read_images(features), index, sparse)
+
+    for prompt in range(7):
+        masks, guesses = sam.mask_decoder(
+            image_embeddings=features[index[prompt]][None],
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse[prompt][None],
+            dense_prompt_embeddings=dense[prompt][None],
+            multimask_output=True,
+        )
+        best = guesses[0].argmax()
+        torch.testing.assert_close(iou[prompt], guesses[0, best], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits[prompt], masks[0, best], atol=1e-4, rtol=1e-4)
+
+
+def test_half_types_stay_near() -> None:
+    exact, half = tiny_sam(), tiny_sam()
+    half.mask_decoder.to(torch.bfloat16)
+    features = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    index = torch.zeros(2, dtype=torch.int64)
+    with torch.inference_mode():
+        sparse, _ = exact.prompt_encoder(
+            points=None, boxes=torch.tensor([[1.0, 2, 30, 40], [9, 9, 50, 20]]), masks=None
+        )
+        expected, got = (
+            decoder.decode(decoder.read_images(features), index, sparse)
+            for decoder in (SharedDecoder(exact), SharedDecoder(half))
+        )
+    assert got[0].dtype == torch.float32
+    torch.testing.assert_close(got[1], expected[1], atol=0.2, rtol=0.1)
+
+
+def test_an_upscaling_of_another_kind_is_refused() -> None:
+    sam = tiny_sam()
+    sam.mask_decoder.output_upscaling[0] = torch.nn.ConvTranspose2d(16, 4, kernel_size=3, stride=2)
+    with pytest.raises(ValueError, match="kernel 2 and stride 2"):
+        SharedDecoder(sam)

@@ -1,0 +1,100 @@
+"""What a phrase means in a scene, read from its words and the masks alone: a second opinion on the generator's."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from sam4mllm.synthetic.phrases import KNOWN_FOR
+from sam4mllm.synthetic.scenes import COLOURS, PATTERNS, Scene
+from sam4mllm.synthetic.silhouettes import SILHOUETTES
+
+RELATION = re.compile(r"(.+?) (?:to the )?(left of|right of|above|over|below|under) the (.+)")
+# Words of an order -> axis, and whether the greatest along it is meant.
+ENDS = {
+    "left": (0, False), "leftmost": (0, False), "right": (0, True), "rightmost": (0, True),
+    "top": (1, False), "topmost": (1, False), "bottom": (1, True), "lowest": (1, True),
+}  # fmt: skip
+SIDES = {
+    "left of": (0, False), "right of": (0, True), "above": (1, False), "over": (1, False), "below": (1, True),
+    "under": (1, True),
+}  # fmt: skip
+SIZES = {"largest": True, "biggest": True, "smallest": False, "tiniest": False}
+CLUES = {clue: name for name, clues in KNOWN_FOR.items() for clue in clues}
+
+
+def fits(scene: Scene, words: str) -> set[int]:
+    """The shapes that a noun phrase such as "striped red ring", or its plural, fits."""
+    *before, head = words.split(" ")
+    kept = set(range(len(scene.shapes)))
+    name = {"crosses": "cross", "shapes": "shape"}.get(head, head if head in SILHOUETTES else head.removesuffix("s"))
+    if name != "shape":
+        assert name in SILHOUETTES, words
+        kept &= {i for i, shape in enumerate(scene.shapes) if shape.name == name}
+    for word in before:
+        assert word in COLOURS or word in PATTERNS, words
+        kept &= {i for i, shape in enumerate(scene.shapes) if word in (shape.colour, shape.pattern)}
+    return kept
+
+
+def meant(scene: Scene, text: str, kind: str) -> set[int]:
+    """The shapes of which a phrase of `kind` is true; one that is hardly true is an AssertionError."""
+    if kind in ("attribute", "plural"):
+        return fits(scene, re.sub(r"^(all the |all |the )", "", text))
+    if kind == "nothing":
+        noun = text.removeprefix("the ")
+        relation = RELATION.fullmatch(noun)
+        return fits(scene, relation[1] if relation else noun)
+    if kind == "pair":
+        first, second = re.fullmatch(r"the (.+) and the (.+)", text).groups()  # type: ignore[union-attr]
+        return _only(fits(scene, first)) | _only(fits(scene, second))
+    if kind == "reasoning":
+        clue, _, colour = text.partition(", in ") if text not in CLUES else (text, "", "")
+        return {i for i in fits(scene, CLUES[clue]) if colour in ("", scene.shapes[i].colour)}
+    if kind == "superlative":
+        word, noun = re.fullmatch(r"the (\w+) (.+)", text).groups()  # type: ignore[union-attr]
+        areas = {i: _area(scene, i) for i in fits(scene, noun)}
+        ordered = sorted(areas, key=lambda i: areas[i], reverse=SIZES[word])
+        ratio = areas[ordered[0]] / areas[ordered[1]]
+        assert max(ratio, 1 / ratio) >= 1.35, text
+        return {ordered[0]}
+    if kind == "position":
+        found = re.fullmatch(r"the (\w+most|lowest) (?P<noun>.+)", text)
+        found = found or re.fullmatch(r"the (?P<noun>.+) (?:on|at) the (\w+)", text)
+        assert found is not None, text
+        end = next(word for word in found.groups() if word != found["noun"])
+        axis, last = ENDS[end]
+        places = {i: _centre(scene, i)[axis] for i in fits(scene, found["noun"])}
+        ordered = sorted(places, key=lambda i: places[i], reverse=last)
+        assert abs(places[ordered[0]] - places[ordered[1]]) >= 0.1 * scene.size_wh[axis], text
+        return {ordered[0]}
+    assert kind == "relation", kind
+    noun, side, landmark = RELATION.fullmatch(text.removeprefix("the ")).groups()  # type: ignore[union-attr]
+    (anchor,) = _only(fits(scene, landmark))
+    axis, beyond = SIDES[side]
+    ahead = {i: _centre(scene, i)[axis] - _centre(scene, anchor)[axis] for i in fits(scene, noun) - {anchor}}
+    true = {i for i, distance in ahead.items() if (distance > 0 if beyond else distance < 0)}
+    assert all(abs(ahead[i]) >= 0.1 * scene.size_wh[axis] for i in true), text
+    return true
+
+
+def _only(shapes: set[int]) -> set[int]:
+    assert len(shapes) == 1, "the words must fit one shape"
+    return shapes
+
+
+def _sides(scene: Scene, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The extent of a mask's pixels along x and y, each (first, one past the last)."""
+    rows, columns = np.nonzero(scene.shapes[index].mask)
+    return (int(columns.min()), int(columns.max()) + 1), (int(rows.min()), int(rows.max()) + 1)
+
+
+def _centre(scene: Scene, index: int) -> tuple[float, float]:
+    (x1, x2), (y1, y2) = _sides(scene, index)
+    return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def _area(scene: Scene, index: int) -> int:
+    (x1, x2), (y1, y2) = _sides(scene, index)
+    return (x2 - x1) * (y2 - y1)
