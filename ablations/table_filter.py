@@ -40,7 +40,7 @@ from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
-from sam4mllm.targets.prepare import images_of, prepare_targets
+from sam4mllm.targets.prepare import compute_targets, images_of
 from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, score_groups
 from sam4mllm.targets.settings import TargetSettings
@@ -90,7 +90,7 @@ def measure(
     Raises:
         RecipeError: no object has a target in every way.
     """
-    chosen = {way: prepare_targets(samples, segmenter, how, store).read() for way, how in settings.items()}
+    chosen = {way: compute_targets(samples, segmenter, how, store).read() for way, how in settings.items()}
     shared = set.intersection(*(set(targets) for targets in chosen.values()))
     if not shared:
         raise RecipeError("no object has a target in every way to teach; lower targets.min_iou")

@@ -47,7 +47,7 @@ from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
 from sam4mllm.targets.filter import points_beat_box
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.train.trainer import train
 from sam4mllm.utils.device import resolve_device
@@ -213,7 +213,7 @@ def _share_that_wins(recipe: Recipe, device: str) -> float:
     """Of the objects that the recipe teaches, the share whose points beat the box."""
     samples = read_mixture(recipe.data, recipe.seed).samples
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    targets = prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
+    targets = compute_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
     return sum(map(points_beat_box, targets.values())) / max(len(targets), 1)
 
 

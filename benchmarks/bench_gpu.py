@@ -42,7 +42,7 @@ from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.train.dry_run import dry_run
 from sam4mllm.train.trainer import train
@@ -158,7 +158,7 @@ def prepared(recipe: Recipe, device: str) -> Stage:
     samples = read_mixture(recipe.data, recipe.seed).samples
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     with watched(device) as stage:
-        store = prepare_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
+        store = compute_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
     stage.done = len(store.read())
     stage.more = {"unit": "objects", "groups": recipe.targets.groups}
     return stage

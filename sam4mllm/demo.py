@@ -27,7 +27,7 @@ from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import write_dataset
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.train.dataset import spread
 from sam4mllm.train.trainer import train
@@ -86,8 +86,8 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
     segmenter = load_segmenter(recipe.segmenter.checkpoint)
     settings = TargetSettings.from_recipe(recipe)
     with stages.stage("targets", "SAM chooses the points to teach"):
-        prepare_targets(read_mixture(recipe.data, recipe.seed).samples, segmenter, settings, recipe.targets.store)
-        targets = prepare_targets(everything, segmenter, settings, recipe.targets.store).read()
+        compute_targets(read_mixture(recipe.data, recipe.seed).samples, segmenter, settings, recipe.targets.store)
+        targets = compute_targets(everything, segmenter, settings, recipe.targets.store).read()
     predictions = output / "predictions"
     scores: dict[str, dict[str, Scores]] = {}
     with stages.stage("base", "asks the base model, which knows boxes and no points"):

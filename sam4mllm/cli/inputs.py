@@ -47,14 +47,14 @@ def pipeline_of(options: Namespace) -> Pipeline:
 def targets_of(recipe: Recipe, samples: Sequence[Sample], options: Namespace) -> TargetStore:
     """The targets of `samples`, computed where the store lacks them."""
     from sam4mllm.segmenters.loading import load_segmenter
-    from sam4mllm.targets.prepare import prepare_targets
+    from sam4mllm.targets.prepare import compute_targets
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.utils.device import resolve_device
 
     settings = TargetSettings.from_recipe(recipe)
     device = resolve_device(options.processes.device(options.device))
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    return prepare_targets(samples, segmenter, settings, recipe.targets.store, options.processes)
+    return compute_targets(samples, segmenter, settings, recipe.targets.store, options.processes)
 
 
 def samples_of(options: Namespace) -> list[Sample]:

@@ -48,7 +48,7 @@ class ImageObjects:
     ignores: dict[str, Rle]
 
 
-def prepare_targets(
+def compute_targets(
     samples: Iterable[Sample],
     segmenter: Segmenter,
     settings: TargetSettings,

@@ -50,7 +50,7 @@ def train(
     from sam4mllm.mllm.lora import attach_lora
     from sam4mllm.segmenters.loading import load_segmenter
     from sam4mllm.targets.filter import select_targets
-    from sam4mllm.targets.prepare import prepare_targets
+    from sam4mllm.targets.prepare import compute_targets
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_training_set, spread
     from sam4mllm.utils.device import resolve_device
@@ -74,7 +74,7 @@ def train(
     targets: Mapping[str, PromptTarget] = {}
     if reads_targets(recipe):
         settings = TargetSettings.from_recipe(recipe)
-        store = prepare_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
+        store = compute_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
         targets = select_targets(store.read(), only_winning=recipe.targets.only_winning)
     lessons = make_training_set(mixture, targets, run.method)
     logger.info(

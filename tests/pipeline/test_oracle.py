@@ -16,7 +16,7 @@ from sam4mllm.geometry import Box
 from sam4mllm.methods.registry import Method, method_from_settings
 from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.segmenters.fake import BoxSegmenter
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.store import ObjectTarget
 from tests.targets.examples import SETTINGS, make_samples
 
@@ -29,7 +29,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def targets(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> dict[str, ObjectTarget]:
-    return prepare_targets(samples, BoxSegmenter(), SETTINGS, tmp_path_factory.mktemp("targets")).read()
+    return compute_targets(samples, BoxSegmenter(), SETTINGS, tmp_path_factory.mktemp("targets")).read()
 
 
 def _method(positives: int = 2, negatives: int = 1, grid: int = 1000) -> Method:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.targets.filter import points_beat_box, select_targets, winning
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.store import ObjectTarget
 from tests.targets.examples import SETTINGS, make_samples
 
@@ -66,8 +66,8 @@ def test_without_the_setting_all_is_taught_as_it_is_stored() -> None:
 
 def test_points_that_change_nothing_are_not_taught(tmp_path) -> None:  # type: ignore[no-untyped-def]
     samples = make_samples(tmp_path / "images", images=1)
-    blind = prepare_targets(samples, BoxSegmenter(), SETTINGS, tmp_path / "store").read()
+    blind = compute_targets(samples, BoxSegmenter(), SETTINGS, tmp_path / "store").read()
     assert not any(map(points_beat_box, blind.values()))
     # Points off a disc cut a corner of its box away, which is off the disc, too.
-    seeing = prepare_targets(samples, BoxSegmenter(points_cut=True), SETTINGS, tmp_path / "store").read()
+    seeing = compute_targets(samples, BoxSegmenter(points_cut=True), SETTINGS, tmp_path / "store").read()
     assert all(map(points_beat_box, seeing.values()))

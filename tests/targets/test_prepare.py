@@ -13,7 +13,7 @@ from sam4mllm.segmenters.base import Decoded
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.targets import prepare
-from sam4mllm.targets.prepare import images_of, plan_shards, prepare_targets, store_key
+from sam4mllm.targets.prepare import compute_targets, images_of, plan_shards, store_key
 from sam4mllm.targets.store import TargetStore
 from sam4mllm.utils.distributed import DistributedContext
 from tests.targets.examples import SETTINGS, make_samples, mask_object
@@ -48,7 +48,7 @@ def test_an_object_without_a_mask_is_passed_over(samples: list[Sample], tmp_path
     boxed = MaskObject("boxed", None, samples[0].objects[0].box)
     also = [*samples, replace(samples[0], id="boxed", objects=(boxed,))]
     assert images_of(also) == images_of(samples)
-    store = prepare_targets(also, Counting(), SETTINGS, tmp_path / "store")
+    store = compute_targets(also, Counting(), SETTINGS, tmp_path / "store")
     assert "boxed" not in store.read() and "boxed" not in store.skipped()
 
 
@@ -59,7 +59,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: list[Sample], tmp_path: Path) -> None:
     segmenter = Counting()
-    targets = prepare_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
+    targets = compute_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
     assert list(targets) == [f"ann/{image}/{place}" for image in range(4) for place in range(2)]
     assert segmenter.images == 4
     assert segmenter.prompts == 8 * (8 + 1)
@@ -83,23 +83,23 @@ def test_pixels_that_count_for_nobody_are_neither_pointed_at_nor_judged(samples:
     first = replace(samples[0], id="0/first")
     (item,) = first.objects
     settings = replace(SETTINGS, keep=SETTINGS.groups)
-    plain = prepare_targets([first], Counting(), settings, tmp_path).read()[item.id]
+    plain = compute_targets([first], Counting(), settings, tmp_path).read()[item.id]
     # All around the object but its left edge; BoxSegmenter's mask is its box, whose corners are no fault then.
     ignored = ~item.mask()
     ignored[:, : int(item.box.x1) + 1] = False
-    store = prepare_targets([replace(first, ignore=encode(ignored)), *samples], Counting(), settings, tmp_path)
+    store = compute_targets([replace(first, ignore=encode(ignored)), *samples], Counting(), settings, tmp_path)
     target = store.read()[item.id]
     assert all(not ignored[int(p.y), int(p.x)] for prompt in target.prompts for p in prompt.points)
     assert target.box_iou > 0.95 > plain.box_iou
     # The object itself is not marked, so where both meet the mark counts.
     hidden = replace(first, ignore=encode(item.mask()))
-    assert prepare_targets([hidden], Counting(), settings, tmp_path).skipped() == {item.id: "the mask is empty"}
+    assert compute_targets([hidden], Counting(), settings, tmp_path).skipped() == {item.id: "the mask is empty"}
 
 
 def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> None:
-    first = prepare_targets(samples, Counting(), SETTINGS, tmp_path / "store")
+    first = compute_targets(samples, Counting(), SETTINGS, tmp_path / "store")
     idle = Counting(stop_after=0)
-    second = prepare_targets(samples, idle, replace(SETTINGS, batch_size=3), tmp_path / "store")
+    second = compute_targets(samples, idle, replace(SETTINGS, batch_size=3), tmp_path / "store")
     assert idle.prompts == 0
     assert second.path == first.path
     assert second.read() == first.read()
@@ -114,7 +114,7 @@ def test_the_main_process_alone_makes_the_store(samples: list[Sample], tmp_path:
             there.append(any((tmp_path / "store").glob("*/key.json")))
             return decided
 
-    prepare_targets(samples, Counting(), SETTINGS, tmp_path / "store", Watched())
+    compute_targets(samples, Counting(), SETTINGS, tmp_path / "store", Watched())
     assert there[0], "the others were told of the store before it was there"
 
 
@@ -122,15 +122,15 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
-    whole = prepare_targets(samples, Counting(), SETTINGS, tmp_path / "whole")
+    whole = compute_targets(samples, Counting(), SETTINGS, tmp_path / "whole")
     assert whole.shards() == [0, 1]
     with pytest.raises(KeyboardInterrupt):
-        prepare_targets(samples, Counting(stop_after=3), SETTINGS, tmp_path / "stopped")
+        compute_targets(samples, Counting(stop_after=3), SETTINGS, tmp_path / "stopped")
     stopped = TargetStore.open(tmp_path / "stopped", whole.key)
     assert stopped.shards() == [0]
     assert stopped.missing(whole.read()) == [f"ann/{image}/{place}" for image in (2, 3) for place in (0, 1)]
     rest = Counting()
-    assert content(prepare_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(whole)
+    assert content(compute_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(whole)
     assert rest.images == 2
 
 
@@ -138,9 +138,9 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
 def test_targets_do_not_depend_on_the_batch_or_the_company(samples: list[Sample], tmp_path: Path, judge: Any) -> None:
     segmenter = SegmentAnything(tiny_sam())
     settings = replace(SETTINGS, judge=judge)
-    whole = prepare_targets(samples, segmenter, settings, tmp_path / "whole").read()
-    small = prepare_targets(samples, segmenter, replace(settings, batch_size=5), tmp_path / "small").read()
-    backwards = prepare_targets(samples[::-1], segmenter, settings, tmp_path / "backwards").read()
+    whole = compute_targets(samples, segmenter, settings, tmp_path / "whole").read()
+    small = compute_targets(samples, segmenter, replace(settings, batch_size=5), tmp_path / "small").read()
+    backwards = compute_targets(samples[::-1], segmenter, settings, tmp_path / "backwards").read()
     for other in (small, backwards):
         assert set(other) == set(whole)
         for object_id, target in whole.items():
@@ -174,21 +174,21 @@ def test_objects_that_cannot_be_taught_are_kept_with_their_reason(samples: list[
     full = mask_object("full", np.ones(size_wh[::-1], dtype=bool))
     first = replace(samples[0], objects=(empty, samples[0].objects[0], full))
     segmenter = Counting()
-    store = prepare_targets([first], segmenter, SETTINGS, tmp_path / "store")
+    store = compute_targets([first], segmenter, SETTINGS, tmp_path / "store")
     assert list(store.read()) == ["ann/0/0"]
     assert store.skipped() == {
         "empty": "the mask is empty",
         "full": "the mask leaves 0 pixels of the image; no place for 1 negative points",
     }
     again = Counting(stop_after=0)
-    assert prepare_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
+    assert compute_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
 
 
 def test_the_floor_takes_out_objects_and_groups(samples: list[Sample], tmp_path: Path) -> None:
     segmenter = Counting()
-    free = prepare_targets(samples, segmenter, replace(SETTINGS, keep=8), tmp_path).read()
+    free = compute_targets(samples, segmenter, replace(SETTINGS, keep=8), tmp_path).read()
     floor = float(np.median([iou for target in free.values() for iou in target.ious]))
-    store = prepare_targets(samples, segmenter, replace(SETTINGS, keep=8, min_iou=floor), tmp_path)
+    store = compute_targets(samples, segmenter, replace(SETTINGS, keep=8, min_iou=floor), tmp_path)
     for object_id, target in free.items():
         over = tuple(iou for iou in target.ious if iou >= floor)
         assert target.ious == tuple(sorted(target.ious, reverse=True))
@@ -196,14 +196,14 @@ def test_the_floor_takes_out_objects_and_groups(samples: list[Sample], tmp_path:
             assert store.read()[object_id].ious == over
         else:
             assert f"is below min_iou {floor}" in store.skipped()[object_id]
-    strict = prepare_targets(samples, segmenter, replace(SETTINGS, min_iou=1.0), tmp_path)
+    strict = compute_targets(samples, segmenter, replace(SETTINGS, min_iou=1.0), tmp_path)
     assert strict.read() == {}
     assert len(strict.skipped()) == 8
 
 
 def test_random_choice_takes_the_first_groups_drawn(samples: list[Sample], tmp_path: Path) -> None:
-    top = prepare_targets(samples, Counting(), replace(SETTINGS, keep=8), tmp_path).read()
-    random = prepare_targets(samples, Counting(), replace(SETTINGS, keep=2, choose="random"), tmp_path).read()
+    top = compute_targets(samples, Counting(), replace(SETTINGS, keep=8), tmp_path).read()
+    random = compute_targets(samples, Counting(), replace(SETTINGS, keep=2, choose="random"), tmp_path).read()
     for object_id, target in random.items():
         assert target.prompts != top[object_id].prompts[:2] or target.ious == top[object_id].ious[:2]
         assert set(target.prompts) <= set(top[object_id].prompts)
@@ -213,19 +213,19 @@ def test_random_choice_takes_the_first_groups_drawn(samples: list[Sample], tmp_p
 def test_a_name_for_two_objects_is_refused(samples: list[Sample], tmp_path: Path) -> None:
     other = replace(samples[4], objects=(replace(samples[4].objects[0], id="ann/0/0"),))
     with pytest.raises(DataError, match=r"two different objects are named ann/0/0: .* rename one of the two files"):
-        prepare_targets([samples[0], other], BoxSegmenter(), SETTINGS, tmp_path)
+        compute_targets([samples[0], other], BoxSegmenter(), SETTINGS, tmp_path)
 
 
 def test_a_image_that_is_missing_or_of_another_size_is_told(samples: list[Sample], tmp_path: Path) -> None:
     missing = replace(samples[0], image=tmp_path / "none.jpg")
     with pytest.raises(DataError, match=r"none.jpg cannot be read: No such file"):
-        prepare_targets([missing], BoxSegmenter(), SETTINGS, tmp_path / "store")
+        compute_targets([missing], BoxSegmenter(), SETTINGS, tmp_path / "store")
     text = tmp_path / "text.jpg"
     text.write_text("no image")
     with pytest.raises(DataError, match=r"text.jpg"):
-        prepare_targets([replace(samples[0], image=text)], BoxSegmenter(), SETTINGS, tmp_path / "store")
+        compute_targets([replace(samples[0], image=text)], BoxSegmenter(), SETTINGS, tmp_path / "store")
     with pytest.raises(DataError, match=r"1.png is \(61, 40\) \(W, H\), but its annotation says \(60, 40\)"):
-        prepare_targets([replace(samples[0], image=samples[4].image)], BoxSegmenter(), SETTINGS, tmp_path / "store")
+        compute_targets([replace(samples[0], image=samples[4].image)], BoxSegmenter(), SETTINGS, tmp_path / "store")
 
 
 def test_shards_hold_whole_images(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,5 +237,5 @@ def test_shards_hold_whole_images(samples: list[Sample], monkeypatch: pytest.Mon
 
 
 def test_phrases_that_mean_nothing_make_an_empty_store(samples: list[Sample], tmp_path: Path) -> None:
-    store = prepare_targets([replace(samples[0], objects=())], BoxSegmenter(), SETTINGS, tmp_path)
+    store = compute_targets([replace(samples[0], objects=())], BoxSegmenter(), SETTINGS, tmp_path)
     assert store.read() == {}

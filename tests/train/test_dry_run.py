@@ -21,7 +21,7 @@ from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.targets.placeholders import placeholder_targets
-from sam4mllm.targets.prepare import prepare_targets
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.testing.tiny_mllms import BUILDERS
 from sam4mllm.train.collator import Collator
@@ -148,7 +148,7 @@ def test_targets_of_a_store_are_taken_and_only_the_rest_are_stand_ins(here: Path
     samples = read_mixture(recipe.data, recipe.seed).samples
     settings = TargetSettings.from_recipe(recipe)
     half = [sample for sample in samples if sample.image == samples[0].image]
-    stored = prepare_targets(half, BoxSegmenter(), settings, recipe.targets.store).read()
+    stored = compute_targets(half, BoxSegmenter(), settings, recipe.targets.store).read()
     at_hand = placeholder_targets(samples, settings, recipe.targets.store)
     assert at_hand.stored == len(stored) > 0 and at_hand.made > 0
     assert all(at_hand.targets[name].prompts == target.prompts for name, target in stored.items())
