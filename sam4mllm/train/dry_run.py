@@ -24,6 +24,8 @@ from sam4mllm.mllm.loading import Mllm, is_hub_id
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.train.dataset import TrainingSet, make_training_set, spread
+from sam4mllm.train.estimate import DEFAULT_TFLOPS
+from sam4mllm.train.prepare import resolve_recipe
 from sam4mllm.train.preview import ConversationPreview, characters, preview_conversation
 
 OF_EACH_SET = 4
@@ -63,7 +65,7 @@ class DryRun:
         return asdict(self)
 
 
-def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
+def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> DryRun:
     """Go through a training without its weights; `tflops` is what the device sustains, in TFLOP/s.
 
     Raises:
@@ -78,6 +80,7 @@ def dry_run(recipe: Recipe, *, tflops: float) -> DryRun:
     from sam4mllm.train.estimate import conversations_per_step, memory, model_size, operations, steps
     from sam4mllm.train.trainer import held_out
 
+    recipe = resolve_recipe(recipe)
     notes: list[str] = []
     arguments = training_arguments(_of_one_process(recipe, notes), "cpu")
     segmenter = find_checkpoint(recipe.segmenter.checkpoint)

@@ -1,8 +1,7 @@
-"""The inspect page: what will be taught, to be looked at before hours are spent on it.
+"""The inspect stage: an HTML page of training targets, to be looked at before a long training.
 
-One card a sample: the image with the true masks, the boxes and the chosen points; the phrase; the figures of its
-targets; and the exact text of question and answer. This module chooses nothing and scores nothing: it shows what
-`targets/` chose and what the method writes.
+One card for each sample: the image with the true masks, the boxes and the chosen points; the phrase; the IoUs of its
+targets; and the exact text of question and answer.
 """
 
 from __future__ import annotations
@@ -12,10 +11,16 @@ from html import escape
 from pathlib import Path
 
 from sam4mllm.data.images import load_image
+from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.sample import Sample
+from sam4mllm.methods.of_recipe import method_of, reads_targets
 from sam4mllm.methods.registry import Method
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.store import ObjectTarget
-from sam4mllm.utils.progress import Advance, ignore
+from sam4mllm.train.dataset import spread
+from sam4mllm.train.prepare import recipe_name, resolve_recipe, targets_of
+from sam4mllm.utils.progress import Advance, bar, ignore
 from sam4mllm.viz.drawing import contact_sheet, overlay
 from sam4mllm.viz.html import html_page
 
@@ -24,9 +29,43 @@ SHEET = "sheet.png"
 _LONG_SIDE = 384
 
 _LEGEND = (
-    "Green dots: points on the object. Red crosses: points off it. IoU: of SAM's mask with the true one. "
-    "Spread: over all groups drawn for the object."
+    "Green dots: points on the object. Red crosses: points off it. IoU: of SAM's mask with the true mask. "
+    "Spread: standard deviation over all groups drawn for the object."
 )
+
+
+def inspect_targets(
+    recipe: Recipe | str | Path, output: Path | None = None, *, limit: int = 60, device: str = "auto"
+) -> Path:
+    """Write an HTML page of a recipe's training targets and return the page's file.
+
+    At most `limit` samples are shown, spread evenly over the training data, and only their targets are computed where
+    the store lacks them. An object's targets depend on the object alone, so they equal those of `prepare_targets`.
+
+    Args:
+        recipe: a recipe, or the path or name that `load_recipe` takes.
+        output: the page's folder; None for `inspect` in the run folder.
+        limit: samples shown at most.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        RecipeError, DataError, ModelError: a recipe, data or a model cannot be read.
+    """
+    name = recipe_name(recipe)
+    recipe = resolve_recipe(recipe)
+    method = method_of(recipe)
+    samples = spread(read_mixture(recipe.data, recipe.seed).samples, limit)
+    store = targets_of(recipe, samples if reads_targets(recipe) else [], device)
+    with bar("draw", len(samples), unit="phrases") as advance:
+        return write_page(
+            samples,
+            select_targets(store.read(), only_winning=recipe.targets.only_winning),
+            method,
+            output or recipe.output / "inspect",
+            title=f"Training targets of {name}",
+            reasons=store.skipped(),
+            advance=advance,
+        )
 
 
 def write_page(
@@ -39,16 +78,16 @@ def write_page(
     reasons: Mapping[str, str] | None = None,
     advance: Advance = ignore,
 ) -> Path:
-    """The page of `samples`, with its images beside it in `output`; one image more shows them all.
+    """Write the page of `samples`, their images and a contact sheet of all images to `output`.
 
     Args:
-        samples: what is shown, in this order.
-        targets: by object id; where the method needs them, an object without one is shown as not taught.
-        method: writes the text.
-        output: a folder, made if need be.
-        title: of the page.
+        samples: the samples, shown in this order.
+        targets: targets by object id; where the method needs them, an object without one is shown as left out.
+        method: the method whose questions and answers are shown.
+        output: the folder, which is made if it does not exist.
+        title: the page's title.
         reasons: why an object has no target, by object id, where that is known.
-        advance: told of each sample drawn.
+        advance: called with 1 for each sample drawn.
 
     Returns:
         The page's file.
@@ -65,11 +104,11 @@ def write_page(
             method.preview_prompts(sample, targets),
             long_side=_LONG_SIDE,
         )
-        place = Path("images") / f"{index:04d}.png"
-        image.save(output / place)
+        file = Path("images") / f"{index:04d}.png"
+        image.save(output / file)
         drawn.append(image.copy())
         drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
-        cards.append(_card(sample, targets, reasons or {}, method, place.as_posix()))
+        cards.append(_card(sample, targets, reasons or {}, method, file.as_posix()))
         advance(1)
     if drawn:
         contact_sheet(drawn, columns=8).save(output / SHEET)
@@ -77,9 +116,9 @@ def write_page(
     summary = f"{len(samples)} phrases, {len(objects)} objects"
     if targets or method.needs_targets:
         without = len(objects - targets.keys())
-        summary += f", {without} of them without a target (not taught)"
-        alone = sum(not targets[name].prompts[0].points for name in objects & targets.keys())
-        summary += f", {alone} taught by the box alone" if alone else ""
+        summary += f", {without} of them without a target (left out)"
+        box_only = sum(not targets[name].prompts[0].points for name in objects & targets.keys())
+        summary += f", {box_only} with the box alone as the target" if box_only else ""
     summary += "."
     page = output / PAGE
     page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
@@ -89,6 +128,7 @@ def write_page(
 def _card(
     sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mapping[str, str], method: Method, image: str
 ) -> str:
+    """Return one sample as an <article>."""
     parts = [
         "<article>",
         f'<img src="{escape(image)}" alt="">',
@@ -99,26 +139,29 @@ def _card(
         parts.append(_figures(sample, targets, reasons))
     conversations = method.training_conversations([sample], targets)
     if not conversations:
-        parts.append('<div class="why">Not taught: an object that it means has no target.</div>')
-    parts += [f"<pre>{escape(turn.text)}</pre>" for talk in conversations for turn in talk.turns]
+        parts.append('<div class="why">Left out: an object that the phrase refers to has no target.</div>')
+    parts += [f"<pre>{escape(turn.text)}</pre>" for conversation in conversations for turn in conversation.turns]
     return "\n".join([*parts, "</article>"])
 
 
 def _figures(sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mapping[str, str]) -> str:
+    """Return the IoUs of the sample's targets as a <table>, one row for each object."""
     rows = ["<tr><th>IoU: chosen</th><th>box alone</th><th>mean</th><th>spread</th></tr>"]
     for item in sample.objects:
         target = targets.get(item.id)
         if item.rle is None:
-            rows.append(
-                f'<tr><td colspan="4">{escape(item.id)} has a box and no mask: its box alone is taught</td></tr>'
-            )
+            rows.append(_remark(f"{item.id} has a box and no mask: its target is the box alone"))
             continue
         if target is None:
-            why = reasons.get(item.id, "none was computed")
-            rows.append(f'<tr><td colspan="4">{escape(item.id)} has no target: {escape(why)}</td></tr>')
+            rows.append(_remark(f"{item.id} has no target: {reasons.get(item.id, 'none was computed')}"))
             continue
         figures = (target.ious[0], target.box_iou, target.mean_iou, target.std_iou)
         rows.append("<tr>" + "".join(f"<td>{figure:.3f}</td>" for figure in figures) + "</tr>")
         if not target.prompts[0].points:
-            rows.append(f'<tr><td colspan="4">{escape(item.id)} is taught by its box alone</td></tr>')
+            rows.append(_remark(f"{item.id}: its target is the box alone"))
     return "<table>" + "".join(rows) + "</table>"
+
+
+def _remark(text: str) -> str:
+    """Return a row of the table with one cell."""
+    return f'<tr><td colspan="4">{escape(text)}</td></tr>'

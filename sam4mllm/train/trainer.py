@@ -29,15 +29,21 @@ logger = logging.getLogger(__name__)
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     *,
     device: str = "auto",
     callbacks: Sequence[Any] = (),
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> RunFolder:
-    """Train what `recipe` says, from where an earlier start stopped; a run that has ended is left as it is.
+    """Train a recipe to the end and return its run folder.
 
-    `callbacks` are further transformers `TrainerCallback`s.
+    An interrupted training is resumed from its last complete checkpoint; a finished run is returned unchanged.
+
+    Args:
+        recipe: a recipe, or the path or name that `load_recipe` takes.
+        device: "auto", "cpu", "cuda" or "cuda:N"; with several processes "cuda" is the GPU of the local rank.
+        callbacks: further transformers `TrainerCallback`s.
+        processes: the processes that train together.
 
     Raises:
         RecipeError: settings that contradict each other, or a run folder of another recipe.
@@ -53,8 +59,10 @@ def train(
     from sam4mllm.targets.prepare import compute_targets
     from sam4mllm.targets.settings import TargetSettings
     from sam4mllm.train.dataset import make_training_set, spread
+    from sam4mllm.train.prepare import resolve_recipe
     from sam4mllm.utils.device import resolve_device
 
+    recipe = resolve_recipe(recipe)
     device = resolve_device(processes.device(device))
     # Before the folder is made: a setting that is refused must not leave a run behind.
     check_launch(training_arguments(recipe, device), device, processes)

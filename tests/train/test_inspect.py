@@ -1,4 +1,4 @@
-"""The inspect page: all that will be taught is on it, word for word, and nothing of the data runs in a browser."""
+"""The inspect page holds the exact text of the conversations, and escapes everything that comes from the data."""
 
 from __future__ import annotations
 
@@ -46,24 +46,24 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 def test_the_page_holds_phrases_figures_and_the_exact_text(samples: list[Sample], tmp_path: Path) -> None:
     targets = {item.id: make_target(item) for sample in samples for item in sample.objects}
-    told: list[int] = []
-    page = write_page(samples, targets, METHOD, tmp_path / "out", title="What is taught", advance=told.append)
+    drawn: list[int] = []
+    page = write_page(samples, targets, METHOD, tmp_path / "out", title="Targets", advance=drawn.append)
     html = page.read_text(encoding="utf-8")
     for sample in samples:
         assert sample.phrase in unescape(html) and sample.id in html
-        for talk in METHOD.training_conversations([sample], targets):
-            assert all(turn.text in unescape(html) for turn in talk.turns)
+        for conversation in METHOD.training_conversations([sample], targets):
+            assert all(turn.text in unescape(html) for turn in conversation.turns)
     assert "No object found." in html
     assert all(figure in html for figure in ("0.913", "0.852", "0.871", "0.024"))
-    assert "3 phrases, 2 objects, 0 of them without a target" in html and sum(told) == 3
+    assert "3 phrases, 2 objects, 0 of them without a target" in html and sum(drawn) == 3
 
 
-def test_phrases_are_text_to_the_browser(samples: list[Sample], tmp_path: Path) -> None:
+def test_phrases_and_titles_are_escaped(samples: list[Sample], tmp_path: Path) -> None:
     page = write_page(samples, {}, METHOD, tmp_path / "out", title="<script>alert(1)</script>")
     assert "<b>left" not in page.read_text() and "<script" not in page.read_text()
 
 
-def test_every_sample_has_its_image_with_what_was_chosen(samples: list[Sample], tmp_path: Path) -> None:
+def test_every_sample_has_an_image_with_its_boxes_and_chosen_points(samples: list[Sample], tmp_path: Path) -> None:
     targets = {item.id: make_target(item) for sample in samples for item in sample.objects}
     html = write_page(samples, targets, METHOD, tmp_path / "with", title="x").read_text()
     write_page(samples, {}, METHOD, tmp_path / "without", title="x")
@@ -77,23 +77,23 @@ def test_every_sample_has_its_image_with_what_was_chosen(samples: list[Sample], 
     assert Image.open(tmp_path / "with" / "sheet.png").width > 400
 
 
-def test_what_has_no_target_is_shown_as_not_taught_with_the_reason(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_phrase_without_a_target_is_shown_as_left_out_with_the_reason(samples: list[Sample], tmp_path: Path) -> None:
     targets = {"one": make_target(samples[0].objects[0])}
     reasons = {"two": "the mask is empty"}
     html = write_page(samples, targets, METHOD, tmp_path / "out", title="x", reasons=reasons).read_text()
-    assert html.count("Not taught") == 1 and "the mask is empty" in html
+    assert html.count("Left out") == 1 and "the mask is empty" in html
     assert "2 objects, 1 of them without a target" in html
 
 
-def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
+def test_a_page_without_samples_is_written(tmp_path: Path) -> None:
     assert "0 phrases" in write_page([], {}, METHOD, tmp_path / "out", title="x").read_text()
 
 
-def test_an_object_whose_points_lose_is_shown_as_taught_by_its_box(samples: list[Sample], tmp_path: Path) -> None:
+def test_an_object_whose_points_lose_is_shown_with_its_box_alone(samples: list[Sample], tmp_path: Path) -> None:
     targets = {item.id: make_target(item) for sample in samples for item in sample.objects}
     targets["two"] = replace(targets["two"], box_iou=0.95)
     html = write_page(
         samples, select_targets(targets, only_winning=True), METHOD, tmp_path / "out", title="x"
     ).read_text(encoding="utf-8")
-    assert "0 of them without a target (not taught), 1 taught by the box alone." in html
-    assert html.count("two is taught by its box alone") == 1 and "one is taught" not in html
+    assert "0 of them without a target (left out), 1 with the box alone as the target." in html
+    assert html.count("two: its target is the box alone") == 1 and "one: its target" not in html
