@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.fields import file_exists
 from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
@@ -25,7 +27,6 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.cases import write_cases
 from sam4mllm.evaluate.reliability import ReliabilityReport, reliability_report
-from sam4mllm.evaluate.reliability_plot import draw_reliability
 from sam4mllm.evaluate.score import ScoredPredictions, Scores, judge, rules_for
 from sam4mllm.evaluate.suite import Suite
 from sam4mllm.pipeline.baselines import BASELINES, BOX, box_alone, filled_boxes
@@ -183,12 +184,22 @@ def score_split(
     trusted = reliability_report(answers, ours)
     said = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"
     with atomic_path(folder / TRUST) as unfinished:
-        draw_reliability(trusted, said).save(unfinished, format="PNG")
+        _reliability_figure(trusted, said).save(unfinished, format="PNG")
     page = _show(samples, answers, ours, folder / "cases", judging.cases) if judging.cases else None
     seconds = answered.seconds + time.perf_counter() - start
     return EvaluatedSplit(
         entry, answered.summary, ours.scores, trusted, answered.calibrated_on, baselines, page, seconds
     )
+
+
+def _reliability_figure(report: ReliabilityReport, caption: str) -> Image.Image:
+    """Draw the reliability diagram and the coverage curve of a split."""
+    from sam4mllm.viz.plots import ReliabilityBin, draw_reliability
+
+    objects = report.objects
+    bins = [ReliabilityBin(b.low, b.high, b.n, b.score, b.right) for b in objects.bins] if objects is not None else []
+    coverage = [(point.coverage, point.ciou) for point in report.coverage or ()]
+    return draw_reliability(bins, coverage, ece=None if objects is None else objects.ece, caption=caption)
 
 
 def _show(
