@@ -1,7 +1,11 @@
-"""Files that are whole or not there: a kill at any moment leaves the old file or the new one, never a piece."""
+"""Atomic file writes (temporary file, fsync, rename), and the digest of a file.
+
+A process that is killed at any moment leaves the old file or the new one, never a part of one.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,22 +13,31 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(place: Path) -> Iterator[Path]:
-    """A path beside `place` to write to; brought to the disk and renamed to `place` when the block ends well.
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` to write to; it replaces `path` when the block ends without an error.
 
-    Two processes that write one file do not meet; the last one's stays.
+    Processes that write the same file at the same time use different temporary files; the last one to finish wins.
+
+    Raises:
+        FileNotFoundError: nothing was written.
     """
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield unfinished
-        with unfinished.open("rb") as file:
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(unfinished, place)
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def atomic_write_text(place: Path, text: str) -> None:
-    """The text as the whole file `place`, in UTF-8."""
-    with atomic_path(place) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` in UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of the file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""The device that a name such as "auto", "cpu" or "cuda:1" means on this machine."""
+"""Resolve a device option such as "auto", "cpu" or "cuda:1"."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from sam4mllm.errors import ModelError
 
 
 def resolve_device(name: str) -> str:
-    """The device that `name` means: "auto" is cuda where there is one, else the CPU.
+    """Return the torch device that `name` means: "auto" is "cuda" where torch has a CUDA device, else "cpu".
 
     Raises:
-        ModelError: no such device, or none here.
+        ModelError: an unknown device, or one that this machine lacks.
     """
     import torch
 
@@ -19,7 +19,7 @@ def resolve_device(name: str) -> str:
         device = torch.device(name)
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ModelError(f"device {name!r}: this machine has no CUDA device that torch can use; try cpu")
-        # There and back: a device may have a name and not be here, or, as "meta", hold no values.
+        # A valid name may be of a device that is missing or, as "meta", holds no values: copy one there and back.
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"device {name!r}: {str(error).splitlines()[0]}") from error

@@ -1,21 +1,39 @@
-"""What libraries say to users who can do nothing about it. This module silences it by name, and nothing else."""
+"""Silence libraries' messages that users cannot act on, each by name; all other messages stay."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def silence_libraries() -> None:
-    """For the command line alone: who imports this package keeps his libraries as they are."""
-    # bitsandbytes tells of kernels that it would like to have, even where nothing is quantised.
+    """Silence known messages, for the command line and scripts; importing the package changes no library's logging."""
+    # bitsandbytes reports optional kernels that are missing, even where nothing is quantized.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    # Where DeepSpeed is installed, each training meets it, and it says on standard output that there is no GPU.
+    # Training imports DeepSpeed where it is installed, which reports on standard output that there is no GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator to CPU" not in record.getMessage())
-    # Without a network the Hub's client tells of every one of its retries; our error says it once.
+    # Without a network the Hub's client reports each of its retries; our error reports the failure once.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    # peft asks transformers in words that are on their way out.
+    # peft calls a deprecated function of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    # So are our recipes, which want to be read by older ones, too.
+    # Our recipes use the spelling that older versions of transformers know, too.
     warnings.filterwarnings("ignore", message=".*`gradient_checkpointing", category=FutureWarning)
+
+
+@contextmanager
+def transformers_bars_on_terminals_only() -> Iterator[None]:
+    """Hide transformers' own progress bars inside the block where standard error is not a terminal."""
+    from transformers.utils import logging
+
+    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""The base class of the sections of a recipe, and the field types that several sections share."""
+"""Section, the pydantic base class of a recipe's sections, and the field types that several sections share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ Directory = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Section(BaseModel):
-    """A section of a recipe: immutable, unknown keys forbidden, attribute docstrings as descriptions of the fields."""
+    """A section of a recipe: immutable, without unknown keys, fields described by their attribute docstrings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())

@@ -1,4 +1,4 @@
-"""What ran: the versions of libraries and, where sam4mllm runs from a checkout, the commit. It loads no library."""
+"""Versions of the installed libraries, and the git commit of a checkout, without importing the libraries."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ LIBRARIES = ("sam4mllm", "torch", "transformers", "peft", "accelerate", "dataset
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str | None]:
-    """Versions by library; None for one that is not installed as a distribution."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    """Return the version of Python and of each library; None for one that is not installed as a distribution."""
+    by_library: dict[str, str | None] = {"python": platform.python_version()}
     for library in libraries:
         try:
-            found[library] = metadata.version(library)
+            by_library[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
-            found[library] = None
-    return found
+            by_library[library] = None
+    return by_library
 
 
 def commit(package: Path | None = None) -> str | None:
-    """The commit of the checkout that sam4mllm runs from, with "-dirty" where files differ from it; None for none.
+    """Return the commit of the git checkout that sam4mllm runs from, with "-dirty" where files differ from it.
 
-    An installed package may lie inside somebody else's checkout; only one that tracks the package's files counts.
+    None without git or a checkout. An installed package may be located inside another project's checkout, so only a
+    checkout that tracks the package's own files counts. `package` is the package's folder, by default sam4mllm's.
     """
     folder = Path(__file__).parents[1] if package is None else package
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
@@ -34,7 +35,7 @@ def commit(package: Path | None = None) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, or where it says no."""
+    """Return git's output; None without git or where git fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False, timeout=60

@@ -1,6 +1,6 @@
 """A job on tiny models for one process or several: targets, training with validation, predictions.
 
-torchrun --nproc-per-node 2 tests/distributed_job.py HOME OUTPUT BATCH RUN
+torchrun --nproc-per-node 2 tests/utils/distributed_job.py HOME OUTPUT BATCH RUN
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from sam4mllm.utils.distributed import DistributedContext, join_processes
 
 
 def answer(conversation: Conversation) -> str:
-    """Another box for each phrase, nothing for some, nonsense for others."""
+    """Answer each phrase with another box, some with no object, others with malformed text."""
     question = conversation.turns[-1].text
     number = sum(map(ord, question)) % 7
     return {0: "No object found.", 1: "it is hard to say"}.get(number, f"[{number},2,50,60]")
 
 
 def run_job(home: Path, output: Path, batch: int, run: Path, processes: DistributedContext) -> None:
-    """Leaves `output`/{targets,run,answers,masks,box-alone}; `run` is the run folder whose model answers."""
+    """Write `output`/{targets,run,answers,masks,box-alone}; `run` is the run folder whose model answers."""
     torch.set_num_threads(1)
     prepare.SHARD_OBJECTS = 2
     overrides = (f"output={output}/run", f"targets.store={output}/targets")

@@ -1,4 +1,4 @@
-"""Whole files: the old one or the new one, and nothing beside it."""
+"""Atomic writes: the old file or the new one, and no temporary file is left."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
+from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, file_sha256
 
 
-def test_a_file_is_replaced_by_what_was_written(tmp_path: Path) -> None:
-    place = tmp_path / "a.json"
-    atomic_write_text(place, "old")
-    atomic_write_text(place, "née\n")
-    assert place.read_bytes() == "née\n".encode()
-    assert list(tmp_path.iterdir()) == [place]
+def test_a_file_is_repathd_by_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    atomic_write_text(path, "old")
+    atomic_write_text(path, "née\n")
+    assert path.read_bytes() == "née\n".encode()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
-    place = tmp_path / "a.json"
-    atomic_write_text(place, "old")
-    with pytest.raises(RuntimeError, match="half way"), atomic_path(place) as unfinished:
-        unfinished.write_text("ne")
-        assert place.read_text() == "old"
+    path = tmp_path / "a.json"
+    atomic_write_text(path, "old")
+    with pytest.raises(RuntimeError, match="half way"), atomic_path(path) as temporary:
+        temporary.write_text("ne")
+        assert path.read_text() == "old"
         raise RuntimeError("half way")
-    assert place.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [place]
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
-def test_nothing_written_is_an_error_not_an_empty_file(tmp_path: Path) -> None:
+def test_a_block_that_writes_nothing_is_an_error_and_leaves_no_empty_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "a.json"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_named_by_the_sha256_of_its_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

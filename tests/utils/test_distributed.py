@@ -1,4 +1,4 @@
-"""Several processes do what one does: the same targets, losses, predictions and scores; one that dies ends the job."""
+"""Jobs of several processes: the same targets, losses, predictions and scores as one process; failures end the job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from sam4mllm.data.predictions import queries_of, read_predictions
 from sam4mllm.data.registry import read_dataset
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.evaluate.score import score
+from sam4mllm.evaluate.score import score_predictions
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext, join_processes
 from tests.launch import ROOT, accelerate_launch, in_threads, torchrun, write_home
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     threads = torch.get_num_threads()
     distributed_job.run_job(folder, folder / "one", 2, folder / "one/run", SINGLE_PROCESS)
     torch.set_num_threads(threads)
-    job = torchrun(str(ROOT / "tests/distributed_job.py"), str(folder), f"{folder}/two", "1", f"{folder}/one/run")
+    job = torchrun(str(ROOT / "tests/utils/distributed_job.py"), str(folder), f"{folder}/two", "1", f"{folder}/one/run")
     assert job.returncode == 0, job.stderr
     return folder
 
@@ -38,14 +38,14 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_two_processes_leave_the_targets_of_one(home: Path) -> None:
+def test_two_processes_compute_the_targets_of_one(home: Path) -> None:
     one = files_of(home / "one/targets")
     assert sum(name.endswith(".parquet") for name in one) == 3
     assert files_of(home / "two/targets") == one
 
 
 @pytest.mark.parametrize("what", ["answers", "masks"])
-def test_two_processes_leave_the_predictions_of_one(home: Path, what: str) -> None:
+def test_two_processes_write_the_predictions_of_one(home: Path, what: str) -> None:
     one = files_of(home / "one" / what)
     assert sum(name.startswith("shards/") for name in one) == 3 and len(one["predictions.jsonl"].splitlines()) == 6
     assert files_of(home / "two" / what) == one
@@ -55,7 +55,9 @@ def test_two_processes_leave_the_predictions_of_one(home: Path, what: str) -> No
 def test_two_processes_reach_the_scores_of_one(home: Path) -> None:
     samples = read_dataset("refcoco", home / "data", "val")
     one, two = (
-        score(read_predictions(home / way / "masks/predictions.jsonl"), samples, dataset="refcoco", split="val")
+        score_predictions(
+            read_predictions(home / way / "masks/predictions.jsonl"), samples, dataset="refcoco", split="val"
+        )
         for way in ("one", "two")
     )
     assert one == two and one.ciou
@@ -74,12 +76,12 @@ def test_two_processes_of_batch_1_train_as_one_of_batch_2(home: Path) -> None:
     assert [folder.name for folder in two.whole_checkpoints(2)] == ["checkpoint-6", "checkpoint-4"]
 
 
-def test_training_does_not_go_on_with_another_number_of_processes(home: Path) -> None:
+def test_training_does_not_resume_with_another_number_of_processes(home: Path) -> None:
     with pytest.raises(RecipeError, match=r"2 process\(es\) trained its checkpoints, now there are 1"):
         RunFolder(home / "two/run").whole_checkpoints(1)
 
 
-def test_one_process_takes_up_the_predictions_that_two_began(home: Path) -> None:
+def test_one_process_resumes_the_predictions_that_two_began(home: Path) -> None:
     expected = files_of(home / "one/masks")
     (home / "two/masks/shards/00001.jsonl").unlink()
     (home / "two/masks/predictions.jsonl").unlink()
@@ -98,12 +100,12 @@ def test_a_process_that_dies_ends_the_job(tmp_path: Path) -> None:
         "with join_processes() as processes:\n"
         "    if processes.rank == 1:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    processes.wait()\n"
-        f"    open({str(tmp_path / 'went on')!r}, 'w')\n"
+        "    processes.barrier()\n"
+        f"    open({str(tmp_path / 'continued')!r}, 'w')\n"
     )
     job = torchrun(str(script))
     assert job.returncode != 0 and "SIGKILL" in job.stderr
-    assert not (tmp_path / "went on").exists()
+    assert not (tmp_path / "continued").exists()
 
 
 def test_the_command_line_is_launched_by_torchrun(tmp_path: Path) -> None:
@@ -124,10 +126,10 @@ def test_accelerate_launch_trains_as_torchrun(home: Path) -> None:
     assert largest_difference(adapter_of(home / "accelerated"), adapter_of(home / "two/run")) == 0.0
 
 
-def test_every_item_falls_to_one_process() -> None:
+def test_every_item_is_distributed_to_one_process() -> None:
     def work(processes: DistributedContext) -> tuple[list[int], list[int]]:
         first = list(processes.distribute(range(50)))
-        processes.wait()
+        processes.barrier()
         return first, list(processes.distribute([7]))
 
     parts = in_threads(3, work)
@@ -135,52 +137,55 @@ def test_every_item_falls_to_one_process() -> None:
     assert sorted(item for _, second in parts for item in second) == [7]
 
 
-def test_the_main_process_decides_and_all_know_what_each_has() -> None:
+def test_the_main_processs_result_is_broadcast_and_the_values_of_all_are_gathered() -> None:
     def work(processes: DistributedContext) -> tuple[Any, Any]:
         return processes.broadcast_result(lambda: {"from": processes.rank}), processes.gather([processes.rank])
 
     assert in_threads(3, work) == [({"from": 0}, [[0], [1], [2]])] * 3
 
 
-def test_progress_counts_what_all_have_done() -> None:
-    told: list[int] = []
+def test_progress_is_aggregated_over_all_processes() -> None:
+    reported: list[int] = []
 
     def work(processes: DistributedContext) -> None:
-        advance = processes.aggregate_progress(told.append)
+        advance = processes.aggregate_progress(reported.append)
         for _ in range(5):
             advance(2)
-        processes.wait()
+        processes.barrier()
         advance(0)
 
     in_threads(3, work)
-    assert sum(told) == 30
+    assert sum(reported) == 30
 
 
-@pytest.mark.parametrize("call", [lambda p: p.wait(), lambda p: p.broadcast_result(int), lambda p: p.gather(1)])
+@pytest.mark.parametrize("call", [lambda p: p.barrier(), lambda p: p.broadcast_result(int), lambda p: p.gather(1)])
 def test_waiting_has_a_limit(call: Callable[[DistributedContext], object]) -> None:
     from torch.distributed import HashStore
 
-    lonely = DistributedContext(1, 2, 1, store=HashStore(), time_limit=timedelta(milliseconds=10))
-    with pytest.raises(LaunchError, match=r"process 1 of 2 waited 0:00:00.010000 for the others in vain"):
-        call(lonely)
+    alone = DistributedContext(1, 2, 1, store=HashStore(), time_limit=timedelta(milliseconds=10))
+    with pytest.raises(
+        LaunchError,
+        match=r"process 1 of 2: timed out after 0.01 s waiting for the other ranks; one crashed or hangs: restart the job",
+    ):
+        call(alone)
 
 
-def test_alone_there_is_nobody_to_wait_for() -> None:
-    told: list[int] = []
-    SINGLE_PROCESS.wait()
+def test_a_single_process_waits_for_no_other() -> None:
+    reported: list[int] = []
+    SINGLE_PROCESS.barrier()
     assert (
         SINGLE_PROCESS.broadcast_result(lambda: 3),
         SINGLE_PROCESS.gather(4),
         list(SINGLE_PROCESS.distribute("ab")),
     ) == (3, [4], ["a", "b"])
     assert (
-        SINGLE_PROCESS.aggregate_progress(told.append) == told.append
+        SINGLE_PROCESS.aggregate_progress(reported.append) == reported.append
         and SINGLE_PROCESS.device("auto") == "auto"
         and SINGLE_PROCESS.is_main
     )
 
 
-def test_one_device_is_not_for_several_processes() -> None:
+def test_one_device_for_several_processes_is_refused() -> None:
     from torch.distributed import HashStore
 
     processes = DistributedContext(1, 2, 1, store=HashStore())
@@ -194,14 +199,16 @@ def test_one_device_is_not_for_several_processes() -> None:
     [
         ({"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}, "asked for several processes and started"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, but LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not set"),
-        ({"WORLD_SIZE": "two"}, "the environment variable WORLD_SIZE is no number: 'two'"),
+        ({"WORLD_SIZE": "two"}, "the environment variable WORLD_SIZE is not a number: 'two'"),
         (
             {"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
             "RANK is 2, but WORLD_SIZE is 2",
         ),
     ],
 )
-def test_a_launch_that_is_none(variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_launch_is_refused(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""What ran: the commit is that of our own checkout, and of nobody else's."""
+"""Versions of libraries, and the commit of the checkout that holds the package, but of no other checkout."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def git(folder: Path, *arguments: str) -> None:
 
 
 def test_every_library_has_its_version() -> None:
-    found = versions()
-    assert found.keys() == {"python", *LIBRARIES} and found["torch"]
+    by_library = versions()
+    assert by_library.keys() == {"python", *LIBRARIES} and by_library["torch"]
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -29,7 +29,7 @@ def test_the_commit_of_a_checkout_and_whether_files_differ_from_it(tmp_path: Pat
     (package / "__init__.py").write_text("")
     assert commit(package) is None
     git(tmp_path, "init")
-    # Somebody else's checkout, in which the package happens to lie.
+    # A checkout of another project, inside which the package is located.
     assert commit(package) is None
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "x")
@@ -39,6 +39,6 @@ def test_the_commit_of_a_checkout_and_whether_files_differ_from_it(tmp_path: Pat
     assert commit(package) == f"{clean}-dirty"
 
 
-def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert commit() is None
