@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from sam4mllm.cli.parser import parse
+from sam4mllm.cli.main import parse
 from sam4mllm.data.entry import CHAT_SETS, DatasetName
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.errors import RecipeError
@@ -65,11 +65,11 @@ def test_every_shipped_recipe_loads_and_opens_with_its_commands(name: str) -> No
     comment = opening(name)
     commands = [parse(shlex.split(line[4:])[1:]) for line in comment if line.startswith("#   sam4mllm ")]
     prepared = {"prepare"} if recipe.method.name != "pqpp" else set()
-    assert {"inspect", "train", "evaluate"} | prepared <= {command.verb for command in commands}
+    assert {"inspect", "train", "evaluate"} | prepared <= {command.subcommand for command in commands}
     for command in commands:
         assert getattr(command, "recipe", name) == name
-        assert command.verb != "evaluate" or command.run == str(recipe.output)
-    assert any(command.verb == "train" and command.dry_run for command in commands)
+        assert command.subcommand != "evaluate" or command.run == str(recipe.output)
+    assert any(command.subcommand == "train" and command.dry_run for command in commands)
     assert sum(line.startswith(f"# It makes {recipe.output}") for line in comment) == 1
     assert sum(line.startswith("# Source: ") for line in comment) == 1
     assert sum(line.startswith("# GPU memory: ") for line in comment) == 1 and "ESTIMATE" in " ".join(comment)

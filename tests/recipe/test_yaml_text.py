@@ -45,8 +45,8 @@ def test_reads_the_core_schema(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a: 1\nb: 2\na: 3", "line 3, column 1: key 'a' is given twice"),
-        ("1: a", "line 1, column 1: key 1 is no text"),
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: duplicate key 'a'"),
+        ("1: a", "line 1, column 1: key 1 is not text"),
         ("a: [1", "line 1, column 6: "),
         ("a: b: c", "line 1, column 5: "),
         ("!!python/object/apply:os.getcwd []", "line 1, column 1: "),
