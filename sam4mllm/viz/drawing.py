@@ -1,7 +1,8 @@
-"""Images of anything on the way: masks, boxes and points over an image, panels side by side, sheets of many.
+"""Drawings of masks, boxes and points over an image, of images side by side with captions, and of contact sheets.
 
-Everything is drawn with PIL at a whole multiple of the image's own pixels, so what is seen is what was computed. This
-module knows nothing about models, data sets or text formats; masks come as bool arrays, prompts as SamPrompt.
+Images are enlarged by an integer factor without interpolation, so each pixel of a mask is visible as it was computed.
+PIL draws all of it: `torchvision.utils.draw_*` has neither outlines of masks nor crosses, and would import torch for
+the few lines that blend a color or draw a rectangle.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ Mask = npt.NDArray[np.bool_]
 Rgb = npt.NDArray[np.uint8]
 Scalar = TypeVar("Scalar", bound=np.generic)
 
-# Ten hues that stay apart on a screen and in print, and for most colour-blind readers while there are few objects.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     (230, 159, 0),
     (86, 180, 233),
@@ -32,8 +32,9 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     (140, 86, 75),
     (127, 127, 127),
 )
-POSITIVE_COLOUR = (40, 200, 60)
-NEGATIVE_COLOUR = (225, 30, 40)
+"""RGB of object 0, 1, ...: Okabe and Ito's colors for color-blind readers, then three of matplotlib's."""
+POSITIVE_COLOR = (40, 200, 60)
+NEGATIVE_COLOR = (225, 30, 40)
 _PAPER = (255, 255, 255)
 _INK = (25, 25, 25)
 _GAP = 8
@@ -49,43 +50,44 @@ def overlay(
     opacity: float = 0.5,
     long_side: int = 0,
 ) -> Image.Image:
-    """The image with each mask tinted and outlined, each prompt's box and points drawn; object i has PALETTE's hue i.
+    """Draw masks, boxes and points over an image; object i has the color `PALETTE[i]`.
 
-    A positive point is a green dot, a negative one a red cross, each ringed in white.
+    Masks are tinted and outlined. A positive point is a green dot, a negative one a red cross, each ringed in white.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         masks: bool arrays (H, W).
-        prompts: in pixels of the image.
-        opacity: of the tint, 0 to 1.
-        long_side: the drawing is enlarged by the smallest whole factor that brings its longer side to this many pixels.
+        prompts: Boxes and points in pixels of the image.
+        opacity: Opacity of the tint, from 0 to 1.
+        long_side: The drawing is enlarged by the smallest integer factor that gives its longer side at least this many
+            pixels; 0 for no enlargement.
 
     Raises:
-        ValueError: a mask that is not of the image's size.
+        ValueError: A mask has another size than the image.
     """
     height, width = image.shape[:2]
     for mask in masks:
         if mask.shape != (height, width):
-            raise ValueError(f"a mask is of its image's size (H, W) = {(height, width)}; got {mask.shape}")
+            raise ValueError(f"a mask must have its image's size (H, W) = {(height, width)}; got {mask.shape}")
     factor = max(-(-long_side // max(height, width)), 1)
     canvas = _enlarge(image, factor).astype(np.float32)
     for index, mask in enumerate(masks):
         large = _enlarge(mask, factor)
-        colour = np.array(PALETTE[index % len(PALETTE)], dtype=np.float32)
-        canvas[large] = (1 - opacity) * canvas[large] + opacity * colour
-        canvas[_outline(large)] = colour
+        color = np.array(PALETTE[index % len(PALETTE)], dtype=np.float32)
+        canvas[large] = (1 - opacity) * canvas[large] + opacity * color
+        canvas[_outline(large)] = color
     drawing = Image.fromarray(canvas.round().astype(np.uint8))
-    stroke = max(1, round(max(drawing.size) / 400))
+    stroke = max(1, round(max(drawing.size) / 300))
     for index, prompt in enumerate(prompts):
         _draw_prompt(ImageDraw.Draw(drawing), prompt, PALETTE[index % len(PALETTE)], factor, stroke)
     return drawing
 
 
 def panels(parts: Sequence[tuple[Image.Image, str]], caption: str = "") -> Image.Image:
-    """Images side by side, a title above each and a caption below all, on white.
+    """Paste images side by side on white, with a title above each and a caption below all; long text is wrapped.
 
     Raises:
-        ValueError: no part.
+        ValueError: There are no images.
     """
     if not parts:
         raise ValueError("panels need at least one image")
@@ -106,18 +108,19 @@ def panels(parts: Sequence[tuple[Image.Image, str]], caption: str = "") -> Image
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 4) -> Image.Image:
-    """Many images on one white sheet, `columns` a row, in reading order.
+    """Paste images on one white sheet, `columns` per row, in reading order.
 
     Raises:
-        ValueError: no image, or fewer than one column.
+        ValueError: There are no images, or fewer than one column.
     """
     if not images or columns < 1:
-        raise ValueError(f"a contact sheet needs images and columns; got {len(images)} images, {columns} columns")
+        raise ValueError(f"a contact sheet needs images and columns; got {len(images)} images and {columns} columns")
     rows = [images[start : start + columns] for start in range(0, len(images), columns)]
     cell_width = max(image.width for image in images)
     heights = [max(image.height for image in row) for row in rows]
-    across = min(columns, len(images))
-    sheet = Image.new("RGB", (across * (cell_width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1)), _PAPER)
+    used_columns = min(columns, len(images))
+    size_wh = (used_columns * (cell_width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1))
+    sheet = Image.new("RGB", size_wh, _PAPER)
     y = _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, image in enumerate(row):
@@ -127,29 +130,29 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 4) -> Image.Imag
 
 
 def mask_image(mask: Mask) -> Image.Image:
-    """The mask alone: 8 bit grey, 255 on the object and 0 off it, at the image's size."""
+    """Return a mask (H, W) as an 8-bit grayscale image: 255 on the object and 0 off it."""
     return Image.fromarray(mask.astype(np.uint8) * 255)
 
 
 def _enlarge(array: npt.NDArray[Scalar], factor: int) -> npt.NDArray[Scalar]:
-    """Each pixel repeated `factor` times across and down."""
+    """Repeat each pixel `factor` times in both directions."""
     return array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _outline(mask: Mask) -> Mask:
-    """The mask's pixels that touch, by an edge, a pixel off it or the border of the image."""
+    """Return the mask's pixels that share an edge with a pixel off the mask or with the border of the image."""
     padded = np.pad(mask, 1)
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inner
 
 
 def _draw_prompt(
-    pen: ImageDraw.ImageDraw, prompt: SamPrompt, colour: tuple[int, int, int], factor: int, stroke: int
+    pen: ImageDraw.ImageDraw, prompt: SamPrompt, color: tuple[int, int, int], factor: int, stroke: int
 ) -> None:
     if prompt.box is not None:
         x1, y1, x2, y2 = (round(value * factor) for value in prompt.box)
-        # A box's far sides are exclusive: the last pixel inside is one before.
-        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=colour, width=stroke)
+        # x2 and y2 are exclusive, PIL's corners inclusive.
+        pen.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color, width=stroke)
     for point in prompt.points:
         _draw_point(pen, point, factor, 3 * stroke + 1)
 
@@ -158,12 +161,12 @@ def _draw_point(pen: ImageDraw.ImageDraw, point: Point, factor: int, radius: int
     x, y = point.x * factor, point.y * factor
     ring = (x - radius - 1, y - radius - 1, x + radius + 1, y + radius + 1)
     if point.label == POSITIVE:
-        pen.ellipse(ring, fill=POSITIVE_COLOUR, outline=_PAPER, width=1)
+        pen.ellipse(ring, fill=POSITIVE_COLOR, outline=_PAPER, width=1)
         return
-    arm, thick = radius * 0.8, max(2, radius // 2)
-    for across, colour in ((thick + 2, _PAPER), (thick, NEGATIVE_COLOUR)):
-        pen.line((x - arm, y - arm, x + arm, y + arm), fill=colour, width=across)
-        pen.line((x - arm, y + arm, x + arm, y - arm), fill=colour, width=across)
+    length, width = radius * 0.8, max(2, radius // 2)
+    for arm, thickness, color in ((length + 1.5, width + 3, _PAPER), (length, width, NEGATIVE_COLOR)):
+        pen.line((x - arm, y - arm, x + arm, y + arm), fill=color, width=thickness)
+        pen.line((x - arm, y + arm, x + arm, y - arm), fill=color, width=thickness)
 
 
 def _font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
@@ -174,13 +177,13 @@ def _text_height(lines: Sequence[str]) -> int:
     return _LINE_HEIGHT * len(lines) + _GAP // 2 if lines else 0
 
 
-def _write(pen: ImageDraw.ImageDraw, place_xy: tuple[int, int], lines: Sequence[str]) -> None:
+def _write(pen: ImageDraw.ImageDraw, corner_xy: tuple[int, int], lines: Sequence[str]) -> None:
     for index, line in enumerate(lines):
-        pen.text((place_xy[0], place_xy[1] + index * _LINE_HEIGHT), line, fill=_INK, font=_font())
+        pen.text((corner_xy[0], corner_xy[1] + index * _LINE_HEIGHT), line, fill=_INK, font=_font())
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """The text in lines of at most `width` pixels, broken at spaces, and inside a word that is too long for a line."""
+    """Break text into lines of at most `width` pixels: at spaces, and inside words that are longer than a line."""
     font = _font()
     lines: list[str] = []
     for paragraph in text.split("\n") if text else []:

@@ -1,8 +1,4 @@
-"""The frame of our pages: a title, a summary and cards in a grid, in one file that needs no network and runs no script.
-
-What is given as a title, summary, legend or heading is text and is escaped here; cards are HTML that their maker has
-escaped. This module knows nothing about what is shown.
-"""
+"""HTML pages of cards in a grid, as `sam4mllm inspect` and `evaluate` write them: one file, no scripts, no network."""
 
 from __future__ import annotations
 
@@ -23,13 +19,13 @@ table { border-collapse: collapse; } td, th { text-align: right; padding: .1rem 
 
 
 def html_page(title: str, summary: str, legend: str, groups: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """The page.
+    """Return a page with a title, a summary, a legend and groups of cards.
 
     Args:
-        title: its heading, too.
-        summary: one line of figures.
-        legend: how to read the images.
-        groups: headings, empty for none, each with its cards.
+        title: Title and first heading. It is escaped here, as the summary, the legend and the headings are.
+        summary: One line of figures.
+        legend: How to read the images.
+        groups: Pairs of a heading, empty for none, and the group's cards: HTML that the caller has escaped.
     """
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
