@@ -70,10 +70,10 @@ def test_every_shipped_recipe_loads_and_opens_with_its_commands(name: str) -> No
         assert getattr(command, "recipe", name) == name
         assert command.subcommand != "evaluate" or command.run == str(recipe.output)
     assert any(command.subcommand == "train" and command.dry_run for command in commands)
-    assert sum(line.startswith(f"# It makes {recipe.output}") for line in comment) == 1
+    assert sum(line == f"# Output: {recipe.output}" for line in comment) == 1
     assert sum(line.startswith("# Source: ") for line in comment) == 1
     assert sum(line.startswith("# GPU memory: ") for line in comment) == 1 and "ESTIMATE" in " ".join(comment)
-    assert any(line.startswith("# Up against") for line in comment)
+    assert any(line.startswith("# Published results") for line in comment)
 
 
 REFERRING = ("refcoco val", "refcoco testA", "refcoco testB", "refcoco+ val", "refcoco+ testA", "refcoco+ testB")
@@ -85,7 +85,7 @@ def test_the_figures_that_a_recipe_is_up_against_are_those_of_the_table(name: st
     comment = opening(name)
     kind, shown = "", 0
     for line, after in pairwise([*comment, ""]):
-        kind = line if line.startswith("# Up against") else kind
+        kind = line if line.startswith("# Published results") else kind
         if not kind or not line.startswith("#   ") or line.startswith("#     "):
             continue
         system, _, figures = line[4:].rpartition(": ")
