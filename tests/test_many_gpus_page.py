@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sam4mllm.cli.main import SHARED_VERBS
-from sam4mllm.cli.parser import parse
+from sam4mllm.cli.main import SUBCOMMANDS, parse
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.validation import library_problems
 
@@ -30,11 +29,12 @@ def test_each_command_parses_and_its_recipe_loads(line: str) -> None:
     options = parse(words[words.index("sam4mllm") + 1 :])
     if "recipe" in options:
         load_recipe(options.recipe, options.overrides)
-    assert words[0] not in ("torchrun", "accelerate") or options.verb in SHARED_VERBS
+    assert words[0] not in ("torchrun", "accelerate") or SUBCOMMANDS[options.subcommand].distributed
 
 
-def test_every_shared_verb_is_shown() -> None:
-    assert {words[words.index("sam4mllm") + 1] for words in map(str.split, COMMANDS)} == {*SHARED_VERBS, "merge"}
+def test_every_distributed_subcommand_is_shown() -> None:
+    distributed = {name for name, subcommand in SUBCOMMANDS.items() if subcommand.distributed}
+    assert {words[words.index("sam4mllm") + 1] for words in map(str.split, COMMANDS)} == distributed | {"merge"}
 
 
 @pytest.mark.parametrize("section", blocks("yaml"))

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
-from sam4mllm.cli.parser import parse
+from sam4mllm.cli.main import parse
 from sam4mllm.data.predictions import read_predictions, read_queries
-from sam4mllm.data.readers.jsonl import read_jsonl
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from sam4mllm.methods.registry import method_from_settings
@@ -51,7 +51,7 @@ def named(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(EVALUATION), ids=" ".join)
 def test_each_command_of_the_page_on_evaluation_parses(words: list[str]) -> None:
-    assert words[0] == "sam4mllm" and parse(words[1:]).verb in ("evaluate", "calibrate")
+    assert words[0] == "sam4mllm" and parse(words[1:]).subcommand in ("evaluate", "calibrate")
 
 
 def test_the_readme_has_no_command_of_an_unknown_kind() -> None:
@@ -121,7 +121,7 @@ def test_the_example_lines_are_read(tmp_path: Path) -> None:
     own, queries, predictions = blocks(README, "jsonl")
     (tmp_path / "own.jsonl").write_text(own, encoding="utf-8")
     write_image(tmp_path / "photos" / "street.jpg", 240, 160)
-    assert [len(sample.objects) for sample in read_jsonl(tmp_path / "own.jsonl")] == [1, 0]
+    assert [len(sample.objects) for sample in read_dataset("jsonl", path=tmp_path / "own.jsonl")] == [1, 0]
     (tmp_path / "queries.jsonl").write_text(queries, encoding="utf-8")
     (tmp_path / "predictions.jsonl").write_text(predictions, encoding="utf-8")
     assert len(read_queries(tmp_path / "queries.jsonl")) == 2

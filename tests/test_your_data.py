@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from sam4mllm.cli.main import main
-from sam4mllm.data.readers.coco import read_coco
-from sam4mllm.data.readers.jsonl import read_jsonl
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.yaml_text import read_yaml
 from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
@@ -40,18 +39,18 @@ def test_from_ten_images_to_a_tuned_adapter(
         "generation.max_new_tokens=6",
     ]
     run = [words for words in commands(PAGE) if words]
-    verbs = [words[1] for words in run]
+    subcommands = [words[1] for words in run]
     assert {words[0] for words in run} == {"sam4mllm"}
-    assert verbs[:7] == ["shapes", "convert", "convert", "train", "prepare", "inspect", "train"]
+    assert subcommands[:7] == ["shapes", "convert", "convert", "train", "prepare", "inspect", "train"]
     for words in run:
-        verb, *arguments = words[1:]
-        arguments += smaller if verb in ("prepare", "inspect", "train") else []
-        arguments += [] if verb in ("shapes", "convert") else ["--device", "cpu"]
+        subcommand, *arguments = words[1:]
+        arguments += smaller if subcommand in ("prepare", "inspect", "train") else []
+        arguments += [] if subcommand in ("shapes", "convert") else ["--device", "cpu"]
         # A random model's answer to the one image may be unreadable, which is status 1.
-        assert main([verb, *arguments]) in ((0, 1) if verb == "segment" else (0,)), words
+        assert main([subcommand, *arguments]) in ((0, 1) if subcommand == "segment" else (0,)), words
     capsys.readouterr()
 
-    assert len({sample.image for sample in read_jsonl(Path("train.jsonl"))}) == 10
+    assert len({sample.image for sample in read_dataset("jsonl", path=Path("train.jsonl"))}) == 10
     assert Path("runs/mine/adapter_model.safetensors").is_file() and Path("out.png").is_file()
     assert "leakage" not in json.loads(Path("scores.json").read_text())
     guard = json.loads(Path("runs/mine/leakage.json").read_text())
@@ -60,7 +59,7 @@ def test_from_ten_images_to_a_tuned_adapter(
     assert chat["file"] == "chat.jsonl"
     assert chat["tuned"]["yes_no"] == chat["base"]["yes_no"] == 2
     assert 0 <= chat["tuned"]["yes_no_accuracy"] <= 1
-    asked = [sample.id for sample in read_jsonl(Path("val.jsonl"))]
+    asked = [sample.id for sample in read_dataset("jsonl", path=Path("val.jsonl"))]
     for place in ("runs/answers", "runs/mine/evaluate/jsonl-val"):
         lines = (Path(place) / "predictions.jsonl").read_text().splitlines()
         assert sorted(json.loads(line)["id"] for line in lines) == sorted(asked)
@@ -79,7 +78,7 @@ def test_the_example_lines_are_read(tmp_path: Path) -> None:
         pixels = np.zeros((160, 240), dtype=np.uint8)
         pixels[20:90, 60 * number : 60 * number + 10] = 255
         Image.fromarray(pixels).save(tmp_path / f"masks/lamp{number}.png")
-    samples = read_jsonl(tmp_path / "labels.jsonl")
+    samples = read_dataset("jsonl", path=tmp_path / "labels.jsonl")
     assert [(each.phrase, len(each.objects), each.has_masks) for each in samples] == [
         ("the red car", 1, True),
         ("the two lamps", 2, True),
@@ -94,7 +93,7 @@ def test_the_phrases_of_coco_annotations_are_read(tmp_path: Path) -> None:
     (text,) = [block for block in blocks(PAGE, "jsonl") if "annotation_id" in block]
     (tmp_path / "phrases.jsonl").write_text(text)
     write_instances(tmp_path, [image_record(3)], [annotation(7, 3), annotation(8, 3, x=9), annotation(9, 3, x=13)])
-    samples = read_coco(tmp_path / "instances.json", tmp_path / "phrases.jsonl")
+    samples = read_dataset("coco", path=tmp_path / "instances.json", phrases=tmp_path / "phrases.jsonl")
     assert [len(each.objects) for each in samples] == [1, 2, 2, 0]
 
 

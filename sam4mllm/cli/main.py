@@ -1,68 +1,128 @@
-"""The command line: runs one verb, and says how errors and interruptions end the program.
+"""The entry point `sam4mllm`: parses a command line, runs one subcommand and turns errors into exit statuses.
 
-Nothing heavy is imported before a verb runs, so that `--help` answers at once. The verbs stand in `cli_parser.py`; what
-one does lies in `commands.py` and `answer_commands.py`.
+A new subcommand is a `Subcommand` in a file of this folder and one row of `SUBCOMMANDS`.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from importlib import import_module
 
-from sam4mllm.cli.inputs import check_json_place
-from sam4mllm.cli.parser import parse
+from sam4mllm import __version__
+from sam4mllm.cli import datasets, demo, evaluate, predict, prepare, train
+from sam4mllm.cli.options import Parser, Subcommand, did_you_mean
+from sam4mllm.cli.output import check_json_file
 from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.utils.distributed import join_processes
 from sam4mllm.utils.library_logging import silence_libraries
 
-SHARED_VERBS = ("prepare", "train", "predict", "evaluate", "calibrate")
-"""Those whose work several processes can share: `torchrun --nproc-per-node N -m sam4mllm VERB ...`."""
+SUBCOMMANDS: dict[str, Subcommand] = {
+    subcommand.name: subcommand
+    for subcommand in (
+        demo.DEMO,
+        prepare.PREPARE,
+        prepare.INSPECT,
+        train.TRAIN,
+        predict.SEGMENT,
+        predict.PREDICT,
+        evaluate.EVALUATE,
+        evaluate.CALIBRATE,
+        evaluate.SCORE,
+        datasets.CONVERT,
+        train.MERGE,
+        demo.DOCTOR,
+        datasets.SHAPES,
+    )
+}
+"""Every subcommand by name, in the order of `sam4mllm --help`."""
+
+
+def build_parser() -> Parser:
+    """Build the parser of the command line with all subcommands."""
+    parser = Parser(
+        prog="sam4mllm",
+        description="Fine-tune a multimodal LLM for referring expression segmentation: it generates a bounding box and "
+        "point prompts as plain text, and SAM turns them into masks.",
+        epilog="Try it: sam4mllm demo, then: sam4mllm segment runs/demo IMAGE.jpg 'the red ring' -o out.png",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"sam4mllm {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
+    subparsers = parser.add_subparsers(dest="subcommand", metavar="SUBCOMMAND", required=True, parser_class=Parser)
+    for subcommand in SUBCOMMANDS.values():
+        subcommand.add_to(subparsers)
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """Parse a command line; a mistyped subcommand or option exits with status 2 and names the nearest known one."""
+    parser = build_parser()
+    name = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if name is not None and name not in SUBCOMMANDS:
+        parser.error(f"unknown subcommand {name!r}{did_you_mean(name, list(SUBCOMMANDS))}")
+    options, rest = parser.parse_known_args(arguments)
+    if "overrides" in options:
+        # argparse ends a list of positionals at the first option; those after it belong to the list as well.
+        options.overrides += [argument for argument in rest if not argument.startswith("-")]
+        rest = [argument for argument in rest if argument.startswith("-")]
+    options.arguments = list(arguments)
+    if rest:
+        subparsers = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+        subparser = subparsers.choices[options.subcommand]
+        nearest = did_you_mean(rest[0].partition("=")[0], subparser.option_names())
+        subparser.error(f"unknown argument {rest[0]!r}{nearest}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb.
+    """Run one subcommand.
 
     Returns:
-        The exit status: 0, or 1 when some lines came out as errors, 2 for what the user can mend, 130 when interrupted.
+        The exit status: 0; 1 when some queries have status "error"; 2 for an error that the user can fix; 130 when
+        interrupted; 141 when the reader of standard output has closed it.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
+    subcommand = SUBCOMMANDS[options.subcommand]
     silence_libraries()
     try:
-        check_json_place(getattr(options, "json", None))
+        check_json_file(getattr(options, "json", None))
         with join_processes() as options.processes:
-            if options.processes.world_size > 1 and options.verb not in SHARED_VERBS:
+            if options.processes.world_size > 1 and not subcommand.distributed:
+                distributed = ", ".join(each.name for each in SUBCOMMANDS.values() if each.distributed)
                 raise LaunchError(
-                    f"{options.verb} runs in one process; only {', '.join(SHARED_VERBS)} share their work"
+                    f"{subcommand.name} runs in one process; only {distributed} can be started by a launcher"
                 )
-            module, function = options.command
-            return int(getattr(import_module(f"sam4mllm.cli.{module}"), function)(options))
+            return subcommand.run(options)
     except Sam4mllmError as error:
         if options.traceback:
             raise
-        print(f"sam4mllm: error: {_as_raised(error)}", file=sys.stderr)
+        print(f"sam4mllm: error: {_original_message(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        hint = "; the same command goes on from here" if options.verb in ("demo", *SHARED_VERBS) else ""
+        hint = "; run the same command again to resume" if subcommand.resumes else ""
         print(f"sam4mllm: interrupted{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Whoever read our output has gone (`| head`); not even the interpreter's own flush has anywhere to go.
+        # The program that reads standard output has ended (`| head`). The interpreter flushes standard output when it
+        # exits, so it is redirected to a file that can be written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        # A full disk, a folder that may not be written: the machine's, not ours.
+        # A full disk or a folder without write permission, not a defect of this program.
         if options.traceback:
             raise
-        said = f"{error.filename}: {str(error.strerror).lower()}" if error.filename and error.strerror else str(error)
-        print(f"sam4mllm: error: {said}", file=sys.stderr)
+        known = error.filename and error.strerror
+        message = f"{error.filename}: {str(error.strerror).lower()}" if known else str(error)
+        print(f"sam4mllm: error: {message}", file=sys.stderr)
         return 2
 
 
-def _as_raised(error: Sam4mllmError) -> str:
-    """The error's own words, which torch wraps in a traceback where a data loader's worker raised it."""
-    words = str(error)
-    if not words.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
-        return words
-    return words.rstrip().rpartition(f"{type(error).__name__}: ")[2]
+def _original_message(error: Sam4mllmError) -> str:
+    """Return the error's message without the traceback that torch adds to the error of a data loader's worker."""
+    message = str(error)
+    if not message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        return message
+    return message.rstrip().rpartition(f"{type(error).__name__}: ")[2]

@@ -1,4 +1,4 @@
-"""The demo on tiny random models and a handful of scenes: what it leaves, and that it goes on where it was."""
+"""The demo on tiny random models and a few scenes: the files that it writes, and that it resumes."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def _scores(dataset: str, *, n: int = 50, malformed: int = 0, **figures: float) 
 
 
 @pytest.mark.parametrize("folder", ["demo", "out/2024-01-01", "123", "null", "my runs: a #1", 'it\'s "here"'])
-def test_all_that_the_recipe_reads_and_writes_lies_under_the_output(folder: str) -> None:
+def test_all_paths_of_the_recipe_are_in_the_output_folder(folder: str) -> None:
     output = Path(folder)
     recipe = demo_recipe(output)
     assert Path(recipe.output) == output
-    places = [Path(entry.root) for entry in recipe.data.train]
+    paths = [Path(entry.root) for entry in recipe.data.train]
     assert recipe.data.validation is not None
-    places += [Path(recipe.data.validation.root), Path(recipe.targets.store)]
-    assert len(places) == 5 and all(place.parent == output for place in places)
+    paths += [Path(recipe.data.validation.root), Path(recipe.targets.store)]
+    assert len(paths) == 5 and all(path.parent == output for path in paths)
 
 
-def test_the_table_has_a_row_a_model_in_percent_and_a_dash_where_nothing_was_measured() -> None:
+def test_the_table_has_one_row_per_model_in_percent_and_a_dash_where_nothing_was_measured() -> None:
     base = {
         "refcoco": _scores("refcoco", ciou=0.5, acc_50=0.25),
         "grefcoco": _scores("grefcoco", n=30, malformed=4, ciou=0.125, giou=0.2, n_acc=1.0),
@@ -62,14 +62,14 @@ def test_the_table_has_a_row_a_model_in_percent_and_a_dash_where_nothing_was_mea
     assert rows[1].split() == ["tuned", "87.6", "90.0", "60.0", "-", "-", "1.0", "2.0", "0.8"]
 
 
-def test_the_whole_demo_and_again(
+def test_the_demo_writes_its_files_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    places = {"mllm": tmp_path / "base", "segmenter": tmp_path / "sam.pth"}
-    tiny.save_fast_vlm(places["mllm"], seed=1)
-    save_sam(places["segmenter"])
+    weights = {"mllm": tmp_path / "base", "segmenter": tmp_path / "sam.pth"}
+    tiny.save_fast_vlm(weights["mllm"], seed=1)
+    save_sam(weights["segmenter"])
     (tmp_path / "recipe.yaml").write_text(RECIPE)
-    monkeypatch.setattr(models, "path", places.__getitem__)
+    monkeypatch.setattr(models, "path", weights.__getitem__)
     monkeypatch.setattr(demo, "RECIPE", str(tmp_path / "recipe.yaml"))
     monkeypatch.setattr(demo, "TRAINING_SCENES", 3)
     monkeypatch.setattr(demo, "HELD_OUT_SCENES", 2)
@@ -77,21 +77,21 @@ def test_the_whole_demo_and_again(
 
     scores = run_demo(output)
 
-    said = capsys.readouterr().out
-    assert "[1/7]" in said and "[7/7]" in said and all(f"\n{model} " in said for model in MODELS)
+    printed = capsys.readouterr().out
+    assert "[1/7]" in printed and "[7/7]" in printed and all(f"\n{model} " in printed for model in MODELS)
     assert list(scores) == list(MODELS) and all(set(scores[model]) == set(DATASETS) for model in MODELS)
     written = json.loads((output / "scores.json").read_text())
     assert written["tuned"]["refcoco"] == scores["tuned"]["refcoco"].to_json()
     assert len(written["seconds"]) == 7
     assert (output / "adapter_model.safetensors").is_file()
-    images = {path.name for path in (output / "images").glob("*.png")}
-    assert "sheet.png" in images and all(f"{name}-0.png" in images for name in DATASETS)
-    assert Image.open(output / "images" / "sheet.png").width > 256
+    drawings = {path.name for path in (output / "drawings").glob("*.png")}
+    assert "sheet.png" in drawings and all(f"{name}-0.png" in drawings for name in DATASETS)
+    assert Image.open(output / "drawings" / "sheet.png").width > 256
 
-    # The full demo goes on from there, with one training more.
+    # The full demo resumes from there and adds one training.
     full = run_demo(output, full=True)
-    said = capsys.readouterr().out
-    assert "[9/9]" in said and list(full) == ["base", "tuned", "pqpp", "ceiling"]
+    printed = capsys.readouterr().out
+    assert "[9/9]" in printed and list(full) == ["base", "tuned", "pqpp", "oracle"]
     assert {model: full[model] for model in MODELS} == scores
     written = json.loads((output / "scores.json").read_text())
     assert written["pqpp"]["refcoco"] == full["pqpp"]["refcoco"].to_json()

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.cli.main import main
-from sam4mllm.cli.parser import parse
+from sam4mllm.cli.main import main, parse
 from sam4mllm.doctor import families
 from sam4mllm.doctor.report import any_failed, as_markdown, as_text, facts_table, machine, missing_packages
 from sam4mllm.doctor.verdict import NotApplicableError, expect, failed, verdict_of
@@ -80,11 +79,11 @@ def test_the_page_of_families_tells_every_verdict_and_its_commands_parse():
         assert f"| {family.title} | `{family.model_type}` |" in DOCS
         assert re.search(rf"^\| {re.escape(family.title)} \| (yes|-|NO)", DOCS, re.MULTILINE)
     commands = [shlex.split(line, comments=True) for line in re.findall(r"^sam4mllm .*$", DOCS, re.MULTILINE)]
-    assert len(commands) == 3 and all(parse(words[1:]).verb == "doctor" for words in commands)
+    assert len(commands) == 3 and all(parse(words[1:]).subcommand == "doctor" for words in commands)
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_the_verb_writes_json_and_its_status_says_whether_a_check_failed(failing, tmp_path, monkeypatch, capsys):
+def test_the_subcommand_writes_json_and_its_status_says_whether_a_check_failed(failing, tmp_path, monkeypatch, capsys):
     checks = {"passes": lambda subject: None, "may_fail": lambda subject: expect(not failing, "it failed")}
     monkeypatch.setattr(families, "FAMILY_CHECKS", checks)
     status = main(["doctor", "--only", "qwen2_vl", "--device", "cpu", "--json", str(tmp_path / "out.json")])
@@ -95,7 +94,7 @@ def test_the_verb_writes_json_and_its_status_says_whether_a_check_failed(failing
     assert "qwen2_vl" in capsys.readouterr().out
 
 
-def test_the_verb_prints_markdown(monkeypatch, capsys):
+def test_the_subcommand_prints_markdown(monkeypatch, capsys):
     monkeypatch.setattr(families, "FAMILY_CHECKS", {"passes": lambda subject: None})
     assert main(["doctor", "--only", "qwen2_vl", "--device", "cpu", "--markdown"]) == 0
     assert "| Qwen2-VL | yes |" in capsys.readouterr().out

@@ -1,0 +1,85 @@
+"""Where subcommands write: JSON records, summaries on standard error, and checks of output files before any work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from sam4mllm.pipeline.batch import BatchSummary
+
+STDOUT = "-"
+"""The value of `--json` that stands for standard output; then nothing else is printed there."""
+
+
+def print_summary(summary: BatchSummary) -> None:
+    """Print the counts of a batch run on standard error, because standard output may be read by a program."""
+    print(
+        f"{summary.total} predictions in {summary.predictions}: {summary.ok} ok, {summary.no_object} no object, "
+        f"{summary.malformed} malformed, {summary.error} errors",
+        file=sys.stderr,
+    )
+
+
+def write_json(record: dict[str, Any], file: str | None) -> None:
+    """Write the record as JSON to `file`, to standard output for "-", or nowhere for None.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    if file is None:
+        return
+    text = json.dumps(record, indent=2, allow_nan=False) + "\n"
+    if file == STDOUT:
+        sys.stdout.write(text)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def check_json_file(file: str | None) -> None:
+    """Check that the folder of the file of `--json` exists.
+
+    Raises:
+        DataError: it does not.
+    """
+    if file not in (None, STDOUT):
+        _check_folder(Path(file))
+
+
+def check_not_input(output: Path | None, source: Path | None, reason: str) -> None:
+    """Check that a subcommand does not overwrite the file that it reads.
+
+    Raises:
+        DataError: `output` and `source` are the same file; the message is `reason`.
+    """
+    if output is not None and source is not None and output.exists() and source.exists() and output.samefile(source):
+        raise DataError(f"{output}: {reason}")
+
+
+def check_image_files(*files: Path | None) -> None:
+    """Check that images can be written to `files`; None is skipped.
+
+    Raises:
+        DataError: a folder does not exist, or a suffix is not that of an image format.
+    """
+    from PIL import Image
+
+    writable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE}
+    for file in files:
+        if file is None:
+            continue
+        _check_folder(file)
+        if file.suffix.lower() not in writable:
+            raise DataError(f"{file}: {file.suffix or 'no suffix'} is not an image format; use .png or .jpg")
+
+
+def _check_folder(file: Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise DataError(f"{file}: its folder {file.parent} does not exist; create it first")

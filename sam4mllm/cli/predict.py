@@ -1,0 +1,128 @@
+"""`segment` and `predict`: subcommands that answer queries about one image or many."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from sam4mllm.cli.options import (
+    Subcommand,
+    add_batch_option,
+    add_dataset_options,
+    add_json_option,
+    add_model_options,
+    data_entry,
+    given_data_options,
+    load_pipeline,
+)
+from sam4mllm.cli.output import STDOUT, check_image_files, check_not_input, print_summary, write_json
+from sam4mllm.errors import DataError
+
+_LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+"""Suffixes of the image formats that keep every pixel of a mask as it is."""
+
+
+def _segment_options(parser: ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.set_defaults(batch_size=1)
+    parser.add_argument("image", metavar="IMAGE", type=Path)
+    parser.add_argument("phrase", metavar="PHRASE")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.png", help="the image with masks and prompts")
+    parser.add_argument("--mask", type=Path, metavar="FILE.png", help="the union of the masks alone, as 0 and 255")
+    add_json_option(parser, "the answer as one line of predictions.jsonl; - is standard output")
+
+
+def _segment(options: Namespace) -> int:
+    """Segment one image; the exit status is 1 when the model's answer is malformed."""
+    from sam4mllm.data.fields import check_not_empty, check_phrase
+    from sam4mllm.data.images import load_image
+    from sam4mllm.data.predictions import Query
+    from sam4mllm.pipeline.lines import line_of
+    from sam4mllm.viz.drawing import mask_image
+
+    # 1. Everything that can be wrong is checked before a model is loaded.
+    check_phrase(check_not_empty(options.phrase, "PHRASE"), "PHRASE")
+    image = load_image(options.image)
+    check_image_files(options.output, options.mask)
+    for file in (options.output, options.mask):
+        check_not_input(file, options.image, "is the input image; give another file")
+    if options.mask is not None and options.mask.suffix.lower() not in _LOSSLESS:
+        raise DataError(f"{options.mask}: this format would not keep a mask's 0 and 255; use .png")
+
+    # 2. The answer.
+    result = load_pipeline(options)(image, options.phrase)
+
+    # 3. What was asked for is printed and written.
+    if options.json != STDOUT:
+        count = len(result.prompts)
+        headlines = {
+            "ok": f"{count} object{'' if count == 1 else 's'}",
+            "no_object": "no object",
+            "malformed": f"malformed answer: {result.reason}",
+        }
+        print(f"{headlines[result.status]}\n{result.answer}")
+    if options.output is not None:
+        result.draw(image, long_side=384).save(options.output)
+    if options.mask is not None:
+        mask_image(result.mask.cpu().numpy()).save(options.mask)
+    if options.json is not None:
+        write_json(line_of(Query("", options.image, options.phrase), result).to_json(), options.json)
+    return 1 if result.status == "malformed" else 0
+
+
+def _predict_options(parser: ArgumentParser) -> None:
+    add_model_options(parser)
+    parser.add_argument(
+        "queries", metavar="QUERIES.jsonl", nargs="?", type=Path, help='lines of {"id", "image", "phrase"}'
+    )
+    add_dataset_options(parser, required=False)
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR")
+    add_batch_option(parser)
+    add_json_option(parser)
+
+
+def _predict(options: Namespace) -> int:
+    """Answer the queries of a file or of a data set; the exit status is 1 when a query has status "error"."""
+    from sam4mllm.data.predictions import queries_of, read_queries
+    from sam4mllm.data.reading import read_samples
+    from sam4mllm.pipeline.batch import predict
+    from sam4mllm.utils.progress import bar
+
+    if (options.queries is None) == (options.dataset is None):
+        raise DataError("predict takes a file QUERIES.jsonl, or a data set named by --dataset; give one of the two")
+    if options.queries is None:
+        queries = queries_of(read_samples(data_entry(options)))
+    else:
+        if given := ", ".join(given_data_options(options)):
+            raise DataError(f"{given}: belongs to a data set, but {options.queries} is a file of queries; leave it out")
+        queries = read_queries(options.queries)
+    pipeline = load_pipeline(options)
+    processes = options.processes
+    with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
+        summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
+    if not processes.is_main:
+        return 0
+    print_summary(summary)
+    write_json(summary.to_json(), options.json)
+    return 1 if summary.error else 0
+
+
+SEGMENT = Subcommand(
+    "segment",
+    "segment one image",
+    _segment_options,
+    _segment,
+    detail="Prints the answer and, if asked to, writes the image with its masks.",
+)
+
+PREDICT = Subcommand(
+    "predict",
+    "segment many images",
+    _predict_options,
+    _predict,
+    detail="Answers a file of queries, or all queries of a data set. Writes DIR/predictions.jsonl; resumes from "
+    'complete shards. A query that cannot be answered gets status "error"; all others are answered, and the exit '
+    "status is 1.",
+    distributed=True,
+    resumes=True,
+)

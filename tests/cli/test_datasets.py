@@ -1,0 +1,37 @@
+"""`convert`: the file that it writes is scored as its source is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.cli.main import main
+from tests.data.tiny_datasets import write_image
+
+
+def test_a_converted_data_set_gets_equal_scores(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    file = tmp_path / "own.jsonl"
+    assert main(["convert", *source, "-o", str(file)]) == 0
+    assert capsys.readouterr().out == f"{file}: 3 phrases about 1 images\n"
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": "refcoco/val/1/10", "status": "no_object"}))
+    scores = []
+    for data in (source, ["--dataset", "jsonl", "--path", str(file), "--protocol", "refcoco"]):
+        assert main(["score", str(tmp_path / "p.jsonl"), *data, "--json", "-"]) == 0
+        scores.append(json.loads(capsys.readouterr().out))
+    of_source, of_own = ({k: v for k, v in each.items() if k not in ("dataset", "split")} for each in scores)
+    assert of_source == of_own and (scores[1]["dataset"], scores[1]["split"]) == ("jsonl", "own")
+    assert main(["convert", *source, "-o", str(file), "--limit", "2"]) == 0
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_convert_does_not_overwrite_its_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "a.png")
+    source = tmp_path / "own.jsonl"
+    source.write_text(json.dumps({"image": "a.png", "phrase": "nothing"}) + "\n")
+    before = source.read_bytes()
+    assert main(["convert", "--dataset", "jsonl", "--path", str(source), "-o", str(source)]) == 2
+    assert "own.jsonl: is the file that is converted" in capsys.readouterr().err
+    assert source.read_bytes() == before

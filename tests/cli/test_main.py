@@ -1,0 +1,149 @@
+"""The command line: fast help, mistyped commands, and how errors end the program."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.cli.main import SUBCOMMANDS, build_parser, main, parse
+from sam4mllm.errors import DataError
+
+NAMES = (
+    "demo",
+    "prepare",
+    "inspect",
+    "train",
+    "segment",
+    "predict",
+    "evaluate",
+    "calibrate",
+    "score",
+    "convert",
+    "merge",
+    "doctor",
+    "shapes",
+)
+
+
+def cpu_seconds(*arguments: str) -> float:
+    """Return the least CPU time of five runs; a busy machine affects it less than wall time."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(times)
+
+
+def test_help_answers_within_0_3_seconds_of_a_bare_python() -> None:
+    assert cpu_seconds("-m", "sam4mllm", "--help") - cpu_seconds("-c", "pass") < 0.3
+
+
+def test_help_and_the_package_load_nothing_heavy() -> None:
+    code = (
+        "import sys, sam4mllm, sam4mllm.cli.main; sam4mllm.cli.main.build_parser().format_help(); "
+        "heavy = ('torch', 'transformers', 'numpy', 'pydantic', 'PIL', 'datasets', 'tqdm'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_subcommand_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: sam4mllm {name}" in capsys.readouterr().out
+
+
+def test_the_subcommands_are_those_of_the_contract() -> None:
+    assert tuple(SUBCOMMANDS) == NAMES
+    assert all(f"    {name} " in build_parser().format_help() for name in NAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown subcommand 'trian'; did you mean train?"),
+        (["segmnet", "a", "b"], "did you mean segment?"),
+        (["xyzzy"], "unknown subcommand 'xyzzy' (see"),
+        ([], "SUBCOMMAND"),
+        (["predict", "run", "q.jsonl", "--ouput", "x", "--output", "y"], "did you mean --output?"),
+        (["train", "recipe", "--divice=cpu"], "unknown argument '--divice=cpu'; did you mean --device?"),
+        (["score", "p.jsonl", "--dataset", "refcocoo", "--root", ".", "--split", "val"], "refcoco"),
+        (["shapes", "d", "--scenes", "0"], "1 or more"),
+        (["shapes", "d", "--seed", "-1"], "0 or more"),
+        (["segment", "run"], "IMAGE"),
+    ],
+)
+def test_a_mistyped_command_gets_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and message in error
+
+
+def test_overrides_are_accepted_before_and_after_options() -> None:
+    options = parse(["train", "shapes_ppg", "seed=1", "--device", "cpu", "training.max_steps=3"])
+    assert options.overrides == ["seed=1", "training.max_steps=3"] and options.device == "cpu"
+
+
+@pytest.mark.usefixtures("scripted")
+def test_an_output_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "image": "a.png", "phrase": "left"}))
+    (tmp_path / "taken").write_text("a file, not a folder")
+    arguments = ["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "taken")]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and "taken" in error
+    with pytest.raises(OSError, match="taken"):
+        main(["--traceback", *arguments])
+
+
+def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(output: Path, *, full: bool) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sam4mllm.demo.run_demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == "sam4mllm: interrupted; run the same command again to resume\n"
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def defect(output: Path, *, full: bool) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("sam4mllm.demo.run_demo", defect)
+    with pytest.raises(RuntimeError, match="ours"):
+        main(["demo"])
+
+
+def test_an_error_of_a_data_loaders_worker_is_printed_without_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(*arguments: object, **settings: object) -> None:
+        raise DataError(
+            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+            '  File "x.py", line 1, in y\nsam4mllm.errors.DataError: a.png: cannot be read\n'
+        )
+
+    monkeypatch.setattr("sam4mllm.train.trainer.train", train)
+    assert main(["train", "shapes_ppg"]) == 2
+    assert capsys.readouterr().err == "sam4mllm: error: a.png: cannot be read\n"
+
+
+def test_standard_output_can_be_piped_to_a_program_that_stops_reading(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text("")
+    command = f"{sys.executable} -m sam4mllm score {tmp_path}/p.jsonl --dataset refcoco --root {root} --split val"
+    done = subprocess.run(["bash", "-c", f"{command} | true"], capture_output=True, text=True, timeout=120, check=False)
+    assert "Traceback" not in done.stderr
