@@ -1,7 +1,4 @@
-"""Whether a recipe trains what another one trained: which settings decide the adapter, and which may differ.
-
-This module knows no folder.
-"""
+"""Compare two recipes: the settings in which they would train different adapters."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ from typing import Any
 
 from sam4mllm.recipe.schema import Recipe
 
-# They change memory, speed or what is told, and no weight, so a run may go on with others.
-_FREE = frozenset(
+# Settings that affect memory, speed or the log but no weight, so that a run may be resumed with other values.
+_IRRELEVANT = frozenset(
     {
         "generation.batch_size",
         "targets.batch_size",
@@ -28,15 +25,15 @@ _FREE = frozenset(
 
 
 def differences(trained: Recipe, recipe: Recipe) -> list[str]:
-    """The settings in which `recipe` would train another adapter than `trained` did, as text; at most three."""
-    there, wanted = _flat(trained), _flat(recipe)
-    keys = [key for key in {**there, **wanted} if there.get(key, "unset") != wanted.get(key, "unset")]
-    texts = [f"{key} is {there.get(key, 'unset')!r} there, {wanted.get(key, 'unset')!r} here" for key in keys[:3]]
+    """Return the settings in which `recipe` would train another adapter than `trained` did, as text; at most three."""
+    before, now = _flat(trained), _flat(recipe)
+    keys = [key for key in {**before, **now} if before.get(key, "unset") != now.get(key, "unset")]
+    texts = [f"{key} is {before.get(key, 'unset')!r} there, {now.get(key, 'unset')!r} here" for key in keys[:3]]
     return texts + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
-    """Every setting that decides what is trained, by its dotted key; `output` does not: a run folder may be moved."""
+    """Return the settings that affect the adapter by dotted key, without `output`, as run folders may be moved."""
 
     def walk(prefix: str, value: Any) -> dict[str, Any]:
         items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
@@ -46,4 +43,4 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
     settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
     flat = {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
-    return {key: value for key, value in flat.items() if key not in _FREE}
+    return {key: value for key, value in flat.items() if key not in _IRRELEVANT}

@@ -1,8 +1,8 @@
-"""Recipe: everything that decides a run, typed, from a YAML file and `key=value` overrides.
+"""Load a `Recipe` from a YAML file and `key=value` overrides.
 
-Unknown keys are refused with the nearest valid one, and all errors are told at once. `lora` and `training` hold peft's
-and transformers' own keys, which `load_recipe` checks against the installed libraries. Relative paths are relative to
-the working directory. This module opens no data set and loads no model.
+Unknown keys are refused with the nearest valid one, and all errors are reported at once. `lora` and `training` hold
+peft's and transformers' own keys, which `load_recipe` checks against the installed libraries. Relative paths are
+relative to the working directory. No data set is opened and no model is loaded.
 """
 
 from __future__ import annotations
@@ -23,26 +23,30 @@ from sam4mllm.recipe.yaml_text import read_yaml
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_train: bool = True) -> Recipe:
-    """The recipe of a YAML file, or of a shipped one by its name ("shapes_ppg"), with `overrides` put over it in order.
+    """Load a recipe from a YAML file, or a shipped one by its name, and apply `overrides` in order.
 
     An override is `dotted.key=value`, its value YAML; a number in the key indexes a list (`data.train.0.limit=100`).
-    `to_train` says whether the keys of `lora` and `training` are to suit the installed libraries: a run that is trained
-    may be asked when they have moved on.
+    With `to_train` the keys of `lora` and `training` are checked against the installed libraries; a finished run can be
+    loaded without, because it can be used with later versions of the libraries.
+
+    >>> recipe = load_recipe("shapes_ppg", ["training.max_steps=10", "method.positives=3"])
+    >>> recipe.training.arguments["max_steps"], recipe.method.positives
+    (10, 3)
 
     Raises:
-        RecipeError: no such recipe, no YAML, or settings that cannot be used: one line for each.
+        RecipeError: an unknown recipe, invalid YAML or unusable settings; one line per problem.
     """
     source, text = _read(path_or_name)
     try:
         settings = read_yaml(text)
     except ValueError as error:
-        raise RecipeError(f"{source}: is no YAML: {error}") from error
+        raise RecipeError(f"{source}: is not valid YAML: {error}") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections; got {type(settings).__name__}")
     problems = [problem for override in overrides if (problem := _override(settings, override))]
     recipe: Recipe | None = None
     try:
-        # By way of JSON, because pydantic's strict mode then still takes text for a path.
+        # Through JSON, because there pydantic's strict mode still converts text to a path.
         recipe = Recipe.model_validate_json(json.dumps(settings), strict=True)
     except pydantic.ValidationError as error:
         problems += section_problems(error, Recipe)
@@ -53,7 +57,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_t
 
 
 def shipped_recipes() -> dict[str, Traversable]:
-    """The recipes that come with sam4mllm, by name: beside the package in a checkout, inside it when installed."""
+    """Return the shipped recipes by name; they are beside the package in a checkout, inside it when installed."""
     package = resources.files("sam4mllm")
     inside, beside = package / "recipes", Path(str(package)).parent / "recipes"
     folder: Traversable = inside if inside.is_dir() else beside
@@ -64,14 +68,14 @@ def shipped_recipes() -> dict[str, Traversable]:
 
 
 def _read(path_or_name: str | Path) -> tuple[str, str]:
-    """Where the recipe was found, and its text."""
+    """Return the recipe's path or name, for messages, and its text."""
     path = Path(path_or_name).expanduser()
     file: Traversable = path
     if not path.is_file():
         shipped = shipped_recipes()
         if str(path_or_name) not in shipped:
             hint = nearest(path.stem, shipped, "shipped recipes")
-            raise RecipeError(f"{path_or_name}: no such recipe file, and no shipped recipe of that name; {hint}")
+            raise RecipeError(f"{path_or_name}: neither a recipe file nor the name of a shipped recipe; {hint}")
         file = shipped[str(path_or_name)]
     try:
         return str(path_or_name), file.read_text(encoding="utf-8")
@@ -80,33 +84,37 @@ def _read(path_or_name: str | Path) -> tuple[str, str]:
 
 
 def _override(settings: dict[str, Any], override: str) -> str | None:
-    """Put one `key=value` into `settings`; returns what is wrong with it, or None."""
+    """Apply one `key=value` to `settings`; return the problem with it, or None."""
+    # 1. Split the override into a dotted key and a value.
     dotted, equals, text = override.partition("=")
-    if isinstance(settings.get("method"), str):
-        settings["method"] = {"name": settings["method"]}
     if not equals or not all(dotted.split(".")):
         return f"override {override!r}: write key=value, for instance training.max_steps=100"
     try:
         value = read_yaml(text)
     except ValueError as error:
-        return f"override {override!r}: the value is no YAML: {error}"
-    # A method by its name alone leaves the section's other settings as they are.
+        return f"override {override!r}: the value is not valid YAML: {error}"
+
+    # 2. A method given by its name alone leaves the section's other settings unchanged.
+    if isinstance(settings.get("method"), str):
+        settings["method"] = {"name": settings["method"]}
     dotted = "method.name" if dotted == "method" and isinstance(value, str) else dotted
+
+    # 3. Find the mapping or list that holds the last part of the key, and set it.
     *parents, last = dotted.split(".")
-    place: Any = settings
+    parent: Any = settings
     for part in parents:
-        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            if place.get(part) is None:
-                place[part] = {}
-            place = place[part]
+        if isinstance(parent, list) and part.isdecimal() and int(part) < len(parent):
+            parent = parent[int(part)]
+        elif isinstance(parent, dict):
+            if parent.get(part) is None:
+                parent[part] = {}
+            parent = parent[part]
         else:
-            return f"override {override!r}: there is nothing at {part!r} to set {last!r} in"
-    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
+            return f"override {override!r}: there is nothing at {part!r} in which {last!r} could be set"
+    if isinstance(parent, list) and last.isdecimal() and int(last) < len(parent):
+        parent[int(last)] = value
+    elif isinstance(parent, dict):
+        parent[last] = value
     else:
         return f"override {override!r}: there is nothing at {last!r} to set"
     return None

@@ -1,7 +1,6 @@
-"""The sections of a recipe: every setting with its type, its one default and its description.
+"""Recipe and its sections: every setting with its type, its default and its description.
 
-Attribute docstrings become the descriptions of the fields. `data` stands in `recipe_data.py`. This module reads no
-files; `recipe.py` does.
+Attribute docstrings become the descriptions of the fields. The section `data` is defined in `sam4mllm.data.entry`.
 """
 
 from __future__ import annotations
@@ -23,28 +22,29 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class ModelSection(Section):
-    """The multimodal LLM that is tuned."""
+    """The multimodal LLM that is fine-tuned."""
 
     base: str
-    """A model of the Hub, a folder, or "shapes" for the model that travels with the package."""
+    """A Hub id, a folder, or "shapes" for the embedded model."""
     dtype: Dtype = "auto"
-    """The type of the weights; "auto" takes the one they are stored in."""
+    """The dtype of the weights; "auto" is the dtype they are stored in."""
     quantization: Literal["4bit", "8bit"] | None = None
-    """How the frozen weights are quantised by bitsandbytes, or null."""
+    """How bitsandbytes quantizes the frozen weights, or null."""
     attn_implementation: str | None = None
-    """transformers' `attn_implementation`, or null for its own choice."""
+    """transformers' `attn_implementation`, or null for its default."""
     min_pixels: PositiveInt | None = None
-    """The least area that an image is brought to, in pixels; null for the checkpoint's. Not every family has it."""
+    """The smallest area of a resized image in pixels; null for the checkpoint's. Not every family has it."""
     max_pixels: PositiveInt | None = None
-    """The largest area that an image is brought to, in pixels; null for the checkpoint's. Not every family has it."""
+    """The largest area of a resized image in pixels; null for the checkpoint's. Not every family has it."""
     longest_side: PositiveInt | None = None
-    """The length that an image's longest side is brought to, for SmolVLM and Idefics3; null for the checkpoint's."""
+    """The longest side of a resized image in pixels, for SmolVLM and Idefics3; null for the checkpoint's."""
     tune_projector: bool = False
-    """Whether the modules between the eyes and the language model are tuned whole beside LoRA, as in the paper."""
+    """Whether the projector from the vision tower to the language model is fully fine-tuned beside LoRA, as in the
+    paper."""
 
     @property
     def image_size(self) -> dict[str, int]:
-        """The limits of an image's size that are set."""
+        """The limits of the image size that are set, in pixels, by their names."""
         return self.model_dump(include={"min_pixels", "max_pixels", "longest_side"}, exclude_none=True)
 
     @pydantic.model_validator(mode="after")
@@ -60,43 +60,43 @@ class SegmenterSection(Section):
     checkpoint: str
     """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the packaged model."""
     dtype: Dtype = "float32"
-    """The type that it computes in; "auto" is bfloat16 on a GPU that has it, else float32."""
+    """The dtype of the computation; "auto" is bfloat16 on a GPU that supports it, else float32."""
     fallback_margin: Share | None = None
-    """When asking: the mask of the box alone is taken where its predicted IoU is above that of the mask of box and
-    points by more than this; null for never."""
+    """At inference the mask of the box alone is used where its predicted IoU exceeds that of the mask of box and points
+    by more than this; null for never."""
     fallback_outside: Share | None = None
-    """When asking: the mask of the box alone is taken where more than this share of the other mask's pixels lies
-    outside the box; null for never."""
+    """At inference the mask of the box alone is used where more than this share of the other mask's pixels is outside
+    the box; null for never."""
 
 
 class MethodSection(Section):
-    """How the model is asked and taught."""
+    """The method: which questions the model is trained on and asked."""
 
     name: Literal["ppg", "pqpp", "both"] = "ppg"
-    """ppg: prompt-point generation, the box and the points in one answer. pqpp: the box, then yes or no to points in
-    it. both: both are taught; ppg is asked, and points that pqpp's question denies are dropped. `method: pqpp` and
-    `methods: [ppg, pqpp]` say the same shorter."""
+    """ppg: prompt-point generation, the box and the points in one answer. pqpp: the box, then yes or no for points in
+    it. both: the model is trained on both; at inference ppg gives the points, and those that pqpp's question answers
+    with no are dropped. `method: pqpp` and `methods: [ppg, pqpp]` are short forms."""
     positives: NonNegativeInt = 2
-    """ppg: points on each object."""
+    """ppg: positive points (on the object) per object."""
     negatives: NonNegativeInt = 1
-    """ppg: points off each object."""
+    """ppg: negative points (off the object) per object."""
     form: Literal["list", "single"] = "list"
-    """pqpp: several points in one question, or one."""
+    """pqpp: several points per question, or one."""
     asked: Literal["grid", "pattern"] = "grid"
-    """pqpp: where in a box points are asked about: 5 x 5, or 15 in five rows that are moved by turns."""
+    """pqpp: the points of a box that are asked about: grid, 5 x 5; pattern, 15 in five rows, shifted in turn."""
     box_jitter: Annotated[float, Field(ge=0, lt=0.5, allow_inf_nan=False)] = 0.1
-    """pqpp: how far the sides of a box in which points are taught are off, as a share of the box's side."""
+    """pqpp: the jitter of the training boxes' sides, as a share of the box's side."""
     yes_above: Share = 0.75
     """pqpp: a point is positive where P(yes) is above this."""
     no_above: Share = 0.9
     """pqpp: a point is negative where P(no) is above this."""
     coordinates: Literal["family", "grid"] = "family"
-    """family: places as the model's family was taught to write them, and on the grid where it was not. grid: always
-    on the grid. What came of it stands in the run folder's method.json."""
+    """family: coordinates in the form of the model family's own grounding data, or on the grid if the family has none.
+    grid: always on the grid. The resulting form is saved in the run folder's method.json."""
     grid: Annotated[int, Field(ge=2, le=10000)] = 1000
-    """Bins of the coordinate grid, across and down alike, where the family's own coordinates are not used."""
+    """Bins of the coordinate grid on each axis, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
-    """Phrases of one image that are taught in one conversation at most; each is asked in one of its own."""
+    """The most phrases of one image in one training conversation; at inference each phrase has a separate one."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -105,65 +105,66 @@ class MethodSection(Section):
 
 
 class TargetsSection(Section):
-    """How the points to be taught are chosen."""
+    """How the points of the training targets are chosen."""
 
     groups: PositiveInt = 64
-    """Groups of points drawn per object."""
+    """Groups of points sampled per object (K of the paper)."""
     keep: PositiveInt = 1
-    """Groups kept as targets per object."""
+    """Groups kept as targets per object (k of the paper)."""
     judge: Literal["exact", "jittered", "none"] = "exact"
-    """The box under which a group is judged: the true one (the paper), the mean over boxes a little off, or no box."""
+    """The box with which SAM scores a group: the true one (the paper), jittered boxes (mean IoU), or no box."""
     choose: Literal["top", "random"] = "top"
-    """top: the groups whose masks have the highest IoU with the truth. random: the first ones drawn, for ablations."""
+    """top: the groups whose masks have the highest IoU with the true mask. random: the first ones sampled, for
+    ablations."""
     jitter: Share = 0.1
-    """How far a jittered box's sides are off, as a share of the box's side."""
+    """The jitter of a jittered box's sides, as a share of the box's side."""
     jitter_boxes: PositiveInt = 3
     """Jittered boxes per group."""
     widen: Share = 0.1
-    """Negatives are drawn in the true box grown on each side by this share of its width and height."""
+    """Negative points are sampled in the true box widened on each side by this share of its width and height."""
     min_iou: Share = 0.0
-    """Objects whose best group stays below this IoU are not taught."""
+    """Objects whose best group is below this IoU have no training target."""
     only_winning: bool = False
-    """Whether points are taught only where they beat the box alone; other objects are taught by their box. It changes
-    no store, so it can be switched on without preparing anew."""
+    """Whether points are training targets only where their mask beats that of the box alone; the target of all other
+    objects is their box. The target store does not depend on it, so it needs no new `prepare`."""
     batch_size: PositiveInt = 256
-    """Prompts that the segmenter decodes at once; it changes memory and speed only."""
+    """Prompts that the segmenter decodes at once; it affects memory and speed only."""
     store: Directory = Path("runs/targets")
-    """The folder of the target stores; each is keyed by all that decides it, so runs can share the folder."""
+    """The folder of the target stores. A store's key covers all that decides it, so runs can share the folder."""
 
     @pydantic.model_validator(mode="after")
     def _enough_groups(self) -> TargetsSection:
         if self.keep > self.groups:
             raise ValueError(f"keep: cannot keep {self.keep} of {self.groups} groups; lower keep or raise groups")
         if self.judge == "jittered" and self.jitter == 0:
-            raise ValueError("jitter: is 0, so judge: jittered would judge under the exact box; raise it")
+            raise ValueError("jitter: is 0, so judge: jittered would use the exact box; raise it")
         if self.only_winning and self.judge == "none":
             raise ValueError(
-                "only_winning: compares points beside a box with the box alone, but judge: none judges them without "
-                "one; use exact or jittered"
+                "only_winning: compares points with a box to the box alone, but judge: none scores points without a "
+                "box; use exact or jittered"
             )
         return self
 
 
 class ValidateSection(Section):
-    """How training is validated: by generating, segmenting and scoring on a held-out slice."""
+    """How training is validated: by generating, segmenting and scoring on held-out samples."""
 
     every_steps: NonNegativeInt = 500
-    """Optimiser steps between two validations; 0 for one at the end only."""
+    """Optimizer steps between two validations; 0 for one at the end only."""
     samples: PositiveInt = 256
-    """Samples of `data.validation` that are used, the same ones each time."""
+    """Samples of `data.validation` that are used, the same ones in every validation."""
     batch_size: PositiveInt = 16
-    """Questions answered at once."""
+    """Questions per batch."""
 
 
 class TrainingSection(Section):
-    """transformers.TrainingArguments' own keys, and how the run is validated."""
+    """Keys of transformers.TrainingArguments, and how the run is validated."""
 
     model_config = ConfigDict(extra="allow")
 
-    # "validate" would hide a method of pydantic's, so the attribute is called otherwise than the key.
+    # "validate" is a method of pydantic's, so the attribute has another name than the key.
     validation: ValidateSection = Field(default_factory=ValidateSection, alias="validate")
-    """When and on how much the run is validated (the key is `validate`)."""
+    """When and on how many samples the run is validated (the key is `validate`)."""
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -175,57 +176,57 @@ class GenerationSection(Section):
     """How answers are generated."""
 
     batch_size: PositiveInt = 16
-    """Questions answered at once; it changes memory and speed only."""
+    """Questions per batch; it affects memory and speed only."""
     max_new_tokens: PositiveInt = 512
-    """Tokens of the longest answer. An object with three points takes about 50 where every digit is a token."""
+    """The most tokens of an answer. An object with three points takes about 50 where every digit is a token."""
 
 
 class Recipe(Section):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     seed: NonNegativeInt = 0
-    """Seeds PPG's point groups, the adapter's first weights and the order of the data."""
+    """The seed of PPG's point groups, the adapter's initial weights and the order of the data."""
     output: Directory
     """The run folder."""
     model: ModelSection
-    """The multimodal LLM that is tuned."""
+    """The multimodal LLM that is fine-tuned."""
     segmenter: SegmenterSection
     """The model that turns prompts into masks."""
     data: DataSection
-    """What is learned from, and what the learning is watched on."""
+    """The data sets for training and for validation."""
     method: MethodSection = MethodSection()
-    """How the model is asked and taught."""
+    """The method: which questions the model is trained on and asked."""
     targets: TargetsSection = TargetsSection()
-    """How the points to be taught are chosen."""
+    """How the points of the training targets are chosen."""
     lora: dict[str, Any] = Field(default_factory=dict)
-    """peft.LoraConfig's own keys."""
+    """Keys of peft.LoraConfig."""
     training: TrainingSection = TrainingSection()
-    """transformers.TrainingArguments' own keys, and `validate`."""
+    """Keys of transformers.TrainingArguments, and `validate`."""
     generation: GenerationSection = GenerationSection()
     """How answers are generated."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
     def _several_methods(cls, given: Any) -> Any:
-        """`methods: [ppg, pqpp]` is `method: both`."""
+        """Replace `methods: [ppg, pqpp]` by `method: both`."""
         if not isinstance(given, dict) or "methods" not in given:
             return given
         names = given["methods"]
         if "method" in given and "name" in (given["method"] if isinstance(given["method"], dict) else {"name": ""}):
-            raise ValueError("methods: is given beside method.name; keep one of them")
+            raise ValueError("methods: is given together with method.name; keep one of them")
         if not isinstance(names, list) or sorted(map(str, names)) not in (["ppg"], ["pqpp"], ["ppg", "pqpp"]):
-            raise ValueError(f"methods: is [ppg], [pqpp] or [ppg, pqpp]; got {names!r}")
+            raise ValueError(f"methods: use [ppg], [pqpp] or [ppg, pqpp]; got {names!r}")
         name = str(names[0]) if len(names) == 1 else "both"
         rest = {key: value for key, value in given.items() if key != "methods"}
         return {**rest, "method": {**given.get("method", {}), "name": name}}
 
     def hash(self) -> str:
-        """sha256, in hex, of the settings; the order of keys and the spelling of numbers in the file do not matter."""
+        """Return the SHA-256 of the settings in hex; the order of keys and the form of numbers do not matter."""
         canonical = json.dumps(self._plain(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     def to_yaml(self) -> str:
-        """Every setting, defaults written out, as a file that `load_recipe` reads back to an equal recipe."""
+        """Return all settings, defaults included, as YAML that `load_recipe` reads back to an equal recipe."""
         return write_yaml(self._plain())
 
     def _plain(self) -> dict[str, Any]:

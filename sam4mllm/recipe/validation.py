@@ -1,7 +1,4 @@
-"""The checks behind a recipe and what is said when they fail: nearest keys, the libraries' own keys, one line an error.
-
-This module knows no recipe file: it is told the sections and the settings.
-"""
+"""Check a recipe: unknown keys with the nearest valid one, wrong types, the libraries' keys; one line per problem."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from typing import Any
 import pydantic
 from pydantic import BaseModel
 
-# Keys of the libraries that another setting of the recipe decides: the key, and the setting to use.
-_DECIDED_ELSEWHERE = {
+# Library keys that are set through another setting of the recipe: the key, and the setting to use.
+_SET_ELSEWHERE = {
     "lora": {"base_model_name_or_path": "model.base"},
     "training": {"output_dir": "output", "seed": "seed", "data_seed": "seed"},
 }
-# Values that a library takes beside those that it annotates: TrainingArguments turns FSDP on by `true`.
-_ALSO_TAKEN: dict[str, tuple[Any, ...]] = {"fsdp": (True, False)}
-# What other programs, and people, call the libraries' keys; no spelling leads there.
-_ALSO_CALLED = {
+# Values that a library accepts although its annotations lack them: TrainingArguments turns FSDP on by `true`.
+_ALSO_ACCEPTED: dict[str, tuple[Any, ...]] = {"fsdp": (True, False)}
+# Other names for the libraries' keys, which the nearest spelling would not find.
+_SYNONYMS = {
     "rank": "r",
     "alpha": "lora_alpha",
     "dropout": "lora_dropout",
@@ -40,33 +37,33 @@ _ALSO_CALLED = {
     "scheduler": "lr_scheduler_type",
     "optimizer": "optim",
 }
-# So many valid keys can be read at a glance.
+# Up to this many valid keys are listed in a message.
 _FEW = 15
-# Keys of the section that are ours, not the library's.
+# Keys of these sections that are ours, not the library's.
 _OURS = {"lora": (), "training": ("validate",)}
 
 
 def nearest(word: str, valid: Iterable[str], what: str) -> str:
-    """The valid word that `word` was probably meant to be, or all of them where none is near and they are few."""
+    """Return a hint for an unknown `word`: the nearest valid one, or all of them if none is near and they are few."""
     valid = sorted(valid)
-    if _ALSO_CALLED.get(word) in valid:
-        return f"did you mean {_ALSO_CALLED[word]}?"
+    if _SYNONYMS.get(word) in valid:
+        return f"did you mean {_SYNONYMS[word]}?"
     few = len(valid) <= _FEW
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5 if few else 0.0)
     return f"did you mean {near[0]}?" if near else f"the {what} are {', '.join(valid) or 'none'}"
 
 
 def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> list[str]:
-    """One line for each thing that is wrong with the sections under `root`, led by its dotted key."""
+    """Return a line per problem of the sections under `root`, each beginning with the dotted key."""
     lines = []
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key; {_meant(str(item['loc'][-1]), item['loc'][:-1], root)}")
+            lines.append(f"{key}: unknown key; {_suggestion(str(item['loc'][-1]), item['loc'][:-1], root)}")
         elif item["type"] == "missing":
             lines.append(f"{key}: is missing")
         elif item["type"] == "value_error":
-            # A section's own validators lead their line with the key within the section.
+            # The message of a section's own validator begins with the key within the section.
             lines.append(f"{key}.{item['ctx']['error']}".removeprefix("."))
         else:
             lines.append(f"{key}: {_lower_first(item['msg'])}; got {item['input']!r}")
@@ -74,9 +71,9 @@ def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> 
 
 
 def library_problems(settings: Mapping[str, Any]) -> list[str]:
-    """One line for each key of `lora` and `training` that the library installed lacks or whose value has another type.
+    """Return a line per key of `lora` and `training` that the installed library lacks or whose value has a wrong type.
 
-    The libraries are imported only where the section holds one of their keys, for that takes seconds.
+    A library is imported only if its section has keys, because the import takes seconds.
     """
     lines = []
     for section, ours in _OURS.items():
@@ -87,20 +84,20 @@ def library_problems(settings: Mapping[str, Any]) -> list[str]:
         library = _library(section)
         hints = typing.get_type_hints(library)
         fields = [field.name for field in dataclasses.fields(library) if field.init]
-        decided = _DECIDED_ELSEWHERE[section]
+        set_elsewhere = _SET_ELSEWHERE[section]
         for key, value in keys.items():
-            if key in decided:
-                lines.append(f"{section}.{key}: is decided by the recipe's {decided[key]}; set that instead")
+            if key in set_elsewhere:
+                lines.append(f"{section}.{key}: is set by the recipe's {set_elsewhere[key]}; set that instead")
             elif key not in fields:
-                hint = nearest(key, {*fields, *ours} - decided.keys(), "valid keys")
+                hint = nearest(key, {*fields, *ours} - set_elsewhere.keys(), "valid keys")
                 lines.append(f"{section}.{key}: unknown key of {library.__name__}; {hint}")
-            elif value not in _ALSO_TAKEN.get(key, ()) and (problem := _wrong_type(value, hints[key])):
+            elif value not in _ALSO_ACCEPTED.get(key, ()) and (problem := _wrong_type(value, hints[key])):
                 lines.append(f"{section}.{key}: {problem}; got {value!r}")
     return lines
 
 
 def _library(section: str) -> type:
-    """The dataclass whose keys the section holds."""
+    """Return the library's dataclass whose fields are the keys of the section."""
     if section == "lora":
         from peft import LoraConfig
 
@@ -111,19 +108,19 @@ def _library(section: str) -> type:
 
 
 def _wrong_type(value: Any, annotation: Any) -> str | None:
-    """What keeps `value`, as JSON has it, from being what the library annotates; None for nothing."""
+    """Return why `value`, in JSON, does not fit the library's annotation, or None if it does."""
     try:
         pydantic.TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
     except pydantic.errors.PydanticUserError:
-        # An annotation that pydantic cannot check: the library itself does, when it is given the value.
+        # Pydantic cannot check this annotation; the library itself will check the value.
         return None
     except pydantic.ValidationError as error:
         return "; or ".join(dict.fromkeys(_lower_first(item["msg"]) for item in error.errors()))
     return None
 
 
-def _meant(word: str, location: Iterable[str | int], root: type[BaseModel]) -> str:
-    """What an unknown key was probably meant to be: that very key in another section, or a near one in its own."""
+def _suggestion(word: str, location: Iterable[str | int], root: type[BaseModel]) -> str:
+    """Return a hint for an unknown key: the same key in another section, or the nearest one in its own section."""
     section = root
     for part in location:
         if isinstance(part, str):
@@ -147,7 +144,7 @@ def _meant(word: str, location: Iterable[str | int], root: type[BaseModel]) -> s
 
 
 def _kinds(annotation: Any) -> list[type]:
-    """The classes that an annotation such as `list[DataEntry] | None` is made of."""
+    """Return the classes in an annotation such as `list[DataEntry] | None`."""
     arguments = typing.get_args(annotation)
     if arguments:
         return [kind for part in arguments for kind in _kinds(part)]

@@ -66,7 +66,7 @@ def write_yaml(value: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _WriteResolver
     yaml.Representer = _Representer
-    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
+    yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False
     yaml.width = 120  # type: ignore[assignment]
     stream = io.StringIO()
     yaml.dump(value, stream)
@@ -76,7 +76,7 @@ def write_yaml(value: Any) -> str:
 class _ReadResolver(VersionedResolver):
     """The types of unquoted scalars: those of the core schema alone."""
 
-    patterns = _CORE_SCHEMA
+    patterns: tuple[tuple[str, Any], ...] = _CORE_SCHEMA
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Tag:
         """Return the tag of a node without one of its own; `implicit[0]` is true for an unquoted scalar."""

@@ -1,0 +1,83 @@
+"""Overrides: `key=value` settings that replace those of the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.recipe.loading import load_recipe
+from tests.recipe.conftest import problems
+
+
+def test_overrides_are_yaml_and_apply_in_order(small: Path) -> None:
+    recipe = load_recipe(
+        small,
+        [
+            "training.learning_rate=1e-4",
+            "training.save_strategy=no",
+            "training.validate.every_steps=5",
+            "seed=1",
+            "seed=2",
+            "data.train.1.limit=7",
+            "data.validation={dataset: refcoco, root: data, split: val}",
+            "model.quantization=4bit",
+            "lora.target_modules=[q_proj, v_proj]",
+        ],
+    )
+    assert recipe.training.arguments == {"learning_rate": 1e-4, "save_strategy": "no"}
+    assert recipe.training.validation.every_steps == 5
+    assert recipe.seed == 2
+    assert [entry.limit for entry in recipe.data.train] == [None, 7]
+    assert recipe.data.validation is not None
+    assert recipe.data.validation.split == "val"
+    assert recipe.model.quantization == "4bit"
+    assert recipe.lora == {"target_modules": ["q_proj", "v_proj"]}
+
+
+def test_a_value_may_hold_an_equals_sign(small: Path) -> None:
+    assert load_recipe(small, ["output=runs/a=b"]).output == Path("runs/a=b")
+
+
+def test_home_is_expanded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert load_recipe(small, ["output=~/run"]).output == Path("/home/someone/run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["method=pqpp"], "pqpp"),
+        (["method.name=both"], "both"),
+        (["methods=[ppg]"], "ppg"),
+        (["methods=[ppg, pqpp]"], "both"),
+        (["methods=[pqpp, ppg]", "method.phrases=2"], "both"),
+    ],
+)
+def test_a_method_can_be_given_by_its_name_alone(small: Path, tmp_path: Path, overrides: list[str], name: str) -> None:
+    recipe = load_recipe(small, overrides)
+    assert recipe.method.name == name
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    assert load_recipe(tmp_path / "again.yaml") == recipe
+    assert load_recipe(small, [f"method.name={name}", f"method.phrases={recipe.method.phrases}"]) == recipe
+
+
+def test_a_method_given_by_its_name_leaves_the_sections_other_settings_unchanged(small: Path) -> None:
+    assert load_recipe("shapes_ppg", ["method=pqpp"]) == load_recipe("shapes_ppg", ["method.name=pqpp"])
+    recipe = load_recipe(small, ["method=pqpp", "method.form=single"])
+    assert (recipe.method.name, recipe.method.form) == ("pqpp", "single")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["methods=[ppg, ppg]"], "methods: use [ppg], [pqpp] or [ppg, pqpp]; got ['ppg', 'ppg']"),
+        (["methods=pqpp"], "methods: use [ppg], [pqpp] or [ppg, pqpp]; got 'pqpp'"),
+        (["methods=[pqpp]", "method.name=ppg"], "methods: is given together with method.name; keep one of them"),
+        (["method=ppg", "methods=[pqpp]"], "methods: is given together with method.name; keep one of them"),
+        (["method=pgp"], "method.name: input should be 'ppg', 'pqpp' or 'both'; got 'pgp'"),
+        (["method.box_jitter=0.5"], "method.box_jitter: input should be less than 0.5; got 0.5"),
+    ],
+)
+def test_contradicting_methods_are_refused(small: Path, overrides: list[str], problem: str) -> None:
+    assert problems(small, *overrides) == [problem]
