@@ -1,7 +1,7 @@
-"""Method: how a model is taught to name a region and how it is asked for one.
+"""The interface of a method: its training conversations, and how a model is asked for the objects of a phrase.
 
-Nothing outside `methods/` assumes that an answer is text with a box and points: what leaves a method is SAM prompts
-with a status, or conversations to learn. This module knows no text form.
+Only `methods/` depends on how answers are written: a method returns SAM prompts with a status, and conversations to
+train on.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A phrase about an image of `size_wh` pixels; `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
+    """A phrase about an image of `size_wh` pixels.
+
+    `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: a phrase too long to be one.
+        DataError: the phrase is too long for a referring expression.
     """
 
     image: str | Path | Image | npt.NDArray[np.uint8]
@@ -43,9 +45,11 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model answered. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed".
+    """A model's parsed answer to a question.
 
-    `evidence` is what the model itself says for each prompt, in their order, and, as the only one, for "no_object".
+    `prompts` are the objects, in pixels of the image; empty unless `status` is "ok". `text` is what the model
+    generated. `reason` says why an answer is "malformed", and is None otherwise. `confidence` has one entry for each
+    prompt, in their order, or a single entry for "no_object".
     """
 
     status: Literal["ok", "no_object", "malformed"]
@@ -56,46 +60,47 @@ class Answer:
 
 
 class PromptTarget(Protocol):
-    """The part of a stored target (`targets.store.ObjectTarget`) that methods read: prompts, the best one first."""
+    """The part of a stored target (`targets.store.ObjectTarget`) that methods use: its prompts, the best one first."""
 
     @property
     def prompts(self) -> Sequence[SamPrompt]: ...
 
 
 class Method(Protocol):
-    """A way to teach regions to an MLLM and to ask for them."""
+    """A way to train an MLLM to locate objects, and to ask it for them."""
 
     name: str
     needs_targets: bool
-    """Whether it teaches what SAM chose, so that the targets must be there."""
+    """Whether it trains on the prompts that SAM selects, so that the target store must hold them."""
     needs_probabilities: bool
-    """Whether it needs the probabilities of yes and no, which not every engine gives (`mllm.engine.ScoringEngine`)."""
+    """Whether it needs yes/no probabilities, which only a `mllm.engine.ScoringEngine` returns."""
 
     def settings(self) -> dict[str, Any]:
-        """All that `methods.method_from_settings` needs to make this method again; plain JSON, `name` included."""
+        """Return the settings, `name` included, from which `registry.method_from_settings` builds an equal method."""
         ...
 
     def training_conversations(
         self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
     ) -> list[Conversation]:
-        """The conversations that teach the phrases of one image. `targets` is by object id.
+        """Return the training conversations about the samples of one image. `targets` is keyed by object id.
 
-        A phrase one of whose objects has no target is left out: half of its objects would be a wrong answer.
+        If a method needs targets, it skips a phrase one of whose objects has none: an answer that names only some of
+        the objects would be a wrong training target.
         """
         ...
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
-        """What is taught about the sample's objects, as prompts in pixels: to be looked at."""
+        """Return the prompts in the sample's training targets, in pixels of the image, to be drawn by `inspect`."""
         ...
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """The model's answers, in the order of the questions, with prompts in pixels of each image."""
+        """Return the model's answers in the order of the questions; prompts are in pixels of each image."""
         ...
 
 
 def has_targets(sample: Sample, targets: Mapping[str, PromptTarget]) -> bool:
-    """Whether every object that the phrase means can be taught: by its target, or, where it has no mask, by its box.
+    """Return whether every object of the phrase has a training target: a stored one, or its box if it has no mask.
 
-    True for a phrase that means nothing.
+    True for a phrase without objects.
     """
     return all(item.rle is None or (item.id in targets and targets[item.id].prompts) for item in sample.objects)

@@ -1,7 +1,4 @@
-"""What methods that are answered in the grammar share: the order and grouping of what is taught, and replies read back.
-
-This module asks nothing.
-"""
+"""Functions that several methods share: parsing replies by the answer grammar, ordering and grouping training data."""
 
 from __future__ import annotations
 
@@ -12,15 +9,18 @@ from statistics import fmean
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ModelError
-from sam4mllm.geometry import Point, SamPrompt
+from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.mllm.engine import Engine, Reply, ScoringEngine
 from sam4mllm.prompts.grammar import AnswerGrammar
 
 
-def read_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
-    """What a reply of at most `max_new_tokens` tokens says about an image of `size_wh` pixels."""
-    # What is left of a cut answer may well read as a shorter one, with an object too few.
+def parse_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
+    """Parse a reply of at most `max_new_tokens` tokens about an image of `size_wh` pixels.
+
+    A reply that was cut off is malformed even if the rest parses, because that rest may lack an object. The confidence
+    is the mean log-probability of each object's box, or of the whole text for "no object".
+    """
     if not reply.finished:
         return Answer("malformed", (), reply.text, f"cut off at max_new_tokens={max_new_tokens}")
     parsed = grammar.parse(reply.text, size_wh)
@@ -29,69 +29,79 @@ def read_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], m
     return Answer(parsed.status, parsed.prompts, reply.text, parsed.reason, confidence)
 
 
-def with_points(answer: Answer, kept: Sequence[Sequence[tuple[Point, float]]]) -> Answer:
-    """The answer with these points for each of its prompts, and how likely the model finds their labels in the mean.
+def replace_points(answer: Answer, points: Sequence[Sequence[tuple[Point, float]]]) -> Answer:
+    """Return the answer with other points: for each prompt, (point, probability of its label) pairs.
 
-    An answer without prompts stays as it is.
+    The mean of the probabilities becomes the prompt's `Confidence.points`. An answer without prompts is returned as it
+    is.
     """
     if not answer.prompts:
         return answer
     prompts = [
-        SamPrompt(prompt.box, tuple(point for point, _ in points))
-        for prompt, points in zip(answer.prompts, kept, strict=True)
+        SamPrompt(prompt.box, tuple(point for point, _ in scored))
+        for prompt, scored in zip(answer.prompts, points, strict=True)
     ]
     confidence = [
-        replace(said, points=fmean(likely for _, likely in points) if points else None)
-        for said, points in zip(answer.confidence, kept, strict=True)
+        replace(before, points=fmean(probability for _, probability in scored) if scored else None)
+        for before, scored in zip(answer.confidence, points, strict=True)
     ]
     return replace(answer, prompts=tuple(prompts), confidence=tuple(confidence))
 
 
 def require_scoring_engine(engine: Engine) -> ScoringEngine:
-    """The engine, as one whose model's distribution can be read.
+    """Return `engine` if it can return yes/no probabilities.
 
     Raises:
         ModelError: it cannot.
     """
     if not isinstance(engine, ScoringEngine):
         raise ModelError(
-            f"pqpp reads how likely yes and no are, which a {type(engine).__name__} does not tell; run the model in "
-            "this process (without --server)"
+            f"pqpp needs the probabilities of yes and no, which {type(engine).__name__} does not return; run the model "
+            "in this process (without --server)"
         )
     return engine
 
 
+def require_box(prompt: SamPrompt) -> Box:
+    """Return the prompt's box; every object of an answer that was parsed by the grammar has one.
+
+    Raises:
+        ValueError: the prompt has points only.
+    """
+    if prompt.box is None:
+        raise ValueError(f"this needs a prompt with a box; got a prompt with points only: {prompt.points}")
+    return prompt.box
+
+
 def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
-    """The prompts by their box's left edge, then its top: an order that a model can learn, as the file's is not.
+    """Return the prompts sorted by their box's left edge, then its top edge.
+
+    A model can predict this order from the image; it cannot predict the order of an annotation file.
 
     Raises:
         ValueError: a prompt without a box.
     """
-
-    def corner(prompt: SamPrompt) -> tuple[float, float]:
-        if prompt.box is None:
-            raise ValueError(f"reading order goes by boxes; got a prompt with points only: {prompt.points}")
-        return prompt.box.x1, prompt.box.y1
-
-    return sorted(prompts, key=corner)
+    return sorted(prompts, key=lambda prompt: (require_box(prompt).x1, require_box(prompt).y1))
 
 
-def grouped(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """The samples of one image in groups of at most `size`, no two of which mean the same objects.
+def group_samples(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
+    """Split the samples of one image into groups of at most `size`, without two samples of the same objects in one.
 
     Raises:
-        ValueError: samples of several images.
+        ValueError: the samples are about several images.
     """
     images = {sample.image for sample in samples}
     if len(images) > 1:
         raise ValueError(f"a conversation is about one image; got samples of {sorted(map(str, images))}")
+    # 1. The n-th sample about the same set of objects goes to layer n, so no layer has two of them.
     layers: list[list[Sample]] = []
-    seen: dict[frozenset[str], int] = {}
+    counts: dict[frozenset[str], int] = {}
     for sample in samples:
-        meaning = frozenset(item.id for item in sample.objects)
-        layer = seen.get(meaning, 0)
-        seen[meaning] = layer + 1
+        object_ids = frozenset(item.id for item in sample.objects)
+        layer = counts.get(object_ids, 0)
+        counts[object_ids] = layer + 1
         if layer == len(layers):
             layers.append([])
         layers[layer].append(sample)
+    # 2. Each layer is cut into groups.
     return [layer[start : start + size] for layer in layers for start in range(0, len(layer), size)]

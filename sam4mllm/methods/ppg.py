@@ -1,6 +1,7 @@
-"""PPG, prompt-point generation: the model writes box and points in one answer (SAM4MLLM, arXiv 2409.10542, section 3).
+"""PPG, prompt-point generation (SAM4MLLM, arXiv 2409.10542, section 3): box and points in one answer.
 
-Taught: per object, the box and the point group that SAM did best with. Asked: the same question, one phrase at a time.
+The training target of each object is its box with the point group whose SAM mask has the highest IoU with the annotated
+mask. At inference the same question is asked, one phrase at a time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, PromptTarget, Question, has_targets
-from sam4mllm.methods.parsing import grouped, read_reply, reading_order
-from sam4mllm.mllm.engine import Engine, Reply
-from sam4mllm.prompts.conversation import Conversation, asking, teaching
+from sam4mllm.methods.parsing import group_samples, parse_reply, reading_order
+from sam4mllm.mllm.engine import Engine
+from sam4mllm.prompts.conversation import Conversation, inference_conversation, training_conversation
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_prompts
@@ -22,14 +23,14 @@ from sam4mllm.prompts.questions import ask_boxes, ask_prompts
 
 @dataclass(frozen=True, slots=True)
 class Ppg:
-    """PPG with `positives` points on and `negatives` points off each object.
+    """PPG with `positives` points inside each object and `negatives` points outside it.
 
-    Places are written by the convention `coordinates`; where there is none, plainly, on a `grid` of bins each way. With
-    no points at all it teaches and asks boxes alone. `phrases` is how many phrases of an image are taught in one
-    conversation; each is asked in one of its own.
+    With 0 and 0 it trains on boxes alone, and asks for them. Coordinates are written in the convention `coordinates`,
+    or, where that is None, plainly on a `grid` of that many bins in both directions. `phrases` is the maximum number of
+    phrases in one training conversation; at inference each phrase has a conversation of its own.
 
     Raises:
-        ValueError: a negative number of points; no bin, or no phrase.
+        ValueError: a negative number of points, or `grid` or `phrases` below 1.
     """
 
     positives: int
@@ -63,54 +64,73 @@ class Ppg:
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
 
     def question(self, phrase: str) -> str:
+        """Return the text of the question about `phrase`."""
         return ask_prompts(phrase, self.positives, self.negatives)
 
     def training_conversations(
         self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
     ) -> list[Conversation]:
-        """One conversation for every `phrases` phrases of the image, and that once for each rank of kept prompts.
+        """Return a conversation for every `phrases` phrases of the image, once for each rank of the kept prompts.
 
-        Phrases that mean the same objects go to different conversations, because in one the second answer could be
-        copied from the first. An object with fewer prompts than another repeats its last one. A phrase about objects
-        that have boxes and no masks is taught as a question for boxes alone.
+        Phrases about the same objects go to different conversations; in one conversation the second answer could be
+        copied from the first. An object with fewer kept prompts than another repeats its last one. Objects that are
+        annotated with boxes only are asked for by the question for boxes.
 
         Raises:
-            ValueError: samples of several images.
+            ValueError: the samples are about several images.
+
+        >>> from pathlib import Path
+        >>> from types import SimpleNamespace
+        >>> import numpy as np
+        >>> from sam4mllm.data.masks import encode
+        >>> from sam4mllm.data.sample import MaskObject, Sample
+        >>> from sam4mllm.geometry import Box, Point, SamPrompt
+        >>> mask = np.zeros((50, 100), dtype=bool)
+        >>> mask[10:30, 10:30] = True
+        >>> cup = MaskObject("cup", encode(mask), Box(10, 10, 30, 30))
+        >>> sample = Sample("mine/1", Path("street.jpg"), (100, 50), "the left cup", (cup,))
+        >>> points = (Point(15, 20, 1), Point(17, 20, 1), Point(35, 20, 0))
+        >>> targets = {"cup": SimpleNamespace(prompts=[SamPrompt(cup.box, points)])}
+        >>> ppg = Ppg(positives=2, negatives=1, grid=1000, phrases=5)
+        >>> (conversation,) = ppg.training_conversations([sample], targets)
+        >>> for turn in conversation.turns:
+        ...     print(f"{turn.role}: {turn.text}")
+        user: Where is "the left cup"? Box each object, with 2 points on it and 1 off it.
+        assistant: [100,200,300,600] +(150,400)(170,400) -(350,400)
         """
         conversations = []
-        for group in grouped([sample for sample in samples if has_targets(sample, targets)], self.phrases):
+        for group in group_samples([sample for sample in samples if has_targets(sample, targets)], self.phrases):
             kept = [len(targets[item.id].prompts) for s in group if s.has_masks for item in s.objects]
             for rank in range(max(kept, default=1)):
-                exchanges = [(self._taught_question(s), self._answer(s, targets, rank)) for s in group]
-                conversations.append(teaching(group[0].image, exchanges))
+                exchanges = [self._exchange(sample, targets, rank) for sample in group]
+                conversations.append(training_conversation(group[0].image, exchanges))
         return conversations
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
         boxes = [SamPrompt(item.box) for item in sample.objects if item.rle is None]
-        return [self._cut(targets[item.id].prompts[0]) for item in sample.objects if item.id in targets] + boxes
+        best = [targets[item.id].prompts[0] for item in sample.objects if item.id in targets]
+        return [self._limit_points(prompt) for prompt in best] + boxes
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        conversations = [asking(question.image, self.question(question.phrase)) for question in questions]
+        conversations = [
+            inference_conversation(question.image, self.question(question.phrase)) for question in questions
+        ]
         replies = engine.generate(conversations, max_new_tokens)
         return [
-            self.read(reply, question.size_wh, max_new_tokens)
+            parse_reply(self.grammar, reply, question.size_wh, max_new_tokens)
             for reply, question in zip(replies, questions, strict=True)
         ]
 
-    def _taught_question(self, sample: Sample) -> str:
-        return self.question(sample.phrase) if sample.has_masks else ask_boxes(sample.phrase)
-
-    def _answer(self, sample: Sample, targets: Mapping[str, PromptTarget], rank: int) -> str:
+    def _exchange(self, sample: Sample, targets: Mapping[str, PromptTarget], rank: int) -> tuple[str, str]:
+        """Return question and answer about one phrase, with the prompts of `rank` (0 is the best)."""
         if not sample.has_masks:
-            return self.grammar.write(reading_order([SamPrompt(item.box) for item in sample.objects]), sample.size_wh)
-        chosen = [targets[item.id].prompts for item in sample.objects]
-        prompts = [self._cut(prompts[min(rank, len(prompts) - 1)]) for prompts in chosen]
-        return self.grammar.write(reading_order(prompts), sample.size_wh)
+            question, prompts = ask_boxes(sample.phrase), [SamPrompt(item.box) for item in sample.objects]
+        else:
+            kept = [targets[item.id].prompts for item in sample.objects]
+            question = self.question(sample.phrase)
+            prompts = [self._limit_points(ranked[min(rank, len(ranked) - 1)]) for ranked in kept]
+        return question, self.grammar.write(reading_order(prompts), sample.size_wh)
 
-    def _cut(self, prompt: SamPrompt) -> SamPrompt:
-        """The prompt with the points that the question asks for, the first ones of each kind."""
+    def _limit_points(self, prompt: SamPrompt) -> SamPrompt:
+        """Return the prompt with as many points of each kind as the question asks for, the first ones."""
         return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])
-
-    def read(self, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
-        """What a reply of at most `max_new_tokens` tokens says about an image of `size_wh` pixels."""
-        return read_reply(self.grammar, reply, size_wh, max_new_tokens)

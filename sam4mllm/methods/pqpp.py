@@ -1,54 +1,72 @@
-"""PQPP, proactive query of prompt-points: the model says where, then judges points one by one (arXiv 2409.10542).
+"""PQPP, proactive query of prompt-points (SAM4MLLM, arXiv 2409.10542, section 3): boxes first, then yes or no to points.
 
-Taught, in one conversation: round one, the phrase, answered by the boxes; round two, for each box, points in it, each
-answered by yes (it is on the object) or no. The points are spread evenly at random (Poisson disks), in a box whose
-sides are a little off, so that the model meets boxes like its own; about N(10, 4) a question, or one.
+Training: one conversation per group of phrases with two rounds per phrase. Round one is the question for the boxes. In
+round two the model answers yes (on the object) or no to points in each box. The points are a Poisson disk sample of the
+box, about N(10, 4) in one question or one in each; the box's sides are jittered, because predicted boxes are inexact.
 
-Asked: round one as it is taught, then points on a fixed grid in each box it names. What the model thinks of each is
-read from its own distribution: sure ones prompt SAM beside the box, unsure ones are dropped. Where no point is left,
-the box stands alone.
+Inference: round one is asked, then a fixed pattern of points in each predicted box is scored. Points whose yes or no
+probability is above a threshold become point prompts for SAM, the others are dropped. If all are dropped, SAM gets the
+box alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
 from sam4mllm.methods.base import Answer, PromptTarget, Question
-from sam4mllm.methods.parsing import grouped, read_reply, reading_order, require_scoring_engine, with_points
+from sam4mllm.methods.parsing import (
+    group_samples,
+    parse_reply,
+    reading_order,
+    replace_points,
+    require_box,
+    require_scoring_engine,
+)
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.prompts.conversation import Conversation, Turn, asking, teaching
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_points
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
 from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded
 
-COUNT, COUNT_STD, MOST = 10, 4, 20
-"""Points of a question in the form "list": about N(10, 4) of them, 1 to 20 (the paper's released settings)."""
+POINTS_MEAN, POINTS_STD, MAX_POINTS = 10, 4, 20
+"""Points in one question of the form "list": N(10, 4), limited to 1 to 20 (SAM4MLLM's released settings)."""
 
-SINGLES = 4
+SINGLE_QUESTIONS = 4
 """Questions about one object in the form "single"; more would fill the conversation with one object."""
 
-RADIUS, DRAWN = 0.1, 100
-"""The points of a box lie this far apart at least, as a share of its sides; so many are drawn at most (ibid.)."""
+POISSON_RADIUS, POISSON_POINTS = 0.1, 100
+"""Least distance between points as a share of the box's sides, and the most points sampled (released settings)."""
+
+GRID_XY = sorted(
+    (((column + 0.5) / 5, (row + 0.5) / 5) for row in range(5) for column in range(5)),
+    key=lambda xy: (round(5 * sum(xy)) % 2, xy),
+)
+"""Centers of 5 x 5 cells of a box, as shares of its sides. The cells of one color of a chessboard come first, so that
+each of two lists covers the box."""
+
+PATTERN_XY = [((column + (0.25, 0.75)[row % 2]) / 3, (row + 0.5) / 5) for row in range(5) for column in range(3)]
+"""15 points of a box as shares of its sides: five rows of three, every other row shifted by half a cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pqpp:
-    """PQPP with points taught and asked in the `form` "list", several a question, or "single", one a question.
+    """PQPP with several points in one question (`form` "list") or one (`form` "single"), in training and inference.
 
-    `box_jitter` is how far the sides of a taught box are off, as a share of the side. The points asked lie on a "grid"
-    of 5 x 5 or in a "pattern" of 15 (`asked`). One is positive where P(yes) is above `yes_above`, negative where P(no)
-    is above `no_above`. Places are written by `coordinates`, or plainly on a `grid` of bins; `phrases` of an image are
-    taught in one conversation.
+    At inference the points of a "grid" of 5 x 5 or of a "pattern" of 15 are asked (`asked`). A point is positive if
+    P(yes) is above `yes_above`, negative if P(no) is above `no_above`; SAM4MLLM's released settings are 0.75 and 0.9.
+    `box_jitter` is the largest offset of a side of a training box, as a share of the side. Coordinates are written in
+    the convention `coordinates`, or, where that is None, plainly on a `grid` of that many bins in both directions.
+    `phrases` is the maximum number of phrases in one training conversation.
 
     Raises:
-        ValueError: an unknown form or way of asking; a jitter or a probability that cannot be; no bin, or no phrase.
+        ValueError: an unknown `form` or `asked`, a jitter or a threshold out of range, `grid` or `phrases` below 1.
     """
 
     form: str
@@ -82,161 +100,157 @@ class Pqpp:
     def grammar(self) -> AnswerGrammar:
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
 
-    # Teach.
-
     def training_conversations(
         self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
     ) -> list[Conversation]:
-        """One conversation for every `phrases` phrases of the image, both rounds of each phrase in turn.
+        """Return a conversation for every `phrases` phrases of the image, with both rounds of each phrase.
 
-        An object whose stored target has no point, because the box alone does better, has no second round, and neither
-        has one without a mask.
+        An object has no second round if it has no mask, or if its stored target has no point because SAM does better
+        with the box alone.
 
         Raises:
-            ValueError: samples of several images.
+            ValueError: the samples are about several images.
         """
         return [
-            teaching(group[0].image, [exchange for sample in group for exchange in self._rounds(sample, targets)])
-            for group in grouped(samples, self.phrases)
+            training_conversation(
+                group[0].image, [exchange for sample in group for exchange in self._exchanges(sample, targets)]
+            )
+            for group in group_samples(samples, self.phrases)
         ]
-
-    def _rounds(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> Iterator[tuple[str, str]]:
-        """The questions and answers about one phrase."""
-        named = reading_order([SamPrompt(item.box) for item in sample.objects])
-        yield ask_boxes(sample.phrase), self.grammar.write(named, sample.size_wh)
-        for item in sorted(sample.objects, key=lambda item: (item.box.x1, item.box.y1)):
-            if (prompt := self._taught(sample, item, targets)).points:
-                places, truth = [(p.x, p.y) for p in prompt.points], iter(prompt.points)
-                for question in self._questions(box_of(prompt), places, sample.size_wh):
-                    answers = [next(truth).label == POSITIVE for _ in range(question.count)]
-                    yield question.text, write_answers(answers)
-
-    def _taught(self, sample: Sample, item: MaskObject, targets: Mapping[str, PromptTarget]) -> SamPrompt:
-        """The points that this phrase's second round is about, with the truth, in the box that it names."""
-        boxed = item.id in targets and not targets[item.id].prompts[0].points
-        if item.rle is None or boxed:
-            return SamPrompt(item.box)
-        rng = seeded(0, "pqpp", f"{sample.id}\n{item.id}")
-        (corners,) = jittered_boxes(item.box, sample.size_wh, rng, share=self.box_jitter, count=1).tolist()
-        box, mask = Box(*corners), item.mask()
-        drawn = min(max(round(rng.normal(COUNT, COUNT_STD)), 1), MOST)
-        count = drawn if self.form == "list" else SINGLES
-        spots = rng.permutation(poisson_disk(rng, RADIUS, DRAWN))[:count].tolist()
-        places = self._places(box, spots, sample.size_wh)
-        if (ignored := sample.ignored()) is not None:
-            places = [(x, y) for x, y in places if not ignored[int(y), int(x)]]
-        # The truth at the place that is written, which is where the model will look.
-        return SamPrompt(box, tuple(Point(x, y, POSITIVE if mask[int(y), int(x)] else NEGATIVE) for x, y in places))
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
-        return [self._taught(sample, item, targets) for item in sample.objects]
-
-    # Ask.
+        return [self._training_prompt(sample, item, targets) for item in sample.objects]
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """The boxes that the model names, with those points of a grid in each that it is sure about.
+        """Return the predicted boxes, each with the points whose probability is above its threshold.
 
         Raises:
-            ModelError: an engine that does not let its model's distribution be read.
+            ModelError: the engine does not return yes/no probabilities.
         """
-        replies = engine.generate([asking(q.image, ask_boxes(q.phrase)) for q in questions], max_new_tokens)
+        # 1. Round one: the model names the boxes.
+        replies = engine.generate(
+            [inference_conversation(q.image, ask_boxes(q.phrase)) for q in questions], max_new_tokens
+        )
         answers = [
-            read_reply(self.grammar, reply, question.size_wh, max_new_tokens)
+            parse_reply(self.grammar, reply, question.size_wh, max_new_tokens)
             for reply, question in zip(replies, questions, strict=True)
         ]
-        spots = GRID if self.asked == "grid" else PATTERN
-        places_xy = [
-            [self._places(box_of(prompt), spots, question.size_wh) for prompt in answer.prompts]
+        # 2. The pattern of points is scaled into each box.
+        pattern_xy = GRID_XY if self.asked == "grid" else PATTERN_XY
+        points_xy = [
+            [self._points_in_box(require_box(prompt), pattern_xy, question.size_wh) for prompt in answer.prompts]
             for answer, question in zip(answers, questions, strict=True)
         ]
-        weighed = self.score_answers(engine, questions, answers, places_xy)
+        # 3. Round two: the probabilities of yes and no decide which points are kept, with which label.
+        probabilities = self.score_points(engine, questions, answers, points_xy)
         return [
-            with_points(answer, [self._sure(*each) for each in zip(places, weights, strict=True)])
-            for answer, places, weights in zip(answers, places_xy, weighed, strict=True)
+            replace_points(answer, [self._confident_points(*scored) for scored in zip(by_box, scores, strict=True)])
+            for answer, by_box, scores in zip(answers, points_xy, probabilities, strict=True)
         ]
 
-    def score_answers(
+    def score_points(
         self,
         engine: Engine,
         questions: Sequence[Question],
         answers: Sequence[Answer],
-        places_xy: Sequence[Sequence[Sequence[tuple[float, float]]]],
+        points_xy: Sequence[Sequence[Sequence[tuple[float, float]]]],
     ) -> list[list[list[YesNo]]]:
-        """Round two: for each answer, each of its boxes and each place in it, what yes and no weigh.
+        """Return the yes/no probabilities of each point of each box of each answer; `points_xy` is in pixels.
 
-        Before it stands round one as it is taught, in this method's words, so any method's boxes can be asked about.
+        Round two follows a round one in the words of this method's training, so the boxes may be any method's.
 
         Raises:
-            ModelError: an engine that does not let its model's distribution be read.
+            ModelError: the engine does not return yes/no probabilities.
         """
-        inquiries = []
-        for question, answer, by_box in zip(questions, answers, places_xy, strict=True):
-            boxes = [box_of(prompt) for prompt in answer.prompts]
-            said = self.grammar.write([SamPrompt(box) for box in boxes], question.size_wh)
-            turns = (Turn("user", ask_boxes(question.phrase)), Turn("assistant", said))
-            asked = [
-                each
-                for box, places in zip(boxes, by_box, strict=True)
-                for each in self._questions(box, places, question.size_wh)
+        # 1. One query per answer: the history is round one, the questions are about all its boxes.
+        queries = []
+        for question, answer, by_box in zip(questions, answers, points_xy, strict=True):
+            boxes = [require_box(prompt) for prompt in answer.prompts]
+            boxes_text = self.grammar.write([SamPrompt(box) for box in boxes], question.size_wh)
+            turns = (Turn("user", ask_boxes(question.phrase)), Turn("assistant", boxes_text))
+            point_questions = [
+                point_question
+                for box, box_points_xy in zip(boxes, by_box, strict=True)
+                for point_question in self._point_questions(box, box_points_xy, question.size_wh)
             ]
-            inquiries.append(YesNoQuery(Conversation(question.image, turns), tuple(asked)))
-        found = []
-        for weights, by_box in zip(require_scoring_engine(engine).score_answers(inquiries), places_xy, strict=True):
-            flat = iter([weight for each in weights for weight in each])
-            found.append([[next(flat) for _ in places] for places in by_box])
-        return found
+            queries.append(YesNoQuery(Conversation(question.image, turns), tuple(point_questions)))
+        # 2. The probabilities come by question; they are grouped by box again.
+        scored = require_scoring_engine(engine).score_answers(queries)
+        by_answer = []
+        for by_question, by_box in zip(scored, points_xy, strict=True):
+            flat = (probability for answered in by_question for probability in answered)
+            by_answer.append([list(islice(flat, len(box_points_xy))) for box_points_xy in by_box])
+        return by_answer
 
-    def _places(
-        self, box: Box, spots: Iterable[tuple[float, float]], size_wh: tuple[int, int]
+    def _exchanges(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> Iterator[tuple[str, str]]:
+        """Yield the questions and answers about one phrase."""
+        # 1. Round one: all boxes.
+        boxes = reading_order([SamPrompt(item.box) for item in sample.objects])
+        yield ask_boxes(sample.phrase), self.grammar.write(boxes, sample.size_wh)
+        # 2. Round two: points in each box, in the same order.
+        for item in sorted(sample.objects, key=lambda item: (item.box.x1, item.box.y1)):
+            prompt = self._training_prompt(sample, item, targets)
+            points_xy, truth = [(point.x, point.y) for point in prompt.points], iter(prompt.points)
+            for question in self._point_questions(require_box(prompt), points_xy, sample.size_wh):
+                answers = [point.label == POSITIVE for point in islice(truth, question.count)]
+                yield question.text, write_answers(answers)
+
+    def _training_prompt(self, sample: Sample, item: MaskObject, targets: Mapping[str, PromptTarget]) -> SamPrompt:
+        """Return the box of an object's second round with its labeled points; without points if it has no such round.
+
+        The random numbers depend on the ids of sample and object alone, so a restart gives the same points.
+        """
+        box_is_better = item.id in targets and not targets[item.id].prompts[0].points
+        if item.rle is None or box_is_better:
+            return SamPrompt(item.box)
+        rng = seeded(0, "pqpp", f"{sample.id}\n{item.id}")
+        # 1. A jittered box.
+        (corners,) = jittered_boxes(item.box, sample.size_wh, rng, share=self.box_jitter, count=1).tolist()
+        box, mask = Box(*corners), item.mask()
+        # 2. Evenly spread points in it, without those on ignored pixels.
+        sampled = min(max(round(rng.normal(POINTS_MEAN, POINTS_STD)), 1), MAX_POINTS)
+        count = sampled if self.form == "list" else SINGLE_QUESTIONS
+        shares_xy = rng.permutation(poisson_disk(rng, POISSON_RADIUS, POISSON_POINTS))[:count].tolist()
+        points_xy = self._points_in_box(box, shares_xy, sample.size_wh)
+        if (ignored := sample.ignored()) is not None:
+            points_xy = [(x, y) for x, y in points_xy if not ignored[int(y), int(x)]]
+        # 3. Labels from the mask, at the coordinates that are written in the question.
+        return SamPrompt(box, tuple(Point(x, y, POSITIVE if mask[int(y), int(x)] else NEGATIVE) for x, y in points_xy))
+
+    def _points_in_box(
+        self, box: Box, shares_xy: Iterable[tuple[float, float]], size_wh: tuple[int, int]
     ) -> list[tuple[float, float]]:
-        """The places of spots in a box, given as shares of its sides, as the model will read them."""
-        return [self.grammar.nearest(box.x1 + x * box.width, box.y1 + y * box.height, size_wh) for x, y in spots]
+        """Return points in pixels from shares of the box's sides, rounded to coordinates that the text can express."""
+        return [self.grammar.nearest(box.x1 + x * box.width, box.y1 + y * box.height, size_wh) for x, y in shares_xy]
 
-    def _questions(
-        self, box: Box, places_xy: Sequence[tuple[float, float]], size_wh: tuple[int, int]
+    def _point_questions(
+        self, box: Box, points_xy: Sequence[tuple[float, float]], size_wh: tuple[int, int]
     ) -> list[YesNoQuestion]:
-        """The questions about the places of a box: one for each, or about equal lists as long as those taught."""
-        if not places_xy:
+        """Return the questions about points of a box: one per point, or lists of nearly equal length up to the limit."""
+        if not points_xy:
             return []
-        count = len(places_xy)
-        lists = count if self.form == "single" else -(-count // MOST)
-        edges = [count * number // lists for number in range(lists + 1)]
-        parts = [places_xy[start:end] for start, end in pairwise(edges)]
-        return [YesNoQuestion(self._question(box, part, size_wh), len(part)) for part in parts]
+        # 1. The points are cut into as few lists as the form allows.
+        count = len(points_xy)
+        lists = count if self.form == "single" else -(-count // MAX_POINTS)
+        edges = [count * index // lists for index in range(lists + 1)]
+        # 2. Each list becomes one question.
+        box_text = self.grammar.write([SamPrompt(box)], size_wh)
+        texts = [self.grammar.write_point(x, y, size_wh) for x, y in points_xy]
+        return [YesNoQuestion(ask_points(box_text, texts[start:end]), end - start) for start, end in pairwise(edges)]
 
-    def _question(self, box: Box, places_xy: Sequence[tuple[float, float]], size_wh: tuple[int, int]) -> str:
-        named = self.grammar.write([SamPrompt(box)], size_wh)
-        return ask_points(named, [self.grammar.write_point(x, y, size_wh) for x, y in places_xy])
-
-    def _sure(self, places_xy: Sequence[tuple[float, float]], weights: Sequence[YesNo]) -> list[tuple[Point, float]]:
-        """The places that the model is sure about, as points, each with how likely it finds its label."""
-        labels = [self._label(weight) for weight in weights]
+    def _confident_points(
+        self, points_xy: Sequence[tuple[float, float]], probabilities: Sequence[YesNo]
+    ) -> list[tuple[Point, float]]:
+        """Return the points above a threshold as prompts, each with the probability of its label."""
+        labels = [self._label(probability) for probability in probabilities]
         return [
-            (Point(x, y, label), weight.yes if label == POSITIVE else weight.no)
-            for (x, y), label, weight in zip(places_xy, labels, weights, strict=True)
+            (Point(x, y, label), probability.yes if label == POSITIVE else probability.no)
+            for (x, y), label, probability in zip(points_xy, labels, probabilities, strict=True)
             if label is not None
         ]
 
-    def _label(self, weight: YesNo) -> int | None:
-        """POSITIVE, NEGATIVE, or None for a point that the model is unsure about."""
-        if weight.yes > self.yes_above and weight.yes >= weight.no:
+    def _label(self, probability: YesNo) -> int | None:
+        """Return POSITIVE, NEGATIVE, or None if neither probability is above its threshold."""
+        if probability.yes > self.yes_above and probability.yes >= probability.no:
             return POSITIVE
-        return NEGATIVE if weight.no > self.no_above else None
-
-
-def box_of(prompt: SamPrompt) -> Box:
-    """The box of a prompt that was read from an answer; the grammar names every object by one."""
-    if prompt.box is None:
-        raise ValueError(f"points are asked about in a box; got a prompt with points only: {prompt.points}")
-    return prompt.box
-
-
-GRID = sorted(
-    (((column + 0.5) / 5, (row + 0.5) / 5) for row in range(5) for column in range(5)),
-    key=lambda place: (round(5 * sum(place)) % 2, place),
-)
-"""The centres of 5 x 5 fields of a box, as shares of its sides; the fields of one colour of a chessboard come first, so
-that two lists of them cover the box each."""
-
-PATTERN = [((column + (0.25, 0.75)[row % 2]) / 3, (row + 0.5) / 5) for row in range(5) for column in range(3)]
-"""15 places of a box as shares of its sides: five rows of three, every other row moved by half a field."""
+        return NEGATIVE if probability.no > self.no_above else None

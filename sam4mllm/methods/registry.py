@@ -1,4 +1,4 @@
-"""The methods by name, and the one place that makes them from settings."""
+"""The table of methods, and the functions that build a method from settings or from a recipe."""
 
 from __future__ import annotations
 
@@ -12,59 +12,100 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.methods.verification import PpgWithVerification
 from sam4mllm.prompts.coordinates import Coordinates
+from sam4mllm.recipe.schema import MethodSection, Recipe
 
-Made = TypeVar("Made")
+Settings = Mapping[str, Any]
+Built = TypeVar("Built")
 
-METHODS: dict[str, Callable[[Mapping[str, Any]], Method]] = {
-    Ppg.name: lambda settings: _made(Ppg, settings),
-    Pqpp.name: lambda settings: _made(Pqpp, settings),
-    PpgWithVerification.name: lambda settings: PpgWithVerification(_made(Ppg, settings), _made(Pqpp, settings)),
+METHODS: dict[str, Callable[[Settings], Method]] = {
+    Ppg.name: lambda settings: _build(Ppg, settings),
+    Pqpp.name: lambda settings: _build(Pqpp, settings),
+    PpgWithVerification.name: lambda settings: PpgWithVerification(_build(Ppg, settings), _build(Pqpp, settings)),
 }
+"""Each method's name in recipes, with the function that builds the method from the settings of a `method` section.
 
-__all__ = ["METHODS", "Answer", "Method", "Question", "method_from_settings"]
+To add a method:
+1. Write a dataclass that fulfills `base.Method` in a file of its own; its fields are its settings.
+2. Add its settings and its name to `recipe.schema.MethodSection`.
+3. Add a row here.
+"""
+
+__all__ = [
+    "METHODS",
+    "Answer",
+    "Method",
+    "Question",
+    "method_from_settings",
+    "method_of_recipe",
+    "recipe_needs_targets",
+]
 
 
-def method_from_settings(settings: Mapping[str, Any], native: Coordinates | None = None) -> Method:
-    """The method of the recipe's `method` section, or of `Method.settings()` read back from a file.
+def method_from_settings(settings: Settings, native: Coordinates | None = None) -> Method:
+    """Build a method from a recipe's `method` section, or from `Method.settings()` read from `method.json`.
 
-    `native` is how the model's family was taught to write places, None where it was not; `coordinates: family` means
-    it. What `Method.settings()` holds is resolved already.
+    `native` is the coordinate convention of the model family's own grounding data, None if there is none; it replaces
+    `coordinates: family`. The settings in `method.json` hold the convention itself.
 
     Raises:
-        RecipeError: an unknown method, or settings that it does not take.
+        RecipeError: an unknown method, an unknown, missing or invalid setting.
     """
     name = settings.get("name")
     if name not in METHODS:
         raise RecipeError(f"method {name!r} is unknown; the methods are: {', '.join(sorted(METHODS))}")
-    known = {field.name for kind in (Ppg, Pqpp) for field in dataclasses.fields(kind)}
-    if unknown := sorted(settings.keys() - known - {"name"}):
-        raise RecipeError(f"method {name}: unknown setting {unknown[0]!r}; the settings are {', '.join(sorted(known))}")
+    if unknown := sorted(settings.keys() - MethodSection.model_fields.keys()):
+        known = sorted(MethodSection.model_fields.keys() - {"name"})
+        raise RecipeError(f"method {name}: unknown setting {unknown[0]!r}; the settings are {', '.join(known)}")
     try:
-        return METHODS[name]({**settings, "coordinates": _resolved(settings.get("coordinates", "grid"), native)})
+        coordinates = _resolve_coordinates(settings.get("coordinates", "grid"), native)
+        return METHODS[name]({**settings, "coordinates": coordinates})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"method {name}: {error}") from error
 
 
-def _made(kind: Callable[..., Made], settings: Mapping[str, Any]) -> Made:
-    """A method from those of the settings that are its own; the others are for other methods.
+def method_of_recipe(recipe: Recipe) -> Method:
+    """Build the method of a recipe; for `coordinates: family` the base model's config and processor are read.
 
     Raises:
-        TypeError: one of its own is missing.
+        ModelError: config or processor cannot be loaded.
+        RecipeError: a limit in the section `model` that the family's image processor does not have.
     """
-    own = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{key: value for key, value in settings.items() if key in own})
+    native = None
+    if recipe.method.coordinates == "family":
+        from sam4mllm.mllm.image_size import native_coordinates
+        from sam4mllm.mllm.loading import load_processor
+
+        processor, family = load_processor(recipe.model.base, recipe.model.image_size)
+        native = native_coordinates(family.coordinates, processor)
+    return method_from_settings(recipe.method.model_dump(), native)
 
 
-def _resolved(coordinates: Any, native: Coordinates | None) -> Coordinates | None:
-    """The convention that a setting means; None for the plain grid.
+def recipe_needs_targets(recipe: Recipe) -> bool:
+    """Return whether training needs the prompts that SAM selects: for its method, or for `targets.only_winning`."""
+    return recipe.targets.only_winning or method_from_settings(recipe.method.model_dump()).needs_targets
+
+
+def _build(method: Callable[..., Built], settings: Settings) -> Built:
+    """Call a method's class with those settings that are fields of it; the others belong to other methods.
 
     Raises:
-        ValueError: a setting that means none.
+        TypeError: a setting of this method is missing.
+        ValueError: a value that the method refuses.
     """
-    if coordinates == "family":
+    fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
+    return method(**{key: value for key, value in settings.items() if key in fields})
+
+
+def _resolve_coordinates(setting: Any, native: Coordinates | None) -> Coordinates | None:
+    """Return the coordinate convention that a setting names; None for the plain grid.
+
+    Raises:
+        ValueError: the setting is not one of the three forms.
+    """
+    if setting == "family":
         return native
-    if coordinates == "grid":
+    if setting == "grid":
         return None
-    if isinstance(coordinates, Mapping):
-        return Coordinates.from_json(coordinates)
-    raise ValueError(f"coordinates are family, grid or what method.json holds; got {coordinates!r}")
+    if isinstance(setting, Mapping):
+        return Coordinates.from_json(setting)
+    raise ValueError(f"coordinates are family, grid or the object that method.json holds; got {setting!r}")

@@ -1,8 +1,7 @@
-"""Both methods in one model: PPG writes box and points in one answer, PQPP's question checks the points.
+"""PPG with verification, both methods in one model: PPG generates box and points, PQPP's question checks the points.
 
-Taught: the conversations of the two, side by side. Asked: PPG's question; then, about the points of its answer, PQPP's.
-A point that the model itself denies is dropped: a positive one where no is likelier than yes, a negative one where yes
-is likelier than no.
+Training: the conversations of both methods. Inference: PPG's question, then PQPP's second round about the points in its
+answer. A positive point is dropped if no is more probable than yes, a negative point if yes is more probable than no.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import POSITIVE, Point, SamPrompt
 from sam4mllm.methods.base import Answer, PromptTarget, Question
-from sam4mllm.methods.parsing import with_points
+from sam4mllm.methods.parsing import replace_points
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.mllm.engine import Engine
@@ -24,7 +23,7 @@ from sam4mllm.prompts.yes_no import YesNo
 
 @dataclass(frozen=True, slots=True)
 class PpgWithVerification:
-    """PPG, checked by PQPP; the two write places alike."""
+    """PPG whose points are verified by PQPP; both use the same coordinate convention. In recipes it is `both`."""
 
     ppg: Ppg
     pqpp: Pqpp
@@ -39,40 +38,42 @@ class PpgWithVerification:
     def training_conversations(
         self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
     ) -> list[Conversation]:
-        """PPG's conversations about the image, then PQPP's; of samples that PPG can teach, in a training.
+        """Return PPG's conversations about the image, then PQPP's.
 
         Raises:
-            ValueError: samples of several images.
+            ValueError: the samples are about several images.
         """
-        # Where PPG teaches no points, none says that the box alone does better.
-        judged = targets if self.ppg.positives + self.ppg.negatives else {}
-        return [*self.ppg.training_conversations(samples, targets), *self.pqpp.training_conversations(samples, judged)]
+        # A target without points tells PQPP that the box alone does better. If PPG trains on no points, no target has
+        # any, so that they tell nothing.
+        pqpp_targets = targets if self.ppg.positives + self.ppg.negatives else {}
+        return [
+            *self.ppg.training_conversations(samples, targets),
+            *self.pqpp.training_conversations(samples, pqpp_targets),
+        ]
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
         return [*self.ppg.preview_prompts(sample, targets), *self.pqpp.preview_prompts(sample, targets)]
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """PPG's answers without the points that the model denies.
+        """Return PPG's answers without the points whose label the model finds less probable than the other one.
 
         Raises:
-            ModelError: an engine that does not let its model's distribution be read.
+            ModelError: the engine does not return yes/no probabilities.
         """
         answers = self.ppg.ask(engine, questions, max_new_tokens)
-        places_xy = [[[(p.x, p.y) for p in prompt.points] for prompt in answer.prompts] for answer in answers]
-        weighed = self.pqpp.score_answers(engine, questions, answers, places_xy)
+        points_xy = [[[(p.x, p.y) for p in prompt.points] for prompt in answer.prompts] for answer in answers]
+        probabilities = self.pqpp.score_points(engine, questions, answers, points_xy)
         return [
-            with_points(answer, [_affirmed_of(*each) for each in zip(answer.prompts, weights, strict=True)])
-            for answer, weights in zip(answers, weighed, strict=True)
+            replace_points(answer, [_confirmed_points(*scored) for scored in zip(answer.prompts, scores, strict=True)])
+            for answer, scores in zip(answers, probabilities, strict=True)
         ]
 
 
-def _affirmed_of(prompt: SamPrompt, weights: Sequence[YesNo]) -> list[tuple[Point, float]]:
-    """The points that the model does not deny, each with how likely it finds its label."""
-    weighed = zip(prompt.points, weights, strict=True)
-    return [(point, likely) for point, weight in weighed if (likely := _affirmed(point, weight)) is not None]
-
-
-def _affirmed(point: Point, weight: YesNo) -> float | None:
-    """How likely the model finds the point's label; None where it finds the other one likelier."""
-    given, other = (weight.yes, weight.no) if point.label == POSITIVE else (weight.no, weight.yes)
-    return given if given >= other else None
+def _confirmed_points(prompt: SamPrompt, probabilities: Sequence[YesNo]) -> list[tuple[Point, float]]:
+    """Return the prompt's points whose label is at least as probable as the other one, with that probability."""
+    confirmed = []
+    for point, (yes, no) in zip(prompt.points, probabilities, strict=True):
+        label, other = (yes, no) if point.label == POSITIVE else (no, yes)
+        if label >= other:
+            confirmed.append((point, label))
+    return confirmed

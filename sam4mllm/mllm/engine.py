@@ -1,4 +1,4 @@
-"""The protocols of an engine: conversations in, replies out, whatever program runs the model."""
+"""Engine protocols: conversations in, replies or yes/no probabilities out, for any program that runs the model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model wrote. `finished` is False when the limit of new tokens cut it off, so that `text` is a part.
+    """The text that a model generated. `finished` is False if the limit of new tokens cut it off.
 
-    `tokens` are the text's tokens in turn, each as the place in `text` at which it ends and the natural logarithm of
-    its probability; empty where the engine does not tell.
+    `tokens` has an entry for each token that adds to `text`, in order: the position in `text` at which the token ends,
+    and the natural logarithm of its probability. It is empty if the engine does not return log-probabilities.
     """
 
     text: str
@@ -23,27 +23,27 @@ class Reply:
     tokens: tuple[tuple[int, float], ...] = field(default=(), compare=False)
 
     def mean_logprob(self, start: int = 0, end: int | None = None) -> float | None:
-        """The mean over the tokens that write characters of text[start:end]; None where the engine does not tell."""
-        found, begins = [], 0
-        for ends, logprob in self.tokens:
-            if ends > start and (end is None or begins < end):
-                found.append(logprob)
-            begins = ends
-        return sum(found) / len(found) if found else None
+        """Return the mean log-probability of the tokens that overlap `text[start:end]`; None if there are none."""
+        logprobs, token_start = [], 0
+        for token_end, logprob in self.tokens:
+            if token_end > start and (end is None or token_start < end):
+                logprobs.append(logprob)
+            token_start = token_end
+        return sum(logprobs) / len(logprobs) if logprobs else None
 
 
 class Engine(Protocol):
-    """Whatever answers conversations. Several may be about one image; the engine may profit from that."""
+    """A program that answers conversations. Several may be about one image, which an engine can make use of."""
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        """The reply to each conversation's last turn, in the order given, of at most `max_new_tokens` tokens each."""
+        """Return the reply to each conversation's last turn, in order, of at most `max_new_tokens` tokens each."""
         ...
 
 
 @runtime_checkable
 class ScoringEngine(Protocol):
-    """An engine that also lets its model's own distribution be read."""
+    """An engine that also returns the model's probabilities of yes and no."""
 
-    def score_answers(self, inquiries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
-        """For each inquiry, for each of its questions, the probabilities of each of its answers."""
+    def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
+        """Return, for each query and each of its questions, the probabilities of each of its answers."""
         ...

@@ -1,4 +1,4 @@
-"""ScriptedEngine: an engine that replays answers. For tests and dry runs, without a model."""
+"""ScriptedEngine: an engine that replays given answers, for tests and dry runs without a model."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ from sam4mllm.mllm.engine import Reply
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion
 
-Scripted: TypeAlias = str | Reply
-Weights: TypeAlias = Callable[[Conversation, YesNoQuestion], Sequence[YesNo]]
-Script: TypeAlias = Sequence[Scripted] | Mapping[str, Scripted] | Callable[[Conversation], Scripted]
+ScriptedAnswer: TypeAlias = str | Reply
+Script: TypeAlias = Sequence[ScriptedAnswer] | Mapping[str, ScriptedAnswer] | Callable[[Conversation], ScriptedAnswer]
+Probabilities: TypeAlias = Callable[[Conversation, YesNoQuestion], Sequence[YesNo]]
 
 
 class ScriptedEngine:
     """Replays `answers`: a list in the order asked, a mapping from a part of the question, or a function.
 
-    Of a mapping's keys that the last turn holds, the longest decides, so "red ring" wins over "ring". An answer given
-    as text is a finished reply. `asked` keeps every conversation in the order it came.
+    If several keys of a mapping are part of the last turn, the longest is used, so "red ring" wins over "ring". An
+    answer given as text is a finished reply. `asked` records every conversation, and `queries` every yes/no query, in
+    the order in which they came.
 
-    What yes and no weigh is said by `weights`, a function of the conversation before a question and the question, which
-    gives one for each of its answers.
+    `probabilities` is a function of the conversation before a yes/no question and of the question; it returns the
+    probabilities of yes and no for each of the question's answers.
 
     Raises:
-        LookupError: (when asked) the list is at its end, or no key of the mapping is part of the question; there are no
-            `weights`.
+        LookupError: (when asked) the list is used up, no key of the mapping is part of the question, or a yes/no
+            question is asked without `probabilities`.
     """
 
-    def __init__(self, answers: Script, weights: Weights | None = None) -> None:
+    def __init__(self, answers: Script, probabilities: Probabilities | None = None) -> None:
         self._answers = answers
-        self._weights = weights
+        self._probabilities = probabilities
         self.asked: list[Conversation] = []
-        self.inquiries: list[YesNoQuery] = []
+        self.queries: list[YesNoQuery] = []
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        """The scripted replies as they are: `max_new_tokens` cuts nothing."""
+        """Return the scripted replies; `max_new_tokens` does not cut them off."""
         replies = []
         for conversation in conversations:
             answer = self._answer(conversation)
@@ -43,23 +44,23 @@ class ScriptedEngine:
             self.asked.append(conversation)
         return replies
 
-    def score_answers(self, inquiries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
-        """The scripted weights; `inquiries` keeps all inquiries in the order they came."""
-        self.inquiries += inquiries
-        if self._weights is None:
-            raise LookupError("the script does not say what yes and no weigh")
+    def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
+        """Return the scripted probabilities."""
+        self.queries += queries
+        if self._probabilities is None:
+            raise LookupError("the script has no probabilities of yes and no; give ScriptedEngine a function for them")
         return [
-            [list(self._weights(inquiry.history, question)) for question in inquiry.questions] for inquiry in inquiries
+            [list(self._probabilities(query.history, question)) for question in query.questions] for query in queries
         ]
 
-    def _answer(self, conversation: Conversation) -> Scripted:
+    def _answer(self, conversation: Conversation) -> ScriptedAnswer:
         if callable(self._answers):
             return self._answers(conversation)
         question = conversation.turns[-1].text
         if isinstance(self._answers, Mapping):
             keys = [key for key in self._answers if key in question]
             if not keys:
-                raise LookupError(f"no scripted answer for {question!r}; the script knows {sorted(self._answers)}")
+                raise LookupError(f"no scripted answer for {question!r}; the script has {sorted(self._answers)}")
             return self._answers[max(keys, key=len)]
         if len(self.asked) >= len(self._answers):
             raise LookupError(f"the script has {len(self._answers)} answers and was asked once more: {question!r}")

@@ -1,10 +1,10 @@
-"""TransformersEngine: greedy answers of a model that transformers runs in this process."""
+"""TransformersEngine: greedy decoding and yes/no probabilities of a model that transformers runs in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
@@ -12,12 +12,15 @@ from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
 
+if TYPE_CHECKING:
+    import torch
+
 
 class TransformersEngine:
-    """Greedy answers of a loaded model, in left-padded batches of `batch_size`.
+    """Greedy decoding of a loaded model in left-padded batches of `batch_size` conversations.
 
-    Conversations of like size share a batch, so little is padded; answers come back in the order asked, and depend on
-    the batch only as far as the rounding of the device's arithmetic does.
+    Conversations of similar length share a batch, so little is padded. Replies come back in the order of the
+    conversations, and depend on the batch only through the rounding of the device's arithmetic.
 
     Raises:
         ValueError: a batch size below 1.
@@ -30,53 +33,55 @@ class TransformersEngine:
         self.batch_size = batch_size
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        """The replies, without special tokens and surrounding white space; one is finished when it has its end token.
+        """Return the replies without special tokens and surrounding white space; finished ones have an end token.
 
         Raises:
-            ValueError: a conversation whose last turn is not the user's.
-            DataError: an image cannot be read.
+            ValueError: the last turn of a conversation is not the user's.
+            DataError: an image cannot be read, or the processor refuses it.
         """
         for conversation in conversations:
-            if not conversation.asks:
+            if not conversation.awaits_answer:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
-        order = sorted(range(len(conversations)), key=lambda index: _cost(conversations[index]))
+        order = sorted(range(len(conversations)), key=lambda index: _length_key(conversations[index]))
         replies: dict[int, Reply] = {}
-        with _evaluating(self.mllm.model):
+        with _evaluation_mode(self.mllm.model):
             for start in range(0, len(order), self.batch_size):
                 batch = order[start : start + self.batch_size]
-                written = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
-                replies.update(zip(batch, written, strict=True))
+                batch_replies = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
+                replies.update(zip(batch, batch_replies, strict=True))
         return [replies[index] for index in range(len(conversations))]
 
-    def score_answers(self, inquiries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
-        """For each inquiry, for each of its questions, the probabilities of each of its answers; see `yes_no.py`.
+    def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
+        """Return, for each query and each of its questions, the probabilities of each answer; see `point_scoring.py`.
 
         Raises:
-            DataError: an image cannot be read.
-            ModelError: the chat template or the tokenizer does not let the answers be told apart.
+            DataError: an image cannot be read, or the processor refuses it.
+            ModelError: the model's chat template or tokenizer does not separate the answers.
         """
         from sam4mllm.mllm.point_scoring import score_answers
 
-        order = sorted(range(len(inquiries)), key=lambda index: _cost(inquiries[index].history))
-        with _evaluating(self.mllm.model):
-            weighed = score_answers(self.mllm, [inquiries[index] for index in order], self.batch_size)
-        found = dict(zip(order, weighed, strict=True))
-        return [found[index] for index in range(len(inquiries))]
+        order = sorted(range(len(queries)), key=lambda index: _length_key(queries[index].history))
+        with _evaluation_mode(self.mllm.model):
+            scored = score_answers(self.mllm, [queries[index] for index in order], self.batch_size)
+        by_index = dict(zip(order, scored, strict=True))
+        return [by_index[index] for index in range(len(queries))]
 
     def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """Generate the replies of one batch by greedy decoding, with the log-probability of every token."""
         import torch
         from transformers import GenerationConfig
 
+        # 1. A left-padded batch: every prompt ends in the last column, where generation continues.
         mllm = self.mllm
-        tokenizer = mllm.processor.tokenizer
         inputs = model_inputs(
             mllm.processor,
             [messages_with_image(conversation) for conversation in conversations],
             padding_side="left",
             add_generation_prompt=True,
         ).to(mllm.device, mllm.dtype)
-        # Each value that would change greedy decoding is set here, because transformers fills the others from the
-        # checkpoint's own generation_config, and some chat models ship a repetition penalty, which spoils coordinates.
+        # 2. Settings of greedy decoding. Every value that would change it is set here, because transformers takes the
+        #    others from the checkpoint's generation_config.json, and some chat models have a repetition penalty in it,
+        #    which changes the digits of coordinates.
         settings = GenerationConfig(
             do_sample=False,
             num_beams=1,
@@ -84,54 +89,51 @@ class TransformersEngine:
             no_repeat_ngram_size=0,
             max_new_tokens=max_new_tokens,
             eos_token_id=mllm.end_ids,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=mllm.processor.tokenizer.pad_token_id,
             use_cache=True,
         )
+        # 3. Greedy decoding takes the most probable token of each step, so only that probability is recorded.
         logprobs: list[torch.Tensor] = []
 
-        def keep_logprob(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            """Greedy decoding takes the likeliest token, so its probability is all that is kept of a vocabulary."""
+        def record_logprob(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
             logprobs.append(scores.float().log_softmax(dim=-1).amax(dim=-1))
             return scores
 
-        # Not inference mode: what FSDP gathers of the weights in it could not serve the next training step.
+        # Not inference mode: weights that FSDP gathers in it could not be used by the next training step.
         with torch.no_grad():
-            tokens = mllm.model.generate(**inputs, generation_config=settings, logits_processor=[keep_logprob])
-        written = tokens[:, inputs["input_ids"].shape[1] :]
-        finished = torch.isin(written, torch.tensor(mllm.end_ids).to(written)).any(dim=1).tolist()
-        rows = zip(written.tolist(), torch.stack(logprobs, dim=1).tolist(), finished, strict=True)
-        return [_reply(tokenizer, row, logs, whole, mllm.end_ids) for row, logs, whole in rows]
+            tokens = mllm.model.generate(**inputs, generation_config=settings, logits_processor=[record_logprob])
+        # 4. The new tokens of each row become its reply.
+        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        rows = zip(new_tokens.tolist(), torch.stack(logprobs, dim=1).tolist(), strict=True)
+        return [_reply(mllm.processor.tokenizer, row, row_logprobs, mllm.end_ids) for row, row_logprobs in rows]
 
 
-def _reply(
-    tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], finished: bool, end_ids: Sequence[int]
-) -> Reply:
-    """What was written, without special tokens and surrounding white space, and which token wrote what of it.
+def _reply(tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], end_ids: Sequence[int]) -> Reply:
+    """Decode the new tokens of a row, without special tokens, and assign the log-probabilities to parts of the text.
 
-    Of a reply that was cut off, which is no answer, nobody asks which token wrote what.
+    A reply without an end token was cut off; it gets no log-probabilities, because it is not an answer.
     """
-    if not finished:
-        return Reply(tokenizer.decode(tokens, skip_special_tokens=True).strip(), False)
-    length = 1 + next(place for place, token in enumerate(tokens) if token in end_ids)
-    prefixes = [tokens[: count + 1] for count in range(length)]
-    texts = tokenizer.batch_decode(prefixes, skip_special_tokens=True)
-    text = texts[-1].strip()
-    before = len(texts[-1]) - len(texts[-1].lstrip())
-    ends = [min(max(len(each) - before, 0), len(text)) for each in texts]
-    # A token that adds nothing (padding, the end of the turn) writes nothing.
-    kept = [(end, logprob) for begin, end, logprob in zip([0, *ends], ends, logprobs, strict=False) if end > begin]
-    return Reply(text, finished, tuple(kept))
+    length = next((index + 1 for index, token in enumerate(tokens) if token in end_ids), None)
+    if length is None:
+        return Reply(tokenizer.decode(tokens, skip_special_tokens=True).strip(), finished=False)
+    # A token may add no character by itself (a part of a UTF-8 sequence), so the end of each token is the length of the
+    # text that the tokens up to it decode to.
+    prefixes = tokenizer.batch_decode([tokens[: count + 1] for count in range(length)], skip_special_tokens=True)
+    text = prefixes[-1].strip()
+    stripped = len(prefixes[-1]) - len(prefixes[-1].lstrip())
+    ends = [min(max(len(prefix) - stripped, 0), len(text)) for prefix in prefixes]
+    # Tokens that add nothing to the text (the end token, surrounding white space) are left out.
+    added = [(end, logprob) for start, end, logprob in zip([0, *ends], ends, logprobs, strict=False) if end > start]
+    return Reply(text, tokens=tuple(added))
 
 
-def _cost(conversation: Conversation) -> tuple[int, int]:
-    """What decides the number of tokens: the image's area in pixels and the characters of the turns.
-
-    An image that cannot be opened sorts first; the batch it comes to says what is wrong with it.
-    """
+def _length_key(conversation: Conversation) -> tuple[int, int]:
+    """Return what determines the number of tokens: the image's area in pixels and the characters of all turns."""
     return _area(conversation.image), sum(len(turn.text) for turn in conversation.turns)
 
 
 def _area(image: Any) -> int:
+    """Return an image's area in pixels; 0 for a file that cannot be opened, which raises when its batch is read."""
     import numpy as np
     from PIL import Image
 
@@ -147,8 +149,8 @@ def _area(image: Any) -> int:
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    """The model in evaluation mode, and back in the mode it was found in."""
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    """Put the model into evaluation mode, and back into its former mode afterwards."""
     was_training = model.training
     model.eval()
     try:

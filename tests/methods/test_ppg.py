@@ -8,9 +8,10 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.methods.base import has_targets
-from sam4mllm.methods.ppg import Ppg, reading_order
-from sam4mllm.methods.registry import Question, method_from_settings
+from sam4mllm.methods.base import Question, has_targets
+from sam4mllm.methods.parsing import reading_order
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 
@@ -43,7 +44,7 @@ def texts(conversation) -> list[str]:
     return [turn.text for turn in conversation.turns]
 
 
-def test_what_is_taught_word_for_word():
+def test_the_training_conversation_word_for_word():
     (conversation,) = PPG.training_conversations([sample("both", "right", "left"), sample("a cloud")], TARGETS)
     assert conversation.image == IMAGE
     assert texts(conversation) == [
@@ -55,7 +56,7 @@ def test_what_is_taught_word_for_word():
     assert [turn.supervised for turn in conversation.turns] == [False, True] * 2
 
 
-def test_objects_with_boxes_and_no_masks_are_taught_as_boxes():
+def test_objects_with_boxes_and_no_masks_are_trained_on_as_boxes():
     boxes = tuple(MaskObject(f"b{x}", None, Box(x, 10, x + 20, 30)) for x in (60, 10))
     boxed = Sample("own/1", IMAGE, SIZE_WH, "the two", boxes)
     assert has_targets(boxed, {})
@@ -67,16 +68,16 @@ def test_objects_with_boxes_and_no_masks_are_taught_as_boxes():
     assert texts(conversation)[2] == PPG.question("the left one")
 
 
-def test_what_is_taught_is_what_is_asked():
-    taught = PPG.training_conversations([sample("the left one", "left")], TARGETS)[0]
-    engine = ScriptedEngine([taught.turns[1].text])
+def test_training_and_inference_use_the_same_question():
+    trained = PPG.training_conversations([sample("the left one", "left")], TARGETS)[0]
+    engine = ScriptedEngine([trained.turns[1].text])
     (answer,) = PPG.ask(engine, [Question(IMAGE, "the left one", SIZE_WH)], 99)
-    assert texts(engine.asked[0]) == [taught.turns[0].text]
+    assert texts(engine.asked[0]) == [trained.turns[0].text]
     assert answer.status == "ok" and answer.reason is None
-    (read,) = answer.prompts
+    (parsed,) = answer.prompts
     written = TARGETS["left"].prompts[0]
-    assert np.allclose(read.box, written.box, atol=0.06)
-    assert [point.label for point in read.points] == [1, 1, 0]
+    assert np.allclose(parsed.box, written.box, atol=0.06)
+    assert [point.label for point in parsed.points] == [1, 1, 0]
 
 
 def test_phrases_share_a_conversation_up_to_the_limit():
@@ -86,7 +87,7 @@ def test_phrases_share_a_conversation_up_to_the_limit():
     assert lengths == [2, 2, 1]
 
 
-def test_no_answer_can_be_copied_from_one_before_it():
+def test_phrases_about_the_same_objects_are_in_different_conversations():
     samples = [
         sample("a", "left"),
         sample("b", "left"),
@@ -98,7 +99,7 @@ def test_no_answer_can_be_copied_from_one_before_it():
     assert phrases == [["a", "c"], ["b", "e"], ["d"]]
 
 
-def test_a_phrase_with_an_object_without_target_is_left_out_whole():
+def test_a_phrase_is_skipped_if_one_of_its_objects_has_no_target():
     samples = [sample("both", "left", "hard"), sample("left", "left"), sample("gone", "unknown")]
     (conversation,) = PPG.training_conversations(samples, TARGETS)
     assert texts(conversation)[::2] == [PPG.question("left")]
@@ -106,14 +107,14 @@ def test_a_phrase_with_an_object_without_target_is_left_out_whole():
     assert PPG.training_conversations(samples[:1], TARGETS) == []
 
 
-def test_each_rank_of_kept_prompts_is_taught_once():
+def test_each_rank_of_kept_prompts_is_a_training_target_once():
     targets = {"left": Target((prompt(10, 1, 1, 0), prompt(11, 1, 1, 0))), "right": TARGETS["right"]}
     first, second = PPG.training_conversations([sample("both", "left", "right"), sample("none")], targets)
     assert texts(first)[1].startswith("[100,") and texts(second)[1].startswith("[110,")
     assert texts(first)[1].split("; ")[1] == texts(second)[1].split("; ")[1]
 
 
-def test_without_points_boxes_alone_are_taught():
+def test_with_zero_points_the_targets_are_boxes_alone():
     boxes = Ppg(0, 0, 1000, 5)
     (conversation,) = boxes.training_conversations([sample("the left one", "left")], TARGETS)
     assert texts(conversation) == ['Where is "the left one"? Box each object.', "[100,200,300,600]"]
@@ -123,22 +124,22 @@ def test_without_points_boxes_alone_are_taught():
     ("text", "status", "count"),
     [("No object found.", "no_object", 0), ("[1,2,3", "malformed", 0), ("", "malformed", 0), ("[1,2,3,4]", "ok", 1)],
 )
-def test_the_three_ways_to_answer(text, status, count):
+def test_the_three_statuses_of_an_answer(text, status, count):
     (answer,) = PPG.ask(ScriptedEngine([text]), [Question(IMAGE, "it", SIZE_WH)], 9)
     assert (answer.status, len(answer.prompts), answer.text) == (status, count, text)
     assert (answer.reason is not None) is (status == "malformed")
 
 
 @pytest.mark.parametrize("text", ["[1,2,3,4]", "[1,2,3,4]; [5,6", "No object found."])
-def test_a_cut_answer_is_malformed_however_whole_it_reads(text):
-    cut, whole = Reply(text, finished=False), Reply("[1,2,3,4]")
-    answer, other = PPG.ask(ScriptedEngine([cut, whole]), [Question(IMAGE, "it", SIZE_WH)] * 2, 40)
+def test_a_cut_off_answer_is_malformed_even_if_it_parses(text):
+    cut_off, complete = Reply(text, finished=False), Reply("[1,2,3,4]")
+    answer, other = PPG.ask(ScriptedEngine([cut_off, complete]), [Question(IMAGE, "it", SIZE_WH)] * 2, 40)
     assert (answer.status, answer.prompts, answer.text) == ("malformed", (), text)
     assert answer.reason == "cut off at max_new_tokens=40"
     assert other.status == "ok"
 
 
-def test_each_answer_is_read_at_its_own_images_size():
+def test_each_answer_is_parsed_at_the_size_of_its_image():
     engine = ScriptedEngine(["[000,000,499,499]"] * 2)
     wide, high = PPG.ask(engine, [Question("a.jpg", "x", (1000, 100)), Question("b.jpg", "x", (10, 2000))], 9)
     assert np.allclose(wide.prompts[0].box, (0.5, 0.05, 499.5, 49.95))
@@ -158,7 +159,7 @@ def test_reading_order_is_left_to_right_then_down():
         reading_order([SamPrompt(None, (Point(1, 1, 1),))])
 
 
-def test_settings_make_the_same_method_again():
+def test_settings_build_an_equal_method():
     assert method_from_settings(PPG.settings()) == PPG
 
 
@@ -172,6 +173,6 @@ def test_settings_make_the_same_method_again():
         ({**PPG.settings(), "phrases": 0}, "phrases=0"),
     ],
 )
-def test_settings_that_make_no_method(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         method_from_settings(settings)

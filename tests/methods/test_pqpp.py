@@ -1,4 +1,4 @@
-"""PQPP: what is taught word for word, what is asked, and which points are kept."""
+"""PQPP: training conversations word for word, the questions at inference, and which points are kept."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
+from sam4mllm.methods.base import Question
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.methods.pqpp import COUNT, GRID, MOST, PATTERN, SINGLES, Pqpp
-from sam4mllm.methods.registry import Question, method_from_settings
+from sam4mllm.methods.pqpp import GRID_XY, MAX_POINTS, PATTERN_XY, POINTS_MEAN, SINGLE_QUESTIONS, Pqpp
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.methods.verification import PpgWithVerification
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
@@ -41,7 +42,7 @@ SETTINGS = {
 }
 LIST, SINGLE = Pqpp(**SETTINGS), Pqpp(**SETTINGS | {"form": "single"})
 BOX_TEXT = "[200,200,600,800]"
-UNSURE = YesNo(0.4, 0.3)
+BELOW_THRESHOLDS = YesNo(0.4, 0.3)
 
 
 @dataclass(frozen=True)
@@ -67,58 +68,62 @@ def points_in(text: str) -> list[tuple[int, int]]:
     return [(int(x), int(y)) for x, y in re.findall(r"\((\d+),(\d+)\)", text)]
 
 
-def test_two_rounds_are_taught_word_for_word() -> None:
+def test_the_two_rounds_of_a_training_conversation_word_for_word() -> None:
     (conversation,) = LIST.training_conversations([sample("the ball", disk(30, 25, 10))], {})
     where, boxes, which, answers = texts(conversation)
     assert where == 'Where is "the ball"? Box each object.'
     assert boxes == "[200,300,400,700]"
     points = points_in(which)
-    signs = "".join(f"({x:03d},{y:03d})" for x, y in points)
+    written = "".join(f"({x:03d},{y:03d})" for x, y in points)
     assert re.fullmatch(
-        rf"Which points are on the object in \[[\d,]+\]\? {re.escape(signs)} Answer yes or no for each\.", which
+        rf"Which points are on the object in \[[\d,]+\]\? {re.escape(written)} Answer yes or no for each\.", which
     )
     assert len(answers.split(", ")) == len(points) and set(answers.split(", ")) == {"yes", "no"}
     assert [turn.supervised for turn in conversation.turns] == [False, True] * 2
 
 
 @pytest.mark.parametrize("method", [LIST, SINGLE])
-def test_the_answers_are_true_where_the_model_reads_the_points(method: Pqpp) -> None:
+def test_training_answers_are_right_at_the_written_coordinates(method: Pqpp) -> None:
     ball = disk(30, 25, 10)
     (conversation,) = method.training_conversations([sample("the ball", ball)], {})
-    said = texts(conversation)[2:]
-    asked = [point for question in said[::2] for point in points_in(question)]
-    answers = [answer == "yes" for reply in said[1::2] for answer in reply.split(", ")]
+    round_two = texts(conversation)[2:]
+    asked = [point for question in round_two[::2] for point in points_in(question)]
+    answers = [answer == "yes" for reply in round_two[1::2] for answer in reply.split(", ")]
     mask = ball.mask()
     assert answers == [bool(mask[int((y + 0.5) / 1000 * 50), int((x + 0.5) / 1000 * 100)]) for x, y in asked]
     if method is SINGLE:
-        assert len(asked) == len(said) / 2 == SINGLES
-        assert re.fullmatch(r"Is the point \(\d+,\d+\) on the object in \[[\d,]+\]\? Answer yes or no\.", said[0])
+        assert len(asked) == len(round_two) / 2 == SINGLE_QUESTIONS
+        assert re.fullmatch(r"Is the point \(\d+,\d+\) on the object in \[[\d,]+\]\? Answer yes or no\.", round_two[0])
 
 
-def test_points_are_about_ten_spread_out_in_a_box_a_little_off() -> None:
+def test_about_ten_points_are_spread_over_a_jittered_box() -> None:
     ball = disk(50, 25, 20)
-    shown = [LIST.preview_prompts(sample("the ball", ball, number=n), {})[0] for n in range(200)]
-    counts = [len(prompt.points) for prompt in shown]
-    assert min(counts) >= 1 and max(counts) <= MOST and abs(np.mean(counts) - COUNT) < 1 and np.std(counts) > 2
-    offsets = np.array([np.subtract(prompt.box, ball.box) for prompt in shown])
+    previews = [LIST.preview_prompts(sample("the ball", ball, number=n), {})[0] for n in range(200)]
+    counts = [len(prompt.points) for prompt in previews]
+    assert (
+        min(counts) >= 1 and max(counts) <= MAX_POINTS and abs(np.mean(counts) - POINTS_MEAN) < 1 and np.std(counts) > 2
+    )
+    offsets = np.array([np.subtract(prompt.box, ball.box) for prompt in previews])
     assert np.abs(offsets).max() <= 4.0001 and offsets.std() > 1.5
-    for prompt in shown:
+    for prompt in previews:
         xy = np.array([(point.x, point.y) for point in prompt.points])
-        near = np.linalg.norm((xy[:, None] - xy) / [prompt.box.width, prompt.box.height], axis=-1)
-        assert near[~np.eye(len(xy), dtype=bool)].min(initial=1) > 0.09
+        distances = np.linalg.norm((xy[:, None] - xy) / [prompt.box.width, prompt.box.height], axis=-1)
+        assert distances[~np.eye(len(xy), dtype=bool)].min(initial=1) > 0.09
         assert all(prompt.box.x1 - 0.1 <= x <= prompt.box.x2 + 0.1 for x, _ in xy)
 
 
-def test_nothing_is_said_of_pixels_that_count_for_nobody() -> None:
+def test_no_training_point_is_on_ignored_pixels() -> None:
     ignored = np.zeros((50, 100), dtype=bool)
     ignored[:, 25:] = True
-    whole = sample("the ball", disk(30, 25, 10))
-    (kept,), (every,) = (LIST.preview_prompts(each, {}) for each in (replace(whole, ignore=encode(ignored)), whole))
+    complete = sample("the ball", disk(30, 25, 10))
+    (kept,), (every,) = (
+        LIST.preview_prompts(each, {}) for each in (replace(complete, ignore=encode(ignored)), complete)
+    )
     assert kept.points == tuple(point for point in every.points if point.x < 25)
     assert 0 < len(kept.points) < len(every.points)
 
 
-def test_what_is_drawn_depends_on_phrase_and_object_alone() -> None:
+def test_sampled_points_depend_on_phrase_and_object_alone() -> None:
     ball, moon = disk(30, 25, 10), disk(70, 25, 12)
     (alone,) = LIST.training_conversations([sample("the ball", ball, number=1)], {})
     (together,) = LIST.training_conversations(
@@ -129,7 +134,7 @@ def test_what_is_drawn_depends_on_phrase_and_object_alone() -> None:
     assert texts(other)[:2] == texts(alone)[:2] and texts(other)[2] != texts(alone)[2]
 
 
-def test_second_rounds_follow_the_boxes_in_reading_order_and_only_where_there_is_something_to_judge() -> None:
+def test_second_rounds_follow_the_boxes_in_reading_order_if_there_are_masks_and_points() -> None:
     ball, moon = disk(30, 25, 10), disk(70, 25, 12)
     boxed = MaskObject("boxed", None, Box(5, 5, 15, 15))
     (both,) = Pqpp(**SETTINGS | {"box_jitter": 0.0}).training_conversations([sample("the two", moon, ball)], {})
@@ -137,80 +142,84 @@ def test_second_rounds_follow_the_boxes_in_reading_order_and_only_where_there_is
     assert [box in question for box, question in zip(boxes, texts(both)[2::2], strict=True)] == [True, True]
     (without,) = LIST.training_conversations([sample("the frame", boxed)], {})
     assert texts(without)[1:] == ["[050,100,150,300]"]
-    (nothing,) = LIST.training_conversations([sample("a cloud")], {})
-    assert texts(nothing)[1:] == ["No object found."]
-    (losing,) = LIST.training_conversations([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
-    assert len(losing.turns) == 2
+    (no_object,) = LIST.training_conversations([sample("a cloud")], {})
+    assert texts(no_object)[1:] == ["No object found."]
+    (box_is_better,) = LIST.training_conversations(
+        [sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))}
+    )
+    assert len(box_is_better.turns) == 2
 
 
-def scripted(answer: str, weights=None) -> ScriptedEngine:
-    return ScriptedEngine({"Where is": answer}, weights)
+def scripted(answer: str, probabilities=None) -> ScriptedEngine:
+    return ScriptedEngine({"Where is": answer}, probabilities)
 
 
 def ask(method, engine, *phrases: str):
     return method.ask(engine, [Question(IMAGE, phrase, SIZE_WH) for phrase in phrases], 99)
 
 
-def test_sure_points_are_kept_and_unsure_ones_dropped() -> None:
-    weights = [YesNo(0.76, 0.1), YesNo(0.74, 0.2), YesNo(0.05, 0.91), YesNo(0.1, 0.89), *[UNSURE] * 21]
-    engine = scripted(BOX_TEXT, lambda history, question: [weights.pop(0) for _ in range(question.count)])
+def test_points_above_a_threshold_are_kept_and_others_dropped() -> None:
+    probabilities = [YesNo(0.76, 0.1), YesNo(0.74, 0.2), YesNo(0.05, 0.91), YesNo(0.1, 0.89), *[BELOW_THRESHOLDS] * 21]
+    engine = scripted(BOX_TEXT, lambda history, question: [probabilities.pop(0) for _ in range(question.count)])
     (answer,) = ask(LIST, engine, "the ball")
     (prompt,) = answer.prompts
     assert [point.label for point in prompt.points] == [POSITIVE, NEGATIVE]
     assert answer.confidence[0].points == pytest.approx((0.76 + 0.91) / 2)
     box = prompt.box
-    places = [(box.x1 + x * box.width, box.y1 + y * box.height) for x, y in (GRID[0], GRID[2])]
-    assert np.allclose([point[:2] for point in prompt.points], places, atol=0.06)
+    expected_xy = [(box.x1 + x * box.width, box.y1 + y * box.height) for x, y in (GRID_XY[0], GRID_XY[2])]
+    assert np.allclose([point[:2] for point in prompt.points], expected_xy, atol=0.06)
 
 
-def test_round_two_follows_round_one_as_it_is_taught_and_asks_the_whole_grid() -> None:
-    engine = scripted(f" {BOX_TEXT} ", lambda history, question: [UNSURE] * question.count)
+def test_round_two_follows_round_one_of_training_and_asks_all_points_of_the_grid() -> None:
+    engine = scripted(f" {BOX_TEXT} ", lambda history, question: [BELOW_THRESHOLDS] * question.count)
     (answer,) = ask(LIST, engine, "the ball")
-    (inquiry,) = engine.inquiries
-    assert texts(inquiry.history) == ['Where is "the ball"? Box each object.', BOX_TEXT]
-    assert [question.count for question in inquiry.questions] == [12, 13]
-    assert all(BOX_TEXT in question.text for question in inquiry.questions)
-    assert len({place for question in inquiry.questions for place in points_in(question.text)}) == 25
+    (query,) = engine.queries
+    assert texts(query.history) == ['Where is "the ball"? Box each object.', BOX_TEXT]
+    assert [question.count for question in query.questions] == [12, 13]
+    assert all(BOX_TEXT in question.text for question in query.questions)
+    assert len({point for question in query.questions for point in points_in(question.text)}) == 25
     assert answer.prompts[0].points == () and answer.confidence[0].points is None and answer.status == "ok"
     engine = scripted(BOX_TEXT, lambda history, question: [YesNo(1, 0)] * question.count)
     (answer,) = ask(Pqpp(**SETTINGS | {"form": "single", "asked": "pattern"}), engine, "the ball")
-    assert [question.count for question in engine.inquiries[0].questions] == [1] * 15
+    assert [question.count for question in engine.queries[0].questions] == [1] * 15
     assert len(answer.prompts[0].points) == 15
 
 
-@pytest.mark.parametrize("spots", [GRID, PATTERN])
-def test_the_spots_lie_in_the_box_and_are_evenly_spread(spots) -> None:
-    xy = np.array(spots)
-    assert len(set(spots)) == len(spots) and (xy > 0).all() and (xy < 1).all()
+@pytest.mark.parametrize("pattern_xy", [GRID_XY, PATTERN_XY])
+def test_the_points_of_a_pattern_are_inside_the_box_and_evenly_spread(pattern_xy) -> None:
+    xy = np.array(pattern_xy)
+    assert len(set(pattern_xy)) == len(pattern_xy) and (xy > 0).all() and (xy < 1).all()
     assert np.allclose(xy.mean(axis=0), 0.5, atol=0.02)
 
 
-def test_what_is_no_box_is_asked_nothing_more() -> None:
+def test_answers_without_boxes_have_no_second_round() -> None:
     script = {"cloud": "No object found.", "mess": "[1,2", "ball": f"{BOX_TEXT}; [700,200,900,800]"}
 
-    def weights(history: Conversation, question: YesNoQuestion) -> list[YesNo]:
+    def probabilities(history: Conversation, question: YesNoQuestion) -> list[YesNo]:
         return [YesNo(0.0, 1.0)] * question.count
 
-    engine = ScriptedEngine(script, weights)
-    nothing, malformed, two = ask(LIST, engine, "a cloud", "a mess", "the balls")
-    assert (nothing.status, nothing.prompts) == ("no_object", ())
+    engine = ScriptedEngine(script, probabilities)
+    no_object, malformed, two = ask(LIST, engine, "a cloud", "a mess", "the balls")
+    assert (no_object.status, no_object.prompts) == ("no_object", ())
     assert malformed.status == "malformed" and malformed.reason
     assert [len(prompt.negatives) for prompt in two.prompts] == [25, 25]
-    assert [len(inquiry.questions) for inquiry in engine.inquiries] == [0, 0, 4]
+    assert [len(query.questions) for query in engine.queries] == [0, 0, 4]
 
 
-def test_an_engine_that_cannot_weigh_is_refused_before_anything_is_asked() -> None:
-    class Deaf:
+def test_an_engine_without_probabilities_is_refused_before_anything_is_asked() -> None:
+    class NonScoring:
         def generate(self, conversations, max_new_tokens):
             raise AssertionError("asked")
 
     for method in (LIST, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
-        with pytest.raises(ModelError, match="pqpp reads how likely yes and no are, which a Deaf does not tell"):
-            Pipeline(method, Deaf(), BoxSegmenter())
-    Pipeline(Ppg(2, 1, 1000, 5), Deaf(), BoxSegmenter())
+        with pytest.raises(
+            ModelError, match="pqpp needs the probabilities of yes and no, which NonScoring does not return"
+        ):
+            Pipeline(method, NonScoring(), BoxSegmenter())
+    Pipeline(Ppg(2, 1, 1000, 5), NonScoring(), BoxSegmenter())
 
 
-def test_both_leave_an_object_without_points_as_it_is() -> None:
+def test_verification_keeps_an_object_without_points() -> None:
     both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
     engine = scripted(f"{BOX_TEXT}; [700,200,900,800] +(750,400)", lambda history, question: [YesNo(0.1, 0.9)])
     (answer,) = ask(both, engine, "the balls")
@@ -219,7 +228,7 @@ def test_both_leave_an_object_without_points_as_it_is() -> None:
     assert bare.status == "ok" and bare.prompts[0].points == () and bare.confidence[0].points is None
 
 
-def test_both_rounds_are_taught_where_ppg_teaches_no_points() -> None:
+def test_both_rounds_are_trained_if_ppg_trains_on_no_points() -> None:
     ball = disk(30, 25, 10)
     both = PpgWithVerification(Ppg(0, 0, 1000, 5), LIST)
     _, second = both.training_conversations([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
@@ -229,16 +238,16 @@ def test_both_rounds_are_taught_where_ppg_teaches_no_points() -> None:
 @pytest.mark.parametrize(
     "method", [replace(LIST, yes_above=0.0, no_above=0.0), PpgWithVerification(Ppg(2, 1, 1000, 5), SINGLE)]
 )
-def test_a_real_model_weighs_the_points_of_a_scripted_box(method, tmp_path) -> None:
-    """Round two by a model with an adapter: it keeps what it finds likelier, and its evidence says how likely."""
+def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path) -> None:
+    """Round two by a model with an adapter: the more probable label is kept, and the confidence is its probability."""
     tiny.save_fast_vlm(tmp_path / "base", seed=1)
     mllm = attach_lora(load_mllm(str(tmp_path / "base")), {"r": 2}, 0)
 
-    class Saying(TransformersEngine):
+    class FixedReplies(TransformersEngine):
         def generate(self, conversations, max_new_tokens):
             return [Reply(f"{BOX_TEXT} +(300,400)(350,500) -(250,300)") for _ in conversations]
 
-    pipe = Pipeline(method, Saying(mllm, 4), BoxSegmenter())
+    pipe = Pipeline(method, FixedReplies(mllm, 4), BoxSegmenter())
     image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
     (result,) = pipe([(image, "the ball")])
     (prompt,), (confidence,) = result.prompts, result.confidence
@@ -248,7 +257,7 @@ def test_a_real_model_weighs_the_points_of_a_scripted_box(method, tmp_path) -> N
     assert confidence.points is not None and 0 < confidence.points < 1
 
 
-def test_settings_make_the_same_method_again() -> None:
+def test_settings_build_an_equal_method() -> None:
     for method in (LIST, SINGLE, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
         assert method_from_settings(method.settings()) == method
 
@@ -263,28 +272,28 @@ def test_settings_make_the_same_method_again() -> None:
         ({"phrases": 0}, "grid and phrases are 1 or more"),
     ],
 )
-def test_settings_that_cannot_be(change: dict, message: str) -> None:
+def test_invalid_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         method_from_settings({"name": "pqpp", **SETTINGS, **change})
 
 
-def test_both_teach_side_by_side_and_the_model_denies_its_own_points() -> None:
+def test_verification_trains_on_both_methods_and_drops_the_points_that_the_model_denies() -> None:
     ball = disk(30, 25, 10)
     both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
     targets = {ball.id: Target((SamPrompt(ball.box, (Point(30, 25, 1), Point(32, 25, 1), Point(21, 16, 0))),))}
-    asked, *_ = both.training_conversations([sample("the ball", ball)], targets)
+    trained, *_ = both.training_conversations([sample("the ball", ball)], targets)
     assert [texts(each)[0] for each in both.training_conversations([sample("the ball", ball)], targets)] == [
         both.ppg.question("the ball"),
         'Where is "the ball"? Box each object.',
     ]
-    said = texts(asked)[1]
-    weights = [YesNo(0.6, 0.4), YesNo(0.2, 0.7), YesNo(0.1, 0.3)]
-    engine = scripted(said, lambda history, question: weights)
+    answer_text = texts(trained)[1]
+    probabilities = [YesNo(0.6, 0.4), YesNo(0.2, 0.7), YesNo(0.1, 0.3)]
+    engine = scripted(answer_text, lambda history, question: probabilities)
     (answer,) = ask(both, engine, "the ball")
     assert [point.label for point in answer.prompts[0].points] == [POSITIVE, NEGATIVE]
     assert answer.confidence[0].points == pytest.approx(0.45)
-    (inquiry,) = engine.inquiries
-    assert texts(inquiry.history)[0] == 'Where is "the ball"? Box each object.'
-    assert points_in(inquiry.questions[0].text) == points_in(said)
-    (nothing,) = ask(both, scripted("No object found.", lambda history, question: []), "a cloud")
-    assert nothing.status == "no_object"
+    (query,) = engine.queries
+    assert texts(query.history)[0] == 'Where is "the ball"? Box each object.'
+    assert points_in(query.questions[0].text) == points_in(answer_text)
+    (no_object,) = ask(both, scripted("No object found.", lambda history, question: []), "a cloud")
+    assert no_object.status == "no_object"
