@@ -1,26 +1,34 @@
-"""The exceptions of sam4mllm. Each message says what was found, where, and what to do about it.
+"""The exceptions of sam4mllm.
 
-The command line prints the message of a `Sam4mllmError` as one line and exits with `exit_status`; any other exception
-is a defect of ours and keeps its traceback.
+    Sam4mllmError            a problem that the user can fix; the message says how
+    ├── RecipeError          a recipe that cannot be used: unknown keys, wrong types, contradicting values
+    ├── DataError            a data set, image or annotation that violates its format
+    ├── PredictionsError     a file of predictions that cannot be scored: unknown ids, duplicate ids, invalid JSON
+    ├── ModelError           a model, checkpoint, adapter or run folder that cannot be loaded
+    ├── ServerError          a model server that does not respond, or refuses the requests
+    └── LaunchError          processes of one job that were started wrongly, or of which one stopped
+
+Each message reports what was found, where, and what to do. The command line prints the message of a `Sam4mllmError` as
+one line and exits with `exit_status`; any other exception is a bug of sam4mllm and keeps its traceback.
 """
 
 
 class Sam4mllmError(Exception):
-    """Something that the user can mend; the message says how."""
+    """A problem that the user can fix; the message says how."""
 
     exit_status = 2
 
 
 class RecipeError(Sam4mllmError):
-    """A recipe that cannot be used: unknown keys, wrong types, values that contradict each other."""
+    """A recipe that cannot be used: unknown keys, wrong types, contradicting values."""
 
 
 class DataError(Sam4mllmError):
-    """A data set, image or annotation that is not what its format promises."""
+    """A data set, image or annotation that violates its format."""
 
 
 class PredictionsError(Sam4mllmError):
-    """A file of predictions that cannot be scored: unknown ids, doubled ids, lines that are no JSON."""
+    """A file of predictions that cannot be scored: unknown ids, duplicate ids, invalid JSON."""
 
 
 class ModelError(Sam4mllmError):
@@ -28,8 +36,8 @@ class ModelError(Sam4mllmError):
 
 
 class ServerError(Sam4mllmError):
-    """A server of a model that does not answer, or not us; nothing can be asked of it."""
+    """A model server that does not respond, or refuses the requests."""
 
 
 class LaunchError(Sam4mllmError):
-    """Processes of one job that were not started as asked, or of which one has stopped."""
+    """Processes of one job that were started wrongly, or of which one stopped."""

@@ -1,10 +1,8 @@
-"""Box, Point, SamPrompt and the coordinate grids: the only place that scales or rounds a coordinate.
+"""Box, Point, SamPrompt and the coordinate grids: the only module that scales or rounds coordinates.
 
 Every coordinate is continuous, x to the right and y downwards, in pixels of the original image: pixel (column c,
-row r) covers [c, c + 1) x [r, r + 1) and its centre is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
+row r) covers [c, c + 1) x [r, r + 1) and its center is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
 exclusive, so COCO's (x, y, w, h) is (x, y, x + w, y + h) and a mask of one pixel has a box of area 1.
-
-This module knows nothing about text, models or files.
 """
 
 from __future__ import annotations
@@ -21,8 +19,8 @@ from sam4mllm.errors import DataError
 POSITIVE = 1
 NEGATIVE = 0
 
-# Qwen's image processors refuse longer shapes.
-_LONGEST_SHAPE = 200
+# Qwen's image processors refuse images with a larger ratio of the sides.
+_MAX_ASPECT_RATIO = 200
 
 
 class Box(NamedTuple):
@@ -43,11 +41,11 @@ class Box(NamedTuple):
 
     @property
     def area(self) -> float:
-        """Area in square pixels; 0 for a box without extent."""
+        """The area in square pixels; 0 for a box without extent."""
         return max(self.width, 0.0) * max(self.height, 0.0)
 
     def iou(self, other: Box) -> float:
-        """Intersection over union with `other`, in [0, 1]; no pixel is added to a side."""
+        """Return the intersection over union with `other`, in [0, 1]; no pixel is added to a side."""
         width = min(self.x2, other.x2) - max(self.x1, other.x1)
         height = min(self.y2, other.y2) - max(self.y1, other.y1)
         intersection = max(width, 0.0) * max(height, 0.0)
@@ -55,7 +53,7 @@ class Box(NamedTuple):
         return intersection / union if union > 0 else 0.0
 
     def clip(self, size_wh: tuple[int, int]) -> Box:
-        """The part of the box inside an image of `size_wh` pixels."""
+        """Return the part of the box inside an image of `size_wh` pixels."""
         width, height = size_wh
         return Box(
             min(max(self.x1, 0.0), width),
@@ -65,7 +63,7 @@ class Box(NamedTuple):
         )
 
     def widen(self, share: float, size_wh: tuple[int, int]) -> Box:
-        """The box grown on each side by `share` of its width and height, clipped to the image."""
+        """Return the box enlarged on each side by `share` of its width and height, clipped to the image."""
         dx, dy = self.width * share, self.height * share
         return Box(self.x1 - dx, self.y1 - dy, self.x2 + dx, self.y2 + dy).clip(size_wh)
 
@@ -80,10 +78,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SamPrompt:
-    """What SAM is asked for one object: a box, points, or both.
+    """SAM's prompt for one object: a box, points, or both, in pixels of the original image.
 
     Raises:
-        ValueError: neither box nor points; a coordinate that is not finite; a box whose corners are out of order; a
+        ValueError: neither box nor points, a coordinate that is not finite, a box whose corners are out of order, or a
             label that is neither 1 nor 0.
     """
 
@@ -115,47 +113,53 @@ class SamPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """The integer coordinates in which a model writes: `bins_wh` bins across and down the image.
+    """The integer coordinates in a model's text: `bins_wh` bins on the x and the y axis of the image.
 
-    A bin is half open, [k, k + 1) * size / bins; a coordinate goes to the bin it lies in, and a bin comes back as its
-    centre, so `to_bins(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A coordinate on
-    the far edge of the image belongs to the last bin.
+    A bin is half open, [k, k + 1) * size / bins. `to_bins` returns the bin that a coordinate is in and `to_pixels` the
+    center of a bin, so that `to_bins(to_pixels(k)) == k` for every bin and a coordinate moves by at most half a bin. A
+    coordinate on the far edge of the image belongs to the last bin.
+
+    >>> grid = Grid((1000, 1000))
+    >>> grid.to_bins(320.0, 239.9, size_wh=(640, 480))
+    (500, 499)
+    >>> grid.to_pixels(500, 499, size_wh=(640, 480))
+    (320.32, 239.76)
     """
 
     bins_wh: tuple[int, int] = (1000, 1000)
 
     def __post_init__(self) -> None:
         if min(self.bins_wh) < 1:
-            raise ValueError(f"a grid has at least one bin each way; got {self.bins_wh}")
+            raise ValueError(f"a grid has at least one bin on each axis; got {self.bins_wh}")
 
     def to_bins(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[int, int]:
-        """The bins (column, row) of a point in pixels; points outside the image go to the nearest bin."""
+        """Return the bin (column, row) of a point in pixels; points outside the image get the nearest bin."""
         return tuple(  # type: ignore[return-value]
             min(max(math.floor(value * bins / size), 0), bins - 1)
             for value, bins, size in zip((x, y), self.bins_wh, size_wh, strict=True)
         )
 
     def to_pixels(self, column: int, row: int, size_wh: tuple[int, int]) -> tuple[float, float]:
-        """The centre, in pixels, of the bin (column, row)."""
+        """Return the center (x, y), in pixels, of the bin (column, row)."""
         return tuple(  # type: ignore[return-value]
             (index + 0.5) * size / bins for index, bins, size in zip((column, row), self.bins_wh, size_wh, strict=True)
         )
 
     def of_image(self, size_wh: tuple[int, int]) -> Grid:
-        """This grid: it is the same for images of every size."""
+        """Return this grid, which is the same for images of every size."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class ResizedGrid:
-    """The pixels of an image as the model sees it: a grid whose bins are those of the resized image.
+    """The rule for a grid whose bins are the pixels of the resized image that the model sees.
 
-    Both sides become multiples of `multiple`, the area lies from `min_pixels` to `max_pixels`, and the shape is kept as
-    well as that allows. The rule is `smart_resize` of Qwen's image processors (image_processing_qwen2_vl.py in
+    Both sides become multiples of `multiple`, the area is from `min_pixels` to `max_pixels`, and the aspect ratio is
+    kept as far as that allows. It is `smart_resize` of Qwen's image processors (image_processing_qwen2_vl.py in
     transformers).
 
     Raises:
-        ValueError: bounds out of order, or below one multiple each way.
+        ValueError: bounds out of order, or a maximum below one multiple on each axis.
     """
 
     multiple: int
@@ -165,20 +169,20 @@ class ResizedGrid:
     def __post_init__(self) -> None:
         if self.multiple < 1 or not self.multiple**2 <= self.max_pixels >= self.min_pixels >= 1:
             raise ValueError(
-                "a resized image has 1 <= min_pixels <= max_pixels and room for one multiple each way; got "
+                "a resized image has 1 <= min_pixels <= max_pixels and room for one multiple on each axis; got "
                 f"multiple={self.multiple}, min_pixels={self.min_pixels}, max_pixels={self.max_pixels}"
             )
 
     def of_image(self, size_wh: tuple[int, int]) -> Grid:
-        """The grid of an image of `size_wh` pixels.
+        """Return the grid of an image of `size_wh` pixels.
 
         Raises:
-            DataError: one side is more than 200 times the other, which the processors refuse.
+            DataError: one side is more than 200 times the other, which the image processors refuse.
         """
-        if max(size_wh) > _LONGEST_SHAPE * min(size_wh):
+        if max(size_wh) > _MAX_ASPECT_RATIO * min(size_wh):
             raise DataError(
                 f"an image of {size_wh[0]} x {size_wh[1]} pixels: the model takes images whose one side is at most "
-                f"{_LONGEST_SHAPE} times the other; crop it"
+                f"{_MAX_ASPECT_RATIO} times the other; crop it"
             )
         bins_wh = tuple(round(side / self.multiple) * self.multiple for side in size_wh)
         if bins_wh[0] * bins_wh[1] > self.max_pixels:
@@ -193,11 +197,11 @@ class ResizedGrid:
 
 
 Frame: TypeAlias = Grid | ResizedGrid
-"""What says, by `of_image`, on which grid the places of an image are written."""
+"""A coordinate frame: its `of_image` returns the grid for an image's size."""
 
 
 def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The tight box of a mask (H, W) bool; None for an empty mask."""
+    """Return the tight box of a mask (H, W) bool; None for an empty mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size == 0:
         return None
@@ -206,7 +210,7 @@ def box_of_mask(mask: npt.NDArray[np.bool_]) -> Box | None:
 
 
 def mask_of_box(box: Box, size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """The mask (H, W) bool, of an image of `size_wh` pixels, of the pixels whose centres lie in the box."""
+    """Return the mask (H, W) bool of the pixels whose centers are in the box, for an image of `size_wh` pixels."""
     width, height = size_wh
     columns, rows = np.arange(width) + 0.5, np.arange(height) + 0.5
     across = (columns >= box.x1) & (columns < box.x2)

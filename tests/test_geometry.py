@@ -1,4 +1,4 @@
-"""The pixels of the resized image, by the rule of the library whose models see them."""
+"""ResizedGrid gives the size that transformers' image processor resizes an image to."""
 
 import pytest
 from hypothesis import given
@@ -11,7 +11,7 @@ sides = st.integers(1, 5000)
 
 
 @given(sides, sides, st.sampled_from([28, 32]), st.integers(1, 40), st.integers(0, 40_000))
-def test_it_is_transformers_rule(width, height, multiple, least, more):
+def test_a_resized_grid_follows_transformers_rule(width, height, multiple, least, more):
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     bounds = {"min_pixels": least * 784, "max_pixels": max(least * 784, multiple**2) + more * 784}
@@ -26,6 +26,6 @@ def test_it_is_transformers_rule(width, height, multiple, least, more):
 
 
 @pytest.mark.parametrize("bounds", [(0, 1, 9), (28, 1, 783), (28, 0, 800), (28, 900, 800)])
-def test_bounds_that_leave_no_size_are_refused(bounds):
+def test_bounds_without_a_possible_size_are_refused(bounds):
     with pytest.raises(ValueError, match="room for one multiple"):
         ResizedGrid(*bounds)

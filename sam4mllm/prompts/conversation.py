@@ -1,7 +1,6 @@
-"""Conversation: one image, then the turns about it, and which turns a model learns to say.
+"""Conversation: an image and the turns of user and assistant about it, as messages for a chat template.
 
-Several phrases of one image may stand in one conversation, as question and answer in turn. This module knows no
-tokens, no template and no model: it ends at the messages that a chat template takes.
+One conversation may hold several phrases of its image, as question and answer in turn.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ Role = Literal["user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side says. `supervised` marks the text whose tokens carry loss.
+    """The text of one role; the loss is taken on the tokens of `supervised` turns only.
 
     Raises:
-        ValueError: an unknown role; a supervised turn that is not the assistant's.
+        ValueError: an unknown role, or a supervised turn that is not the assistant's.
     """
 
     role: Role
@@ -33,19 +32,19 @@ class Turn:
 
     def __post_init__(self) -> None:
         if self.role not in ("user", "assistant"):
-            raise ValueError(f'a turn is said by "user" or "assistant"; got {self.role!r}')
+            raise ValueError(f'the role of a turn is "user" or "assistant"; got {self.role!r}')
         if self.supervised and self.role != "assistant":
             raise ValueError(f"only the assistant's turns can be supervised; got a user turn {self.text!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """An image and the turns about it, the user's first, then in alternation.
+    """An image and the turns about it, which alternate and begin with the user's.
 
-    `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB; it is carried, not opened.
+    `image` is a path, a PIL image or an array (H, W, 3) uint8 RGB; files are not opened here.
 
     Raises:
-        ValueError: no turn; turns that do not alternate or do not open with the user's.
+        ValueError: no turn, or turns that do not alternate or do not begin with the user's.
     """
 
     image: str | Path | Image | npt.NDArray[np.uint8]
@@ -55,41 +54,43 @@ class Conversation:
         roles = [turn.role for turn in self.turns]
         expected = [("user", "assistant")[index % 2] for index in range(len(roles))]
         if not roles or roles != expected:
-            raise ValueError(f"the turns of a conversation alternate and open with the user's; got {roles}")
+            raise ValueError(f"the turns of a conversation alternate and begin with the user's; got {roles}")
 
     @property
-    def asks(self) -> bool:
-        """Whether the last word is the user's, so that a model has something to answer."""
+    def awaits_answer(self) -> bool:
+        """Whether the last turn is the user's, so that the model has to answer."""
         return self.turns[-1].role == "user"
 
     def messages(self, turns: int | None = None) -> list[dict[str, Any]]:
-        """The first `turns` turns (all for None) as a chat template takes them: the image opens the first one.
+        """Return the first `turns` turns (all for None) as messages for a chat template; the image begins the first.
 
-        The image stands as `{"type": "image"}`; the processor gets `image` itself beside the messages.
+        The placeholder of the image is `{"type": "image"}`; the processor takes `image` as a separate argument.
 
         Raises:
-            ValueError: `turns` leaves no turn.
+            ValueError: `turns` is 0.
         """
-        chosen = self.turns[:turns]
-        if not chosen:
+        first_turns = self.turns[:turns]
+        if not first_turns:
             raise ValueError(f"messages need at least one turn; got turns={turns}")
         messages: list[dict[str, Any]] = [
-            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in chosen
+            {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in first_turns
         ]
         messages[0]["content"].insert(0, {"type": "image"})
         return messages
 
 
-def asking(image: str | Path | Image | npt.NDArray[np.uint8], question: str) -> Conversation:
-    """A conversation that waits for the answer to one question."""
+def inference_conversation(image: str | Path | Image | npt.NDArray[np.uint8], question: str) -> Conversation:
+    """Return a conversation of one question, which the model has to answer."""
     return Conversation(image, (Turn("user", question),))
 
 
-def teaching(image: str | Path | Image | npt.NDArray[np.uint8], exchanges: list[tuple[str, str]]) -> Conversation:
-    """A conversation of (question, answer) pairs about one image, every answer supervised.
+def training_conversation(
+    image: str | Path | Image | npt.NDArray[np.uint8], exchanges: list[tuple[str, str]]
+) -> Conversation:
+    """Return a conversation of (question, answer) pairs about one image with every answer supervised.
 
     Raises:
-        ValueError: no pair.
+        ValueError: no pairs.
     """
     turns = [
         turn

@@ -1,7 +1,7 @@
-"""Coordinates: how places are written in an answer, as values: on which grid, between which signs, in which digits.
+"""Coordinates: the text format of boxes and points in an answer (grid, delimiters, digits).
 
-A model was taught one such convention with its own grounding data, and a LoRA builds on what is there already. This
-module knows no model and no answer; `grammar.py` writes and reads by it.
+A model family has learned one such format from its own grounding data, and LoRA training builds on it.
+`AnswerGrammar` writes and parses answers in a given format.
 """
 
 from __future__ import annotations
@@ -14,47 +14,47 @@ from typing import Any
 
 from sam4mllm.geometry import Frame, Grid, ResizedGrid
 
-Signs = tuple[str, str]
-"""What stands before and behind."""
+Delimiters = tuple[str, str]
+"""An opening and a closing delimiter."""
 
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
-    """A convention for places in text.
+    """A text format of coordinates.
 
-    `frame` is the grid, or the rule that gives one for an image's size. `box` and `point` enclose the numbers, which
-    `separator` parts. `tags` stand around a whole box; they may be missing when an answer is read, because tokenizers
-    that know them as special tokens drop them. `padded` numbers have zeros up to the digits of the grid's last bin.
-    `far_edge` says that the number of bins itself may be read: models that were taught 0 to 1000 write it for the
-    image's far edge, which belongs to the last bin.
+    `frame` is the grid of integer coordinates, or the rule that derives one from an image's size. `box` and `point`
+    are the delimiters around the numbers, `separator` is between them. `tags` enclose a box with its delimiters; they
+    may be missing in a parsed answer, because tokenizers with special tokens for them drop them. `padded` numbers have
+    leading zeros up to the digits of the grid's last bin. With `far_edge` the number of bins itself is parsed, too:
+    models that were trained on 0 to 1000 write 1000 for the image's far edge, which belongs to the last bin.
 
     Raises:
-        ValueError: a missing sign, or one that holds a digit.
+        ValueError: a missing delimiter, or one that holds a digit.
     """
 
     frame: Frame = Grid()  # noqa: RUF009 - frozen, so one instance serves all
-    box: Signs = ("[", "]")
-    point: Signs = ("(", ")")
-    tags: Signs = ("", "")
+    box: Delimiters = ("[", "]")
+    point: Delimiters = ("(", ")")
+    tags: Delimiters = ("", "")
     separator: str = ","
     padded: bool = True
     far_edge: bool = False
 
     def __post_init__(self) -> None:
-        signs = (*self.box, *self.point, self.separator)
-        if not all(sign.strip() for sign in signs) or any(c.isdigit() for sign in (*signs, *self.tags) for c in sign):
-            raise ValueError(f"boxes, points and numbers are told apart by signs without digits; got {self}")
+        required = (*self.box, *self.point, self.separator)
+        if not all(text.strip() for text in required) or any(map(str.isdigit, "".join((*required, *self.tags)))):
+            raise ValueError(f"boxes, points and numbers need delimiters without digits; got {self}")
 
     def to_json(self) -> dict[str, Any]:
-        """All values as JSON gives them back, lists and no tuples; `from_json` reads them."""
+        """Return all values as JSON has them (lists, no tuples), for `from_json`."""
         return dict(json.loads(json.dumps(dataclasses.asdict(self))))
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Coordinates:
-        """The convention that `to_json` wrote.
+        """Return the format that `to_json` wrote.
 
         Raises:
-            ValueError: values that are missing or of another kind.
+            ValueError: missing values, or values of another type.
         """
         try:
             values = dict(record)
@@ -64,8 +64,8 @@ class Coordinates:
                 return cls(Grid((frame["bins_wh"][0], frame["bins_wh"][1])), **values)
             return cls(ResizedGrid(**frame), **values)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"coordinates are not what Coordinates.to_json writes: {error!r}") from error
+            raise ValueError(f"the coordinates are not what Coordinates.to_json writes: {error!r}") from error
 
 
 PLAIN = Coordinates()
-"""SAM4MLLM's own: 0 to 999, in three digits (its released settings)."""
+"""The format of SAM4MLLM's released settings: 0 to 999 in three digits."""

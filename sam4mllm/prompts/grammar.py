@@ -1,20 +1,18 @@
-"""AnswerGrammar: the one text form of an answer, written and parsed in one place: what is taught is what is read.
+"""AnswerGrammar: write prompts as the text of an answer and parse it, for training targets and generated answers alike.
 
     answer   objects | "No object found."
     objects  object ("; " object)*
     object   "[x1,y1,x2,y2]" [" +" point+] [" -" point+]     after "+" the points on the object, after "-" those off it
     point    "(x,y)"
 
-So it looks in the plain convention (SAM4MLLM's released settings: 0 to 999 in three digits, boxes in square brackets,
-points in round ones, the same sentence for no target). Which brackets, which grid and which digits is said by
-`Coordinates`; the rest is the same for every model. Numbers are bins of the image's grid.
+The example is in the plain format (SAM4MLLM's released settings: 0 to 999 in three digits, boxes in square brackets,
+points in parentheses, the same sentence for no target). Brackets, grid and digits are set by `Coordinates`; the rest is
+the same for every model. Numbers are bins of the image's grid.
 
-Reading is more tolerant than writing in what cannot change the meaning: spaces, missing padding, the case and the full
-stop of the sentence for no object, and words around the objects that hold no number, bracket, "+" or ";". It is strict
-in everything else, so half an answer never passes for a whole one. An answer cut off exactly between two objects or two
-points is a whole answer to this module: only who generated the text knows that it was cut.
-
-This module knows no models, no questions and no pixels beyond an image's size.
+The parser tolerates what cannot change the meaning: spaces, missing padding, the case and the full stop of the sentence
+for no object, and words around the objects without a digit, bracket, "+" or ";". It is strict in everything else, so
+that an incomplete answer is not parsed as a complete one. An answer cut off exactly between two objects or two points
+looks complete here; the engine reports it as not finished.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from sam4mllm.prompts.coordinates import PLAIN, Coordinates
 NO_OBJECT = "No object found."
 
 _NO_OBJECT = re.compile(r"\s*no\s+object\s+found\s*\.?\s*", re.IGNORECASE)
-_SAYS_NO_OBJECT = re.compile(r"no\s+object\s+found", re.IGNORECASE)
+_CONTAINS_NO_OBJECT = re.compile(r"no\s+object\s+found", re.IGNORECASE)
 _POSITIVES = re.compile(r"\s*\+")
 _NEGATIVES = re.compile(r"\s*-")
 _SEPARATOR = re.compile(r"\s*;")
@@ -41,9 +39,9 @@ _EXCERPT_LENGTH = 40
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """What an answer says. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed".
+    """A parsed answer. `prompts` is empty unless `status` is "ok"; `reason` is None unless it is "malformed".
 
-    `box_spans` are where in the text (start, end) each prompt's box is written.
+    `box_spans` are the positions in the text (start, end) of each prompt's box.
     """
 
     status: Literal["ok", "no_object", "malformed"]
@@ -53,24 +51,24 @@ class ParsedAnswer:
 
 
 class _MalformedError(Exception):
-    """Carries the reason from where it is found to `AnswerGrammar.parse`; never leaves this module."""
+    """The reason why an answer is malformed; `AnswerGrammar.parse` catches it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerGrammar:
-    """Writes prompts as text by a convention and reads them back."""
+    """Writes prompts as text in a coordinate format, and parses them."""
 
     coordinates: Coordinates = PLAIN
 
     def write(self, prompts: Sequence[SamPrompt], size_wh: tuple[int, int]) -> str:
-        """The answer that names `prompts` (pixels of an image of `size_wh`) in their order; NO_OBJECT for none.
+        """Return the answer text for `prompts` (pixels of an image of `size_wh`) in their order; NO_OBJECT for none.
 
-        Positives stand before negatives, each in the order of the prompt; coordinates outside the image go to its
-        edge.
+        Positive points come before negative ones, each in the order of the prompt; coordinates outside the image are
+        moved to its edge.
 
         Raises:
-            ValueError: a prompt without a box, which this grammar cannot say.
-            DataError: an image of a shape that has no grid in this convention.
+            ValueError: a prompt without a box, for which the grammar has no text.
+            DataError: an image of a shape that has no grid in this format.
         """
         if not prompts:
             return NO_OBJECT
@@ -78,23 +76,29 @@ class AnswerGrammar:
         return "; ".join(writer.object(prompt) for prompt in prompts)
 
     def write_point(self, x: float, y: float, size_wh: tuple[int, int]) -> str:
-        """A place by itself, in pixels of an image of `size_wh`, as answers write points."""
+        """Return the text of a single point in pixels of an image of `size_wh`, as in an answer."""
         return _Writer(self.coordinates, self.coordinates.frame.of_image(size_wh), size_wh).point(x, y)
 
     def nearest(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[float, float]:
-        """The place that is read, in pixels, where (x, y) is written."""
+        """Return the point in pixels that is parsed where (x, y) was written: the center of its bin."""
         grid = self.coordinates.frame.of_image(size_wh)
         return grid.to_pixels(*grid.to_bins(x, y, size_wh), size_wh)
 
     def parse(self, text: str, size_wh: tuple[int, int]) -> ParsedAnswer:
-        """What `text` says about an image of `size_wh` pixels. Takes any string, and has an answer for each.
+        """Parse any string as an answer about an image of `size_wh` pixels.
 
-        Coordinates are the centres of the bins written; boxes lie inside the image with their corners in order, and
-        one whose corners share a bin has no extent in that direction. One number beyond the grid, or anything
-        unreadable, makes the whole answer malformed.
+        Coordinates are the centers of the written bins, in pixels. Boxes are inside the image with their corners in
+        order; a box whose corners share a bin has no extent on that axis. A number beyond the grid, or any text that
+        cannot be parsed, makes the whole answer malformed.
+
+        >>> answer = AnswerGrammar().parse("[120,340,560,780] +(200,400) -(130,350)", size_wh=(1000, 1000))
+        >>> answer.status, answer.prompts[0].box
+        ('ok', Box(x1=120.5, y1=340.5, x2=560.5, y2=780.5))
+        >>> AnswerGrammar().parse("[120,340,560", size_wh=(1000, 1000)).reason
+        "object 1: expected a box [x1,y1,x2,y2], got '[120,340,560'"
 
         Raises:
-            DataError: an image of a shape that has no grid in this convention, whatever the text.
+            DataError: an image of a shape that has no grid in this format, whatever the text.
         """
         grid = self.coordinates.frame.of_image(size_wh)
         if _NO_OBJECT.fullmatch(text):
@@ -108,7 +112,7 @@ class AnswerGrammar:
 
 @dataclass(frozen=True, slots=True)
 class _Writer:
-    """Writes about an image of `size_wh` pixels on its `grid`."""
+    """Writes prompts of an image of `size_wh` pixels as bins of its `grid`."""
 
     coordinates: Coordinates
     grid: Grid
@@ -116,38 +120,39 @@ class _Writer:
 
     def object(self, prompt: SamPrompt) -> str:
         if prompt.box is None:
-            raise ValueError(f"an answer names each object by a box; got a prompt with points only: {prompt.points}")
+            raise ValueError(f"an answer has a box for each object; got a prompt with points only: {prompt.points}")
         (tag, end_tag), (opening, closing) = self.coordinates.tags, self.coordinates.box
         corners = self._numbers([(prompt.box.x1, prompt.box.y1), (prompt.box.x2, prompt.box.y2)])
         text = f"{tag}{opening}{corners}{closing}{end_tag}"
-        for sign, points in (("+", prompt.positives), ("-", prompt.negatives)):
+        for marker, points in (("+", prompt.positives), ("-", prompt.negatives)):
             if points:
-                text += f" {sign}" + "".join(self.point(p.x, p.y) for p in points)
+                text += f" {marker}" + "".join(self.point(p.x, p.y) for p in points)
         return text
 
     def point(self, x: float, y: float) -> str:
         opening, closing = self.coordinates.point
         return f"{opening}{self._numbers([(x, y)])}{closing}"
 
-    def _numbers(self, places_xy: Iterable[tuple[float, float]]) -> str:
+    def _numbers(self, points_xy: Iterable[tuple[float, float]]) -> str:
         padded = self.coordinates.padded
         return self.coordinates.separator.join(
             str(index).zfill(len(str(bins - 1)) if padded else 0)
-            for x, y in places_xy
+            for x, y in points_xy
             for index, bins in zip(self.grid.to_bins(x, y, self.size_wh), self.grid.bins_wh, strict=True)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """Reads about an image of `size_wh` pixels on its `grid`."""
+    """Parses text about an image of `size_wh` pixels with the bins of its `grid`."""
 
     coordinates: Coordinates
     grid: Grid
     size_wh: tuple[int, int]
 
     def objects(self, text: str) -> tuple[tuple[SamPrompt, ...], tuple[tuple[int, int], ...]]:
-        """The objects, and where their boxes stand in the text."""
+        """Return the prompts, and the positions (start, end) of their boxes in the text."""
+        # 1. The text before the first box, which must be prose.
         if not text.strip():
             raise _MalformedError("the answer is empty")
         first = _patterns(self.coordinates).first_box.search(text)
@@ -155,6 +160,7 @@ class _Reader:
             raise _MalformedError(f"neither a box nor {NO_OBJECT!r}: {_excerpt(text)}")
         _check_prose(text[: first.start()], "before the first box")
 
+        # 2. One object after the other, each separated by ";".
         prompts: list[SamPrompt] = []
         spans: list[tuple[int, int]] = []
         position = first.start()
@@ -166,11 +172,14 @@ class _Reader:
             if separator is None:
                 break
             position = separator.end()
+
+        # 3. The text after the last object, which must be prose.
         _check_prose(text[position:], f"after object {len(prompts)}")
         return tuple(prompts), tuple(spans)
 
     def _object(self, text: str, position: int, where: str) -> tuple[SamPrompt, tuple[int, int], int]:
-        """The object written from `position` on, where its box stands, and the position behind it."""
+        """Return the prompt written from `position` on, the position of its box, and the position after the object."""
+        # 1. The box, with its corners brought in order.
         patterns = _patterns(self.coordinates)
         box_match = patterns.box.match(text, position)
         if box_match is None:
@@ -180,16 +189,17 @@ class _Reader:
         x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), self.size_wh)
         position = box_match.end()
 
+        # 2. The positive points, then the negative ones; a marker needs at least one point.
         points: list[Point] = []
-        for sign, label in ((_POSITIVES, POSITIVE), (_NEGATIVES, NEGATIVE)):
-            sign_match = sign.match(text, position)
-            if sign_match is None:
+        for marker, label in ((_POSITIVES, POSITIVE), (_NEGATIVES, NEGATIVE)):
+            marker_match = marker.match(text, position)
+            if marker_match is None:
                 continue
-            point_match = patterns.point.match(text, sign_match.end())
+            start = marker_match.end()
+            point_match = patterns.point.match(text, start)
             if point_match is None:
-                raise _unreadable(
-                    f"a point {patterns.point_form} after {sign_match.group().strip()!r}", text, sign_match.end(), where
-                )
+                expected = f"a point {patterns.point_form} after {marker_match.group().strip()!r}"
+                raise _unreadable(expected, text, start, where)
             while point_match is not None:
                 column, row = self._bins(point_match.groups(), where)
                 points.append(Point(*self.grid.to_pixels(column, row, self.size_wh), label))
@@ -198,7 +208,7 @@ class _Reader:
         return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), box_match.span(), position
 
     def _bins(self, numbers: Iterable[str], where: str) -> list[int]:
-        """The numbers, x and y in turn, as bins that the grid has."""
+        """Return the numbers, x and y alternating, as bins of the grid."""
         bins_read = []
         for index, number in enumerate(numbers):
             last_bin = self.grid.bins_wh[index % 2] - 1
@@ -216,7 +226,7 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Patterns:
-    """A convention as regular expressions, and as the forms that a reason names."""
+    """The regular expressions of a coordinate format, and its forms of box and point for messages."""
 
     first_box: re.Pattern[str]
     box: re.Pattern[str]
@@ -227,15 +237,15 @@ class _Patterns:
 
 @functools.lru_cache(maxsize=32)
 def _patterns(coordinates: Coordinates) -> _Patterns:
-    def loosely(sign: str) -> str:
-        return r"\s*" + re.escape(sign.strip())
+    def spaced(delimiter: str) -> str:
+        return r"\s*" + re.escape(delimiter.strip())
 
-    def numbers(signs: tuple[str, str], count: int) -> str:
-        opening, closing = map(loosely, signs)
-        return opening + loosely(coordinates.separator).join([r"\s*([0-9]+)"] * count) + closing
+    def numbers(delimiters: tuple[str, str], count: int) -> str:
+        opening, closing = map(spaced, delimiters)
+        return opening + spaced(coordinates.separator).join([r"\s*([0-9]+)"] * count) + closing
 
-    tag, end_tag = (f"(?:{loosely(tag)})?" if tag else "" for tag in coordinates.tags)
-    # No space is looked for where there is no tag: a search through a long run of spaces would take ever longer.
+    tag, end_tag = (f"(?:{spaced(tag)})?" if tag else "" for tag in coordinates.tags)
+    # Without a tag the search must not begin with `\s*`: it would take quadratic time in a long run of spaces.
     first_tag = f"(?:{re.escape(coordinates.tags[0])}\\s*)?" if coordinates.tags[0] else ""
     opening = re.escape(coordinates.box[0].strip())
     comma = coordinates.separator.strip()
@@ -249,9 +259,9 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
 
 
 def _check_prose(text: str, where: str) -> None:
-    """Refuses words around the objects that could be part of an answer."""
-    if _SAYS_NO_OBJECT.search(text):
-        raise _MalformedError(f"the answer names an object and says {NO_OBJECT!r}")
+    """Raise unless the text around the objects is words only, which cannot be part of an answer."""
+    if _CONTAINS_NO_OBJECT.search(text):
+        raise _MalformedError(f"the answer has an object and {NO_OBJECT!r}")
     if _NOT_PROSE.search(text) or (where.startswith("after") and text.lstrip().startswith(("-", ","))):
         raise _MalformedError(f"unreadable {where}: {_excerpt(text)}")
 
@@ -264,6 +274,6 @@ def _unreadable(expected: str, text: str, position: int, where: str) -> _Malform
 
 
 def _excerpt(text: str) -> str:
-    """The first characters of `text`, quoted, on one line."""
+    """Return the first characters of `text`, quoted, on one line."""
     text = text.strip()
     return repr(text if len(text) <= _EXCERPT_LENGTH else text[: _EXCERPT_LENGTH - 3] + "...")

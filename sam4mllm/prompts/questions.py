@@ -1,7 +1,4 @@
-"""The questions that are put to a model, in training and in use alike: one wording, here and nowhere else.
-
-This module knows no answers and no images.
-"""
+"""The wording of all questions to the model, the same in training and at inference."""
 
 from __future__ import annotations
 
@@ -9,14 +6,14 @@ from collections.abc import Sequence
 
 
 def ask_boxes(phrase: str) -> str:
-    """The question for the boxes of what `phrase` means."""
+    """Return the question for the boxes of the objects that `phrase` refers to."""
     return f"{_where_is(phrase)} Box each object."
 
 
 def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
-    """The question for boxes with `positives` points on each object and `negatives` off it.
+    """Return the question for boxes with `positives` points on each object and `negatives` off it.
 
-    With 0 and 0 it is `ask_boxes`, so that a model which was only ever asked for boxes reads what it knows.
+    With 0 and 0 it is `ask_boxes`, the question that a model pre-trained on boxes alone has seen.
 
     Raises:
         ValueError: a negative number of points.
@@ -34,17 +31,17 @@ def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
 
 
 def ask_points(box: str, points: Sequence[str]) -> str:
-    """The question whether each of the `points` is on the object in `box`, all written as answers write them."""
+    """Return the question whether each of the `points` is on the object in `box`, all in the text format of answers."""
     if len(points) == 1:
         return f"Is the point {points[0]} on the object in {box}? Answer yes or no."
     return f"Which points are on the object in {box}? {''.join(points)} Answer yes or no for each."
 
 
 def ask_list() -> str:
-    """The question for the boxes of every object of the image, which names none; models learn to see with it."""
+    """Return the question for the boxes of all objects of the image, for pre-training."""
     return "Box each object."
 
 
 def _where_is(phrase: str) -> str:
-    """Runs of white space in the phrase become one space, so that a stray one does not make another question."""
+    """Return the question's first sentence; white space in the phrase is collapsed, so that it changes no question."""
     return f'Where is "{" ".join(phrase.split())}"?'

@@ -1,8 +1,8 @@
-"""Yes and no: questions that are answered so, several things at once, and the text of the answers.
+"""Yes/no questions about several points at once (PQPP's second round), and the text of their answers.
 
     answer   ("yes" | "no") (", " ("yes" | "no"))*
 
-This module knows no tokens and no model; `mllm/yes_no.py` weighs the answers.
+`sam4mllm.mllm.point_scoring` computes the probabilities of the answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SEPARATOR = ", "
 
 
 class YesNo(NamedTuple):
-    """The probabilities that a model gives to yes and to no; the rest of the vocabulary has what is left of 1."""
+    """The model's probabilities of yes and of no; their sum is below 1, as other tokens have a probability, too."""
 
     yes: float
     no: float
@@ -26,7 +26,7 @@ class YesNo(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class YesNoQuestion:
-    """A question about `count` things, each of which is answered by yes or no."""
+    """A question about `count` points, each answered by yes or no."""
 
     text: str
     count: int
@@ -34,22 +34,22 @@ class YesNoQuestion:
 
 @dataclass(frozen=True, slots=True)
 class YesNoQuery:
-    """Questions that are put after the same conversation, each as if it were the only one.
+    """Questions that follow the same conversation, independently of each other.
 
     Raises:
-        ValueError: a conversation whose last word is not the assistant's; a question about nothing.
+        ValueError: a conversation whose last turn is not the assistant's, or a question with a count of 0.
     """
 
     history: Conversation
     questions: tuple[YesNoQuestion, ...]
 
     def __post_init__(self) -> None:
-        if self.history.asks:
-            raise ValueError(f"an inquiry follows an answer; got {self.history.turns[-1]}")
+        if self.history.awaits_answer:
+            raise ValueError(f"a yes/no query follows an answer; got {self.history.turns[-1]}")
         if any(question.count < 1 for question in self.questions):
-            raise ValueError(f"a question is about one thing at least; got {self.questions}")
+            raise ValueError(f"a yes/no question is about at least one point; got {self.questions}")
 
 
 def write_answers(answers: Sequence[bool]) -> str:
-    """The text of the answers, in their order."""
+    """Return the text of the answers in order."""
     return SEPARATOR.join(YES if answer else NO for answer in answers)

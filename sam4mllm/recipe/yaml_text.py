@@ -66,8 +66,8 @@ def write_yaml(value: Any) -> str:
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _WriteResolver
     yaml.Representer = _Representer
-    yaml.default_flow_style = yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 120  # type: ignore[assignment]
+    yaml.default_flow_style, yaml.sort_base_mapping_type_on_output = False, False  # type: ignore[assignment]
+    yaml.width = 120
     stream = io.StringIO()
     yaml.dump(value, stream)
     return stream.getvalue()

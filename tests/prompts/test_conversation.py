@@ -1,29 +1,29 @@
-"""Conversations: what may follow what, and the messages that a chat template takes."""
+"""Conversations: the order of the turns, and the messages for a chat template."""
 
 from __future__ import annotations
 
 import pytest
 
-from sam4mllm.prompts.conversation import Conversation, Turn, asking, teaching
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
 
 Q1, A1 = Turn("user", "where?"), Turn("assistant", "here", supervised=True)
 Q2, A2 = Turn("user", "and there?"), Turn("assistant", "there", supervised=True)
 
 
-def test_teaching_supervises_every_answer_and_no_question() -> None:
-    conversation = teaching("a.jpg", [("where?", "here"), ("and there?", "there")])
+def test_a_training_conversation_supervises_every_answer_and_no_question() -> None:
+    conversation = training_conversation("a.jpg", [("where?", "here"), ("and there?", "there")])
     assert conversation == Conversation("a.jpg", (Q1, A1, Q2, A2))
-    assert not conversation.asks
+    assert not conversation.awaits_answer
 
 
-def test_asking_waits_for_an_answer() -> None:
-    conversation = asking("a.jpg", "where?")
+def test_an_inference_conversation_awaits_an_answer() -> None:
+    conversation = inference_conversation("a.jpg", "where?")
     assert conversation.turns == (Q1,)
-    assert conversation.asks
+    assert conversation.awaits_answer
 
 
-def test_messages_open_with_the_image_and_hold_it_once() -> None:
-    assert teaching("a.jpg", [("where?", "here"), ("and there?", "there")]).messages() == [
+def test_messages_begin_with_the_image_and_hold_it_once() -> None:
+    assert training_conversation("a.jpg", [("where?", "here"), ("and there?", "there")]).messages() == [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "where?"}]},
         {"role": "assistant", "content": [{"type": "text", "text": "here"}]},
         {"role": "user", "content": [{"type": "text", "text": "and there?"}]},
@@ -40,14 +40,14 @@ def test_the_first_messages_are_a_prefix_of_all() -> None:
 
 
 @pytest.mark.parametrize("turns", [(), (A1,), (Q1, Q2), (Q1, A1, A2)])
-def test_turns_alternate_from_the_user_on(turns: tuple[Turn, ...]) -> None:
-    with pytest.raises(ValueError, match="alternate and open with the user's"):
+def test_turns_alternate_and_begin_with_the_users(turns: tuple[Turn, ...]) -> None:
+    with pytest.raises(ValueError, match="alternate and begin with the user's"):
         Conversation("a.jpg", turns)
 
 
-def test_teaching_nothing_is_refused() -> None:
+def test_a_training_conversation_without_pairs_is_refused() -> None:
     with pytest.raises(ValueError, match="alternate"):
-        teaching("a.jpg", [])
+        training_conversation("a.jpg", [])
 
 
 def test_only_the_assistant_is_supervised() -> None:

@@ -1,4 +1,4 @@
-"""Each family's way to write places: it survives the text within half a bin, and any string is read as one of three."""
+"""Each family's coordinate format: accurate to half a bin, and every string is parsed to one of three statuses."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.prompts.coordinates import PLAIN, Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 
-CONVENTIONS = list(dict.fromkeys(family.coordinates or PLAIN for family in FAMILIES.values()))
+FORMATS = list(dict.fromkeys(family.coordinates or PLAIN for family in FAMILIES.values()))
 QWEN2_5_VL, INTERNVL = FAMILIES["qwen2_5_vl"].coordinates, FAMILIES["internvl"].coordinates
 QWEN3_VL = FAMILIES["qwen3_vl"].coordinates
 PROMPT = SamPrompt(Box(77, 163, 358, 374), (Point(128.5, 192.5, POSITIVE), Point(83.5, 168.5, NEGATIVE)))
 
-conventions = st.sampled_from(CONVENTIONS)
+formats = st.sampled_from(FORMATS)
 sides = st.integers(1, 3000)
 shares = st.floats(0, 1, allow_nan=False)
 
 
-def test_the_table_has_conventions_of_both_frames_and_both_brackets() -> None:
-    assert {type(each.frame) for each in CONVENTIONS} == {Grid, ResizedGrid}
-    assert {each.box for each in CONVENTIONS} == {("[", "]"), ("[[", "]]")}
+def test_the_families_have_formats_of_both_frames_and_both_brackets() -> None:
+    assert {type(each.frame) for each in FORMATS} == {Grid, ResizedGrid}
+    assert {each.box for each in FORMATS} == {("[", "]"), ("[[", "]]")}
 
 
 @pytest.mark.parametrize(
-    ("convention", "text"),
+    ("coordinates", "text"),
     [
         (PLAIN, "[120,339,559,779] +(200,401) -(130,351)"),
         (QWEN3_VL, "[120, 339, 559, 779] +(200, 401) -(130, 351)"),
@@ -38,8 +38,8 @@ def test_the_table_has_conventions_of_both_frames_and_both_brackets() -> None:
         (QWEN2_5_VL, "[77, 161, 360, 370] +(129, 190) -(84, 167)"),
     ],
 )
-def test_what_each_convention_writes(convention: Coordinates, text: str) -> None:
-    grammar = AnswerGrammar(convention)
+def test_each_format_writes_and_parses_its_example(coordinates: Coordinates, text: str) -> None:
+    grammar = AnswerGrammar(coordinates)
     assert grammar.write([PROMPT], (640, 480)) == text
     assert grammar.write(grammar.parse(text, (640, 480)).prompts, (640, 480)) == text
 
@@ -62,11 +62,11 @@ def test_internvls_tags_may_be_missing(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<box>[[1, 2, 3]]</box>", "[1, 2, 3, 4]", "<box>", "[[1,2,3,4]", "[[[1,2,3,4]]]"])
-def test_half_a_box_of_internvl_is_malformed(text: str) -> None:
+def test_an_incomplete_box_of_internvl_is_malformed(text: str) -> None:
     assert AnswerGrammar(INTERNVL).parse(text, (1000, 1000)).status == "malformed"
 
 
-def test_the_far_edge_belongs_to_the_last_bin_where_the_convention_has_one() -> None:
+def test_the_far_edge_belongs_to_the_last_bin_where_the_format_has_one() -> None:
     (prompt,) = AnswerGrammar(QWEN3_VL).parse("[0, 0, 1000, 1000]", (1000, 1000)).prompts
     assert prompt.box == (0.5, 0.5, 999.5, 999.5)
     assert AnswerGrammar(QWEN3_VL).parse("[0, 0, 1001, 3]", (9, 9)).reason == (
@@ -79,20 +79,20 @@ def has_grid(size_wh: tuple[int, int]) -> bool:
     return max(size_wh) <= 200 * min(size_wh)
 
 
-@given(conventions, sides, sides, st.lists(shares, min_size=6, max_size=6))
-def test_places_survive_the_text_within_half_a_bin(convention, width, height, at) -> None:
+@given(formats, sides, sides, st.lists(shares, min_size=6, max_size=6))
+def test_coordinates_survive_the_text_within_half_a_bin(coordinates, width, height, at) -> None:
     size_wh = (width, height)
     assume(has_grid(size_wh))
     (x1, x2), (y1, y2) = sorted(share * width for share in at[:2]), sorted(share * height for share in at[2:4])
     prompt = SamPrompt(Box(x1, y1, x2, y2), (Point(at[4] * width, at[5] * height, POSITIVE),))
-    grammar = AnswerGrammar(convention)
+    grammar = AnswerGrammar(coordinates)
     text = grammar.write([prompt], size_wh)
     (read,) = grammar.parse(text, size_wh).prompts
     assert grammar.write([read], size_wh) == text
-    bins_wh = convention.frame.of_image(size_wh).bins_wh
+    bins_wh = coordinates.frame.of_image(size_wh).bins_wh
     half_wh = [size / bins / 2 * (1 + 1e-9) + 1e-9 for size, bins in zip(size_wh, bins_wh, strict=True)]
-    places = [(*prompt.box, *prompt.points[0][:2]), (*read.box, *read.points[0][:2])]
-    for index, (was, now) in enumerate(zip(*places, strict=True)):
+    values = [(*prompt.box, *prompt.points[0][:2]), (*read.box, *read.points[0][:2])]
+    for index, (was, now) in enumerate(zip(*values, strict=True)):
         assert abs(was - now) <= half_wh[index % 2]
 
 
@@ -101,11 +101,11 @@ pieces = st.sampled_from(
 )
 
 
-@given(conventions, st.one_of(st.text(), st.lists(pieces, max_size=30).map("".join)), sides, sides)
-def test_any_string_is_read_as_one_of_three(convention, text, width, height) -> None:
+@given(formats, st.one_of(st.text(), st.lists(pieces, max_size=30).map("".join)), sides, sides)
+def test_any_string_is_parsed_to_one_of_three_statuses(coordinates, text, width, height) -> None:
     size_wh = (width, height)
     assume(has_grid(size_wh))
-    grammar = AnswerGrammar(convention)
+    grammar = AnswerGrammar(coordinates)
     parsed = grammar.parse(text, size_wh)
     assert (parsed.status == "ok") == bool(parsed.prompts)
     assert (parsed.status == "malformed") == (parsed.reason is not None)
@@ -113,22 +113,22 @@ def test_any_string_is_read_as_one_of_three(convention, text, width, height) -> 
         assert grammar.parse(grammar.write(parsed.prompts, size_wh), size_wh) == parsed
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_convention_comes_back_from_json(convention: Coordinates) -> None:
-    record = convention.to_json()
-    # What is compared with a file's content must equal it: a tuple is no list.
+@pytest.mark.parametrize("coordinates", FORMATS)
+def test_a_format_survives_json(coordinates: Coordinates) -> None:
+    record = coordinates.to_json()
+    # It is compared with the content of a file, so it must hold lists, not tuples.
     assert json.loads(json.dumps(record)) == record
-    assert Coordinates.from_json(record) == convention
+    assert Coordinates.from_json(record) == coordinates
 
 
-@pytest.mark.parametrize("record", [{}, {"frame": {}}, {"frame": {"bins_wh": [1]}}, {"frame": 3}, {"sign": "x"}])
-def test_what_is_no_convention_says_so(record) -> None:
+@pytest.mark.parametrize("record", [{}, {"frame": {}}, {"frame": {"bins_wh": [1]}}, {"frame": 3}, {"delimiter": "x"}])
+def test_invalid_json_of_a_format_is_refused(record) -> None:
     with pytest.raises(ValueError, match="not what Coordinates"):
         Coordinates.from_json(record)
 
 
-def test_signs_must_tell_numbers_apart() -> None:
-    with pytest.raises(ValueError, match="signs without digits"):
+def test_delimiters_must_separate_numbers() -> None:
+    with pytest.raises(ValueError, match="delimiters without digits"):
         Coordinates(separator=" ")
-    with pytest.raises(ValueError, match="signs without digits"):
+    with pytest.raises(ValueError, match="delimiters without digits"):
         Coordinates(tags=("<box1>", ""))

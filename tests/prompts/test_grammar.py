@@ -1,4 +1,4 @@
-"""The answer grammar: what it writes, what it reads back, and what it refuses."""
+"""The answer grammar: what it writes, what it parses, and what is malformed."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def test_writes_the_example() -> None:
     assert GRAMMAR.write(EXAMPLE_PROMPTS, SIZE_WH) == EXAMPLE
 
 
-def test_reads_the_example() -> None:
+def test_parses_the_example() -> None:
     parsed = GRAMMAR.parse(EXAMPLE, SIZE_WH)
     assert (parsed.status, parsed.prompts, parsed.reason) == ("ok", EXAMPLE_PROMPTS, None)
 
 
-def test_no_prompt_is_no_object() -> None:
+def test_no_prompts_are_written_as_no_object() -> None:
     assert GRAMMAR.write([], SIZE_WH) == NO_OBJECT
     assert GRAMMAR.parse(NO_OBJECT, SIZE_WH).status == "no_object"
 
 
 def test_points_only_cannot_be_written() -> None:
-    with pytest.raises(ValueError, match="names each object by a box"):
+    with pytest.raises(ValueError, match="has a box for each object"):
         GRAMMAR.write([SamPrompt(None, (Point(1, 1, POSITIVE),))], SIZE_WH)
 
 
@@ -50,7 +50,7 @@ def test_each_axis_has_its_own_bins_and_padding() -> None:
     assert grammar.parse("[00,0,99,5]", (640, 480)).reason == "object 1: y = 5 is beyond the grid's last bin 4"
 
 
-def test_coordinates_outside_the_image_go_to_its_edge() -> None:
+def test_coordinates_outside_the_image_are_moved_to_its_edge() -> None:
     assert GRAMMAR.write([SamPrompt(Box(-9, -9, 2000, 5))], SIZE_WH) == "[000,000,999,005]"
 
 
@@ -64,7 +64,7 @@ def test_coordinates_outside_the_image_go_to_its_edge() -> None:
         "No  object\nfound.",
     ],
 )
-def test_reads_no_object(text: str) -> None:
+def test_parses_no_object(text: str) -> None:
     parsed = GRAMMAR.parse(text, SIZE_WH)
     assert (parsed.status, parsed.prompts, parsed.reason) == ("no_object", (), None)
 
@@ -86,7 +86,7 @@ def test_reads_no_object(text: str) -> None:
         ("[0,0,999,999]", "[000,000,999,999]"),
     ],
 )
-def test_reads_what_means_the_same(text: str, written: str) -> None:
+def test_parses_variants_with_the_same_meaning(text: str, written: str) -> None:
     parsed = GRAMMAR.parse(text, SIZE_WH)
     assert parsed.status == "ok", parsed.reason
     assert GRAMMAR.write(parsed.prompts, SIZE_WH) == written
@@ -126,15 +126,15 @@ def test_reads_what_means_the_same(text: str, written: str) -> None:
         ("[1,2,3,4] and 2 more", "unreadable after object 1"),
         ("2 rings: [1,2,3,4]", "unreadable before the first box"),
         ("(5,6) [1,2,3,4]", "unreadable before the first box"),
-        ("[1,2,3,4]. No object found.", "names an object and says"),
-        ("No object found. [1,2,3,4]", "names an object and says"),
+        ("[1,2,3,4]. No object found.", "has an object and"),
+        ("No object found. [1,2,3,4]", "has an object and"),
         ("[1,2,3,1000]", "object 1: y = 1000 is beyond the grid's last bin 999"),
         ("[1000,2,3,4]", "object 1: x = 1000 is beyond the grid's last bin 999"),
         ("[1,2,3,4]; [1,2,3,4] +(5,1234)", "object 2: y = 1234 is beyond the grid's last bin 999"),
         ("[1,2,3," + "9" * 10_000 + "]", "object 1: y = 99"),
     ],
 )
-def test_malformed_says_why_and_gives_no_prompt(text: str, reason: str) -> None:
+def test_a_malformed_answer_has_a_reason_and_no_prompts(text: str, reason: str) -> None:
     parsed = GRAMMAR.parse(text, SIZE_WH)
     assert (parsed.status, parsed.prompts) == ("malformed", ())
     assert parsed.reason is not None
@@ -143,8 +143,8 @@ def test_malformed_says_why_and_gives_no_prompt(text: str, reason: str) -> None:
     assert len(parsed.reason) < 200
 
 
-def test_no_cut_inside_the_example_passes_for_the_whole() -> None:
-    """Only a cut where an object or a point ends can look whole, and then all that was written is read."""
+def test_a_cut_off_answer_is_not_parsed_as_a_complete_one() -> None:
+    """Only a cut at the end of an object or a point looks complete, and then all of the written text is parsed."""
     for end in range(len(EXAMPLE)):
         cut = EXAMPLE[:end]
         parsed = GRAMMAR.parse(cut, SIZE_WH)
@@ -169,7 +169,7 @@ def prompts_in(draw: st.DrawFn, size_wh: tuple[int, int]) -> SamPrompt:
 
 
 @given(st.data(), sizes, grids)
-def test_reads_back_what_it_wrote(data: st.DataObject, size_wh: tuple[int, int], grid: Grid) -> None:
+def test_parses_what_it_wrote(data: st.DataObject, size_wh: tuple[int, int], grid: Grid) -> None:
     grammar = AnswerGrammar(Coordinates(grid))
     prompts = data.draw(st.lists(prompts_in(size_wh), max_size=4))
     text = grammar.write(prompts, size_wh)
@@ -194,7 +194,7 @@ pieces = st.sampled_from(
 
 
 @given(st.one_of(st.text(), st.lists(pieces, max_size=30).map("".join), st.text(alphabet="[](),;+-0123456789 ")), sizes)
-def test_any_string_is_read_as_one_of_three(text: str, size_wh: tuple[int, int]) -> None:
+def test_any_string_is_parsed_to_one_of_three_statuses(text: str, size_wh: tuple[int, int]) -> None:
     parsed = GRAMMAR.parse(text, size_wh)
     assert (parsed.status == "ok") == bool(parsed.prompts)
     assert (parsed.status == "malformed") == (parsed.reason is not None)
@@ -208,7 +208,7 @@ def test_any_string_is_read_as_one_of_three(text: str, size_wh: tuple[int, int])
 
 
 @pytest.mark.parametrize("form", ["{}", "{}x", "the {}[1,2,3,4]", "[1,2,3,4]{}x", "no{}object", "[1,2,3,4] +{}(1,2)"])
-def test_a_long_run_of_spaces_is_read_at_once(form: str) -> None:
+def test_a_long_run_of_spaces_is_parsed_in_linear_time(form: str) -> None:
     before = process_time()
     AnswerGrammar().parse(form.format(" " * 20_000), (640, 480))
     assert process_time() - before < 0.5

@@ -1,4 +1,4 @@
-"""The wording of the questions; a changed word makes every trained adapter read another question."""
+"""The wording of the questions: a changed word would be a new question to every trained adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_ask_list() -> None:
 
 
 @pytest.mark.parametrize(
-    ("positives", "negatives", "demand"),
+    ("positives", "negatives", "suffix"),
     [
         (2, 1, "Box each object, with 2 points on it and 1 off it."),
         (1, 2, "Box each object, with 1 point on it and 2 off it."),
@@ -27,11 +27,11 @@ def test_ask_list() -> None:
         (0, 0, "Box each object."),
     ],
 )
-def test_ask_prompts_counts_the_points(positives: int, negatives: int, demand: str) -> None:
-    assert ask_prompts("a ring", positives, negatives) == f'Where is "a ring"? {demand}'
+def test_ask_prompts_counts_the_points(positives: int, negatives: int, suffix: str) -> None:
+    assert ask_prompts("a ring", positives, negatives) == f'Where is "a ring"? {suffix}'
 
 
-def test_stray_white_space_makes_no_other_question() -> None:
+def test_white_space_in_the_phrase_does_not_change_the_question() -> None:
     assert ask_prompts("  the \n man ", 2, 1) == ask_prompts("the man", 2, 1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sam4mllm.prompts.conversation import Conversation, Turn, asking
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
 from sam4mllm.prompts.questions import ask_points
 from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
 
@@ -21,9 +21,9 @@ def test_questions_word_for_word() -> None:
     )
 
 
-def test_an_inquiry_follows_an_answer_and_asks_about_something() -> None:
+def test_a_query_follows_an_answer_and_asks_about_at_least_one_point() -> None:
     with pytest.raises(ValueError, match="follows an answer"):
-        YesNoQuery(asking("a.png", "?"), ())
+        YesNoQuery(inference_conversation("a.png", "?"), ())
     history = Conversation("a.png", (Turn("user", "?"), Turn("assistant", "!")))
-    with pytest.raises(ValueError, match="about one thing at least"):
+    with pytest.raises(ValueError, match="about at least one point"):
         YesNoQuery(history, (YesNoQuestion("?", 0),))
