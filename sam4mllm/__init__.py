@@ -1,21 +1,52 @@
-"""Referring segmentation by talking: a multimodal LLM answers with a box and points, SAM turns them into masks.
+"""Fine-tune a multimodal LLM for referring expression segmentation.
 
-The public names are found on first use (PEP 562), so `import sam4mllm` loads neither torch nor transformers.
+Given an image and a referring expression, the model generates a bounding box and a few point prompts per object as
+plain text; SAM turns them into masks. Every stage of the command line is a function here, in the order of use:
+
+    write_dataset, read_dataset            data sets -> samples
+    load_recipe                            recipe file + overrides -> Recipe
+    prepare_targets, inspect_targets       recipe -> training targets scored with SAM, and a page that shows them
+    dry_run, train                         recipe -> what a training needs, a run folder with the LoRA adapter
+    Pipeline, predict                      images and phrases -> masks, one call or many queries with resume
+    evaluate, score, calibrate             predictions -> cIoU, gIoU ...; calibrated confidence scores
+    merge                                  run folder -> one checkpoint for servers
+
+The public names are imported on first use (PEP 562), so `import sam4mllm` loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sam4mllm.data.reading import read_dataset
     from sam4mllm.data.sample import MaskObject, Sample
-    from sam4mllm.errors import DataError, ModelError, PredictionsError, RecipeError, Sam4mllmError
+    from sam4mllm.errors import (
+        DataError,
+        LaunchError,
+        ModelError,
+        PredictionsError,
+        RecipeError,
+        Sam4mllmError,
+        ServerError,
+    )
+    from sam4mllm.evaluate.calibrate import calibrate
+    from sam4mllm.evaluate.evaluate import evaluate
+    from sam4mllm.evaluate.score import score
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
+    from sam4mllm.pipeline.batch import predict
     from sam4mllm.pipeline.pipeline import Pipeline
     from sam4mllm.pipeline.result import Result
     from sam4mllm.recipe.loading import load_recipe
     from sam4mllm.recipe.schema import Recipe
+    from sam4mllm.runs.merge import merge
+    from sam4mllm.synthetic.writer import write_dataset
+    from sam4mllm.train.dry_run import dry_run
+    from sam4mllm.train.inspect import inspect_targets
+    from sam4mllm.train.prepare import prepare_targets
+    from sam4mllm.train.trainer import train
 
 __version__ = "0.1.0"
 
@@ -23,6 +54,7 @@ __all__ = [
     "Box",
     "DataError",
     "Grid",
+    "LaunchError",
     "MaskObject",
     "ModelError",
     "Pipeline",
@@ -34,14 +66,27 @@ __all__ = [
     "Sam4mllmError",
     "SamPrompt",
     "Sample",
+    "ServerError",
     "__version__",
+    "calibrate",
+    "dry_run",
+    "evaluate",
+    "inspect_targets",
     "load_recipe",
+    "merge",
+    "predict",
+    "prepare_targets",
+    "read_dataset",
+    "score",
+    "train",
+    "write_dataset",
 ]
 
-_HOMES = {
+_MODULES = {
     "Box": "geometry",
     "DataError": "errors",
     "Grid": "geometry",
+    "LaunchError": "errors",
     "MaskObject": "data.sample",
     "ModelError": "errors",
     "Pipeline": "pipeline.pipeline",
@@ -49,18 +94,46 @@ _HOMES = {
     "PredictionsError": "errors",
     "Recipe": "recipe.schema",
     "RecipeError": "errors",
-    "Result": "pipeline.pipeline",
+    "Result": "pipeline.result",
     "Sam4mllmError": "errors",
     "SamPrompt": "geometry",
     "Sample": "data.sample",
+    "ServerError": "errors",
+    "calibrate": "evaluate.calibrate",
+    "dry_run": "train.dry_run",
+    "evaluate": "evaluate.evaluate",
+    "inspect_targets": "train.inspect",
     "load_recipe": "recipe.loading",
+    "merge": "runs.merge",
+    "predict": "pipeline.batch",
+    "prepare_targets": "train.prepare",
+    "read_dataset": "data.reading",
+    "score": "evaluate.score",
+    "train": "train.trainer",
+    "write_dataset": "synthetic.writer",
 }
 
 
+class CallablePackage(ModuleType):
+    """A subpackage that is called like its function of the same name: `sam4mllm.train`, `sam4mllm.evaluate`.
+
+    The first import of any of its modules sets the subpackage as the attribute of `sam4mllm`, where the function would
+    be expected. A subpackage takes this class in its `__init__.py`.
+    """
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Call the function."""
+        return _load(self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+
+def _load(name: str) -> Any:
+    return getattr(import_module(f"sam4mllm.{_MODULES[name]}"), name)
+
+
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'sam4mllm' has no attribute {name!r}")
-    return getattr(import_module(f"sam4mllm.{_HOMES[name]}"), name)
+    return _load(name)
 
 
 def __dir__() -> list[str]:

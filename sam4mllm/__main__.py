@@ -1,4 +1,4 @@
-"""`python -m sam4mllm`: the command line."""
+"""The command line as a module: `python -m sam4mllm SUBCOMMAND ...`, and the same behind `torchrun -m`."""
 
 import sys
 

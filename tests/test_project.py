@@ -1,10 +1,11 @@
-"""The project's own files: public names, tested versions, and that make and CI say what they do."""
+"""The project's own files: public names, tested versions, the Makefile and the CI script."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,7 @@ HOME = Path(__file__).parent.parent
 
 
 def requirements() -> dict[str, str]:
-    """Lower bounds by name, of all that pyproject.toml asks for."""
+    """Lower bounds of all requirements in pyproject.toml, by name."""
     project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
@@ -41,21 +42,36 @@ def test_every_requirement_has_a_lower_bound_and_a_tested_version_above_it() -> 
         assert as_numbers(tested[name]) >= as_numbers(bound), name
 
 
-def test_no_version_is_pinned_that_only_one_kind_of_machine_has() -> None:
+def test_no_package_of_one_kind_of_machine_is_pinned() -> None:
     assert not [name for name in constraints() if name.startswith(("nvidia", "cuda", "triton"))]
 
 
 @pytest.mark.parametrize("name", sam4mllm.__all__)
-def test_every_public_name_is_there(name: str) -> None:
+def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(sam4mllm, name) is not None and name in dir(sam4mllm)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+@pytest.mark.parametrize("name", ["evaluate", "train"])
+@pytest.mark.parametrize("before", ["", "import sam4mllm.train.trainer, sam4mllm.evaluate.evaluate; "])
+def test_functions_named_like_a_subpackage_can_be_called(name: str, before: str) -> None:
+    """Importing a module of a subpackage makes the subpackage the attribute of `sam4mllm`."""
+    code = f"{before}from sam4mllm import {name}; {name}(no_such_argument=1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert f"TypeError: {name}() " in done.stderr
+
+
+def test_the_package_is_imported_without_heavy_libraries() -> None:
+    code = "import sys, sam4mllm; print([name for name in ('torch', 'numpy', 'pydantic') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_public_name_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="Pipelin"):
         sam4mllm.Pipelin  # noqa: B018
 
 
-def test_the_package_says_that_it_is_typed_and_how_it_may_be_used() -> None:
+def test_the_package_is_marked_as_typed_and_has_a_license() -> None:
     assert (HOME / "sam4mllm" / "py.typed").is_file()
     assert "Apache License" in (HOME / "LICENSE").read_text()
 
@@ -64,7 +80,7 @@ def test_the_package_says_that_it_is_typed_and_how_it_may_be_used() -> None:
 @pytest.mark.parametrize(
     ("target", "runs"), [("install", "pip install"), ("test", "pytest"), ("demo", "sam4mllm demo"), ("check", "mypy")]
 )
-def test_make_makes_the_environment_first_where_it_is_absent(target: str, runs: str, tmp_path: Path) -> None:
+def test_make_creates_the_environment_first(target: str, runs: str, tmp_path: Path) -> None:
     done = subprocess.run(
         ["make", "-n", target, f"VENV={tmp_path / 'venv'}"],
         cwd=HOME,
@@ -76,7 +92,7 @@ def test_make_makes_the_environment_first_where_it_is_absent(target: str, runs: 
     assert "-m venv" in done.stdout and runs in done.stdout
 
 
-def test_the_ci_script_is_sound_and_may_be_run() -> None:
+def test_the_ci_script_is_valid_and_executable() -> None:
     script = HOME / ".ci" / "run"
     subprocess.run(["bash", "-n", str(script)], check=True, timeout=30)
     assert script.stat().st_mode & 0o111

@@ -6,14 +6,15 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from sam4mllm.cli.options import (
-    Subcommand,
     add_dataset_options,
     add_limit_option,
-    data_entry,
+    data_arguments,
+    errors_name_options,
     non_negative_int,
     positive_int,
 )
 from sam4mllm.cli.output import check_not_input
+from sam4mllm.cli.subcommand import Subcommand
 
 
 def _convert_options(parser: ArgumentParser) -> None:
@@ -24,11 +25,12 @@ def _convert_options(parser: ArgumentParser) -> None:
 
 def _convert(options: Namespace) -> int:
     from sam4mllm.data.readers.jsonl import write_jsonl
-    from sam4mllm.data.reading import read_samples
+    from sam4mllm.data.reading import read_dataset
 
     for source in (options.path, options.phrases):
         check_not_input(options.output, source, "is the file that is converted; give another file with -o")
-    samples = read_samples(data_entry(options))
+    with errors_name_options():
+        samples = read_dataset(options.dataset, **data_arguments(options))
     write_jsonl(samples, options.output)
     print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} images")
     return 0

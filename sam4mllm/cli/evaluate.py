@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sam4mllm.cli.options import (
-    Subcommand,
     add_batch_option,
     add_dataset_options,
     add_device_option,
@@ -18,16 +15,14 @@ from sam4mllm.cli.options import (
     add_limit_option,
     add_model_options,
     add_score_options,
-    data_entry,
+    data_arguments,
+    errors_name_options,
     load_pipeline,
     non_negative_int,
+    pipeline_arguments,
 )
 from sam4mllm.cli.output import STDOUT, print_summary, write_json
-from sam4mllm.errors import DataError
-
-if TYPE_CHECKING:
-    from sam4mllm.data.readers.chat import Dialogue
-    from sam4mllm.evaluate.suite import Suite
+from sam4mllm.cli.subcommand import Subcommand
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
@@ -72,89 +67,34 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 def _evaluate(options: Namespace) -> int:
     """Predict and score splits of data sets; the exit status is 1 when a query has status "error"."""
-    import time
+    from sam4mllm.evaluate.evaluate import evaluate
 
-    from sam4mllm.evaluate.ask_chat import ask_chat
-    from sam4mllm.evaluate.chat import chat_record, chat_report, score_chat
-    from sam4mllm.evaluate.evaluate import EvalSettings, predict_split, read_suite, score_split
-    from sam4mllm.evaluate.report import report_of
-    from sam4mllm.evaluate.results import results_record, write_results
-
-    start = time.perf_counter()
-    suite = _suite(options)
-    judging = EvalSettings(options.protocol, options.min_pixels, tuple(dict.fromkeys(options.baseline)), options.cases)
-    samples = read_suite(suite, judging)
-    chats = _dialogues(options)
-    home = Path(options.run) if Path(options.run).is_dir() else Path("runs") / Path(options.run).name
-    output = options.output or suite.output(home)
-    pipeline = load_pipeline(options)
-    done = []
-    for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
-        answered = predict_split(pipeline, entry, each, folder, judging, options.processes)
-        if options.processes.is_main:
-            done.append(score_split(answered, entry, each, judging))
-            print_summary(done[-1].summary)
-    answers = ask_chat(pipeline.engine, chats, options.processes) if chats else {}
+    with errors_name_options():
+        evaluation = evaluate(
+            options.run,
+            options.adapter,
+            datasets=options.dataset,
+            splits=options.split,
+            output=options.output,
+            protocol=options.protocol,
+            min_pixels=options.min_pixels,
+            baselines=options.baseline,
+            cases=options.cases,
+            chat=options.chat,
+            chat_images=options.chat_images,
+            on_split=lambda split: print_summary(split.summary),
+            command=["sam4mllm", *options.arguments],
+            processes=options.processes,
+            **{key: value for key, value in data_arguments(options).items() if key != "split"},
+            **pipeline_arguments(options),
+        )
     if not options.processes.is_main:
         return 0
-    chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
-    chat = {"chat": chat_record(options.chat, chat_scores)} if chats else {}
-    told = partial(
-        results_record,
-        pipeline=pipeline,
-        judging=judging,
-        model=options.run,
-        adapter=options.adapter,
-        command=["sam4mllm", *options.arguments],
-    )
-    # Each split's own too: the next command may name other splits, and the file of all is about those alone.
-    for split, folder in zip(done, suite.folders(output), strict=True):
-        write_results(told([split], home=folder, seconds=split.seconds), folder)
-    record = chat | told(done, home=output, seconds=time.perf_counter() - start)
-    place = write_results(record, output)
-    print(f"{place}: the figures, and all that is needed to repeat them", file=sys.stderr)
+    print(f"{evaluation.results}: the scores, and everything that is needed to reproduce them", file=sys.stderr)
     if options.json != STDOUT:
-        print(report_of(done, options.run, suite.named, suite.is_comparable(options.protocol)), end="")
-        print(f"\nchat {options.chat}\n{chat_report(chat_scores)}" if chats else "", end="")
-    write_json(done[0].scores.to_json() | chat if suite.named else record, options.json)
-    return 1 if any(split.summary.error for split in done) else 0
-
-
-def _suite(options: Namespace) -> Suite:
-    from sam4mllm.data.registry import dataset_names
-    from sam4mllm.evaluate.suite import Suite, choose_suite
-
-    own = set(options.dataset).intersection(dataset_names("custom"))
-    if own and (len(options.dataset) > 1 or len(options.split) > 1):
-        raise DataError(f"{min(own)} is evaluated alone; give one --dataset and at most one --split")
-    if own:
-        single = {"dataset": options.dataset[0], "split": options.split[0] if options.split else None}
-        return Suite((data_entry(Namespace(**{**vars(options), **single})),), named=True)
-    if options.root is None:
-        raise DataError(f"--root: is missing; {', '.join(options.dataset)} needs the folder of the data sets' folders")
-    for key in ("path", "phrases", "column"):
-        if getattr(options, key) is not None:
-            raise DataError(f"--{key}: has no meaning for {', '.join(options.dataset)}; give --root and --split")
-    return choose_suite(
-        options.dataset,
-        options.split,
-        options.root,
-        images=options.images,
-        split_by=options.split_by,
-        limit=options.limit,
-    )
-
-
-def _dialogues(options: Namespace) -> list[Dialogue]:
-    """Read the chat file of the options, before any work is done."""
-    from sam4mllm.data.entry import DataEntry
-    from sam4mllm.data.reading import read_dialogues
-
-    if options.chat is None:
-        if options.chat_images is not None:
-            raise DataError("--chat-images: has no meaning without --chat; name the chat file")
-        return []
-    return read_dialogues(DataEntry(dataset="chat", path=options.chat, images=options.chat_images))
+        print(evaluation.report(), end="")
+    write_json(evaluation.to_json(), options.json)
+    return 1 if evaluation.errors else 0
 
 
 def _score_options(parser: ArgumentParser) -> None:
@@ -165,24 +105,19 @@ def _score_options(parser: ArgumentParser) -> None:
 
 
 def _score(options: Namespace) -> int:
-    from sam4mllm.data.predictions import read_predictions
-    from sam4mllm.data.reading import read_with_masks
     from sam4mllm.evaluate.report import report
-    from sam4mllm.evaluate.score import score as score_predictions
-    from sam4mllm.evaluate.suite import comparable
+    from sam4mllm.evaluate.score import score
 
-    entry = data_entry(options)
-    samples = read_with_masks(entry)
-    scores = score_predictions(
-        read_predictions(options.predictions),
-        samples,
-        dataset=options.dataset,
-        split=entry.split_name,
-        protocol=options.protocol,
-        min_pixels=options.min_pixels,
-    )
+    with errors_name_options():
+        scores = score(
+            options.predictions,
+            dataset=options.dataset,
+            protocol=options.protocol,
+            min_pixels=options.min_pixels,
+            **data_arguments(options),
+        )
     if options.json != STDOUT:
-        print(report({options.predictions.name: scores}, beside_published=comparable(entry, options.protocol)), end="")
+        print(report({options.predictions.name: scores}, beside_published=scores.comparable), end="")
     write_json(scores.to_json(), options.json)
     return 0
 
@@ -203,10 +138,13 @@ def _calibrate_options(parser: ArgumentParser) -> None:
 
 def _calibrate(options: Namespace) -> int:
     """Fit a run's calibration to its answers about a split; the exit status is 1 when a query has status "error"."""
+    from sam4mllm.data.entry import data_entry
     from sam4mllm.evaluate.calibrate import calibrate
     from sam4mllm.runs.run_folder import RunFolder
 
-    entry, run = data_entry(options), RunFolder.open(options.run)
+    with errors_name_options():
+        entry = data_entry(options.dataset, **data_arguments(options))
+    run = RunFolder.open(options.run)
     calibrated = calibrate(load_pipeline(options), run, entry, options.output, options.processes)
     if calibrated is None:
         return 0

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from sam4mllm import __version__
 from sam4mllm.cli import datasets, demo, evaluate, predict, prepare, train
-from sam4mllm.cli.options import Parser, Subcommand, did_you_mean
 from sam4mllm.cli.output import check_json_file
+from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.utils.distributed import join_processes
 from sam4mllm.utils.library_logging import silence_libraries

@@ -1,4 +1,4 @@
-"""What subcommands share: the parser, the record of a subcommand, the common options and what they stand for.
+"""Options that several subcommands share, and the arguments of the Python API that they stand for.
 
 Everything heavy is imported inside functions, so that `sam4mllm --help` answers at once.
 """
@@ -6,70 +6,22 @@ Everything heavy is imported inside functions, so that `sam4mllm --help` answers
 from __future__ import annotations
 
 import argparse
-import difflib
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, dataset_names, scored_dataset_names
 from sam4mllm.errors import DataError
 
 if TYPE_CHECKING:
-    from sam4mllm.data.entry import DataEntry
+    from sam4mllm.pipeline.loading import PipelineOptions
     from sam4mllm.pipeline.pipeline import Pipeline
 
-_OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit")} | {"columns": "--column"}
-"""The options that locate a data set and select a part of it, by the keys of a recipe's data entry."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subcommand:
-    """One subcommand: its name, its help texts, its options and its action.
-
-    `run` returns the exit status: 0, or 1 when part of the work failed. It imports what it needs itself. `distributed`
-    subcommands share their work among the processes of a launcher (`torchrun -m sam4mllm NAME ...`); `resumes` is True
-    where the same command continues interrupted work.
-    """
-
-    name: str
-    help: str
-    add_options: Callable[[ArgumentParser], None]
-    run: Callable[[Namespace], int]
-    detail: str = ""
-    distributed: bool = False
-    resumes: bool = False
-
-    def add_to(self, subparsers: argparse._SubParsersAction[Parser]) -> None:
-        """Add the parser of this subcommand."""
-        parser = subparsers.add_parser(
-            self.name,
-            help=self.help,
-            description=f"{self.help[0].upper()}{self.help[1:]}. {self.detail}".strip(),
-            allow_abbrev=False,
-        )
-        self.add_options(parser)
-
-
-class Parser(ArgumentParser):
-    """argparse's parser with one line per error, and the nearest known name for a mistyped one."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with status 2."""
-        subcommand = self.prog.partition(" ")[2]
-        usage = f"sam4mllm {subcommand} --help".replace("  ", " ")
-        self.exit(2, f"sam4mllm: error: {message} (see `{usage}`)\n")
-
-    def option_names(self) -> list[str]:
-        """All option strings of this parser, such as `--device`."""
-        return [option for action in self._actions for option in action.option_strings]
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean X?" for the known name that is closest to `name`, or "" when none is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+_OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "chat_images")}
+_OPTION_OF_KEY["columns"] = "--column"
+"""The options that locate data sets, by the names that the Python API has for them."""
 
 
 def add_model_options(parser: ArgumentParser) -> None:
@@ -106,23 +58,27 @@ def add_model_options(parser: ArgumentParser) -> None:
     )
 
 
-def load_pipeline(options: Namespace) -> Pipeline:
-    """Load the pipeline that `add_model_options` and `add_batch_option` describe."""
-    from sam4mllm.pipeline.pipeline import Pipeline
+def pipeline_arguments(options: Namespace) -> PipelineOptions:
+    """Return the arguments of `Pipeline.from_pretrained` that `add_model_options` and `add_batch_option` stand for."""
     from sam4mllm.segmenters.fallback import BoxFallback
 
     fallback = BoxFallback(options.fallback_margin, options.fallback_outside)
-    return Pipeline.from_pretrained(
-        options.run,
-        options.adapter,
-        device=options.processes.device(options.device),
-        dtype=options.dtype,
-        segmenter=options.segmenter,
-        batch_size=options.batch_size,
-        server=options.server,
-        server_model=options.server_model,
-        fallback=fallback if fallback.enabled else None,
-    )
+    return {
+        "device": options.processes.device(options.device),
+        "dtype": options.dtype,
+        "segmenter": options.segmenter,
+        "batch_size": options.batch_size,
+        "server": options.server,
+        "server_model": options.server_model,
+        "fallback": fallback if fallback.enabled else None,
+    }
+
+
+def load_pipeline(options: Namespace) -> Pipeline:
+    """Load the pipeline of the options."""
+    from sam4mllm.pipeline.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(options.run, options.adapter, **pipeline_arguments(options))
 
 
 def add_dtype_option(parser: ArgumentParser) -> None:
@@ -191,29 +147,33 @@ def add_dataset_options(parser: ArgumentParser, *, several: bool = False, requir
     )
 
 
-def data_entry(options: Namespace) -> DataEntry:
-    """Return the data set of the options as a recipe's data entry, checked by the same rules.
-
-    Raises:
-        DataError: an option that the data set needs is missing, or one that it does not take is given.
-    """
-    from sam4mllm.data.entry import make_entry
-
-    settings = {key: getattr(options, key, None) for key in _OPTION_OF_KEY if key != "columns"}
-    if options.column:
-        settings["columns"] = dict(column.partition("=")[::2] for column in options.column)
-    try:
-        return make_entry(dataset=options.dataset, **settings)
-    except DataError as error:
-        # The message begins with the key.
-        key, _, problem = str(error).partition(": ")
-        raise DataError(f"{_OPTION_OF_KEY[key.partition('.')[0]]}: {problem}") from None
+def data_arguments(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of `read_dataset` that `add_dataset_options` stands for; the name is in `--dataset`."""
+    arguments = {key: getattr(options, key, None) for key in (*LOCATION_KEYS, "limit")}
+    columns = [column.partition("=")[::2] for column in options.column or ()]
+    return arguments | {"columns": dict(columns) or None}
 
 
 def given_data_options(options: Namespace) -> list[str]:
-    """Return those of the options that locate a data set which are given, as `--root`."""
-    attributes = {"columns": "column"}
-    return [option for key, option in _OPTION_OF_KEY.items() if getattr(options, attributes.get(key, key), None)]
+    """Return those of the options that locate a data set which are given, such as `--root`."""
+    return [_OPTION_OF_KEY[key] for key, value in data_arguments(options).items() if value]
+
+
+@contextmanager
+def errors_name_options() -> Iterator[None]:
+    """Turn errors about arguments of the Python API ("split_by: ...") into errors about options ("--split-by: ...").
+
+    Raises:
+        DataError: the error that was raised, with the option's name.
+    """
+    try:
+        yield
+    except DataError as error:
+        key, _, problem = str(error).partition(": ")
+        option = _OPTION_OF_KEY.get(key.partition(".")[0])
+        if option is None:
+            raise
+        raise DataError(f"{option}: {problem}") from error
 
 
 def add_score_options(parser: ArgumentParser) -> None:

@@ -6,16 +6,17 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from sam4mllm.cli.options import (
-    Subcommand,
     add_batch_option,
     add_dataset_options,
     add_json_option,
     add_model_options,
-    data_entry,
+    data_arguments,
+    errors_name_options,
     given_data_options,
     load_pipeline,
 )
 from sam4mllm.cli.output import STDOUT, check_image_files, check_not_input, print_summary, write_json
+from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -37,7 +38,7 @@ def _segment(options: Namespace) -> int:
     from sam4mllm.data.fields import check_not_empty, check_phrase
     from sam4mllm.data.images import load_image
     from sam4mllm.data.predictions import Query
-    from sam4mllm.pipeline.lines import line_of
+    from sam4mllm.pipeline.lines import prediction_line
     from sam4mllm.viz.drawing import mask_image
 
     # 1. Everything that can be wrong is checked before a model is loaded.
@@ -66,7 +67,7 @@ def _segment(options: Namespace) -> int:
     if options.mask is not None:
         mask_image(result.mask.cpu().numpy()).save(options.mask)
     if options.json is not None:
-        write_json(line_of(Query("", options.image, options.phrase), result).to_json(), options.json)
+        write_json(prediction_line(Query("", options.image, options.phrase), result).to_json(), options.json)
     return 1 if result.status == "malformed" else 0
 
 
@@ -84,14 +85,15 @@ def _predict_options(parser: ArgumentParser) -> None:
 def _predict(options: Namespace) -> int:
     """Answer the queries of a file or of a data set; the exit status is 1 when a query has status "error"."""
     from sam4mllm.data.predictions import queries_of, read_queries
-    from sam4mllm.data.reading import read_samples
+    from sam4mllm.data.reading import read_dataset
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.utils.progress import bar
 
     if (options.queries is None) == (options.dataset is None):
         raise DataError("predict takes a file QUERIES.jsonl, or a data set named by --dataset; give one of the two")
     if options.queries is None:
-        queries = queries_of(read_samples(data_entry(options)))
+        with errors_name_options():
+            queries = queries_of(read_dataset(options.dataset, **data_arguments(options)))
     else:
         if given := ", ".join(given_data_options(options)):
             raise DataError(f"{given}: belongs to a data set, but {options.queries} is a file of queries; leave it out")

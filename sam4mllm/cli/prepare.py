@@ -5,8 +5,9 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from sam4mllm.cli.options import Subcommand, add_device_option, add_json_option, add_limit_option, add_recipe_options
+from sam4mllm.cli.options import add_device_option, add_json_option, add_limit_option, add_recipe_options
 from sam4mllm.cli.output import STDOUT, write_json
+from sam4mllm.cli.subcommand import Subcommand
 
 
 def _prepare_options(parser: ArgumentParser) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sam4mllm.cli.options import (
-    Subcommand,
     add_device_option,
     add_dtype_option,
     add_json_option,
@@ -16,6 +15,7 @@ from sam4mllm.cli.options import (
     positive_float,
 )
 from sam4mllm.cli.output import STDOUT, write_json
+from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError, LaunchError
 
 if TYPE_CHECKING:
@@ -61,14 +61,13 @@ def _train(options: Namespace) -> int:
 
 def _dry_run(recipe: Recipe, options: Namespace) -> int:
     from sam4mllm.train.dry_run import dry_run
-    from sam4mllm.train.dry_run_report import as_text
     from sam4mllm.train.estimate import DEFAULT_TFLOPS
 
     if options.processes.world_size > 1:
         raise LaunchError("train --dry-run runs in one process; start it without the launcher")
     estimate = dry_run(recipe, tflops=options.tflops or DEFAULT_TFLOPS)
     if options.json != STDOUT:
-        print(as_text(estimate), end="")
+        print(estimate.summary(), end="")
     write_json(estimate.to_json(), options.json)
     return 0
 

@@ -39,7 +39,7 @@ def test_missing_images_are_reported_before_a_model_is_loaded(
     (root / "images/mscoco/images/train2014").mkdir()
     arguments = ["--dataset", "refcoco", "--root", str(root), "--split", "val", "--output", str(tmp_path / "out")]
     assert main(["evaluate", "run", *arguments]) == 2
-    assert "refcoco val: none of its 1 images is there" in (error := capsys.readouterr().err) and "--images" in error
+    assert "refcoco val: none of its 1 images exists" in (error := capsys.readouterr().err) and "--images" in error
 
 
 @pytest.mark.usefixtures("scripted")
@@ -131,5 +131,5 @@ def test_a_protocol_that_does_not_fit_is_reported_before_a_model_is_loaded(
     write_reasonseg(root, "val", "a", ["left"], [])
     data = ["--dataset", "reasonseg", "--root", str(root), "--split", "val", "--protocol", "refcoco"]
     assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out")]) == 2
-    assert "refcoco has no place for a phrase without target" in capsys.readouterr().err
+    assert "the protocol refcoco is not defined for a phrase without target" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
