@@ -28,11 +28,11 @@ from table_data import places
 
 from sam4mllm.data.images import load_image
 from sam4mllm.data.predictions import queries_of, read_predictions
-from sam4mllm.data.registry import read_samples
+from sam4mllm.data.reading import read_samples
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError, Sam4mllmError
 from sam4mllm.evaluate.report import text_table
-from sam4mllm.evaluate.score import score
+from sam4mllm.evaluate.score import score_predictions
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
@@ -149,7 +149,7 @@ def train_and_score(recipe: Recipe, device: str) -> tuple[float, float]:
     pipeline = Pipeline.from_pretrained(run.path, device=device)
     with bar("answers", len(samples), unit="phrases") as advance:
         summary = predict(pipeline, queries_of(samples), run.path / "held-out", advance=advance)
-    found = score(read_predictions(summary.predictions), samples, dataset=entry.dataset, split=entry.split_name)
+    found = score_predictions(read_predictions(summary.predictions), samples, dataset=entry.dataset, split=entry.split_name)
     assert found.ciou is not None
     return found.ciou, found.malformed / found.n
 

@@ -31,14 +31,14 @@ from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import PredictionLine, Query, queries_of, read_predictions
-from sam4mllm.data.registry import read_with_masks
+from sam4mllm.data.reading import read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import RecipeError, Sam4mllmError
-from sam4mllm.evaluate.score import ScoredPredictions, judge
+from sam4mllm.evaluate.score import ScoredPredictions, score_sentences
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.pipeline.batch import predict
-from sam4mllm.pipeline.lines import line_of
+from sam4mllm.pipeline.lines import prediction_line
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
@@ -157,7 +157,7 @@ def draw_again(
                     (result,) = drawer.segment([image], [0], [Answer("ok", given, line.answer or "")])
                 if name == BOX_ALONE:
                     result = replace(result, box_alone=tuple(bool(prompt.points) for prompt in prompts))
-                again[name] = line_of(query, result)
+                again[name] = prediction_line(query, result)
         advance(1)
         yield again
 
@@ -168,7 +168,7 @@ def _left_out(line: PredictionLine) -> int:
 
 
 def _judge(lines: Sequence[PredictionLine], samples: Sequence[Sample], entry: DataEntry) -> ScoredPredictions:
-    return judge(lines, samples, dataset=entry.dataset, split=entry.split_name)
+    return score_sentences(lines, samples, dataset=entry.dataset, split=entry.split_name)
 
 
 def table(models: Mapping[str, Model]) -> list[str]:

@@ -26,11 +26,11 @@ from pathlib import Path
 from table_data import places
 
 from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluate.reliability import reliability_report
-from sam4mllm.evaluate.score import ScoredPredictions, judge
+from sam4mllm.evaluate.score import ScoredPredictions, score_sentences
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
@@ -85,7 +85,7 @@ def measure(pipeline: Pipeline, samples: dict[str, list[Sample]], output: Path) 
             summary = predict(pipeline, queries_of(each), output / name, advance=advance)
         seconds += time.perf_counter() - start
         lines[name] = list(read_predictions(summary.predictions))
-        judged[name] = judge(lines[name], each, dataset=name, split="test")
+        judged[name] = score_sentences(lines[name], each, dataset=name, split="test")
     everything = [line for each in lines.values() for line in each]
     objects = [item for line in everything for item in line.objects]
     points = sum(len(item.prompt.points) for item in objects if item.prompt is not None)

@@ -31,7 +31,7 @@ from transformers import TrainerCallback
 
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import queries_of
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.mllm.engine import Engine, Reply

@@ -1,6 +1,6 @@
-"""The recipe's section `data`: which sets are learned from and held out, and where each of them is.
+"""The recipe's section `data`: which data sets are trained on and held out, and where each of them is located.
 
-Attribute docstrings become the descriptions of the fields. This module opens no data set.
+Attribute docstrings become the descriptions of the fields.
 """
 
 from __future__ import annotations
@@ -8,94 +8,79 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+from pydantic_core import PydanticCustomError
 
+from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, DatasetRow, suggestion
+from sam4mllm.errors import DataError
 from sam4mllm.utils.settings import Directory, Section
 
-DatasetName = Literal[
-    "refcoco",
-    "refcoco+",
-    "refcocog",
-    "grefcoco",
-    "reasonseg",
-    "shapes",
-    "jsonl",
-    "coco",
-    "hub",
-    "chat",
-    "reasonseg-explanations",
-]
 ColumnName = Literal["image", "phrase", "phrases", "masks", "mask", "segmentation", "boxes", "bbox", "id"]
-OWN_SETS = ("jsonl", "coco", "hub")
-"""The data sets that are data of one's own, named by their path."""
-CHAT_SETS = ("chat", "reasonseg-explanations")
-"""The data sets that hold chat: they are taught as they are, and there is no mask to score."""
 
-USUAL_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc", "shapes": "unc"}
-"""Who split a data set unless told, as its file of refs says in brackets."""
 
-# The keys that say where a data set is: those it needs, and those that it takes besides.
-_PLACE: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "reasonseg": (("root", "split"), ("images",)),
-    "jsonl": (("path",), ("images",)),
-    "coco": (("path", "phrases"), ("images",)),
-    "hub": (("path",), ("split", "images", "columns")),
-    "chat": (("path",), ("images",)),
-    "reasonseg-explanations": (("root",), ("images",)),
-}
-_PLACE_OF_REFS = (("root", "split"), ("split_by", "images"))
-_PLACE_KEYS = ("root", "split", "split_by", "path", "phrases", "images", "columns")
+def _registered(name: str) -> str:
+    if name not in DATASETS:
+        raise PydanticCustomError("unknown_dataset", "unknown data set; {hint}", {"hint": suggestion(name)})
+    return name
 
 
 class DataEntry(Section):
-    """One split of one data set, or one file of data of your own."""
+    """One split of a published data set, or one file of custom data."""
 
-    dataset: DatasetName
-    """Which data set; it decides the format. jsonl, coco and hub are data of your own, chat is without masks."""
+    dataset: Annotated[str, AfterValidator(_registered)]
+    """Name of the data set, which decides its format. jsonl, coco and hub are custom data, chat has no masks."""
     root: Directory | None = None
     """The folder that holds the data set's own folder; for the published data sets."""
     split: str | None = None
     """The split's name in the data set: train, val, testA, ..."""
     split_by: str | None = None
-    """Who split it, as the file of refs says in brackets (unc, umd, google); null for the data set's usual one."""
+    """The name in brackets of the file of refs (unc, umd, google); null for the data set's usual one."""
     path: Directory | None = None
     """The file of jsonl or chat; COCO's instances; for hub a folder made by save_to_disk, or an id of the Hub."""
     phrases: Directory | None = None
     """For coco: the file of phrases."""
     images: Directory | None = None
-    """The folder of the images, where it is not the usual one."""
+    """The folder of the images, if it is not the usual one."""
     columns: dict[ColumnName, str] | None = None
-    """For hub: the data set's own column for each of these, where it has another name."""
+    """For hub: the data set's own column for each of these, if it has another name."""
     limit: PositiveInt | None = None
-    """The first so many samples only; null for all."""
+    """The maximum number of samples, from the beginning; null for all."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """How often the set is gone through in one epoch of training: 2 is twice, 0.25 a quarter of it; null for once."""
+    """How often the set is used in one epoch of training: 2 is twice, 0.25 a quarter of it; null for once."""
     count: PositiveInt | None = None
-    """So many phrases (or chats) of the set in one epoch of training, in place of `weight`."""
+    """The number of phrases (or dialogues) of the set in one epoch of training, in place of `weight`."""
 
     @pydantic.model_validator(mode="after")
-    def _place(self) -> DataEntry:
-        needed, taken = _PLACE.get(self.dataset, _PLACE_OF_REFS)
-        for key in needed:
+    def _check_keys(self) -> DataEntry:
+        row = self.row
+        for key in row.needs:
             if getattr(self, key) is None:
-                raise ValueError(f"{key}: is missing; {self.dataset} needs {' and '.join(needed)}")
-        for key in _PLACE_KEYS:
-            if getattr(self, key) is not None and key not in (*needed, *taken):
-                raise ValueError(
-                    f"{key}: has no meaning for {self.dataset}, which takes {', '.join((*needed, *taken))}"
-                )
+                raise ValueError(f"{key}: is missing; {row.name} needs {' and '.join(row.needs)}")
+        for key in LOCATION_KEYS:
+            if getattr(self, key) is not None and key not in row.keys:
+                raise ValueError(f"{key}: has no meaning for {row.name}, which takes {', '.join(row.keys)}")
         if self.weight is not None and self.count is not None:
             raise ValueError("count: is given beside weight; keep one of them")
         return self
 
     @property
-    def name(self) -> str:
-        """What the entry is called in messages: "refcoco train", "jsonl mine/train.jsonl"."""
-        return f"{self.dataset} {self.what}"
+    def row(self) -> DatasetRow:
+        """The data set's row of the table."""
+        return DATASETS[self.dataset]
 
     @property
-    def what(self) -> str:
-        """The split, or the file of data of your own."""
+    def is_chat(self) -> bool:
+        """Whether the data set holds dialogues, which have no masks to score against."""
+        return self.row.kind == "chat"
+
+    @property
+    def name(self) -> str:
+        """The entry's name in messages: "refcoco train", "jsonl mine/train.jsonl"."""
+        return f"{self.dataset} {self._source}"
+
+    @property
+    def _source(self) -> str:
+        """The split, or the path of custom data."""
         if self.path is None:
             return self.split or "train"
         parts = [str(self.phrases or self.path), *([self.split] if self.split else [])]
@@ -103,50 +88,68 @@ class DataEntry(Section):
 
     @property
     def split_name(self) -> str:
-        """What figures are of, fit for a folder's name: the split, or the stem of the file of data of your own."""
+        """The split, or the stem of custom data's file: part of the names of result folders and tables."""
         if self.path is None:
             return self.split or "train"
         return "-".join([(self.phrases or self.path).stem, *([self.split] if self.split else [])])
 
     @property
-    def place(self) -> tuple[object, ...]:
-        """What two entries share that name the same samples."""
-        return self.root and self.root.resolve(), *self.place_in_root
+    def location(self) -> tuple[object, ...]:
+        """A key that is equal for two entries if they name the same samples."""
+        return self.root and self.root.resolve(), *self.location_in_root
 
     @property
-    def place_in_root(self) -> tuple[object, ...]:
-        """What two entries share that name the same samples, whatever folder a published data set lies in."""
+    def location_in_root(self) -> tuple[object, ...]:
+        """As `location`, but without the root: the same split of a published data set in two folders is equal."""
         path, phrases = (each and each.resolve() for each in (self.path, self.phrases))
-        return self.dataset, self.split, self.split_by or USUAL_SPLIT_BY.get(self.dataset), path, phrases
+        return self.dataset, self.split, self.split_by or self.row.split_by, path, phrases
+
+
+def data_entry(dataset: str, **settings: Any) -> DataEntry:
+    """Build an entry from keyword arguments; None counts as not given.
+
+    Raises:
+        DataError: the first invalid argument, in the form "key: problem".
+    """
+    given = {key: value for key, value in settings.items() if value is not None}
+    try:
+        return DataEntry.model_validate({"dataset": dataset, **given})
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        # The messages of the entry's own validators begin with the key.
+        if first["type"] == "value_error":
+            raise DataError(str(first["ctx"]["error"])) from None
+        key, message = ".".join(map(str, first["loc"])), first["msg"]
+        raise DataError(f"{key}: {message[:1].lower()}{message[1:]}; got {first['input']!r:.80}") from None
 
 
 class DataSection(Section):
-    """What is learned from, and what the learning is watched on."""
+    """The data sets that a recipe trains on, validates on and protects from leakage."""
 
     train: Annotated[list[DataEntry], Field(min_length=1)]
-    """The sets to learn from, taken together: the mixture."""
+    """The training sets; together they are the mixture."""
     validation: DataEntry | None = None
     """The held-out split that training is validated on; null for no validation."""
     guard: Annotated[list[DataEntry] | None, BeforeValidator(lambda value: [] if value == "off" else value)] = None
-    """The splits none of whose images may be trained on; null for `validation` and all val and test splits, under
-    their roots, of the data sets in the mixture; a list stands beside `validation`; off for no guard at all."""
+    """The splits whose images are removed from the training sets. null: `validation` and all val and test splits, under
+    their roots, of the data sets in the mixture; a list: `validation` and these splits; off: none."""
 
     @pydantic.field_serializer("guard")
-    def _written(self, guard: list[DataEntry] | None) -> Any:
+    def _serialize_guard(self, guard: list[DataEntry] | None) -> Any:
         return "off" if guard == [] else guard
 
     @pydantic.model_validator(mode="after")
-    def _held_out(self) -> DataSection:
-        held = {"validation": self.validation}
-        held |= {f"guard.{index}": entry for index, entry in enumerate(self.guard or ())}
-        for key, entry in held.items():
+    def _check_held_out(self) -> DataSection:
+        held_out = {"validation": self.validation}
+        held_out |= {f"guard.{index}": entry for index, entry in enumerate(self.guard or ())}
+        for key, entry in held_out.items():
             if entry is None:
                 continue
             for index, trained in enumerate(self.train):
-                if trained.place == entry.place:
+                if trained.location == entry.location:
                     raise ValueError(f"{key}: is trained on as well (data.train.{index}); choose a held-out split")
             if entry.weight is not None or entry.count is not None:
                 raise ValueError(f"{key}: weight and count are for data.train; for fewer samples set limit")
-        if self.validation is not None and self.validation.dataset in CHAT_SETS:
+        if self.validation is not None and self.validation.is_chat:
             raise ValueError(f"validation: {self.validation.dataset} has no masks to validate on; choose another set")
         return self

@@ -1,10 +1,10 @@
-"""The leakage guard: which images of a mixture are images that something is evaluated on.
+"""The leakage filter: finds training images that belong to held-out splits.
 
-RefCOCO, RefCOCO+ and RefCOCOg divide one pool of images in different ways, so one's training split holds another's
-test images. Two images are the same when they are one file, when their names hold the same COCO id, or, where names
-cannot tell (not both are COCO's), when their files hold the same bytes. Generated images have COCO's names, but are
-not COCO's. Only files of equal length are hashed, so the guard costs little more than a look at the folders. An image
-that was encoded anew under another name is not found. This module does not know what is said about an image.
+RefCOCO, RefCOCO+ and RefCOCOg split one pool of images in different ways, so the training split of one holds test
+images of another. Two images are the same if they are one file, if their names hold the same COCO id, or, unless both
+names are COCO's, if their files hold the same bytes. Generated images have names in COCO's form, but no COCO ids. Only
+files of equal length are hashed, so the filter costs little more than listing the folders. An image that was
+re-encoded under another name is not found.
 """
 
 from __future__ import annotations
@@ -15,137 +15,141 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sam4mllm.data.entry import CHAT_SETS, DataEntry, DataSection
-from sam4mllm.data.generated import is_generated
-from sam4mllm.data.registry import KnownImages, images_of_splits, read_dialogues, read_samples
-from sam4mllm.utils.digests import file_sha256
+from sam4mllm.data.entry import DataEntry, DataSection
+from sam4mllm.data.reading import TRAIN, images_of_splits, read_dialogues, read_samples
+from sam4mllm.data.registry import is_generated
+from sam4mllm.utils.atomic_io import file_sha256
 
 Reason = Literal["file", "coco id", "content"]
 
-# COCO's own names: COCO_train2014_000000123456.jpg, and since 2017 000000123456.jpg. An id is one image in all years.
+# COCO_train2014_000000123456.jpg, and since 2017 000000123456.jpg. An id is the same image in all years.
 _COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
 
 
 @dataclass(slots=True)
 class LeakageRemoval:
-    """What the guard took out of one set: how many phrases or chats, and the images that they were about and why."""
+    """What the filter removed from one training set: the number of phrases or dialogues, and why for each image."""
 
     name: str
     phrases: int = 0
     images: dict[Path, Reason] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """For leakage.json: counts alone."""
+        """Return the set's record in leakage.json: counts only."""
         reasons = list(self.images.values())
         by = {reason: reasons.count(reason) for reason in ("file", "coco id", "content")}
         return {"set": self.name, "phrases": self.phrases, "images": len(self.images), "by": by}
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.phrases} phrases about {len(self.images)} images left out"
+        return f"{self.name}: removed {self.phrases} phrases about {len(self.images)} images"
 
 
 class LeakageFilter:
-    """Tells of an image whether it is among the guarded ones. `splits` are the guarded images by their split."""
+    """Decides for an image whether it belongs to a held-out split.
+
+    Args:
+        splits: the images of the held-out splits, by the splits' names.
+    """
 
     def __init__(self, splits: Mapping[str, Sequence[Path]]) -> None:
         self.images = {name: len(set(images)) for name, images in splits.items()}
-        self._files = {image for images in splits.values() for image in images}
-        self._generated: dict[Path, bool] = {}
-        self._coco_ids = {self._coco_id(image) for image in self._files} - {None}
-        self._told: dict[Path, Reason | None] = {}
-        self._lengths: dict[int, list[Path]] | None = None
+        """The number of images of each held-out split."""
+        self._held_out = {image for images in splits.values() for image in images}
+        self._is_generated: dict[Path, bool] = {}
+        self._coco_ids = {self._coco_id(image) for image in self._held_out} - {None}
+        self._reasons: dict[Path, Reason | None] = {}
+        self._by_length: dict[int, list[Path]] | None = None
         self._hashes: dict[Path, str] = {}
 
     def reason(self, image: Path) -> Reason | None:
-        """Why the image counts as a guarded one; None where it does not."""
-        if image not in self._told:
-            self._told[image] = self._find(image)
-        return self._told[image]
+        """Return why the image is a held-out one; None if it is not."""
+        if image not in self._reasons:
+            self._reasons[image] = self._find_reason(image)
+        return self._reasons[image]
 
-    def _find(self, image: Path) -> Reason | None:
-        if image in self._files:
+    def _find_reason(self, image: Path) -> Reason | None:
+        # 1. The same file.
+        if image in self._held_out:
             return "file"
-        identity = self._coco_id(image)
-        if identity in self._coco_ids:
+        # 2. The same COCO id.
+        image_id = self._coco_id(image)
+        if image_id in self._coco_ids:
             return "coco id"
-        if self._lengths is None:
-            self._lengths = {}
-            for guarded in self._files:
-                if guarded.is_file():
-                    self._lengths.setdefault(guarded.stat().st_size, []).append(guarded)
-        # An image that is not on disk has no content to compare; whoever needs it says that it is missing.
-        alike = self._lengths.get(image.stat().st_size, []) if self._lengths and image.is_file() else []
-        unnamed = [guarded for guarded in alike if identity is None or self._coco_id(guarded) is None]
-        return "content" if any(self._hash(guarded) == self._hash(image) for guarded in unnamed) else None
+        # 3. The same bytes, where names do not decide. An image that is not on disk has none; whoever opens it reports
+        # that it is missing.
+        if self._by_length is None:
+            self._by_length = {}
+            for path in self._held_out:
+                if path.is_file():
+                    self._by_length.setdefault(path.stat().st_size, []).append(path)
+        same_length = self._by_length.get(image.stat().st_size, []) if self._by_length and image.is_file() else []
+        candidates = [path for path in same_length if image_id is None or self._coco_id(path) is None]
+        return "content" if any(self._hash(path) == self._hash(image) for path in candidates) else None
 
     def _coco_id(self, image: Path) -> int | None:
-        """The COCO id in an image's name; None also for an image below a folder of generated data."""
+        """Return the COCO id in an image's name; None also for generated images."""
         folder = image.parent
-        if folder not in self._generated:
-            above = folder.absolute()
-            self._generated[folder] = any(is_generated(each) for each in (above, *above.parents))
-        return None if self._generated[folder] else coco_id(image)
+        if folder not in self._is_generated:
+            absolute = folder.absolute()
+            self._is_generated[folder] = any(is_generated(each) for each in (absolute, *absolute.parents))
+        return None if self._is_generated[folder] else coco_id(image)
 
     def _hash(self, image: Path) -> str:
-        """SHA-256 of the file's bytes."""
         if image not in self._hashes:
             self._hashes[image] = file_sha256(image)
         return self._hashes[image]
 
 
-def leakage_filter_for(data: DataSection, known: KnownImages | None = None) -> LeakageFilter:
-    """The guard of a recipe: the splits that it lists, or those that it has by default; empty where it is off.
+def leakage_filter_for(data: DataSection) -> LeakageFilter:
+    """Build the filter of a recipe from the splits in `guard`, or the default ones; it is empty if `guard` is off.
 
-    `known` are the images of sets that were parsed already, as for `images_of_splits`.
-
-    By default these are `validation` and every split but train, under their roots, of the data sets in the mixture and
-    in `validation`. A split that the recipe itself trains on is not guarded. `validation` is guarded beside a list as
-    well, and all of it, however few of its samples are used.
+    The default: `validation`, and every split other than train, under their roots, of the data sets in `train` and
+    `validation`, except those that are trained on. Beside a list, `validation` is held out as well. All of `validation`
+    is held out, even if a `limit` uses few of its samples.
 
     Raises:
         DataError: a data set cannot be read.
     """
     if data.guard == []:
         return LeakageFilter({})
-    known = {} if known is None else known
     splits: dict[str, list[Path]] = {}
     if data.validation is not None:
-        splits[data.validation.name] = _images_of(data.validation.model_copy(update={"limit": None}), known)
+        splits[data.validation.name] = _images_of(data.validation.model_copy(update={"limit": None}))
     if data.guard is not None:
         for entry in data.guard:
-            splits[entry.name] = [*splits.get(entry.name, ()), *_images_of(entry, known)]
+            splits[entry.name] = [*splits.get(entry.name, ()), *_images_of(entry)]
         return LeakageFilter(splits)
-    trained = {(entry.root, _folder_name(entry), entry.split) for entry in data.train}
-    looked_at = set()
+    trained_on = {(entry.root, _dataset_of_splits(entry), entry.split) for entry in data.train}
+    done = set()
     for entry in [*data.train, *([data.validation] if data.validation is not None else [])]:
-        place = entry.root, _folder_name(entry), entry.split_by
-        if entry.root is None or place in looked_at:
+        source = entry.root, _dataset_of_splits(entry), entry.split_by
+        if entry.root is None or source in done:
             continue
-        looked_at.add(place)
-        for split, images in images_of_splits(entry, known).items():
-            if split != "train" and (entry.root, _folder_name(entry), split) not in trained:
-                name = f"{_folder_name(entry)} {split}"
+        done.add(source)
+        for split, images in images_of_splits(entry).items():
+            if split != TRAIN and (entry.root, _dataset_of_splits(entry), split) not in trained_on:
+                name = f"{_dataset_of_splits(entry)} {split}"
                 splits[name] = [*splits.get(name, ()), *images]
     return LeakageFilter(splits)
 
 
-def _folder_name(entry: DataEntry) -> str:
-    """The data set whose splits an entry belongs to: the explanations are ReasonSeg's."""
-    return "reasonseg" if entry.dataset == "reasonseg-explanations" else entry.dataset
+def _dataset_of_splits(entry: DataEntry) -> str:
+    """Return the data set that the entry's splits belong to: the explanations have ReasonSeg's."""
+    return entry.row.part_of or entry.dataset
 
 
-def _images_of(entry: DataEntry, known: KnownImages) -> list[Path]:
-    if entry.dataset in CHAT_SETS:
+def _images_of(entry: DataEntry) -> list[Path]:
+    if entry.is_chat:
         return [dialogue.image for dialogue in read_dialogues(entry)]
     if entry.root is not None and entry.limit is None:
-        found = images_of_splits(entry, known)
-        if entry.split in found:
-            return found[entry.split]
-    # Also where the split is not there: the reader says what is.
+        images = images_of_splits(entry)
+        if entry.split in images:
+            return images[entry.split]
+    # Also for a split that does not exist: the reader's error lists those that do.
     return [sample.image for sample in read_samples(entry)]
 
 
 def coco_id(image: Path) -> int | None:
-    """The COCO id in an image's file name; None where the name is not COCO's."""
-    found = _COCO_NAME.fullmatch(image.stem)
-    return int(found[1]) if found else None
+    """Return the COCO id in an image's file name; None if the name has another form."""
+    match = _COCO_NAME.fullmatch(image.stem)
+    return int(match[1]) if match else None

@@ -1,7 +1,6 @@
-"""The mixture: what a recipe learns from in one epoch, read, cleared of held-out images and drawn by weight or count.
+"""The mixture: the training samples and dialogues of one epoch, without held-out images, sampled by weight or count.
 
-What is drawn depends on the recipe's seed and the files alone. An epoch's order is the trainer's, by the same seed.
-This module knows no targets and no text of questions.
+The sampling depends on the recipe's seed and the files alone. The trainer shuffles each epoch with the same seed.
 """
 
 from __future__ import annotations
@@ -13,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sam4mllm.data.entry import CHAT_SETS, DataEntry, DataSection
-from sam4mllm.data.leakage import LeakageRemoval, leakage_filter_for
+from sam4mllm.data.entry import DataEntry, DataSection
+from sam4mllm.data.leakage import LeakageFilter, LeakageRemoval, leakage_filter_for
 from sam4mllm.data.readers.chat import Dialogue
-from sam4mllm.data.registry import KnownImages, read_dialogues, read_samples
+from sam4mllm.data.reading import read_dialogues, read_samples
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
@@ -25,7 +24,7 @@ Item = TypeVar("Item", Sample, Dialogue)
 
 @dataclass(frozen=True, slots=True)
 class SampledDataset:
-    """What is drawn of one set for an epoch: so many phrases or chats, and their images, each once, in its order."""
+    """What one epoch uses of one data set: the number of phrases or dialogues with repetitions, and their images."""
 
     name: str
     count: int
@@ -34,128 +33,141 @@ class SampledDataset:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What is learned from in one epoch.
+    """The training data of one epoch.
 
-    passes: the phrases, pass by pass. The first holds everything that is drawn at all, once; those after it what a
-        weight above 1, or a count beyond the set's size, has once more.
+    epochs: the phrases by how often they are used. `epochs[0]` holds every phrase that is used at all, once;
+        `epochs[n]` those that a weight above 1, or a count above the data set's size, repeats an n-th time.
     dialogues: the chat, with its repetitions.
-    doubled: phrases left out because the same one for the same objects of the same image came before.
-    left_out: what the guard took out, a record for each set.
-    guarded: the number of images of each guarded split.
-    sets: what is drawn of each set, in the recipe's order.
+    duplicates: the number of phrases removed because an earlier one has the same text, image and objects.
+    removals: what the leakage filter removed, one record for each data set.
+    guarded: the number of images of each held-out split.
+    sets: what is used of each data set, in the recipe's order.
     """
 
-    passes: tuple[tuple[Sample, ...], ...]
+    epochs: tuple[tuple[Sample, ...], ...]
     dialogues: tuple[Dialogue, ...]
-    doubled: int
-    left_out: tuple[LeakageRemoval, ...]
+    duplicates: int
+    removals: tuple[LeakageRemoval, ...]
     guarded: dict[str, int]
     sets: tuple[SampledDataset, ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """Every phrase that is drawn, once: what targets are prepared for."""
-        return self.passes[0] if self.passes else ()
+        """Every phrase that is used, once: the samples that targets are computed for."""
+        return self.epochs[0] if self.epochs else ()
 
     def digest(self) -> str:
-        """sha256 of what is drawn: each phrase with its image's name and its objects, each chat, in their order."""
-        found = hashlib.sha256()
-        for sample in (sample for drawn in self.passes for sample in drawn):
+        """Return a SHA-256 over the phrases with their images' names and objects, and the dialogues, in order."""
+        digest = hashlib.sha256()
+        for sample in (sample for samples in self.epochs for sample in samples):
             objects = [(item.box, None if item.rle is None else item.rle["counts"]) for item in sample.objects]
-            found.update(repr((sample.image.name, sample.phrase, objects)).encode())
-        for chat in self.dialogues:
-            found.update(repr((Path(chat.image).name, chat.exchanges)).encode())
-        return found.hexdigest()
+            digest.update(repr((sample.image.name, sample.phrase, objects)).encode())
+        for dialogue in self.dialogues:
+            digest.update(repr((Path(dialogue.image).name, dialogue.exchanges)).encode())
+        return digest.hexdigest()
 
     def leakage(self) -> dict[str, Any]:
-        """What leakage.json holds: the guarded splits with their images, and what each set lost to them."""
-        return {"guarded": self.guarded, "sets": [each.to_json() for each in self.left_out]}
+        """Return the content of leakage.json: the held-out splits with their images, and the removals."""
+        return {"guarded": self.guarded, "sets": [each.to_json() for each in self.removals]}
 
     def leakage_lines(self) -> list[str]:
-        """The same to be read: a line for each set."""
+        """Return the same as text for the log, one line for each data set."""
         if not self.guarded:
-            return ["leakage guard: nothing is guarded"]
+            return ["leakage filter: off, no split is held out"]
         splits = ", ".join(f"{name} ({count})" for name, count in self.guarded.items())
-        return [f"leakage guard: images of {splits}", *(f"leakage guard: {each}" for each in self.left_out)]
+        return [
+            f"leakage filter: held-out splits (images): {splits}",
+            *(f"leakage filter: {each}" for each in self.removals),
+        ]
 
 
 def read_mixture(data: DataSection, seed: int) -> Mixture:
-    """The mixture of a recipe's `data`.
+    """Read the mixture of a recipe's `data`.
 
     Raises:
-        DataError: a set that cannot be read, or of which nothing is left to learn from, by its name.
+        DataError: a data set cannot be read, or nothing of it is left to train on; the message names the entry.
     """
-    known: KnownImages = {}
-    # Before the guard: a set that is read tells the images of its other splits, and is not parsed again for them.
-    read = {
-        index: read_samples(entry, known) for index, entry in enumerate(data.train) if entry.dataset not in CHAT_SETS
-    }
-    guard = leakage_filter_for(data, known)
-    left_out: list[LeakageRemoval] = []
-    passes: list[list[Sample]] = []
+    # 1. Read the samples. This comes before the filter, so that files of refs, which list the images of all splits,
+    # are parsed once.
+    samples_of = {index: read_samples(entry) for index, entry in enumerate(data.train) if not entry.is_chat}
+    leakage_filter = leakage_filter_for(data)
+    removals: list[LeakageRemoval] = []
+    epochs: list[list[Sample]] = []
     dialogues: list[Dialogue] = []
     sets: list[SampledDataset] = []
     seen: set[tuple[Path, str, frozenset[str]]] = set()
-    doubled = 0
-
-    def held_in(items: Sequence[Item], entry: DataEntry) -> list[Item]:
-        """The items whose images are not guarded."""
-        lost = LeakageRemoval(entry.name)
-        left_out.append(lost)
-        kept = []
-        for item in items:
-            reason = guard.reason(item.image)
-            if reason is None:
-                kept.append(item)
-            else:
-                lost.phrases += 1
-                lost.images[item.image] = reason
-        return kept
-
+    duplicates = 0
     for index, entry in enumerate(data.train):
-        if entry.dataset in CHAT_SETS:
-            chats = _draw(held_in(read_dialogues(entry), entry), entry, index, seed, left_out[-1])
-            dialogues += [chat for drawn in chats for chat in drawn]
-            sets.append(_drawn(entry, chats))
+        removal = LeakageRemoval(entry.name)
+        removals.append(removal)
+        # 2. Chat: remove held-out images, then sample by weight or count.
+        if entry.is_chat:
+            kept = _without_held_out(read_dialogues(entry), leakage_filter, removal)
+            chat_epochs = _sample_epochs(kept, entry, index, seed, removal)
+            dialogues += [dialogue for part in chat_epochs for dialogue in part]
+            sets.append(_sampled(entry, chat_epochs))
             continue
-        fresh = []
-        for sample in held_in(read.pop(index), entry):
-            meaning = (sample.image, sample.phrase, frozenset(item.id for item in sample.objects))
-            doubled += meaning in seen
-            if meaning not in seen:
-                fresh.append(sample)
-            seen.add(meaning)
-        phrases = _draw(fresh, entry, index, seed, left_out[-1])
-        sets.append(_drawn(entry, phrases))
-        for number, samples in enumerate(phrases):
-            if number == len(passes):
-                passes.append([])
-            passes[number] += samples
-    return Mixture(tuple(map(tuple, passes)), tuple(dialogues), doubled, tuple(left_out), guard.images, tuple(sets))
+        # 3. Phrases: the same, after removing those that an earlier data set has.
+        unique = []
+        for sample in _without_held_out(samples_of.pop(index), leakage_filter, removal):
+            key = (sample.image, sample.phrase, frozenset(item.id for item in sample.objects))
+            duplicates += key in seen
+            if key not in seen:
+                unique.append(sample)
+            seen.add(key)
+        phrase_epochs = _sample_epochs(unique, entry, index, seed, removal)
+        sets.append(_sampled(entry, phrase_epochs))
+        for number, samples in enumerate(phrase_epochs):
+            if number == len(epochs):
+                epochs.append([])
+            epochs[number] += samples
+    return Mixture(
+        tuple(map(tuple, epochs)),
+        tuple(dialogues),
+        duplicates,
+        tuple(removals),
+        leakage_filter.images,
+        tuple(sets),
+    )
 
 
-def _drawn(entry: DataEntry, passes: Sequence[Sequence[Item]]) -> SampledDataset:
-    images = dict.fromkeys(item.image for items in passes for item in items)
-    return SampledDataset(entry.name, sum(map(len, passes)), tuple(images))
+def _without_held_out(items: Sequence[Item], leakage_filter: LeakageFilter, removal: LeakageRemoval) -> list[Item]:
+    """Return the items whose images are not held out, and count the others in `removal`."""
+    kept = []
+    for item in items:
+        reason = leakage_filter.reason(item.image)
+        if reason is None:
+            kept.append(item)
+        else:
+            removal.phrases += 1
+            removal.images[item.image] = reason
+    return kept
 
 
-def _draw(items: Sequence[Item], entry: DataEntry, index: int, seed: int, lost: LeakageRemoval) -> list[list[Item]]:
-    """The items of one epoch in whole passes and a last one of a part, evenly at random and in the items' order.
+def _sampled(entry: DataEntry, epochs: Sequence[Sequence[Item]]) -> SampledDataset:
+    images = dict.fromkeys(item.image for items in epochs for item in items)
+    return SampledDataset(entry.name, sum(map(len, epochs)), tuple(images))
+
+
+def _sample_epochs(
+    items: Sequence[Item], entry: DataEntry, index: int, seed: int, removal: LeakageRemoval
+) -> list[list[Item]]:
+    """Return all items as often as weight or count ask for, then a random part of them, in the items' order.
 
     Raises:
         DataError: there is no item, or the weight is too small for one.
     """
     where = f"data.train.{index} ({entry.name})"
     if not items:
-        because = f"the leakage guard left out all {lost.phrases} phrases" if lost.phrases else "it is empty"
+        reason = f"the leakage filter removed all {removal.phrases} phrases" if removal.phrases else "it is empty"
         raise DataError(
-            f"{where}: nothing of this set is left to learn from: {because}, or earlier sets hold the same; "
-            "choose another split, or take it out of the mixture"
+            f"{where}: nothing of this data set is left to train on: {reason}, or earlier data sets hold the same; "
+            "choose another split, or remove it from the mixture"
         )
     count = len(items) if entry.weight is None else round(entry.weight * len(items))
     count = count if entry.count is None else entry.count
     if count < 1:
         raise DataError(f"{where}: weight {entry.weight:g} of {len(items)} phrases is less than one; raise it")
-    whole, part = divmod(count, len(items))
-    chosen = random.Random(f"{seed} {index} {entry.dataset}").sample(range(len(items)), part)
-    return [list(items)] * whole + ([[items[place] for place in sorted(chosen)]] if part else [])
+    full, rest = divmod(count, len(items))
+    chosen = random.Random(f"{seed} {index} {entry.dataset}").sample(range(len(items)), rest)
+    return [list(items)] * full + ([[items[position] for position in sorted(chosen)]] if rest else [])

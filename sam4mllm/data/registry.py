@@ -1,216 +1,225 @@
-"""The data sets by name: one call reads any of them into samples, or into chat.
+"""The table of data sets: one row each. Everything that depends on a data set's name is derived from this table.
 
-Of a published data set, `root` is the folder that LISA's users have: `refcoco/refs(unc).p` and `refcoco/instances.json`
-(so too `refcoco+`, `refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`, `ReasonSeg/{train,val,test}`. Data
-of one's own is named by its `path`. This module knows no format itself.
+A data set is one row here and one reader file that the row names. `register_dataset` adds a row, for instance from a
+user's own module:
+
+    register_dataset(DatasetRow("mine", "custom", "my_package.reader:read", needs=("path",), protocol="grefcoco"))
+
+A reader file holds up to three functions. Each gets the row, then by keyword those of `LOCATION_KEYS` that the row
+needs or takes; a key that was not given is None, and `split_by` falls back to the row's:
+
+    read(row, *, root, split, ..., limit) -> list[Sample]      at most `limit` samples; list[Dialogue] for kind "chat"
+    splits(row, *, root, ...) -> Collection[str]               the names of the splits that are there
+    images_by_split(row, *, root, ...) -> dict[str, list[Path]]    optional: faster than reading every split
+
+Nothing heavy is imported here, so the parser of the command line can use the table; readers are imported when needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import difflib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Literal
 
-from sam4mllm.data.entry import USUAL_SPLIT_BY, DataEntry
-from sam4mllm.data.readers.chat import Dialogue, read_chat, read_explanations
-from sam4mllm.data.readers.coco import read_coco
-from sam4mllm.data.readers.grefcoco import grefs
-from sam4mllm.data.readers.hub import read_hub
-from sam4mllm.data.readers.instances import Instances
-from sam4mllm.data.readers.jsonl import read_jsonl
-from sam4mllm.data.readers.reasonseg import images_by_split, read_reasonseg
-from sam4mllm.data.readers.refcoco import Ref, refs, samples_of_refs
-from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
-COCO_IMAGES = Path("images/mscoco/images/train2014")
+Kind = Literal["benchmark", "generated", "custom", "chat"]
+
+LOCATION_KEYS = ("root", "split", "split_by", "path", "phrases", "images", "columns")
+"""The keys of a recipe's data entry that locate a data set; each has an option of the same name on the command line."""
+
+GENERATED_MARKER = "shapes.json"
+"""The file beside generated data sets that records their generator and its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
-class Dataset:
-    """How a data set is read: the format, the folder and the beginning of its ids, and who split it unless told."""
+class DatasetRow:
+    """One data set of the table.
 
-    format: str
+    name: the value of `dataset` in recipes and of `--dataset`.
+    kind: "benchmark" (published, under a root), "generated" (by `sam4mllm.synthetic`), "custom" (a user's own data,
+        located by `path`) or "chat" (dialogues without masks).
+    reader: "module:function".
+    needs, takes: the required and the optional keys of `LOCATION_KEYS`.
+    folder: the folder under `root`, where it is not called like the data set.
+    splits: "module:function"; a data set that needs `root` has it, or is `part_of` one that has it.
+    images_by_split: "module:function"; None: the images are found by reading every split.
+    split_by: the default of the key `split_by`: the name in brackets in `refs(unc).p`.
+    protocol: the evaluation protocol (a name in `sam4mllm.evaluate.protocols`); None for chat, which is not scored.
+    published: the data set's name in `sam4mllm.evaluate.published`; None if no published figures are comparable.
+    coco_images: whether the images are COCO's, in one folder that several data sets share.
+    creates_images: whether the reader writes to the folder `images`, which then need not exist.
+    part_of: the data set whose splits these images belong to, if it is another one.
+    """
+
     name: str
+    kind: Kind
+    reader: str
+    needs: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    folder: str | None = None
+    splits: str | None = None
+    images_by_split: str | None = None
     split_by: str | None = None
+    protocol: str | None = None
+    published: str | None = None
+    coco_images: bool = False
+    creates_images: bool = False
+    part_of: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that the data set needs or takes."""
+        return (*self.needs, *self.takes)
+
+    def folder_in(self, root: Path) -> Path:
+        """Return the data set's folder under `root`."""
+        return root / (self.folder or self.name)
 
 
-DATASETS: dict[str, Dataset] = {
-    "refcoco": Dataset("refcoco", "refcoco", USUAL_SPLIT_BY["refcoco"]),
-    "refcoco+": Dataset("refcoco", "refcoco+", USUAL_SPLIT_BY["refcoco+"]),
-    "refcocog": Dataset("refcoco", "refcocog", USUAL_SPLIT_BY["refcocog"]),
-    "grefcoco": Dataset("grefcoco", "grefcoco", USUAL_SPLIT_BY["grefcoco"]),
-    "reasonseg": Dataset("reasonseg", "reasonseg"),
-    # The embedded data set is written in all three formats; its own name reads the RefCOCO part.
-    "shapes": Dataset("refcoco", "refcoco", USUAL_SPLIT_BY["shapes"]),
-    "jsonl": Dataset("jsonl", "jsonl"),
-    "coco": Dataset("coco", "coco"),
-    "hub": Dataset("hub", "hub"),
-}
-"""The data sets of samples; chat is read by `read_dialogues`."""
+def _refs_row(
+    name: str, kind: Kind = "benchmark", *, module: str = "refcoco", folder: str | None = None, split_by: str = "unc"
+) -> DatasetRow:
+    """Build the row of a data set in the format of RefCOCO: a file of refs beside COCO's instances."""
+    return DatasetRow(
+        name,
+        kind,
+        reader=f"sam4mllm.data.readers.{module}:read",
+        splits=f"sam4mllm.data.readers.{module}:splits",
+        images_by_split=f"sam4mllm.data.readers.{module}:images_by_split",
+        needs=("root", "split"),
+        takes=("split_by", "images"),
+        folder=folder or name,
+        split_by=split_by,
+        protocol=module,
+        published=name if kind == "benchmark" else None,
+        coco_images=True,
+    )
 
 
-KnownImages: TypeAlias = dict[tuple[str, Path, str | None, Path | None], dict[str, list[Path]]]
-"""The images of every split of the sets that were parsed, by name, root, split_by and images."""
+_ROWS = (
+    _refs_row("refcoco"),
+    _refs_row("refcoco+"),
+    _refs_row("refcocog", split_by="umd"),
+    _refs_row("grefcoco", module="grefcoco"),
+    DatasetRow(
+        "reasonseg",
+        "benchmark",
+        reader="sam4mllm.data.readers.reasonseg:read",
+        splits="sam4mllm.data.readers.reasonseg:splits",
+        images_by_split="sam4mllm.data.readers.reasonseg:images_by_split",
+        needs=("root", "split"),
+        takes=("images",),
+        folder="ReasonSeg",
+        protocol="reasonseg",
+        published="reasonseg",
+    ),
+    # The generated data are written in the formats of RefCOCO, gRefCOCO and ReasonSeg; this name reads RefCOCO's part.
+    _refs_row("shapes", "generated", folder="refcoco"),
+    # Custom data may have several objects or none per phrase, which only gRefCOCO's protocol defines scores for.
+    DatasetRow(
+        "jsonl",
+        "custom",
+        reader="sam4mllm.data.readers.jsonl:read",
+        needs=("path",),
+        takes=("images",),
+        protocol="grefcoco",
+    ),
+    DatasetRow(
+        "coco",
+        "custom",
+        reader="sam4mllm.data.readers.coco:read",
+        needs=("path", "phrases"),
+        takes=("images",),
+        protocol="grefcoco",
+    ),
+    DatasetRow(
+        "hub",
+        "custom",
+        reader="sam4mllm.data.readers.hub:read",
+        needs=("path",),
+        takes=("split", "images", "columns"),
+        protocol="grefcoco",
+        creates_images=True,
+    ),
+    DatasetRow("chat", "chat", reader="sam4mllm.data.readers.chat:read", needs=("path",), takes=("images",)),
+    DatasetRow(
+        "reasonseg-explanations",
+        "chat",
+        reader="sam4mllm.data.readers.chat:read_explanations",
+        needs=("root",),
+        takes=("images",),
+        folder="ReasonSeg",
+        part_of="reasonseg",
+    ),
+)
+
+DATASETS: dict[str, DatasetRow] = {row.name: row for row in _ROWS}
+"""The table: every row by its name, in the order in which papers report them."""
 
 
-def read_samples(entry: DataEntry, known: KnownImages | None = None) -> list[Sample]:
-    """The samples of an entry of a recipe's `data`, or of the same options on the command line.
-
-    The images of a parsed set's splits are noted in `known`, for `images_of_splits`.
+def register_dataset(row: DatasetRow) -> None:
+    """Add a row to the table.
 
     Raises:
-        DataError: a folder or file that is missing or not what it promises; an unknown split; an entry of chat.
+        ValueError: the name is taken, or the row contradicts itself.
     """
-    if entry.path is None:
-        assert entry.root is not None and entry.split is not None, "checked by DataEntry"
-        return read_dataset(
-            entry.dataset,
-            entry.root,
-            entry.split,
-            images=entry.images,
-            split_by=entry.split_by,
-            limit=entry.limit,
-            known=known,
-        )
-    _check_folders(entry.dataset, images=entry.images if entry.dataset != "hub" else None)
-    if entry.dataset == "jsonl":
-        return read_jsonl(entry.path, images=entry.images, limit=entry.limit)
-    if entry.dataset == "coco":
-        assert entry.phrases is not None, "checked by DataEntry"
-        return read_coco(entry.path, entry.phrases, images=entry.images, limit=entry.limit)
-    if entry.dataset == "hub":
-        columns = {str(ours): theirs for ours, theirs in (entry.columns or {}).items()}
-        return read_hub(entry.path, entry.split, columns=columns, images=entry.images, limit=entry.limit)
-    raise DataError(f"{entry.name}: chat has no masks; it can be trained on, or given to evaluate as --chat")
+    if row.name in DATASETS:
+        raise ValueError(f"data set {row.name!r} is registered already; choose another name")
+    if unknown := [key for key in row.keys if key not in LOCATION_KEYS]:
+        raise ValueError(f"data set {row.name!r}: unknown key {unknown[0]!r}; the keys are {', '.join(LOCATION_KEYS)}")
+    if ("root" in row.needs) == ("path" in row.needs):
+        raise ValueError(f"data set {row.name!r}: it must need either root or path; found needs={row.needs}")
+    if "root" in row.needs and row.splits is None and row.part_of is None:
+        raise ValueError(f"data set {row.name!r}: it needs root, so name a function that lists its splits")
+    if (row.protocol is None) != (row.kind == "chat"):
+        raise ValueError(f"data set {row.name!r}: name an evaluation protocol, unless its kind is chat")
+    DATASETS[row.name] = row
 
 
-def read_with_masks(entry: DataEntry) -> list[Sample]:
-    """The samples of an entry, all of them with masks: what answers are compared with.
-
-    Raises:
-        DataError: the data set cannot be read; a sample has boxes and no masks.
-    """
-    samples = read_samples(entry)
-    if bare := [sample.id for sample in samples if not sample.has_masks]:
-        raise DataError(
-            f"{entry.name}: {bare[0]} has boxes and no masks, and answers are judged by masks; leave such samples out"
-        )
-    return samples
+def dataset_names(*kinds: Kind) -> tuple[str, ...]:
+    """Return the names of the data sets of these kinds, or all names, in the table's order."""
+    return tuple(name for name, row in DATASETS.items() if not kinds or row.kind in kinds)
 
 
-def read_dialogues(entry: DataEntry) -> list[Dialogue]:
-    """The chat of an entry whose data set is one of `CHAT_SETS`.
+def scored_dataset_names() -> tuple[str, ...]:
+    """Return the names of the data sets that have masks or boxes to be scored against: all but chat."""
+    return tuple(name for name, row in DATASETS.items() if row.kind != "chat")
+
+
+def dataset_row(name: str) -> DatasetRow:
+    """Return the row of a data set.
 
     Raises:
-        DataError: a folder or file that is missing or not what it promises.
-    """
-    _check_folders(entry.dataset, root=entry.root, images=entry.images)
-    if entry.dataset == "chat":
-        assert entry.path is not None, "checked by DataEntry"
-        return read_chat(entry.path, images=entry.images, limit=entry.limit)
-    assert entry.root is not None, "checked by DataEntry"
-    return read_explanations(entry.root, images=entry.images, limit=entry.limit)
-
-
-def images_of_splits(entry: DataEntry, known: KnownImages) -> dict[str, list[Path]]:
-    """The images of every split that the root of a published data set holds; cheaper than reading the samples.
-
-    A set whose images are `known` is not parsed again.
-
-    Raises:
-        DataError: a folder or file that is missing or not what it promises.
-    """
-    assert entry.root is not None, "only the published data sets have splits under a root"
-    _check_folders(entry.dataset, root=entry.root, images=entry.images)
-    if entry.dataset in ("reasonseg", "reasonseg-explanations"):
-        return images_by_split(entry.root, images=entry.images if entry.dataset == "reasonseg" else None)
-    place = (DATASETS[entry.dataset].name, entry.root, entry.split_by, entry.images)
-    if place not in known:
-        known[place] = _by_split(*_parse(entry.dataset, entry.root, entry.split_by, entry.images))
-    return known[place]
-
-
-def _parse(name: str, root: Path, split_by: str | None, images: Path | None) -> tuple[Path, list[Ref], Instances]:
-    """The file of refs of a data set, every ref in it, and the instances."""
-    path, found = refs_of(name, root, split_by)
-    folder = DATASETS[name].name
-    images = root / COCO_IMAGES if images is None else images
-    return path, found, Instances(root / folder / "instances.json", images, folder)
-
-
-def _by_split(path: Path, found: Sequence[Ref], instances: Instances) -> dict[str, list[Path]]:
-    images: dict[str, dict[Path, None]] = {}
-    for ref in found:
-        images.setdefault(ref.split, {})[instances.path_of(ref.image_id, f"{path}, ref {ref.ref_id}")] = None
-    return {split: list(paths) for split, paths in images.items()}
-
-
-def refs_of(name: str, root: Path, split_by: str | None = None) -> tuple[Path, list[Ref]]:
-    """The file of refs of a data set that has one, and every ref in it; `split_by` is None for the usual one.
-
-    Raises:
-        DataError: the file is missing or not what it promises.
-    """
-    dataset = DATASETS[name]
-    by = dataset.split_by if split_by is None else split_by
-    assert by is not None, f"{name} has no refs"
-    return (grefs if dataset.format == "grefcoco" else refs)(dataset.name, root, by)
-
-
-def read_dataset(
-    name: str,
-    root: Path,
-    split: str,
-    *,
-    images: Path | None = None,
-    split_by: str | None = None,
-    limit: int | None = None,
-    known: KnownImages | None = None,
-) -> list[Sample]:
-    """The samples of one split of a published data set, in the order of its files.
-
-    Args:
-        name: a key of `DATASETS` that is read from a root.
-        root: the folder that holds the data sets' folders.
-        split: `train`, `val`, `test`, `testA` or `testB`, as the data set has it.
-        images: the folder that holds the images, where it is not the usual one under `root`.
-        split_by: whose split to read (`refs({split_by}).p`): `unc`, `umd` or `google`; None for the usual one.
-        limit: at most so many samples, from the beginning; None for all.
-        known: as for `read_samples`.
-
-    Raises:
-        DataError: an unknown name; a folder or file that is missing or not what it promises; an unknown split.
+        DataError: unknown name; the message suggests the nearest one.
     """
     if name not in DATASETS:
-        raise DataError(f"unknown data set {name!r}; the known ones are: {', '.join(DATASETS)}")
-    if limit is not None and limit < 1:
-        raise DataError(f"a limit is at least one sample; got {limit}")
-    dataset = DATASETS[name]
-    if dataset.format in ("jsonl", "coco", "hub"):
-        raise DataError(f"{name} is named by its path, not by root and split; read it by read_samples")
-    _check_folders(name, root=root, images=images)
-    if dataset.split_by is None:
-        if split_by is not None:
-            raise DataError(f"{name} has one way to be split; leave split_by={split_by!r} out")
-        return read_reasonseg(root, split, images=images, limit=limit)
-    path, found, instances = _parse(name, root, split_by, images)
-    if known is not None:
-        # A ref of another split that points nowhere is told to whoever asks for that split.
-        with suppress(DataError):
-            known[dataset.name, root, split_by, images] = _by_split(path, found, instances)
-    return samples_of_refs(found, instances, dataset.name, split, path, limit)
+        raise DataError(f"unknown data set {name!r}; {suggestion(name)}")
+    return DATASETS[name]
 
 
-def _check_folders(name: str, **folders: Path | None) -> None:
-    for what, folder in folders.items():
-        if folder is not None and not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; {what} must be the folder that holds the {_holds(name, what)}")
+def suggestion(name: str) -> str:
+    """Return the hint for an unknown name: the nearest known name, or all names if none is near."""
+    near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"the data sets are {', '.join(DATASETS)}"
 
 
-def _holds(name: str, what: str) -> str:
-    if what == "images":
-        return "images"
-    return "folder ReasonSeg" if name.startswith("reasonseg") else f"folder {DATASETS[name].name}"
+def load_function(reference: str) -> Callable[..., Any]:
+    """Import the function that a "module:function" reference names."""
+    module, _, function = reference.partition(":")
+    return getattr(import_module(module), function)
+
+
+def mark_generated(root: Path, *, scenes: int, held_out: int, seed: int) -> None:
+    """Mark the data sets under `root` as generated: their formats and names are those of real benchmarks."""
+    made = {"generator": "sam4mllm shapes", "scenes": scenes, "held_out": held_out, "seed": seed}
+    (root / GENERATED_MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+
+
+def is_generated(root: Path) -> bool:
+    """Return whether the data sets under `root` are generated, so that no published figure is comparable."""
+    return (root / GENERATED_MARKER).is_file()

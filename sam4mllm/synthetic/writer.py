@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sam4mllm.data.generated import mark
 from sam4mllm.data.masks import encode
+from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
 from sam4mllm.synthetic.outlines import polygons_of
 from sam4mllm.synthetic.phrases import KNOWN_FOR, Phrase, phrases_of
@@ -79,7 +79,7 @@ def write_dataset(
             _write_reasoning(reasoning / f"scene_{index:05d}", scene, rng)
             advance(1)
     _write_coco(part, files)
-    mark(part, scenes=scenes, held_out=held_out, seed=seed)
+    mark_generated(part, scenes=scenes, held_out=held_out, seed=seed)
     part.replace(root)
 
 

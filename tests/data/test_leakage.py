@@ -1,4 +1,4 @@
-"""The guard finds a held-out image by its file, its COCO id or its bytes, and hashes only where names cannot tell."""
+"""The leakage filter finds a held-out image by its file, its COCO id or its bytes, and hashes only if names differ."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sam4mllm.data.entry import DataEntry, DataSection
-from sam4mllm.data.generated import mark
 from sam4mllm.data.leakage import LeakageFilter, coco_id, leakage_filter_for
+from sam4mllm.data.registry import mark_generated
 from tests.data.tiny_datasets import (
     IMAGES,
     annotation,
@@ -41,36 +41,37 @@ def test_coco_ids_in_names(name: str, identity: int | None) -> None:
     assert coco_id(Path("folder") / name) == identity
 
 
-def test_a_image_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
+def test_an_image_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
     held = tmp_path / "COCO_train2014_000000000005.jpg"
     foreign = write_image(tmp_path / "foreign.jpg", 30, 20)
     write_image(held)
-    guard = LeakageFilter({"val": [held, held], "test": [foreign]})
-    assert guard.images == {"val": 1, "test": 1}
+    leakage_filter = LeakageFilter({"val": [held, held], "test": [foreign]})
+    assert leakage_filter.images == {"val": 1, "test": 1}
     copy = shutil.copy(held, tmp_path / "renamed.jpg")
     named = shutil.copy(foreign, tmp_path / "COCO_val2014_000000000009.jpg")
     other = write_image(tmp_path / "other.jpg", 31, 20)
-    # Another image under a COCO name of its own, byte by byte the held-out one: the names tell the two apart.
+    # Two COCO names with different ids are two images, even if their bytes are equal.
     twin = shutil.copy(held, tmp_path / "COCO_train2014_000000000007.jpg")
-    assert guard.reason(held) == "file"
-    assert guard.reason(tmp_path / "elsewhere" / "000000000005.jpg") == "coco id"
-    assert guard.reason(Path(copy)) == guard.reason(Path(named)) == "content"
-    assert guard.reason(other) is guard.reason(Path(twin)) is guard.reason(tmp_path / "missing.jpg") is None
+    assert leakage_filter.reason(held) == "file"
+    assert leakage_filter.reason(tmp_path / "elsewhere" / "000000000005.jpg") == "coco id"
+    assert leakage_filter.reason(Path(copy)) == leakage_filter.reason(Path(named)) == "content"
+    assert [leakage_filter.reason(path) for path in (other, Path(twin), tmp_path / "missing.jpg")] == [None] * 3
 
 
-def test_generated_images_are_told_by_file_and_content_for_their_names_are_not_cocos(tmp_path: Path) -> None:
+def test_generated_images_are_compared_by_file_and_content_because_their_ids_are_not_cocos(tmp_path: Path) -> None:
     name = IMAGES + "/COCO_train2014_000000000005.jpg"
     one, other, real = (tmp_path / folder / name for folder in ("one", "other", "real"))
     write_image(one)
     write_image(other, 21, 10)
     write_image(real, 22, 10)
     for folder in ("one", "other"):
-        mark(tmp_path / folder, scenes=1, held_out=1, seed=0)
-    guard = LeakageFilter({"val": [one]})
-    assert guard.reason(one) == "file"
-    assert guard.reason(other) is guard.reason(real) is LeakageFilter({"val": [real]}).reason(one) is None
+        mark_generated(tmp_path / folder, scenes=1, held_out=1, seed=0)
+    leakage_filter = LeakageFilter({"val": [one]})
+    assert leakage_filter.reason(one) == "file"
+    assert leakage_filter.reason(other) is leakage_filter.reason(real) is None
+    assert LeakageFilter({"val": [real]}).reason(one) is None
     copy = Path(shutil.copy(one, tmp_path / "other" / IMAGES / "COCO_train2014_000000000006.jpg"))
-    assert guard.reason(copy) == "content"
+    assert leakage_filter.reason(copy) == "content"
 
 
 def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,11 +80,11 @@ def test_only_files_of_equal_length_are_read(tmp_path: Path, monkeypatch: pytest
     read = []
     original = hashlib.file_digest
     monkeypatch.setattr(hashlib, "file_digest", lambda file, how: read.append(file.name) or original(file, how))
-    guard = LeakageFilter({"val": held})
-    assert [guard.reason(each) for each in mine if each.stat().st_size not in {h.stat().st_size for h in held}]
+    leakage_filter = LeakageFilter({"val": held})
+    assert [leakage_filter.reason(each) for each in mine if each.stat().st_size not in {h.stat().st_size for h in held}]
     assert read == []
     copy = Path(shutil.copy(held[1], tmp_path / "copy.png"))
-    assert guard.reason(copy) == guard.reason(copy) == "content"
+    assert leakage_filter.reason(copy) == leakage_filter.reason(copy) == "content"
     assert len(read) == len(set(read)) and str(copy) in read
 
 
@@ -105,7 +106,7 @@ def entry(root: Path, name: str, split: str) -> DataEntry:
     return DataEntry(dataset=name, root=root, split=split)
 
 
-def test_by_default_every_held_out_split_of_the_sets_in_the_mixture_is_guarded(root: Path) -> None:
+def test_by_default_every_split_but_train_of_the_data_sets_in_the_mixture_is_held_out(root: Path) -> None:
     train = [entry(root, "refcoco", "train")]
     assert leakage_filter_for(DataSection(train=train)).images == {
         "refcoco val": 1,
@@ -123,12 +124,12 @@ def test_by_default_every_held_out_split_of_the_sets_in_the_mixture_is_guarded(r
     assert leakage_filter_for(explained).images == {"reasonseg val": 1}
 
 
-def test_a_split_that_is_trained_on_is_not_guarded_by_default(root: Path) -> None:
+def test_a_split_that_is_trained_on_is_not_held_out_by_default(root: Path) -> None:
     data = DataSection(train=[entry(root, "refcoco", "train"), entry(root, "refcoco", "val")])
     assert leakage_filter_for(data).images == {"refcoco testA": 1, "refcoco testB": 1}
 
 
-def test_a_list_is_guarded_as_it_stands_and_off_is_nothing(root: Path) -> None:
+def test_a_list_replaces_the_default_and_off_holds_nothing_out(root: Path) -> None:
     train = [entry(root, "refcoco", "train")]
     held = [entry(root, "refcoco", "testA"), entry(root, "reasonseg", "val")]
     assert leakage_filter_for(DataSection(train=train, guard=held)).images == {"refcoco testA": 1, "reasonseg val": 1}
@@ -137,7 +138,7 @@ def test_a_list_is_guarded_as_it_stands_and_off_is_nothing(root: Path) -> None:
     assert off.model_dump(mode="json")["guard"] == "off"
 
 
-def test_all_of_validation_is_guarded_beside_a_list_too(tmp_path: Path) -> None:
+def test_all_of_validation_is_held_out_also_beside_a_list(tmp_path: Path) -> None:
     for number in range(3):
         write_image(tmp_path / f"{number}.png", 10 + number)
     lines = [json.dumps({"image": f"{number}.png", "phrase": "it"}) for number in range(3)]

@@ -1,4 +1,4 @@
-"""What a recipe learns from in one epoch: what is left out, what is drawn, and that the seed alone decides."""
+"""The mixture of one epoch: what is removed, what is sampled, and that the sampling depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from sam4mllm.data.entry import DataSection
 from sam4mllm.data.mixture import Mixture, read_mixture
-from sam4mllm.data.readers.unpickle import load_plain
+from sam4mllm.data.readers.refcoco import load_plain
 from sam4mllm.errors import DataError
 from tests.data.tiny_datasets import (
     IMAGES,
@@ -54,20 +54,20 @@ def home(tmp_path: Path) -> Path:
 
 
 def mix(home: Path, *train: dict[str, Any], seed: int = 0, **more: Any) -> Mixture:
-    def whole(entry: dict[str, Any]) -> dict[str, Any]:
+    def complete(entry: dict[str, Any]) -> dict[str, Any]:
         own = {"jsonl": {"path": home / "own.jsonl"}, "chat": {"path": home / "chat.jsonl"}}
         return own.get(entry["dataset"], {"root": home, "split": "train"}) | entry
 
-    held = {key: whole(value) if isinstance(value, dict) else value for key, value in more.items()}
-    return read_mixture(DataSection.model_validate({"train": [whole(each) for each in train], **held}), seed)
+    held = {key: complete(value) if isinstance(value, dict) else value for key, value in more.items()}
+    return read_mixture(DataSection.model_validate({"train": [complete(each) for each in train], **held}), seed)
 
 
 def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Path] = []
 
-    def counted(path: Path, what: str) -> Any:
+    def counted(path: Path) -> Any:
         parsed.append(path)
-        return load_plain(path, what)
+        return load_plain(path)
 
     monkeypatch.setattr("sam4mllm.data.readers.refcoco.load_plain", counted)
     held = {"validation": {"dataset": "refcocog", "split": "test", "limit": 1}}
@@ -75,7 +75,7 @@ def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.Monkey
     assert parsed == [home / "refcoco" / "refs(unc).p", home / "refcocog" / "refs(umd).p"]
 
 
-def test_images_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: Path) -> None:
+def test_images_of_held_out_splits_of_other_data_sets_are_removed_and_counted(home: Path) -> None:
     mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
     assert [sample.id for sample in mixed.samples] == [
         "refcoco/train/1/10",
@@ -89,12 +89,12 @@ def test_images_that_other_sets_are_evaluated_on_are_left_out_and_counted(home: 
             {"set": "refcocog train", "phrases": 1, "images": 1, "by": {"file": 1, "coco id": 0, "content": 0}},
         ],
     }
-    assert mixed.leakage_lines()[-1] == "leakage guard: refcocog train: 1 phrases about 1 images left out"
+    assert mixed.leakage_lines()[-1] == "leakage filter: refcocog train: removed 1 phrases about 1 images"
     off = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"}, guard="off")
-    assert len(off.samples) == 4 and off.leakage_lines() == ["leakage guard: nothing is guarded"]
+    assert len(off.samples) == 4 and off.leakage_lines() == ["leakage filter: off, no split is held out"]
 
 
-def test_a_copy_of_a_held_out_image_is_found_in_foreign_sets_and_in_chat(home: Path) -> None:
+def test_a_copy_of_a_held_out_image_is_found_in_custom_data_and_in_chat(home: Path) -> None:
     held = write_image(home / IMAGES / image_record(2)["file_name"], 33, 44)
     for name in ("own3.png", "own0.png"):
         shutil.copy(held, home / name)
@@ -104,11 +104,11 @@ def test_a_copy_of_a_held_out_image_is_found_in_foreign_sets_and_in_chat(home: P
     assert len(mixed.dialogues) == 2
 
 
-def test_a_phrase_that_comes_twice_is_taken_once(home: Path) -> None:
-    doubled = [json.loads(line) for line in (home / "own.jsonl").read_text().splitlines()] * 2
-    (home / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in doubled))
+def test_a_duplicate_phrase_is_removed(home: Path) -> None:
+    duplicated = [json.loads(line) for line in (home / "own.jsonl").read_text().splitlines()] * 2
+    (home / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in duplicated))
     mixed = mix(home, {"dataset": "jsonl"})
-    assert len(mixed.samples) == 10 and mixed.doubled == 10
+    assert len(mixed.samples) == 10 and mixed.duplicates == 10
 
 
 @pytest.mark.parametrize(
@@ -123,32 +123,32 @@ def test_a_phrase_that_comes_twice_is_taken_once(home: Path) -> None:
         ({"count": 13}, [1] * 7 + [2] * 3),
     ],
 )
-def test_weight_and_count_say_how_often_a_phrase_comes_in_an_epoch(
+def test_weight_and_count_decide_how_often_a_phrase_is_used_in_an_epoch(
     home: Path, share: dict[str, Any], times: list[int]
 ) -> None:
     mixed = mix(home, {"dataset": "jsonl"} | share)
-    phrases = [sample.phrase for samples in mixed.passes for sample in samples]
+    phrases = [sample.phrase for samples in mixed.epochs for sample in samples]
     assert sorted(Counter(phrases).values()) == times
     assert {sample.phrase for sample in mixed.samples} == set(phrases)
-    # Within a pass nothing comes twice, so that a conversation never holds its own answer.
-    assert all(len({sample.id for sample in samples}) == len(samples) for samples in mixed.passes)
+    # No phrase is repeated within one part, so that a conversation never holds the answer to its own question.
+    assert all(len({sample.id for sample in samples}) == len(samples) for samples in mixed.epochs)
 
 
-def test_the_seed_alone_decides_what_is_drawn(home: Path) -> None:
+def test_the_sampling_depends_on_the_seed_alone(home: Path) -> None:
     few = {"dataset": "jsonl", "count": 4}, {"dataset": "chat", "weight": 1.5}
     assert mix(home, *few, seed=1) == mix(home, *few, seed=1)
     assert any(mix(home, *few, seed=seed).samples != mix(home, *few, seed=1).samples for seed in range(2, 6))
     assert len(mix(home, *few).dialogues) == 6
-    # Another set beside it changes nothing of what is drawn from the first.
+    # Another data set in the mixture does not change what is sampled from the first.
     assert mix(home, *few).samples == mix(home, *few, {"dataset": "refcoco"}).samples[:4]
 
 
 @pytest.mark.parametrize(
-    ("train", "says"),
+    ("train", "message"),
     [
         (
             [{"dataset": "jsonl"}, {"dataset": "refcocog", "limit": 1}],
-            r"data.train.1 \(refcocog train\): nothing of this set is left .*: the leakage guard left out all 1",
+            r"data.train.1 \(refcocog train\): nothing of this data set is left .*: the leakage filter removed all 1",
         ),
         (
             [{"dataset": "jsonl", "weight": 0.01}],
@@ -157,10 +157,12 @@ def test_the_seed_alone_decides_what_is_drawn(home: Path) -> None:
         ([{"dataset": "jsonl", "path": "/nowhere/x.jsonl"}], "/nowhere/x.jsonl: cannot be read"),
     ],
 )
-def test_an_empty_set_is_an_error_that_names_it(home: Path, train: list[dict[str, Any]], says: str) -> None:
+def test_a_data_set_without_samples_left_is_an_error_that_names_it(
+    home: Path, train: list[dict[str, Any]], message: str
+) -> None:
     guard = [{"dataset": "jsonl", "path": home / "held.jsonl"}]
     place = home / IMAGES / image_record(1)["file_name"]
     (home / "held.jsonl").write_text(json.dumps({"image": str(place), "phrase": "x"}))
-    with pytest.raises(DataError, match=says) as told:
+    with pytest.raises(DataError, match=message) as raised:
         mix(home, *train, guard=guard)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)

@@ -1,99 +1,110 @@
+"""The table of data sets: its names, the checks of a new row, and a data set that is added through the table alone."""
+
 from __future__ import annotations
 
-import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from sam4mllm.data.entry import DataEntry
-from sam4mllm.data.registry import DATASETS, read_dataset, read_dialogues, read_samples
-from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError
-from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
+from sam4mllm.cli.main import main
+from sam4mllm.data.entry import DataEntry, DataSection
+from sam4mllm.data.masks import encode
+from sam4mllm.data.mixture import read_mixture
+from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line
+from sam4mllm.data.reading import held_benchmarks, held_out_splits, read_dataset
+from sam4mllm.data.registry import DATASETS, DatasetRow, dataset_names, register_dataset, scored_dataset_names
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.evaluate.protocols import protocol_for
+from sam4mllm.geometry import Box
 
-PUBLISHED = ["refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "shapes"]
-OWN = ["jsonl", "coco", "hub"]
-
-
-def test_the_names_are_the_contracts() -> None:
-    assert list(DATASETS) == [*PUBLISHED, *OWN]
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_missing_root_is_told(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match="nowhere: no such folder; root must be the folder that holds the folder"):
-        read_dataset(name, tmp_path / "nowhere", "val")
+PUBLISHED = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg")
+CUSTOM = ("jsonl", "coco", "hub")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_an_empty_root_is_told_by_what_is_missing(tmp_path: Path, name: str) -> None:
-    with pytest.raises(DataError, match=r"refs\(\w+\)\.(p|json): no such file|ReasonSeg/val: no such split"):
-        read_dataset(name, tmp_path, "val")
+def test_the_names_are_those_that_recipes_and_the_command_line_use() -> None:
+    assert dataset_names("benchmark") == PUBLISHED
+    assert dataset_names("custom") == CUSTOM
+    assert scored_dataset_names() == (*PUBLISHED, "shapes", *CUSTOM)
+    assert dataset_names() == (*scored_dataset_names(), "chat", "reasonseg-explanations")
+
+
+# A toy data set: {root}/toy/{split}/PHRASE.png, each with a mask of its left half.
+TOY = DatasetRow(
+    "toy",
+    "benchmark",
+    reader="toy_reader:read",
+    splits="toy_reader:splits",
+    needs=("root", "split"),
+    protocol="refcoco",
+)
+
+
+def read_toy(row: DatasetRow, *, root: Path, split: str, limit: int | None) -> list[Sample]:
+    mask = np.zeros((10, 20), dtype=bool)
+    mask[:, :10] = True
+    return [
+        Sample(f"toy/{path.stem}", path, (20, 10), path.stem, (MaskObject(path.stem, encode(mask), Box(0, 0, 10, 10)),))
+        for path in sorted((row.folder_in(root) / split).glob("*.png"))[:limit]
+    ]
+
+
+def list_toy_splits(row: DatasetRow, *, root: Path) -> list[str]:
+    return sorted(path.name for path in row.folder_in(root).iterdir())
+
+
+@pytest.fixture
+def toy_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A root with the toy data set, which is registered."""
+    module = ModuleType("toy_reader")
+    module.read, module.splits = read_toy, list_toy_splits  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "toy_reader", module)
+    for split, phrase, color in (("train", "cat", "red"), ("train", "dog", "green"), ("val", "cow", "blue")):
+        (tmp_path / "toy" / split).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10), color).save(tmp_path / "toy" / split / f"{phrase}.png")
+    register_dataset(TOY)
+    yield tmp_path
+    del DATASETS["toy"]
+
+
+def test_a_registered_data_set_is_read_by_name_and_in_a_recipe(toy_root: Path) -> None:
+    assert [sample.phrase for sample in read_dataset("toy", toy_root, "train")] == ["cat", "dog"]
+    assert len(read_dataset("toy", toy_root, "train", limit=1)) == 1
+    assert held_benchmarks(toy_root) == ["toy"] and held_out_splits("toy", toy_root) == ["val"]
+    entry = DataEntry(dataset="toy", root=toy_root, split="train")
+    mixture = read_mixture(DataSection(train=[entry]), seed=0)
+    assert len(mixture.samples) == 2 and mixture.guarded == {"toy val": 1}
+
+
+def test_a_registered_data_set_is_scored_by_its_protocol_on_the_command_line(
+    toy_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sample,) = read_dataset("toy", toy_root, "val")
+    rle = sample.objects[0].rle
+    assert rle is not None
+    (toy_root / "predictions.jsonl").write_text(dump_line(PredictionLine(sample.id, "ok", (PredictedObject(rle),))))
+    arguments = ["score", str(toy_root / "predictions.jsonl"), "--dataset", "toy", "--root", str(toy_root)]
+    assert main([*arguments, "--split", "val"]) == 0
+    assert protocol_for("toy").name == "refcoco"
+    assert "100.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("changes", "message"),
     [
-        ("coca", {}, "unknown data set 'coca'; the known ones are: refcoco, refcoco"),
-        ("coco", {}, "coco is named by its path, not by root and split"),
-        ("refcoco", {"limit": 0}, "a limit is at least one sample; got 0"),
-        ("refcoco", {"images": Path("/nowhere")}, "/nowhere: no such folder; images must be the folder that holds"),
-        ("reasonseg", {"split_by": "unc"}, "reasonseg has one way to be split"),
+        ({}, "data set 'toy' is registered already"),
+        ({"name": "toy2", "needs": ("root", "spilt")}, "unknown key 'spilt'"),
+        ({"name": "toy2", "needs": ("split",)}, "must need either root or path"),
+        ({"name": "toy2", "splits": None}, "name a function that lists its splits"),
+        ({"name": "toy2", "protocol": None}, "name an evaluation protocol"),
     ],
 )
-def test_bad_arguments_are_told(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        read_dataset(name, tmp_path, "val", **options)
-
-
-def write_own(folder: Path) -> None:
-    """One phrase about one object, as a file of each format."""
-    import datasets
-
-    polygon = annotation(50, 5)["segmentation"][0]
-    image = write_image(folder / image_record(5)["file_name"])
-    (folder / "mine.jsonl").write_text(json.dumps({"image": image.name, "phrase": "it", "masks": [polygon]}))
-    write_instances(folder, [image_record(5)], [annotation(50, 5)])
-    (folder / "phrases.jsonl").write_text(json.dumps({"phrase": "it", "annotation_id": 50}))
-    rows = {"image": [str(image)], "answer": ["it"], "segmentation": [polygon]}
-    datasets.Dataset.from_dict(rows).save_to_disk(folder / "set")
-
-
-OWN_ENTRIES: dict[str, dict[str, Any]] = {
-    "jsonl": {"path": "mine.jsonl"},
-    "coco": {"path": "instances.json", "phrases": "phrases.jsonl"},
-    "hub": {"path": "set", "columns": {"phrase": "answer"}},
-}
-
-
-def test_the_same_data_in_each_format_of_ones_own_is_read_alike(tmp_path: Path) -> None:
-    write_own(tmp_path)
-
-    def entry(name: str) -> DataEntry:
-        return DataEntry.model_validate({"dataset": name, "limit": 5} | in_folder(OWN_ENTRIES[name], tmp_path))
-
-    found: dict[str, Sample] = {}
-    for name in OWN:
-        (found[name],) = read_samples(entry(name))
-    assert {(each.image, each.phrase, each.size_wh) for each in found.values()} == {
-        (tmp_path / image_record(5)["file_name"], "it", (20, 10))
-    }
-    assert len({(each.objects[0].rle["counts"], each.objects[0].box) for each in found.values()}) == 1
-    with pytest.raises(DataError, match="/nowhere: no such folder; images must be the folder that holds the images"):
-        read_samples(entry("jsonl").model_copy(update={"images": Path("/nowhere")}))
-
-
-def in_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return settings | {key: folder / settings[key] for key in ("path", "phrases") if key in settings}
-
-
-def test_chat_is_no_data_set_of_samples(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="chat has no masks; it can be trained on, or given to evaluate as --chat"):
-        read_samples(DataEntry(dataset="chat", path=tmp_path / "c.json"))
-    with pytest.raises(DataError, match=r"c.json: no such file; a chat file was expected there"):
-        read_dialogues(DataEntry(dataset="chat", path=tmp_path / "c.json"))
-    with pytest.raises(
-        DataError, match="nowhere: no such folder; root must be the folder that holds the folder Reason"
-    ):
-        read_dialogues(DataEntry(dataset="reasonseg-explanations", root=tmp_path / "nowhere"))
+def test_a_row_that_contradicts_itself_is_refused(toy_root: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        register_dataset(replace(TOY, **changes))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.generated import is_generated
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
+from sam4mllm.data.registry import is_generated
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.synthetic.phrases import KNOWN_FOR

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from sam4mllm.data.predictions import queries_of, read_predictions
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
-from sam4mllm.pipeline.baselines import box_alone
+from sam4mllm.pipeline.baselines import predict_from_boxes
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation
@@ -45,7 +45,7 @@ def run_job(home: Path, output: Path, batch: int, run: Path, processes: Distribu
     scripted = Pipeline(Ppg(0, 0, 100, 1), ScriptedEngine(answer), BoxSegmenter())
     predict(scripted, queries, output / "masks", shard_size=1, processes=processes)
     lines = read_predictions(output / "masks/predictions.jsonl")
-    box_alone(scripted, queries, lines, output / "box-alone", processes=processes)
+    predict_from_boxes(scripted, queries, lines, output / "box-alone", processes=processes)
 
 
 if __name__ == "__main__":

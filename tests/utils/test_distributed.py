@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.data.predictions import queries_of, read_predictions
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.evaluate.score import score_predictions
 from sam4mllm.runs.run_folder import RunFolder

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sam4mllm.data.fields import file_exists, read_json, require_field, shorten
 from sam4mllm.data.json_lines import raise_faults, read_lines
+from sam4mllm.data.registry import DatasetRow
 from sam4mllm.errors import DataError
 
 PLACE_OF_IMAGE = "<image>"
-EXPLANATIONS = Path("ReasonSeg/explanatory/train.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Dialogue:
     exchanges: tuple[tuple[str, str], ...]
 
 
-def read_chat(path: Path, *, images: Path | None = None, limit: int | None = None) -> list[Dialogue]:
+def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int | None = None) -> list[Dialogue]:
     """The dialogues of a JSON list or of JSON lines, in the file's order.
 
     Args:
@@ -60,7 +60,9 @@ def read_chat(path: Path, *, images: Path | None = None, limit: int | None = Non
     return dialogues
 
 
-def read_explanations(root: Path, *, images: Path | None = None, limit: int | None = None) -> list[Dialogue]:
+def read_explanations(
+    row: DatasetRow, *, root: Path, images: Path | None = None, limit: int | None = None
+) -> list[Dialogue]:
     """ReasonSeg's explanations of its training images: each query as it stands, and the words that answer it.
 
     LISA teaches them in its `explanatory` mode (its utils/reason_seg_dataset.py).
@@ -73,8 +75,8 @@ def read_explanations(root: Path, *, images: Path | None = None, limit: int | No
     Raises:
         DataError: the file is missing or not what it promises, or an image is not there.
     """
-    path = root / EXPLANATIONS
-    folder = root / "ReasonSeg" / "train" if images is None else images
+    path = row.folder_in(root) / "explanatory" / "train.json"
+    folder = row.folder_in(root) / "train" if images is None else images
     content = read_json(path, "ReasonSeg's explanations")
     if not isinstance(content, list) or not content:
         raise DataError(f"{path}: explanations are a list of {{image, query, outputs}}; found {shorten(content)}")

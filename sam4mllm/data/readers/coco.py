@@ -16,13 +16,16 @@ from typing import Any
 from sam4mllm.data.fields import require_field, shorten
 from sam4mllm.data.readers.instances import Instances
 from sam4mllm.data.readers.records import phrases_of, samples_of_lines
+from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
 _FIELDS = ("id", "phrase", "phrases", "annotation_id", "annotation_ids", "image_id")
 
 
-def read_coco(path: Path, phrases: Path, *, images: Path | None = None, limit: int | None = None) -> list[Sample]:
+def read(
+    row: DatasetRow, *, path: Path, phrases: Path, images: Path | None = None, limit: int | None = None
+) -> list[Sample]:
     """The samples of a file of phrases, in its order; ids are the lines' own, or `coco/{its stem}/{line}`.
 
     Args:

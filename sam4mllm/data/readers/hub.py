@@ -28,6 +28,7 @@ from PIL import Image
 
 from sam4mllm.data.fields import shorten
 from sam4mllm.data.readers.records import Records, mask_of_image, note_ids
+from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import atomic_path
@@ -42,10 +43,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """The names that a column may have, or be given, for each thing that a row tells."""
 
 
-def read_hub(
-    path: Path,
-    split: str | None,
+def read(
+    row: DatasetRow,
     *,
+    path: Path,
+    split: str | None = None,
     columns: Mapping[str, str] | None = None,
     images: Path | None = None,
     limit: int | None = None,
@@ -71,9 +73,9 @@ def read_hub(
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
     # Arrow's own form decodes no image: images come as they are stored, as bytes or paths.
-    for number, row in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
+    for number, item in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
         try:
-            record = _record(row.to_pylist()[0], names, store)
+            record = _record(item.to_pylist()[0], names, store)
             image = Path(record["image"])
             # A stored image is named by its content: where it is written to has no part in the objects' ids.
             found = records.samples(record, number, image.name if image.parent == store else None)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam4mllm.data.readers.records import Records, record_of, samples_of_lines
+from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import atomic_path
 
 
-def read_jsonl(path: Path, *, images: Path | None = None, limit: int | None = None) -> list[Sample]:
+def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int | None = None) -> list[Sample]:
     """The samples of a file, in its order; ids are the lines' own, or `jsonl/{file stem}/{line}`.
 
     Args:
@@ -34,7 +35,7 @@ def read_jsonl(path: Path, *, images: Path | None = None, limit: int | None = No
 
 
 def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples as a file from which `read_jsonl` makes them again; a reader sees all of it or nothing.
+    """Write samples as a file from which `read` makes them again; a reader sees all of it or nothing.
 
     Raises:
         DataError: the file's folder does not exist.

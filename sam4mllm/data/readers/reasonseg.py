@@ -17,16 +17,18 @@ from sam4mllm.data.drawing import draw_polygon
 from sam4mllm.data.fields import is_number, read_json, require_field, shorten
 from sam4mllm.data.image_header import known_size_wh
 from sam4mllm.data.masks import encode
+from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
 
-FOLDER = "ReasonSeg"
 TARGET = 1
 IGNORED = 255
 
 
-def read_reasonseg(root: Path, split: str, *, images: Path | None = None, limit: int | None = None) -> list[Sample]:
+def read(
+    row: DatasetRow, *, root: Path, split: str, images: Path | None = None, limit: int | None = None
+) -> list[Sample]:
     """The queries of one split, in the order of the file names; ids are `reasonseg/{split}/{stem}/{index of the text}`.
 
     Args:
@@ -39,12 +41,12 @@ def read_reasonseg(root: Path, split: str, *, images: Path | None = None, limit:
         DataError: no such split; an image that is missing or none (its size is the masks' size); a file that is no
             ReasonSeg annotation.
     """
-    folder = root / FOLDER / split
+    folder = row.folder_in(root) / split
     files = sorted(folder.glob("*.json"), key=lambda path: path.name)
     if not files:
-        found = sorted(path.name for path in (root / FOLDER).glob("*") if path.is_dir())
+        found = sorted(path.name for path in (row.folder_in(root)).glob("*") if path.is_dir())
         raise DataError(
-            f"{folder}: no such split, or no JSON file in it; {root / FOLDER} has: {', '.join(found) or 'none'}"
+            f"{folder}: no such split, or no JSON file in it; {row.folder_in(root)} has: {', '.join(found) or 'none'}"
         )
     samples: list[Sample] = []
     for path in files:
@@ -68,12 +70,17 @@ def read_reasonseg(root: Path, split: str, *, images: Path | None = None, limit:
     return samples
 
 
-def images_by_split(root: Path, *, images: Path | None = None) -> dict[str, list[Path]]:
-    """The images of every split that is there; arguments as in `read_reasonseg`."""
+def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> list[str]:
+    """Return the names of the splits that are there."""
+    return list(images_by_split(row, root=root))
+
+
+def images_by_split(row: DatasetRow, *, root: Path, images: Path | None = None) -> dict[str, list[Path]]:
+    """Return the images of every split that is there; arguments as in `read`."""
     return {
-        split: [(images or root / FOLDER / split) / f"{path.stem}.jpg" for path in files]
+        split: [(images or row.folder_in(root) / split) / f"{path.stem}.jpg" for path in files]
         for split in ("train", "val", "test")
-        if (files := sorted((root / FOLDER / split).glob("*.json")))
+        if (files := sorted((row.folder_in(root) / split).glob("*.json")))
     }
 
 

@@ -8,9 +8,19 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.data.readers.chat import Dialogue, read_chat, read_explanations
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.reading import read_dialogues
 from sam4mllm.errors import DataError
 from tests.data.tiny_datasets import write_image
+
+
+def read_chat(path: Path, **options: Any) -> list[Dialogue]:
+    return read_dialogues(data_entry("chat", path=path, **options))
+
+
+def read_explanations(root: Path) -> list[Dialogue]:
+    return read_dialogues(data_entry("reasonseg-explanations", root=root))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.data.readers.coco import read_coco
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 def read(folder: Path, *records: Any) -> Any:
     phrases = folder / "phrases.jsonl"
     phrases.write_text("".join(json.dumps(each) + "\n" for each in records))
-    return read_coco(folder / "instances.json", phrases)
+    return read_dataset("coco", path=folder / "instances.json", phrases=phrases)
 
 
 def test_one_object_several_and_none(folder: Path) -> None:
@@ -46,7 +46,9 @@ def test_one_object_several_and_none(folder: Path) -> None:
         ("coco/phrases/4", "that", ["coco/instances/ann/60"]),
     ]
     assert samples[0].objects[0].box == Box(2, 1, 8, 5) and samples[3].image == folder / image_record(6)["file_name"]
-    assert read_coco(folder / "instances.json", folder / "phrases.jsonl", limit=2) == samples[:2]
+    assert (
+        read_dataset("coco", path=folder / "instances.json", phrases=folder / "phrases.jsonl", limit=2) == samples[:2]
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,6 @@ def test_files_that_are_missing_or_empty(folder: Path) -> None:
     with pytest.raises(DataError, match="no phrase in it"):
         read(folder)
     with pytest.raises(DataError, match=r"nothing.jsonl: cannot be read"):
-        read_coco(folder / "instances.json", folder / "nothing.jsonl")
+        read_dataset("coco", path=folder / "instances.json", phrases=folder / "nothing.jsonl")
     with pytest.raises(DataError, match=r"nothing.json: no such file; COCO's instances"):
-        read_coco(folder / "nothing.json", folder / "phrases.jsonl")
+        read_dataset("coco", path=folder / "nothing.json", phrases=folder / "phrases.jsonl")

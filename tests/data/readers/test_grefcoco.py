@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from tests.data.tiny_datasets import annotation, image_record, ref, write_instances
 

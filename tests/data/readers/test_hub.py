@@ -13,7 +13,8 @@ from PIL import Image
 from sam4mllm.data.entry import ColumnName
 from sam4mllm.data.images import load_image
 from sam4mllm.data.masks import encode
-from sam4mllm.data.readers.hub import COLUMNS, read_hub
+from sam4mllm.data.readers.hub import COLUMNS
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import write_image
@@ -54,7 +55,7 @@ def test_stored_images_become_files_named_by_their_content(tmp_path: Path) -> No
             "extra": [1, 2, 3],
         },
     )
-    samples = read_hub(path, None, images=tmp_path / "images")
+    samples = read_dataset("hub", path=path, images=tmp_path / "images")
     assert [(each.id, each.phrase, len(each.objects)) for each in samples] == [
         ("hub/set/0", "one", 1),
         ("hub/set/1", "two", 0),
@@ -64,7 +65,7 @@ def test_stored_images_become_files_named_by_their_content(tmp_path: Path) -> No
     assert samples[0].image == samples[2].image != samples[1].image
     assert np.array_equal(load_image(samples[1].image), np.asarray(second))
     assert len(list((tmp_path / "images").iterdir())) == 2
-    assert read_hub(path, None, images=tmp_path / "images", limit=1) == samples[:1]
+    assert read_dataset("hub", path=path, images=tmp_path / "images", limit=1) == samples[:1]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     write_image(tmp_path / "photos" / "a.png")
     columns = {"image": ["a.png"], "phrases": [["it", "that"]], column: [value], "bbox": [[2.0, 1.0, 6.0, 4.0]]}
     path = save(tmp_path, columns, **({column: feature} if feature else {}))
-    samples = read_hub(path, None, images=tmp_path / "photos")
+    samples = read_dataset("hub", path=path, images=tmp_path / "photos")
     assert [each.id for each in samples] == ["hub/set/0/0", "hub/set/0/1"]
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
 
@@ -94,7 +95,7 @@ def test_where_stored_images_are_written_to_has_no_part_in_the_ids(
     path = save(tmp_path, {"image": make_images(1), "phrase": ["it"], "masks": [[[SQUARE]]]})
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    read = [read_hub(path, None, images=images)[0] for images in (None, tmp_path / "here", Path("there"))]
+    read = [read_dataset("hub", path=path, images=images)[0] for images in (None, tmp_path / "here", Path("there"))]
     assert [sample.image.parent.parent for sample in read] == [tmp_path / "cache", tmp_path, tmp_path]
     assert len({sample.objects[0].id for sample in read}) == 1 and str(tmp_path) not in read[0].objects[0].id
 
@@ -103,7 +104,7 @@ def test_reading_writes_nothing_into_the_data_set_and_stores_no_image_beyond_the
     columns = {"image": make_images(3), "phrase": ["it"] * 3, "masks": [[IMAGE_OF_MASK]] * 3, "extra": make_images(3)}
     path = save(tmp_path, columns, masks=datasets.List(datasets.Image()))
     before = {file: file.stat().st_size for file in path.rglob("*")}
-    (sample,) = read_hub(path, None, images=tmp_path / "images", limit=1)
+    (sample,) = read_dataset("hub", path=path, images=tmp_path / "images", limit=1)
     assert np.array_equal(sample.mask(), mask())
     assert {file: file.stat().st_size for file in path.rglob("*")} == before
     assert len(list((tmp_path / "images").iterdir())) == 1
@@ -137,7 +138,7 @@ def test_a_column_of_another_name_is_read_as_it_is_called_and_by_what_it_holds(
     write_image(tmp_path / "a.png")
     columns = {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "theirs": [value]}
     path = save(tmp_path, columns, **({"theirs": feature} if feature else {}))
-    (sample,) = read_hub(path, None, columns={form: "theirs"})
+    (sample,) = read_dataset("hub", path=path, columns={form: "theirs"})
     assert [item.box for item in sample.objects] == boxes
 
 
@@ -149,7 +150,7 @@ def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     path = save(tmp_path, {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "one": [SQUARE], "two": [[SQUARE]]})
     with pytest.raises(DataError, match="columns names both masks and mask, which tell the same; keep one of them"):
-        read_hub(path, None, columns={"mask": "one", "masks": "two"})
+        read_dataset("hub", path=path, columns={"mask": "one", "masks": "two"})
 
 
 def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
     rows = {"file": [str(tmp_path / "a.png")], "answer": ["it"], "boxes": [[[1, 2, 3, 4]]], "id": [7]}
     datasets.DatasetDict({"val": datasets.Dataset.from_dict(rows)}).save_to_disk(tmp_path / "set")
     columns = {"image": "file", "phrase": "answer"}
-    (sample,) = read_hub(tmp_path / "set", "val", columns=columns)
+    (sample,) = read_dataset("hub", path=tmp_path / "set", split="val", columns=columns)
     assert sample.id == "7" and sample.objects[0].box == Box(1, 2, 3, 4) and not sample.has_masks
     for split, names, says in (
         ("train", columns, "the split 'train' is not there; it has: val"),
@@ -166,7 +167,7 @@ def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
         ("val", {"image": "image"}, "there is no column 'image'; it has: file"),
     ):
         with pytest.raises(DataError, match=says):
-            read_hub(tmp_path / "set", split, columns=names)
+            read_dataset("hub", path=tmp_path / "set", split=split, columns=names)
 
 
 def test_an_id_of_the_hub_that_is_a_script_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,16 +176,16 @@ def test_an_id_of_the_hub_that_is_a_script_is_told(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(DataError, match=r"somebody/refcoco: no data set of `datasets` \(Dataset scripts are no longer"):
-        read_hub(Path("somebody/refcoco"), None)
+        read_dataset("hub", path=Path("somebody/refcoco"))
 
 
 def test_what_is_no_data_set_and_bad_rows(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no data set of `datasets`"):
-        read_hub(tmp_path / "empty", None)
+        read_dataset("hub", path=tmp_path / "empty")
     path = save(tmp_path, {"image": [str(tmp_path / "a.png")] * 2, "phrase": ["it", "that"], "boxes": [None, [[1, 2]]]})
     with pytest.raises(DataError, match="set: is one data set without splits; leave split='val' out"):
-        read_hub(path, "val")
+        read_dataset("hub", path=path, split="val")
     with pytest.raises(DataError, match=r"set, row 1: a box is \[x1, y1, x2, y2\] in pixels"):
-        read_hub(path, None)
+        read_dataset("hub", path=path)

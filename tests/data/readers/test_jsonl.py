@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.readers.jsonl import read_jsonl, write_jsonl
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.readers.jsonl import write_jsonl
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
@@ -76,7 +76,7 @@ def square() -> np.ndarray:
     ids=["polygon", "polygons", "overlapping", "run lengths", "uncompressed", "grey", "rgb", "rgba", "palette"],
 )
 def test_every_form_of_a_mask_is_the_same_mask(folder: Path, mask: Any) -> None:
-    (sample,) = read_jsonl(write(folder, {"image": "a.png", "phrase": "it", "masks": [mask]}))
+    (sample,) = read_dataset("jsonl", path=write(folder, {"image": "a.png", "phrase": "it", "masks": [mask]}))
     assert np.array_equal(sample.mask(), square())
     (item,) = sample.objects
     assert item.box == Box(2, 1, 8, 5) and item.id.startswith("jsonl/mine/a.png/")
@@ -84,15 +84,16 @@ def test_every_form_of_a_mask_is_the_same_mask(folder: Path, mask: Any) -> None:
 
 
 def test_phrases_boxes_and_no_target(folder: Path) -> None:
-    samples = read_jsonl(
-        write(
+    samples = read_dataset(
+        "jsonl",
+        path=write(
             folder,
             {"image": "a.png", "phrases": ["one", "two"], "masks": [SQUARE, [9, 1, 12, 1, 12, 4, 9, 4]], "id": "mine"},
             "",
             {"image": "a.png", "phrase": "three", "boxes": [[2, 1, 8.5, 5]]},
             {"image": "a.png", "phrase": "a dragon"},
             {"image": "a.png", "phrase": "one again", "masks": [SQUARE]},
-        )
+        ),
     )
     assert [(each.id, each.phrase, len(each.objects)) for each in samples] == [
         ("mine/0", "one", 2),
@@ -107,7 +108,7 @@ def test_phrases_boxes_and_no_target(folder: Path) -> None:
     assert not samples[3].mask().any() and samples[3].has_masks
     # Two lines about one object name it alike, so its target is computed once and the two are not taught as different.
     assert samples[4].objects[0] == samples[0].objects[0]
-    assert read_jsonl(folder / "mine.jsonl", limit=3) == samples[:3]
+    assert read_dataset("jsonl", path=folder / "mine.jsonl", limit=3) == samples[:3]
 
 
 GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
@@ -154,15 +155,15 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
 )
 def test_a_bad_line_is_told_by_its_number(folder: Path, line: Any, says: str) -> None:
     with pytest.raises(DataError, match=rf"mine.jsonl: 1 bad line\(s\): line 3: .*{says}") as told:
-        read_jsonl(write(folder, GOOD | {"id": "first"}, "", line))
+        read_dataset("jsonl", path=write(folder, GOOD | {"id": "first"}, "", line))
     assert "\n" not in str(told.value)
 
 
 def test_files_without_samples(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.jsonl: cannot be read: No such file"):
-        read_jsonl(tmp_path / "nowhere.jsonl")
+        read_dataset("jsonl", path=tmp_path / "nowhere.jsonl")
     with pytest.raises(DataError, match=r"mine.jsonl: no sample in it"):
-        read_jsonl(write(tmp_path, ""))
+        read_dataset("jsonl", path=write(tmp_path, ""))
     with pytest.raises(DataError, match=r"its folder .* does not exist"):
         write_jsonl([], tmp_path / "no" / "mine.jsonl")
 
@@ -180,7 +181,7 @@ def test_a_converted_set_reads_to_equal_samples(shapes: Path, tmp_path: Path, na
     samples = read_dataset(name, shapes, "train")
     file = (shapes if inside else tmp_path) / f"{name}.jsonl"
     write_jsonl(samples, file)
-    assert read_jsonl(file) == samples
+    assert read_dataset("jsonl", path=file) == samples
     images = [json.loads(line)["image"] for line in file.read_text().splitlines()]
     assert all(Path(image).is_absolute() != inside for image in images)
 
@@ -208,4 +209,4 @@ def any_sample(draw: st.DrawFn) -> Sample:
 @given(sample=any_sample())
 def test_any_sample_is_written_and_read_back(tmp_path: Path, sample: Sample) -> None:
     write_jsonl([sample], tmp_path / "one.jsonl")
-    assert read_jsonl(tmp_path / "one.jsonl") == [sample]
+    assert read_dataset("jsonl", path=tmp_path / "one.jsonl") == [sample]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sam4mllm.data.masks import decode
 from sam4mllm.data.readers.reasonseg import draw_marks
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import rectangle, write_image, write_reasonseg

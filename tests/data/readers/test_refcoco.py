@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam4mllm.data.registry import read_dataset
+from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_image, write_instances, write_refs

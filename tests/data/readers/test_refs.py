@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sam4mllm.data.readers.unpickle import load_plain
+from sam4mllm.data.readers.refcoco import load_plain
 from sam4mllm.errors import DataError
 
 

@@ -1,0 +1,208 @@
+"""Refs: the records of RefCOCO's family, which link an image's annotated objects to sentences about them.
+
+The format is that of UNC's `refer` package. RefCOCO, RefCOCO+ and RefCOCOg store refs as a pickle, gRefCOCO as JSON and
+with another kind of target; their readers differ in these two points alone. An image's file name is taken from
+instances.json, because a ref's own may carry one more suffix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from sam4mllm.data.fields import require_field
+from sam4mllm.data.readers.instances import Instances
+from sam4mllm.data.registry import DatasetRow
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+
+COCO_IMAGES = Path("images/mscoco/images/train2014")
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """One ref: the annotations of its objects (none for "no target") and its sentences as (sent_id, text)."""
+
+    ref_id: int
+    image_id: int
+    annotation_ids: tuple[int, ...]
+    split: str
+    sentences: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RefsFile:
+    """A file of refs: every ref of every split, in the file's order."""
+
+    path: Path
+    refs: tuple[Ref, ...]
+
+    def samples(self, split: str, instances: Instances, name: str, limit: int | None) -> list[Sample]:
+        """Return a sample for each sentence of each ref of the split; ids are `{name}/{split}/{ref_id}/{sent_id}`.
+
+        Raises:
+            DataError: the split has no ref; an id occurs twice; an image or annotation is not in instances.json.
+        """
+        chosen = [ref for ref in self.refs if ref.split == split]
+        if not chosen:
+            raise DataError(
+                f"{self.path}: no ref belongs to the split {split!r}; the file has: "
+                f"{', '.join(sorted(self.splits())) or 'none'}"
+            )
+        samples: list[Sample] = []
+        ids: set[str] = set()
+        for ref in chosen:
+            where = f"{self.path}, ref {ref.ref_id}"
+            image = instances.image(ref.image_id, where)
+            objects = tuple(instances.object(annotation, ref.image_id, where) for annotation in ref.annotation_ids)
+            for sent_id, phrase in ref.sentences:
+                sample_id = f"{name}/{split}/{ref.ref_id}/{sent_id}"
+                if sample_id in ids:
+                    raise DataError(
+                        f"{where}: the sentence {sent_id} comes twice, so {sample_id} would name two queries"
+                    )
+                ids.add(sample_id)
+                samples.append(Sample(sample_id, image.path, image.size_wh, phrase, objects))
+                if len(samples) == limit:
+                    return samples
+        return samples
+
+    def splits(self) -> set[str]:
+        """Return the names of the splits that the refs belong to."""
+        return {ref.split for ref in self.refs}
+
+    def images_by_split(self, instances: Instances) -> dict[str, list[Path]]:
+        """Return the images of every split, each once.
+
+        Raises:
+            DataError: a ref's image is not in instances.json.
+        """
+        images: dict[str, dict[Path, None]] = {}
+        for ref in self.refs:
+            path = instances.path_of(ref.image_id, f"{self.path}, ref {ref.ref_id}")
+            images.setdefault(ref.split, {})[path] = None
+        return {split: list(paths) for split, paths in images.items()}
+
+
+_FileVersion: TypeAlias = tuple[Path, int, int] | None
+# The images of data sets that this process has parsed: the leakage filter needs them after the samples were read, and
+# parsing a file of refs takes seconds. A changed file has another version, and is parsed again.
+_known_images: dict[tuple[_FileVersion, _FileVersion, Path], dict[str, list[Path]]] = {}
+
+
+class RefsReader:
+    """The functions of a reader file of refs: `read`, `splits` and `images_by_split`.
+
+    Args:
+        file_name: the name of the file of refs, with `{}` in place of `split_by`.
+        load: parses that file to the list of its records.
+        targets: returns the annotation ids of a record; its second argument names the record in errors.
+    """
+
+    def __init__(
+        self,
+        file_name: str,
+        load: Callable[[Path], object],
+        targets: Callable[[dict[str, Any], str], tuple[int, ...]],
+    ) -> None:
+        self._file_name = file_name
+        self._load = load
+        self._targets = targets
+
+    def read(
+        self,
+        row: DatasetRow,
+        *,
+        root: Path,
+        split: str,
+        split_by: str,
+        images: Path | None = None,
+        limit: int | None = None,
+    ) -> list[Sample]:
+        """Read the samples of one split; arguments as in `sam4mllm.data.reading.read_dataset`.
+
+        Raises:
+            DataError: a file is missing or malformed; no such split.
+        """
+        refs = self._parse(row, root, split_by)
+        instances = Instances(*_instances_arguments(row, root, images))
+        # A bad ref of another split is an error only for those who read that split.
+        with suppress(DataError):
+            _known_images[_version_key(refs.path, row, root, images)] = refs.images_by_split(instances)
+        return refs.samples(split, instances, row.folder or row.name, limit)
+
+    def splits(self, row: DatasetRow, *, root: Path, split_by: str, images: Path | None = None) -> set[str]:
+        """Return the names of the splits; only the file of refs is read.
+
+        Raises:
+            DataError: the file is missing or malformed.
+        """
+        return self._parse(row, root, split_by).splits()
+
+    def images_by_split(
+        self, row: DatasetRow, *, root: Path, split_by: str, images: Path | None = None
+    ) -> dict[str, list[Path]]:
+        """Return the images of every split; no mask is decoded, and files that were parsed before are not read again.
+
+        Raises:
+            DataError: a file is missing or malformed.
+        """
+        key = _version_key(self._path(row, root, split_by), row, root, images)
+        if key not in _known_images:
+            refs = self._parse(row, root, split_by)
+            _known_images[key] = refs.images_by_split(Instances(*_instances_arguments(row, root, images)))
+        return _known_images[key]
+
+    def _path(self, row: DatasetRow, root: Path, split_by: str) -> Path:
+        return row.folder_in(root) / self._file_name.format(split_by)
+
+    def _parse(self, row: DatasetRow, root: Path, split_by: str) -> RefsFile:
+        path = self._path(row, root, split_by)
+        return RefsFile(path, parse_refs(self._load(path), path, self._targets))
+
+
+def parse_refs(
+    records: object, path: Path, targets: Callable[[dict[str, Any], str], tuple[int, ...]]
+) -> tuple[Ref, ...]:
+    """Parse the records of a file of refs; `targets(record, where)` returns the annotation ids of a record.
+
+    Raises:
+        DataError: the first record that is not a ref, named by its ref_id or its index in the list.
+    """
+    if not isinstance(records, list):
+        raise DataError(f"{path}: a refs file is a list of refs; found {type(records).__name__}")
+    refs = []
+    for index, record in enumerate(records):
+        ref_id = require_field(record, "ref_id", int, f"{path}, record {index}")
+        where = f"{path}, ref {ref_id}"
+        sentences = []
+        for sentence in require_field(record, "sentences", list, where):
+            sentences.append(
+                (require_field(sentence, "sent_id", int, where), require_field(sentence, "sent", str, where))
+            )
+        image_id, split = require_field(record, "image_id", int, where), require_field(record, "split", str, where)
+        refs.append(Ref(ref_id, image_id, targets(record, where), split, tuple(sentences)))
+    return tuple(refs)
+
+
+def _instances_arguments(row: DatasetRow, root: Path, images: Path | None) -> tuple[Path, Path, str]:
+    """Return the file of instances, the folder of the images, and the beginning of the objects' ids."""
+    folder = root / COCO_IMAGES if images is None else images
+    return row.folder_in(root) / "instances.json", folder, row.folder or row.name
+
+
+def _version_key(
+    refs: Path, row: DatasetRow, root: Path, images: Path | None
+) -> tuple[_FileVersion, _FileVersion, Path]:
+    instances, folder, _ = _instances_arguments(row, root, images)
+    return _file_version(refs), _file_version(instances), folder
+
+
+def _file_version(path: Path) -> _FileVersion:
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns

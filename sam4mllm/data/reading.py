@@ -1,0 +1,178 @@
+"""Reading any data set of the table: `read_dataset` by name, the other functions by an entry of a recipe's `data`.
+
+Of a published data set, `root` is the folder layout of LISA's repository: `refcoco/refs(unc).p` and
+`refcoco/instances.json` (also `refcoco+`, `refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`,
+`ReasonSeg/{train,val,test}`. Custom data are located by `path`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.entry import DataEntry, data_entry
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.registry import DatasetRow, dataset_names, dataset_row, load_function
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+
+TRAIN = "train"
+_USUAL_ORDER = ("val", "testA", "testB", "test")
+
+
+def read_dataset(
+    name: str,
+    root: str | os.PathLike[str] | None = None,
+    split: str | None = None,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    phrases: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    split_by: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> list[Sample]:
+    """Read the samples of a data set, in the order of its files.
+
+    Args:
+        name: a data set of the table (`sam4mllm.data.registry.DATASETS`), other than chat.
+        root: the folder that holds the folders of the published data sets.
+        split: `train`, `val`, `test`, `testA` or `testB`, as the data set has it.
+        path: for custom data, in place of `root`: the JSONL file, COCO's instances, or a folder of `datasets`.
+        phrases: for `coco`: the JSONL file of phrases.
+        images: the folder of the images, if it is not the usual one.
+        split_by: which file of refs to read, `refs({split_by}).p`: `unc`, `umd` or `google`; None for the usual one.
+        columns: for `hub`: the data set's column for each of image, phrase, masks, boxes and id.
+        limit: the maximum number of samples, from the beginning; None for all.
+
+    Raises:
+        DataError: an unknown name or split; an argument that is missing or that the data set does not take; a folder
+            or file that is missing or malformed.
+    """
+    entry = data_entry(
+        name,
+        root=root,
+        split=split,
+        path=path,
+        phrases=phrases,
+        images=images,
+        split_by=split_by,
+        columns=columns,
+        limit=limit,
+    )
+    return read_samples(entry)
+
+
+def read_samples(entry: DataEntry) -> list[Sample]:
+    """Read the samples of an entry of a recipe's `data`, in the order of the data set's files.
+
+    Raises:
+        DataError: a folder or file that is missing or malformed; an unknown split; an entry of chat.
+    """
+    if entry.is_chat:
+        raise DataError(
+            f"{entry.name}: chat has no masks; use it for training, or pass it to `sam4mllm evaluate` as --chat"
+        )
+    return _read(entry)
+
+
+def read_with_masks(entry: DataEntry) -> list[Sample]:
+    """Read the samples of an entry that answers are scored against; each object must have a mask.
+
+    Raises:
+        DataError: the data set cannot be read; a sample has boxes and no masks.
+    """
+    samples = read_samples(entry)
+    if without := [sample.id for sample in samples if not sample.has_masks]:
+        raise DataError(
+            f"{entry.name}: {without[0]} has boxes and no masks, but scores compare masks; remove such samples"
+        )
+    return samples
+
+
+def read_dialogues(entry: DataEntry) -> list[Dialogue]:
+    """Read the dialogues of an entry of chat.
+
+    Raises:
+        DataError: a folder or file that is missing or malformed.
+    """
+    assert entry.is_chat, f"{entry.name} holds samples; read them with read_samples"
+    return _read(entry)
+
+
+def images_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
+    """List the images of every split of a data set under a root, usually without reading its samples.
+
+    Raises:
+        DataError: a folder or file that is missing or malformed.
+    """
+    _check_folders(entry)
+    row = entry.row
+    keys = _keys(row, entry)
+    if row.part_of is not None:
+        # The folder `images` is that of this part alone.
+        row = dataset_row(row.part_of)
+        keys = _keys(row, entry) | {"images": None}
+    keys.pop("split")
+    if row.images_by_split is not None:
+        return load_function(row.images_by_split)(row, **keys)
+    read = load_function(row.reader)
+    return {
+        split: [sample.image for sample in read(row, **keys, split=split, limit=None)]
+        for split in _split_names(row, entry)
+    }
+
+
+def held_benchmarks(root: Path) -> list[str]:
+    """Return the names of the benchmarks that have a folder under `root`, in the table's order."""
+    return [name for name in dataset_names("benchmark") if dataset_row(name).folder_in(root).is_dir()]
+
+
+def held_out_splits(name: str, root: Path, split_by: str | None = None) -> list[str]:
+    """Return the splits of a data set under `root` other than train: val, testA, testB, test, then any others.
+
+    Raises:
+        DataError: an unknown data set; a file that is missing or malformed; train is the only split.
+    """
+    row = dataset_row(name)
+    if row.splits is None:
+        raise DataError(f"{name} has no splits under a root; it is located by {' and '.join(row.needs)}")
+    found = set(_split_names(row, data_entry(name, root=root, split=TRAIN, split_by=split_by))) - {TRAIN}
+    if not found:
+        raise DataError(
+            f"{row.folder_in(root)}: holds no split to evaluate on, only training data; name a split with --split"
+        )
+    return [split for split in _USUAL_ORDER if split in found] + sorted(found.difference(_USUAL_ORDER))
+
+
+def _read(entry: DataEntry) -> list[Any]:
+    """Call the reader of the entry's data set."""
+    _check_folders(entry)
+    return load_function(entry.row.reader)(entry.row, **_keys(entry.row, entry), limit=entry.limit)
+
+
+def _split_names(row: DatasetRow, entry: DataEntry) -> Collection[str]:
+    assert row.splits is not None, "register_dataset requires it of data sets under a root"
+    keys = _keys(row, entry)
+    keys.pop("split")
+    return load_function(row.splits)(row, **keys)
+
+
+def _keys(row: DatasetRow, entry: DataEntry) -> dict[str, Any]:
+    """Return the location keys of a row with the entry's values."""
+    keys = {key: getattr(entry, key) for key in row.keys}
+    if keys.get("split_by", row.split_by) is None and row.split_by is not None:
+        keys["split_by"] = row.split_by
+    return keys
+
+
+def _check_folders(entry: DataEntry) -> None:
+    row = entry.row
+    if entry.root is not None and not entry.root.is_dir():
+        raise DataError(
+            f"{entry.root}: no such folder; root must be the folder that holds the folder {row.folder or row.name}"
+        )
+    if entry.images is not None and not row.creates_images and not entry.images.is_dir():
+        raise DataError(f"{entry.images}: no such folder; images must be the folder that holds the images")

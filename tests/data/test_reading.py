@@ -1,0 +1,97 @@
+"""Reading by name and by a recipe's entry: which arguments a data set takes, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam4mllm.data.entry import DataEntry
+from sam4mllm.data.reading import read_dataset, read_dialogues, read_samples
+from sam4mllm.data.registry import dataset_names
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
+
+UNDER_A_ROOT = dataset_names("benchmark", "generated")
+
+
+@pytest.mark.parametrize("name", UNDER_A_ROOT)
+def test_a_missing_root_is_reported(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="nowhere: no such folder; root must be the folder that holds the folder"):
+        read_dataset(name, tmp_path / "nowhere", "val")
+
+
+@pytest.mark.parametrize("name", UNDER_A_ROOT)
+def test_the_missing_file_of_an_empty_root_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=r"refs\(\w+\)\.(p|json): no such file|ReasonSeg/val: no such split"):
+        read_dataset(name, tmp_path, "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("coca", {}, "dataset: unknown data set; did you mean coco.; got 'coca'"),
+        ("coco", {}, "path: is missing; coco needs path and phrases"),
+        ("refcoco", {"limit": 0}, "limit: input should be greater than 0; got 0"),
+        ("refcoco", {"path": "x"}, "path: has no meaning for refcoco, which takes root, split, split_by, images"),
+        ("refcoco", {"images": Path("/nowhere")}, "/nowhere: no such folder; images must be the folder that holds"),
+        ("reasonseg", {"split_by": "unc"}, "split_by: has no meaning for reasonseg, which takes root, split, images"),
+    ],
+)
+def test_bad_arguments_are_reported(tmp_path: Path, name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_dataset(name, tmp_path, "val", **options)
+
+
+def write_custom(folder: Path) -> None:
+    """One phrase about one object, as a file of each format."""
+    import datasets
+
+    polygon = annotation(50, 5)["segmentation"][0]
+    image = write_image(folder / image_record(5)["file_name"])
+    (folder / "mine.jsonl").write_text(json.dumps({"image": image.name, "phrase": "it", "masks": [polygon]}))
+    write_instances(folder, [image_record(5)], [annotation(50, 5)])
+    (folder / "phrases.jsonl").write_text(json.dumps({"phrase": "it", "annotation_id": 50}))
+    rows = {"image": [str(image)], "answer": ["it"], "segmentation": [polygon]}
+    datasets.Dataset.from_dict(rows).save_to_disk(folder / "set")
+
+
+CUSTOM: dict[str, dict[str, Any]] = {
+    "jsonl": {"path": "mine.jsonl"},
+    "coco": {"path": "instances.json", "phrases": "phrases.jsonl"},
+    "hub": {"path": "set", "columns": {"phrase": "answer"}},
+}
+
+
+def test_the_same_data_in_each_custom_format_is_read_alike(tmp_path: Path) -> None:
+    write_custom(tmp_path)
+    samples: dict[str, Sample] = {}
+    for name, settings in CUSTOM.items():
+        located = in_folder(settings, tmp_path)
+        (samples[name],) = read_samples(DataEntry.model_validate({"dataset": name, "limit": 5} | located))
+        assert read_dataset(name, **located) == [samples[name]]
+    assert {(each.image, each.phrase, each.size_wh) for each in samples.values()} == {
+        (tmp_path / image_record(5)["file_name"], "it", (20, 10))
+    }
+    objects = [each.objects[0] for each in samples.values()]
+    assert len({(item.rle["counts"], item.box) for item in objects if item.rle is not None}) == 1
+    with pytest.raises(DataError, match="/nowhere: no such folder; images must be the folder that holds the images"):
+        read_dataset("jsonl", path=tmp_path / "mine.jsonl", images="/nowhere")
+
+
+def in_folder(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return settings | {key: folder / settings[key] for key in ("path", "phrases") if key in settings}
+
+
+def test_chat_is_read_as_dialogues_and_not_as_samples(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="chat has no masks; use it for training, or pass it to `sam4mllm evaluate`"):
+        read_samples(DataEntry(dataset="chat", path=tmp_path / "c.json"))
+    with pytest.raises(DataError, match=r"c.json: no such file; a chat file was expected there"):
+        read_dialogues(DataEntry(dataset="chat", path=tmp_path / "c.json"))
+    with pytest.raises(
+        DataError, match="nowhere: no such folder; root must be the folder that holds the folder Reason"
+    ):
+        read_dialogues(DataEntry(dataset="reasonseg-explanations", root=tmp_path / "nowhere"))
