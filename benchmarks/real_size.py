@@ -14,7 +14,7 @@ import torch
 
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
-from sam4mllm.testing.tiny_segmenters import TINY, tiny_sam
+from sam4mllm.testing.tiny_segmenters import TINY_SAM, tiny_sam
 
 # Qwen/Qwen3-VL-8B-Instruct
 _QWEN3_VL_8B = {
@@ -123,7 +123,7 @@ def save_sam(name: str, file: Path) -> Path:
     if file.exists():
         return file
     if name == "tiny":
-        save_checkpoint(file, tiny_sam(), TINY)
+        save_checkpoint(file, tiny_sam(), TINY_SAM)
     else:
         torch.save(sam_model_registry[name](checkpoint=None).state_dict(), file)
     return file

@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from sam4mllm.utils.distributed import DistributedContext
 from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,8 +54,8 @@ def _launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 def write_home(folder: Path) -> Path:
     """Six images to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
-    tiny.save_fast_vlm(folder / "base", seed=1)
-    save_sam(folder / "sam.pth")
+    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
+    save_tiny_sam(folder / "sam.pth")
     data, numbers = folder / "data", range(1, 10)
     write_instances(
         data / "refcoco",

@@ -8,8 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 
 SCRIPTS = tuple(Path(__file__).parents[1] / name for name in ("tools", "toy_models", "benchmarks", "ablations"))
 
@@ -24,8 +23,8 @@ def load_tool(name: str) -> ModuleType:
 
 def small_table(folder: Path, *more: str) -> list[str]:
     """Arguments for a table in `folder`, on tiny random models and a few phrases of two scenes."""
-    tiny.save_fast_vlm(folder / "base", seed=1)
-    save_sam(folder / "sam.pth")
+    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
+    save_tiny_sam(folder / "sam.pth")
     arguments = ["--work", str(folder / "work"), "--scenes", "2", "--held-out", "2", "--device", "cpu"]
     settings = [f"model.base={folder / 'base'}", f"segmenter.checkpoint={folder / 'sam.pth'}", "lora.r=2"]
     settings += ["targets.groups=4", "training.per_device_train_batch_size=2", "training.validate.samples=2"]

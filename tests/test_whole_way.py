@@ -11,11 +11,10 @@ from PIL import Image
 
 from sam4mllm.cli.main import main
 from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from sam4mllm.testing.tiny_mllms import save_internvl
 from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
 from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_instances, write_noise, write_refs
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
 
 RECIPE = """
 output: {home}/run
@@ -34,8 +33,8 @@ generation: {{max_new_tokens: 6}}
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
-    tiny.save_fast_vlm(folder / "base", seed=1)
-    save_sam(folder / "sam.pth")
+    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
+    save_tiny_sam(folder / "sam.pth")
     data = folder / "data"
     numbers = range(1, 5)
     write_instances(

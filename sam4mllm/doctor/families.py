@@ -18,7 +18,7 @@ from sam4mllm.doctor.subject import Subject
 from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, verdict_of
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.testing.tiny_mllms import BUILDERS
+from sam4mllm.testing.tiny_mllms import TINY_MLLMS
 from sam4mllm.utils.progress import Advance, ignore
 
 
@@ -69,7 +69,7 @@ def _check_family(model_type: str, device: str, advance: Advance) -> dict[str, V
 
 
 def _build(subject: Subject) -> None:
-    BUILDERS[subject.model_type](Path(subject.base))
+    TINY_MLLMS[subject.model_type](Path(subject.base))
 
 
 @contextmanager

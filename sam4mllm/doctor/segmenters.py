@@ -21,12 +21,18 @@ from sam4mllm.doctor.library_answers import library_answer
 from sam4mllm.doctor.renamed_sam import as_sam_model
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.segmenters.base import Decoded
+from sam4mllm.segmenters.base import DecodedMasks
 from sam4mllm.segmenters.families import FAMILIES, family_of
 from sam4mllm.segmenters.loading import load_segmenter
-from sam4mllm.segmenters.segment_anything import SegmentAnything, first_line
+from sam4mllm.segmenters.segment_anything import SegmentAnything, error_summary
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.testing.tiny_segmenters import SEGMENT_ANYTHING, TINY, save_tiny, tiny_model, tiny_sam
+from sam4mllm.testing.tiny_segmenters import (
+    SEGMENT_ANYTHING,
+    TINY_SAM,
+    save_tiny_segmenter,
+    tiny_sam,
+    tiny_segmenter_model,
+)
 
 SIZES_WH = ((140, 91), (64, 150), (37, 33))
 REQUESTS = (
@@ -80,10 +86,10 @@ def check_segmenters(device: str = "cpu") -> dict[str, dict[str, bool | str]]:
     with TemporaryDirectory() as folder, torch.backends.cudnn.flags(allow_tf32=False):
         for name in (SEGMENT_ANYTHING, *(family.name for family in FAMILIES)):
             try:
-                subject = Subject(name, save_tiny(name, Path(folder) / name), device)
+                subject = Subject(name, save_tiny_segmenter(name, Path(folder) / name), device)
             # A library that lacks the model may fail in any way; the table is there to say so.
             except Exception as error:
-                outcomes[name] = {"builds": first_line(error)}
+                outcomes[name] = {"builds": error_summary(error)}
                 continue
             outcomes[name] = {check: _outcome(run, subject) for check, run in checks_of(name).items()}
     return outcomes
@@ -99,7 +105,7 @@ def _outcome(check: Check, subject: Subject) -> bool | str:
         reason = check(subject)
     # As above: an error is what the table is to show.
     except Exception as error:
-        return first_line(error)
+        return error_summary(error)
     return True if reason is None else reason
 
 
@@ -109,7 +115,7 @@ def loads(subject: Subject) -> str | None:
     if subject.name == SEGMENT_ANYTHING:
         built = SegmentAnything(tiny_sam())
     else:
-        built = TransformersSam(tiny_model(subject.name), family_of(subject.name))
+        built = TransformersSam(tiny_segmenter_model(subject.name), family_of(subject.name))
     return None if subject.segmenter.fingerprint == built.fingerprint else "the loaded model has another fingerprint"
 
 
@@ -132,7 +138,7 @@ def batch_is_one_by_one(subject: Subject) -> str | None:
     for place, (index, prompt) in enumerate(REQUESTS):
         alone = segmenter.decode(segmenter.embed([images[index]]), [(0, prompt)])
         difference = max(
-            float((decoded.low_logits[place] - alone.low_logits[0]).abs().max()),
+            float((decoded.low_res_logits[place] - alone.low_res_logits[0]).abs().max()),
             float((decoded.iou[place] - alone.iou[0]).abs()),
         )
         if not difference <= 1e-4:
@@ -173,7 +179,7 @@ def masks_of_library(subject: Subject) -> str | None:
         width, height = SIZES_WH[index]
         image = np.full((height, width, 3), (200, 120, 40), np.uint8)
         decoded = segmenter.decode(segmenter.embed([image]), [(0, prompt)])
-        logits = segmenter.upsampling((width, height)).logits(decoded.low_logits)[0]
+        logits = segmenter.upsampling((width, height)).logits(decoded.low_res_logits)[0]
         theirs = library_answer(segmenter, image, prompt)
         difference = float((logits - theirs.logits).abs().max() / theirs.logits.std())
         if not (difference <= 5e-4 and abs(float(decoded.iou[0]) - theirs.iou) <= 1e-4):
@@ -194,7 +200,7 @@ def float16(subject: Subject) -> str | None:
 def agrees_with_sam_model(subject: Subject) -> str | None:
     """The same weights under transformers' names give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
     ours = subject.segmenter
-    theirs = TransformersSam(as_sam_model(tiny_sam(), TINY), family_of("sam"), subject.device)
+    theirs = TransformersSam(as_sam_model(tiny_sam(), TINY_SAM), family_of("sam"), subject.device)
     (masks, decoded), (other_masks, other_decoded) = (_answers(segmenter) for segmenter in (ours, theirs))
     if not any(mask.any() for mask in masks):
         return "all masks are empty, so nothing is compared"
@@ -228,7 +234,7 @@ def example_images() -> list[npt.NDArray[np.uint8]]:
     ]
 
 
-def _answers(segmenter: SegmentAnything | TransformersSam) -> tuple[list[torch.Tensor], Decoded]:
+def _answers(segmenter: SegmentAnything | TransformersSam) -> tuple[list[torch.Tensor], DecodedMasks]:
     decoded = segmenter.decode(segmenter.embed(example_images()), REQUESTS)
     return segmenter.masks(decoded), decoded
 

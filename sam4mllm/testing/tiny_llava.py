@@ -1,4 +1,4 @@
-"""Tiny random models of the LLaVA families and FastVLM. This module knows no check."""
+"""Tiny random models of the LLaVA families and FastVLM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sam4mllm.testing.tiny_templates import FAST_VLM, LLAVA, LLAVA_ONEVISION, ch
 
 
 def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
-    """FastVLM (timm ResNet, Qwen2 language model); images become 64 x 64, 4 tokens."""
+    """Save a FastVLM (timm ResNet, Qwen2); images are resized to 64 x 64 pixels, 4 tokens."""
     from transformers import (
         CLIPImageProcessor,
         FastVlmConfig,
@@ -44,7 +44,7 @@ def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_llava(folder: Path, *, seed: int = 0) -> Path:
-    """LLaVA (CLIP, Llama): every image is 32 x 32, 16 tokens."""
+    """Save a LLaVA (CLIP, Llama); every image is resized to 32 x 32 pixels, 16 tokens."""
     from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     tokenizer = byte_tokenizer("</s>", eos_token="</s>")
@@ -68,7 +68,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
-    """LLaVA-NeXT (CLIP, Llama), the paper's: a thumbnail of 32 x 32 and up to 4 tiles, as the image's shape asks."""
+    """Save a LLaVA-NeXT (CLIP, Llama), the paper's; an image is a thumbnail of 32 x 32 pixels and up to 4 tiles."""
     from transformers import (
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
@@ -100,7 +100,7 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_llava_onevision(folder: Path, *, seed: int = 0) -> Path:
-    """LLaVA-OneVision (SigLIP, Qwen2): a thumbnail of 32 x 32 and up to 9 tiles."""
+    """Save a LLaVA-OneVision (SigLIP, Qwen2); an image is a thumbnail of 32 x 32 pixels and up to 9 tiles."""
     from transformers import (
         LlavaOnevisionConfig,
         LlavaOnevisionForConditionalGeneration,

@@ -1,7 +1,7 @@
-"""Tiny random MLLMs of transformers' real classes, with real processors and a tokenizer of bytes, saved as real ones.
+"""Tiny random MLLMs of transformers' real classes, saved as real checkpoints with real processors.
 
-What a family's code does with an image and a conversation does not depend on the size of its layers, so a model of
-some hundred thousand weights shows it within seconds. This module knows no check.
+What a family's code does with an image and a conversation does not depend on the size of its layers, so a model with
+some hundred thousand weights shows it within seconds. The tokenizer has a token for each byte.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sam4mllm.testing.tiny_templates import SMOLVLM, chat_ml
 
 
 def save_internvl(folder: Path, *, seed: int = 0) -> Path:
-    """InternVL: an image is cut into up to 4 tiles of 32 x 32 and a thumbnail, 4 tokens each."""
+    """Save an InternVL; an image is a thumbnail and up to 4 tiles of 32 x 32 pixels, 4 tokens each."""
     from transformers import (
         GotOcr2ImageProcessor,
         InternVLConfig,
@@ -57,7 +57,7 @@ def save_internvl(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_smolvlm(folder: Path, *, seed: int = 0) -> Path:
-    """SmolVLM (SigLIP, Llama): images grow to a longest side of 64, cut into tiles of 32 x 32, and a thumbnail."""
+    """Save a SmolVLM (SigLIP, Llama); images are resized to a longest side of 64 and split into tiles of 32 x 32."""
     from transformers import (
         SmolVLMConfig,
         SmolVLMForConditionalGeneration,
@@ -80,7 +80,7 @@ def save_smolvlm(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
-    """Idefics3 (SigLIP, Llama): images grow to a longest side of 64, cut into tiles of 32 x 32, and a thumbnail."""
+    """Save an Idefics3 (SigLIP, Llama); images are resized to a longest side of 64 and split into tiles of 32 x 32."""
     from transformers import (
         Idefics3Config,
         Idefics3ForConditionalGeneration,
@@ -100,9 +100,9 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
-    """Gemma 3 (SigLIP): every image is 32 x 32, 4 tokens, whose places see each other both ways.
+    """Save a Gemma 3 (SigLIP); every image is resized to 32 x 32 pixels, 4 tokens that attend to each other.
 
-    Of the seed 0 comes a model that answers every question alike, which shows nothing of batches.
+    With seed 0 the model gives every question the same answer, so that a check of batches would show nothing.
     """
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
@@ -132,7 +132,7 @@ def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
     return save(folder, Gemma3ForConditionalGeneration, config, processor, seed)
 
 
-BUILDERS: dict[str, Callable[[Path], Path]] = {
+TINY_MLLMS: dict[str, Callable[..., Path]] = {
     "qwen2_5_vl": save_qwen2_5_vl,
     "qwen3_vl": save_qwen3_vl,
     "qwen3_5": save_qwen3_5,
@@ -146,7 +146,22 @@ BUILDERS: dict[str, Callable[[Path], Path]] = {
     "gemma3": save_gemma3,
     "fast_vlm": save_fast_vlm,
 }
-"""What saves a tiny model of each model type into a folder."""
+"""The function that saves a tiny model, by model type."""
+
+
+def save_tiny_mllm(model_type: str, folder: Path, *, seed: int | None = None) -> Path:
+    """Save a tiny random MLLM with its processor and return the folder.
+
+    Args:
+        model_type: a key of `TINY_MLLMS`, which are transformers' `model_type`s ("qwen3_vl", "internvl", ...).
+        folder: where the checkpoint is saved.
+        seed: seeds the weights; None for the family's default.
+
+    Raises:
+        KeyError: there is no tiny model of this type.
+    """
+    save_model = TINY_MLLMS[model_type]
+    return save_model(folder) if seed is None else save_model(folder, seed=seed)
 
 
 def _split_image_tokenizer() -> Any:

@@ -1,7 +1,4 @@
-"""What the tiny random MLLMs share: a tokenizer of bytes, small sizes, and how they are saved.
-
-This module knows no family.
-"""
+"""Parts that the tiny random MLLMs share: a byte-level tokenizer, small sizes, and saving."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 IMAGE_TOKEN = "<image>"
-# How Qwen2's tokenizer splits text into words.
+# The regular expression by which Qwen2's tokenizer splits text into words.
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 VISION = {
     "hidden_size": 64,
@@ -22,18 +19,24 @@ VISION = {
 
 
 def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: str = "<|im_end|>") -> Any:
-    """One token a byte, the special tokens behind them; `named` gives some a name, as a processor may ask for.
+    """Return a tokenizer with a token for each byte, followed by the special tokens.
 
-    White space joins what follows it, as in real tokenizers, so where a text is cut decides its tokens.
+    White space is merged with the character after it, as in real tokenizers, so that the tokens of a text depend on
+    where it is split.
+
+    Args:
+        extra: further special tokens.
+        named: special tokens by the attribute under which a processor looks them up.
+        eos_token: the token that ends an answer.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     space, newline = "\u0120", "\u010a"
-    join_processes = [(newline, newline), (space, newline), *((space, chr(code)) for code in range(33, 127))]
-    vocabulary = {token: index for index, token in enumerate([*alphabet, *map("".join, join_processes)])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=join_processes))
+    merges = [(newline, newline), (space, newline), *((space, chr(code)) for code in range(33, 127))]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *map("".join, merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_WORD), "isolated"),
@@ -49,9 +52,10 @@ def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: 
 
 
 def text_sizes(tokenizer: Any) -> dict[str, Any]:
-    """A language model of 64 channels and 2 layers. Weights are drawn wide, so that answers depend on the question.
+    """Return the sizes of a language model with 64 channels and 2 layers.
 
-    64 is also the least that four bits on a CPU take: bitsandbytes packs 64 numbers to a block there.
+    The initial weights have a large range, so that answers depend on the question. 64 is the least width that
+    bitsandbytes quantizes to 4 bits on a CPU, in blocks of 64 values.
     """
     return {
         "vocab_size": len(tokenizer),
@@ -69,7 +73,7 @@ def text_sizes(tokenizer: Any) -> dict[str, Any]:
 
 
 def save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
-    """Random weights for `config`, saved with `processor` as a user would save a model."""
+    """Save a model of `config` with random weights and its processor, and return the folder."""
     import torch
 
     torch.manual_seed(seed)

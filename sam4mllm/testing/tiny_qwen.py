@@ -1,4 +1,4 @@
-"""Tiny random models of the Qwen families, whose images keep their shape. This module knows no check."""
+"""Tiny random models of the Qwen families, whose processors keep the aspect ratio of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def save_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
-    """Qwen2-VL: images keep their shape, so the number of their tokens differs."""
+    """Save a Qwen2-VL; images keep their aspect ratio, so the number of their tokens differs."""
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
@@ -24,7 +24,7 @@ def save_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
-    """Qwen2.5-VL, with one block of its tower that sees windows and one that sees all."""
+    """Save a Qwen2.5-VL whose vision tower has a block of window attention and a block of full attention."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
@@ -43,7 +43,7 @@ def save_qwen2_5_vl(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
-    """Qwen3-VL, the first layer of its tower going into the first layer of the language model as well."""
+    """Save a Qwen3-VL; deepstack adds its vision tower's first layer to the language model's first layer."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
@@ -57,7 +57,7 @@ def save_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_qwen3_5(folder: Path, *, seed: int = 0) -> Path:
-    """Qwen3.5, whose language model has a layer of linear and a layer of full attention."""
+    """Save a Qwen3.5 whose language model has a layer of linear attention and a layer of full attention."""
     from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
@@ -98,7 +98,7 @@ def _qwen3_vision() -> dict[str, Any]:
 
 
 def _qwen_processor(processor_class: Any, tokenizer: Any, patch_size: int) -> Any:
-    """Images of 1 to 16 tokens, each of 2 x 2 patches."""
+    """Return a processor whose images have 1 to 16 tokens of 2 x 2 patches each."""
     from transformers import Qwen2VLImageProcessor
     from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
     from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor

@@ -1,7 +1,6 @@
-"""Small random segmenters of the real classes, saved as real checkpoints are: for checks and tests, without a download.
+"""Tiny random segmenters of segment_anything's and transformers' real classes, saved as real checkpoints are.
 
-Images become 64 (segment_anything), 112 (SAM3) or 128 pixels square; each model has some 30 thousand weights. This
-module checks nothing.
+Images are resized to 64 (segment_anything), 112 (SAM3) or 128 pixels; a model has about 30 thousand weights.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 
 from sam4mllm.segmenters.architecture import SamArchitecture
-from sam4mllm.segmenters.loading import quiet
+from sam4mllm.segmenters.loading import silence_transformers
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 
 SEGMENT_ANYTHING = "segment_anything"
+"""The name of the tiny Sam of segment_anything's classes; the others are named by their family."""
 
-TINY = SamArchitecture(
+TINY_SAM = SamArchitecture(
     image_size=64,
     patch_size=8,
     embed_dim=16,
@@ -32,7 +32,7 @@ TINY = SamArchitecture(
     decoder_mlp_dim=32,
     iou_head_hidden_dim=16,
 )
-"""The sizes of the segment_anything one: 64 patches of 16 channels."""
+"""The sizes of the tiny Sam of segment_anything: 64 patches of 16 channels."""
 
 _PROMPT = {"hidden_size": 16, "image_size": 128, "patch_size": 16, "mask_input_channels": 4}
 _DECODER = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
@@ -74,29 +74,43 @@ _SAM3_VIT = {
 }
 
 
-def tiny_sam(seed: int = 0, architecture: SamArchitecture = TINY) -> Any:
-    """A segment_anything Sam of `architecture` with random weights."""
+def tiny_sam(seed: int = 0, architecture: SamArchitecture = TINY_SAM) -> Any:
+    """Return a segment_anything Sam with random weights."""
     return _random(architecture.build, seed)
 
 
-def tiny_model(name: str, seed: int = 0) -> Any:
-    """A random model of transformers' class for the family `name` of `segment.families`, in evaluation mode."""
+def tiny_segmenter_model(name: str, seed: int = 0) -> Any:
+    """Return a random model of transformers' class, in evaluation mode, for a family named in `segmenters.families`."""
     return _random(_BUILDERS[name], seed).eval()
 
 
-def save_tiny(name: str, folder: Path, seed: int = 0) -> Path:
-    """The checkpoint of such a model, or of `tiny_sam` for "segment_anything", made in `folder`."""
+def save_tiny_segmenter(name: str, folder: Path, *, seed: int = 0) -> Path:
+    """Save a tiny random segmenter and return its checkpoint.
+
+    Args:
+        name: a family of `segmenters.families` ("sam", "sam2", ...), or "segment_anything" for `tiny_sam`.
+        folder: the checkpoint of a family; "segment_anything" is saved in it as `sam.pth`. It is made if need be.
+        seed: seeds the weights.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if name == SEGMENT_ANYTHING:
-        save_checkpoint(folder / "sam.pth", tiny_sam(seed), TINY)
-        return folder / "sam.pth"
-    with quiet():
-        tiny_model(name, seed).save_pretrained(folder)
+        return save_tiny_sam(folder / "sam.pth", seed=seed)
+    with silence_transformers():
+        tiny_segmenter_model(name, seed).save_pretrained(folder)
     return folder
 
 
+def save_tiny_sam(file: Path, *, seed: int = 0) -> Path:
+    """Save `tiny_sam` as a `.pth` checkpoint and return the file."""
+    save_checkpoint(file, tiny_sam(seed), TINY_SAM)
+    return file
+
+
 def _random(build: Callable[[], Any], seed: int) -> Any:
-    """Moved away from the zeros of a fresh model, so that prompts matter and masks have both signs."""
+    """Build a model and add noise to its weights.
+
+    Some weights of a new model are zero; with noise, masks depend on the prompts and have pixels inside and outside.
+    """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         model = build()

@@ -1,7 +1,6 @@
-"""The chat templates of the tiny MLLMs: ChatML, and the families' own where they differ from it around an answer.
+"""Chat templates of the tiny MLLMs: ChatML, and those of published checkpoints that differ from it around an answer.
 
-Their own are those that the checkpoints named publish, without the parts for system messages and videos. This module
-knows no model.
+The published ones are named at each template; their parts for system messages and videos are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ _TEXTS = "{% for content in message['content'] | selectattr('type', 'equalto', '
 
 
 def chat_ml(image: str) -> str:
-    """ChatML with `image` where the image stands."""
+    """Return a ChatML template with `image` as the placeholder of the image."""
     return (
         "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
         f"{{% if part['type'] == 'image' %}}{image}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"

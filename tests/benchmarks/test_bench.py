@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.mllm import tiny
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from tests.small_models import load_tool
 from tests.test_readme import commands
-from tests.tiny_sam import save_sam
 
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
 
 
 def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_tool("bench_targets")
-    arguments = ["--checkpoint", str(save_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
+    arguments = ["--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
     arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
     tool.main(arguments)
     record: dict[str, Any] = json.loads((tmp_path / "new/t.json").read_text())
@@ -40,7 +39,7 @@ def test_as_many_shapes_as_asked_for_are_taken() -> None:
 
 def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_tool("bench_generate")
-    base = tiny.save_fast_vlm(tmp_path / "base", seed=1)
+    base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
     arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
     tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
     record: dict[str, Any] = json.loads((tmp_path / "g.json").read_text())

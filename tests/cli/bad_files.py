@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sam4mllm.testing.tiny_segmenters import save_tiny
+from sam4mllm.testing import save_tiny_sam, save_tiny_segmenter
 from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_image, write_instances, write_refs
-from tests.tiny_sam import save_sam
 
 RECIPE = """
 output: {home}/made
@@ -103,7 +102,7 @@ def make_images(folder: Path) -> None:
 
 
 def make_checkpoints(folder: Path) -> None:
-    content = torch.load(save_sam(folder / "sam.pth"), weights_only=True)
+    content = torch.load(save_tiny_sam(folder / "sam.pth"), weights_only=True)
     flat = {"image_encoder.patch_embed.proj.weight": torch.zeros(3)}
     (folder / "text.pth").write_text("no weights\n")
     (folder / "empty.pth").write_bytes(b"")
@@ -116,7 +115,7 @@ def make_checkpoints(folder: Path) -> None:
     torch.save(content | {"architecture": {"num_heads": 0}}, folder / "headless.pth")
     (folder / "vit").mkdir()
     (folder / "vit/config.json").write_text('{"model_type": "vit"}')
-    weights = load_file(save_tiny("sam2", folder / "sam2") / "model.safetensors")
+    weights = load_file(save_tiny_segmenter("sam2", folder / "sam2") / "model.safetensors")
     del weights["mask_decoder.iou_token.weight"]
     save_file(weights, folder / "sam2/model.safetensors", metadata={"format": "pt"})
 

@@ -11,8 +11,7 @@ from PIL import Image
 from sam4mllm import demo, models
 from sam4mllm.demo import DATASETS, MODELS, demo_recipe, run_demo, table
 from sam4mllm.evaluate.score import Scores
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 
 RECIPE = """
 output: elsewhere
@@ -66,8 +65,8 @@ def test_the_demo_writes_its_files_and_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = {"mllm": tmp_path / "base", "segmenter": tmp_path / "sam.pth"}
-    tiny.save_fast_vlm(weights["mllm"], seed=1)
-    save_sam(weights["segmenter"])
+    save_tiny_mllm("fast_vlm", weights["mllm"], seed=1)
+    save_tiny_sam(weights["segmenter"])
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     monkeypatch.setattr(models, "path", weights.__getitem__)
     monkeypatch.setattr(demo, "RECIPE", str(tmp_path / "recipe.yaml"))

@@ -9,7 +9,7 @@ from sam4mllm.doctor.families import check_families, chosen_families
 from sam4mllm.doctor.family_checks import FAMILY_CHECKS
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.testing.tiny_mllms import BUILDERS
+from sam4mllm.testing import TINY_MLLMS
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -23,7 +23,7 @@ def test_every_check_of_the_family_passes(model_type):
 
 
 def test_every_family_has_a_tiny_model():
-    assert BUILDERS.keys() == FAMILIES.keys()
+    assert TINY_MLLMS.keys() == FAMILIES.keys()
 
 
 def test_one_broken_check_hides_no_other(monkeypatch):
@@ -41,7 +41,7 @@ def test_a_model_that_cannot_be_built_fails_every_check_with_the_reason(monkeypa
     def breaks(folder):
         raise ImportError("no such class")
 
-    monkeypatch.setitem(families.BUILDERS, "qwen2_vl", breaks)
+    monkeypatch.setitem(families.TINY_MLLMS, "qwen2_vl", breaks)
     verdicts = check_families(["qwen2_vl"])["qwen2_vl"]
     assert verdicts == dict.fromkeys(FAMILY_CHECKS, "ImportError: no such class")
 

@@ -11,7 +11,7 @@ from sam4mllm.segmenters.base import Embeddings
 from sam4mllm.segmenters.families import FAMILIES
 from sam4mllm.segmenters.frame import InputFrame, SquareFrame
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.testing.tiny_segmenters import SEGMENT_ANYTHING, save_tiny
+from sam4mllm.testing import SEGMENT_ANYTHING, save_tiny_segmenter
 
 NAMES = [SEGMENT_ANYTHING, *(family.name for family in FAMILIES)]
 DOCS = Path(__file__).parents[2] / "docs/segmenters.md"
@@ -24,7 +24,7 @@ def test_every_segmenter_passes_every_check() -> None:
 
 @pytest.fixture(scope="module")
 def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("sam2", tmp_path_factory.mktemp("sam2"))
+    return save_tiny_segmenter("sam2", tmp_path_factory.mktemp("sam2"))
 
 
 def test_images_in_the_wrong_frame_are_noticed(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_what_does_not_run_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) 
     def broken(name: str, folder: Path) -> Path:
         raise ImportError(f"no {name} in this library\nand more")
 
-    monkeypatch.setattr(doctor, "save_tiny", broken)
+    monkeypatch.setattr(doctor, "save_tiny_segmenter", broken)
     assert check_segmenters() == {name: {"builds": f"ImportError: no {name} in this library"} for name in NAMES}
 
 

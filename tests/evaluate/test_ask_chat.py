@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from sam4mllm.evaluate.ask_chat import ask_chat
 
 from sam4mllm.data.readers.chat import Dialogue
-from sam4mllm.evaluate.ask_chat import ask_chat
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import asking
+from sam4mllm.prompts.conversation import inference_conversation
+from sam4mllm.testing import save_tiny_mllm
 from sam4mllm.utils.distributed import DistributedContext
 from tests.data.tiny_datasets import write_image
 from tests.launch import in_threads
-from tests.mllm import tiny
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ def test_several_processes_share_the_chats_and_all_get_all_answers(
 
 
 def test_the_base_answers_as_if_it_had_never_been_tuned(tmp_path: Path, dialogues: list[Dialogue]) -> None:
-    base = load_mllm(str(tiny.save_fast_vlm(tmp_path / "base", seed=1)))
+    base = load_mllm(str(save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)))
     untouched = TransformersEngine(base, 2)
-    question = [asking(dialogues[0].image, "Is it red?")]
+    question = [inference_conversation(dialogues[0].image, "Is it red?")]
     before = untouched.generate(question, 8)
     assert list(ask_chat(untouched, dialogues)) == ["base"]
 

@@ -27,7 +27,7 @@ from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuestion
 from sam4mllm.segmenters.fake import BoxSegmenter
-from tests.mllm import tiny
+from sam4mllm.testing import save_tiny_mllm
 
 SIZE_WH = (100, 50)
 IMAGE = Path("street.jpg")
@@ -240,7 +240,7 @@ def test_both_rounds_are_trained_if_ppg_trains_on_no_points() -> None:
 )
 def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path) -> None:
     """Round two by a model with an adapter: the more probable label is kept, and the confidence is its probability."""
-    tiny.save_fast_vlm(tmp_path / "base", seed=1)
+    save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
     mllm = attach_lora(load_mllm(str(tmp_path / "base")), {"r": 2}, 0)
 
     class FixedReplies(TransformersEngine):

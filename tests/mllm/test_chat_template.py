@@ -7,13 +7,13 @@ import pytest
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.chat_template import patch_chat_template
 from sam4mllm.mllm.loading import load_processor
-from sam4mllm.prompts.conversation import asking, teaching
-from tests.mllm import tiny
+from sam4mllm.prompts.conversation import inference_conversation, training_conversation
+from sam4mllm.testing import save_tiny_mllm
 
 
 @pytest.fixture(scope="module", params=["fast_vlm", "idefics3", "llava", "llava_onevision", "qwen2_vl"])
 def base(request, tmp_path_factory) -> str:
-    return str(getattr(tiny, f"save_{request.param}")(tmp_path_factory.mktemp(request.param)))
+    return str(save_tiny_mllm(request.param, tmp_path_factory.mktemp(request.param)))
 
 
 def tokens(processor, conversation, **settings) -> list[int]:
@@ -24,7 +24,7 @@ def tokens(processor, conversation, **settings) -> list[int]:
 @pytest.mark.parametrize("answer", ["[1,2]", "No object found.", "yes, no"])
 def test_the_tokens_asked_are_the_first_of_those_taught(base, answer):
     processor, _ = load_processor(base)
-    talk = teaching("x.png", [("Where?", "[1,2]"), ("And there?", answer)])
+    talk = training_conversation("x.png", [("Where?", "[1,2]"), ("And there?", answer)])
     for turn in (1, 3):
         asked = tokens(processor, type(talk)("x.png", talk.turns[:turn]), add_generation_prompt=True)
         assert tokens(processor, talk)[: len(asked)] == asked
@@ -35,15 +35,15 @@ def test_what_is_taught_is_left_as_it_was_but_for_the_end_that_an_answer_lacks(b
         return processor.apply_chat_template(talk.messages(), chat_template=template, tokenize=False)
 
     processor, _ = load_processor(base)
-    talk = teaching("x.png", [("Where?", "[1,2]"), ("And there?", "yes")])
+    talk = training_conversation("x.png", [("Where?", "[1,2]"), ("And there?", "yes")])
     published = (Path(base) / "chat_template.jinja").read_text()
     assert taught(processor.chat_template).replace("</s>", "") == taught(published)
     assert taught(processor.chat_template).count("</s>") == (2 if "ASSISTANT" in published else 0)
 
 
 def test_a_server_may_give_what_is_said_as_text(tmp_path):
-    processor, _ = load_processor(str(tiny.save_llava(tmp_path)))
-    conversation = teaching("x.png", [("Where?", "[1,2]")]).messages()
+    processor, _ = load_processor(str(save_tiny_mllm("llava", tmp_path)))
+    conversation = training_conversation("x.png", [("Where?", "[1,2]")]).messages()
     as_text = [conversation[0], {"role": "assistant", "content": "[1,2]"}]
     first, second = (
         processor.tokenizer.apply_chat_template(said, chat_template=processor.chat_template, tokenize=False)
@@ -53,7 +53,7 @@ def test_a_server_may_give_what_is_said_as_text(tmp_path):
 
 
 def test_answers_that_cannot_be_ended_are_refused(tmp_path):
-    processor, _ = load_processor(str(tiny.save_qwen2_vl(tmp_path)))
+    processor, _ = load_processor(str(save_tiny_mllm("qwen2_vl", tmp_path)))
     processor.chat_template = processor.chat_template.replace("{% endfor %}<|im_end|>", "{% endfor %}")
     processor.tokenizer.eos_token = None
     with pytest.raises(ModelError, match="would not learn to stop; put one behind"):
@@ -89,7 +89,9 @@ def test_a_model_that_could_think_first_answers_at_once(qwen2_vl):
         "['role'] }}\n", "['role'] }}\n{% if loop.last and message['role'] == 'assistant' %}<no>{% endif %}"
     )
     patch_chat_template(processor)
-    asked = processor.apply_chat_template(asking("x.png", "?").messages(), tokenize=False, add_generation_prompt=True)
+    asked = processor.apply_chat_template(
+        inference_conversation("x.png", "?").messages(), tokenize=False, add_generation_prompt=True
+    )
     assert asked.endswith("assistant\n<no>")
     mended = processor.chat_template
     patch_chat_template(processor)

@@ -18,9 +18,9 @@ from transformers import (
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.mllm.image_size import keep_whole, limit_images, own_coordinates
+from sam4mllm.mllm.image_size import keep_whole, limit_images, native_coordinates
 from sam4mllm.mllm.loading import load_processor
-from tests.mllm import tiny
+from sam4mllm.testing import save_tiny_mllm
 
 
 class Processor:
@@ -36,7 +36,7 @@ def limited(model_type, image_processor, **limits):
 def test_the_largest_area_of_qwen_is_its_longest_edge():
     images = limited("qwen2_5_vl", Qwen2VLImageProcessor(), max_pixels=401408)
     assert (images.size["shortest_edge"], images.size["longest_edge"]) == (3136, 401408)
-    coordinates = own_coordinates(FAMILIES["qwen2_5_vl"].coordinates, Processor(images))
+    coordinates = native_coordinates(FAMILIES["qwen2_5_vl"].coordinates, Processor(images))
     assert coordinates.frame == ResizedGrid(28, 3136, 401408)
 
 
@@ -89,7 +89,7 @@ def test_a_image_that_is_squeezed_to_a_square_stays_squeezed():
 
 
 def test_a_processor_that_pads_is_saved_and_loaded_as_such(tmp_path):
-    base = tiny.save_llava(tmp_path / "base")
+    base = save_tiny_mllm("llava", tmp_path / "base")
     saved = json.loads((base / "processor_config.json").read_text())["image_processor"]
     assert saved["image_processor_type"] == "CLIPImageProcessor"
     processor, _ = load_processor(str(base))

@@ -16,8 +16,7 @@ from sam4mllm.cli.main import main
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import ResizedGrid
-from sam4mllm.methods.of_recipe import method_of
-from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.methods.registry import method_from_settings, method_of_recipe
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.recipe.schema import MethodSection
@@ -26,10 +25,9 @@ from sam4mllm.runs.merge import merge
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.fallback import BoxFallback
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from sam4mllm.utils.device import resolve_device
-from tests.mllm import tiny
 from tests.mllm.fake_server import Server
-from tests.tiny_sam import save_sam
 
 RECIPE = """
 output: {folder}/run
@@ -46,8 +44,8 @@ generation: {{batch_size: 3, max_new_tokens: 6}}
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny base model, a tiny SAM and a run whose adapter is as `attach_lora` made it."""
     folder = tmp_path_factory.mktemp("home")
-    tiny.save_fast_vlm(folder / "base", seed=1)
-    save_sam(folder / "sam.pth")
+    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
+    save_tiny_sam(folder / "sam.pth")
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
     recipe = load_recipe(folder / "recipe.yaml")
     mllm = attach_lora(load_mllm(recipe.model.base), recipe.lora, seed=0)
@@ -81,7 +79,7 @@ def test_a_base_model_is_asked_for_boxes_alone(home: Path) -> None:
 
 def test_the_runs_calibration_is_for_its_own_segmenter_and_method(home: Path) -> None:
     run = RunFolder(home / "run")
-    run.keep_calibration(fit_calibration([(Confidence(-0.1, None, 0.9), True)], [], "val"))
+    run.write_calibration(fit_calibration([(Confidence(-0.1, None, 0.9), True)], [], "val"))
     try:
         for given, calibrated in (
             ({}, True),
@@ -91,7 +89,7 @@ def test_the_runs_calibration_is_for_its_own_segmenter_and_method(home: Path) ->
             pipe = Pipeline.from_pretrained(run.path, device="cpu", **given)
             assert (pipe.calibration == run.calibration) == ("calibration" in pipe.identity) == calibrated
     finally:
-        run.keep_calibration(None)
+        run.write_calibration(None)
 
 
 def test_a_method_and_a_segmenter_may_be_given(home: Path) -> None:
@@ -125,22 +123,22 @@ def test_another_model_of_the_same_size_in_the_same_place_is_another(home: Path,
         pipe = Pipeline.from_pretrained(str(tmp_path / "base"), device="cpu", segmenter=BoxSegmenter())
         return pipe.identity
 
-    weights = tiny.save_fast_vlm(tmp_path / "base", seed=1) / "model.safetensors"
+    weights = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1) / "model.safetensors"
     first, size = identity(), weights.stat().st_size
     assert identity() == first
-    tiny.save_fast_vlm(tmp_path / "base", seed=2)
+    save_tiny_mllm("fast_vlm", tmp_path / "base", seed=2)
     assert weights.stat().st_size == size and identity() != first
 
 
 def test_a_run_says_when_to_fall_back_on_the_box_and_a_caller_may_say_otherwise(home: Path, tmp_path: Path) -> None:
-    assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.is_on
+    assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.enabled
     shutil.copytree(home / "run", tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("fallback_margin: null", "fallback_margin: 0.05"))
     pipe = Pipeline.from_pretrained(tmp_path / "run", device="cpu")
     assert pipe.fallback == BoxFallback(margin=0.05)
     assert pipe.identity["fallback"] == {"margin": 0.05, "outside": None}
-    assert not Pipeline.from_pretrained(tmp_path / "run", device="cpu", fallback=BoxFallback()).fallback.is_on
+    assert not Pipeline.from_pretrained(tmp_path / "run", device="cpu", fallback=BoxFallback()).fallback.enabled
     other = Pipeline.from_pretrained(home / "run", device="cpu", fallback=BoxFallback(outside=0.2))
     assert other.fallback == BoxFallback(outside=0.2)
 
@@ -248,12 +246,12 @@ def test_with_a_server_the_run_gives_method_and_segmenter_and_no_model_is_loaded
 def test_with_a_server_the_familys_coordinates_are_those_of_the_runs_own_processor(
     home: Path, tmp_path: Path, merged: bool
 ) -> None:
-    tiny.save_qwen2_5_vl(tmp_path / "base")
+    save_tiny_mllm("qwen2_5_vl", tmp_path / "base")
     file = tmp_path / "recipe.yaml"
     file.write_text(RECIPE.format(folder=tmp_path).replace(f"{tmp_path}/sam.pth", f"{home}/sam.pth"))
     recipe = load_recipe(file, ["model.max_pixels=4704"])
     mllm = attach_lora(load_mllm(recipe.model.base, image_size=recipe.model.image_size), recipe.lora, seed=0)
-    run = RunFolder.create(recipe, method_of(recipe))
+    run = RunFolder.create(recipe, method_of_recipe(recipe))
     run.finish(mllm.model, mllm.processor)
     run = merge(run, tmp_path / "merged") if merged else run
     asked = MethodSection(positives=0, negatives=0).model_dump()

@@ -11,18 +11,17 @@ import torch
 from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
-from sam4mllm.prompts.conversation import asking
 from sam4mllm.cli.main import main
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.prompts.conversation import inference_conversation
 from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.runs.merge import merge
 from sam4mllm.runs.run_folder import RunFolder
-from tests.mllm import tiny
-from tests.tiny_sam import save_sam
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 
 RECIPE = """
 output: {folder}/run
@@ -52,12 +51,12 @@ def save_run(folder: Path, *overrides: str) -> RunFolder:
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
-    model = tiny.save_fast_vlm(folder / "base", seed=1)
+    model = save_tiny_mllm("fast_vlm", folder / "base", seed=1)
     # As some chat models come: with settings that would change greedy answers.
     settings = json.loads((model / "generation_config.json").read_text())
     settings |= {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.3}
     (model / "generation_config.json").write_text(json.dumps(settings))
-    save_sam(folder / "sam.pth")
+    save_tiny_sam(folder / "sam.pth")
     save_run(folder)
     for name in ("a", "b"):
         pixels = np.random.default_rng(ord(name)).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -106,7 +105,7 @@ def test_transformers_alone_loads_it_and_its_own_settings_are_greedy(home: Path,
     tokens = model.generate(**inputs, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
     ours = TransformersEngine(load_mllm(str(home / "base"), home / "run"), 1)
     assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == (
-        ours.generate([asking(home / "a.png", "Where?")], 12)[0].text
+        ours.generate([inference_conversation(home / "a.png", "Where?")], 12)[0].text
     )
 
 
@@ -126,13 +125,13 @@ def test_a_quantised_run_is_merged_into_the_unquantised_base(home: Path, tmp_pat
 def test_the_calibration_comes_along(home: Path, tmp_path: Path) -> None:
     run = RunFolder.open(home / "run")
     assert merge(run, tmp_path / "plain").calibration is None
-    run.keep_calibration(fit_calibration([(Confidence(-0.1, None, 0.9), True)], [], "val"))
+    run.write_calibration(fit_calibration([(Confidence(-0.1, None, 0.9), True)], [], "val"))
     try:
         merged = merge(run, tmp_path / "merged")
         assert merged.calibration == run.calibration and run.calibration is not None
         assert Pipeline.from_pretrained(merged.path, device="cpu").calibration == run.calibration
     finally:
-        run.keep_calibration(None)
+        run.write_calibration(None)
 
 
 def test_another_type_of_weights_is_stored_as_asked(home: Path, tmp_path: Path) -> None:

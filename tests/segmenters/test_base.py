@@ -6,7 +6,7 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.segmenters.base import Embeddings
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
-from tests.tiny_sam import tiny_sam
+from sam4mllm.testing import tiny_sam
 
 BOX_AND_POINTS = SamPrompt(Box(2, 3, 30, 20), (Point(10.5, 9.5, 1), Point(3.5, 4.5, 0)))
 BOX_ALONE = SamPrompt(Box(5, 5, 25, 22))
@@ -38,7 +38,7 @@ def test_a_batch_is_its_prompts_one_by_one_in_order(batch_size: int) -> None:
     assert decoded.index.tolist() == [image for image, _ in REQUESTS]
     for place, (image, prompt) in enumerate(REQUESTS):
         single = segmenter.decode(segmenter.embed([images()[image]]), [(0, prompt)])
-        torch.testing.assert_close(decoded.low_logits[place], single.low_logits[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(decoded.low_res_logits[place], single.low_res_logits[0], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(decoded.iou[place], single.iou[0], atol=1e-4, rtol=1e-4)
         assert masks[place].dtype == torch.bool
         assert tuple(masks[place].shape) == images()[image].shape[:2]
@@ -50,7 +50,7 @@ def test_masks_brought_to_size_a_few_at_once_are_the_same(monkeypatch: pytest.Mo
     segmenter = SegmentAnything(tiny_sam())
     decoded = segmenter.decode(segmenter.embed(images()), REQUESTS)
     together = segmenter.masks(decoded)
-    monkeypatch.setattr("sam4mllm.segmenters.base._PIXELS_AT_ONCE", 2 * 40 * 30)
+    monkeypatch.setattr("sam4mllm.segmenters.base._MAX_UPSAMPLED_PIXELS", 2 * 40 * 30)
     few = segmenter.masks(decoded)
     assert all(torch.equal(*pair) for pair in zip(together, few, strict=True))
 
@@ -58,7 +58,7 @@ def test_masks_brought_to_size_a_few_at_once_are_the_same(monkeypatch: pytest.Mo
 def test_no_requests_give_nothing() -> None:
     segmenter = BoxSegmenter()
     decoded = segmenter.decode(segmenter.embed(images()), [])
-    assert len(decoded.index) == len(decoded.iou) == len(decoded.low_logits) == 0
+    assert len(decoded.index) == len(decoded.iou) == len(decoded.low_res_logits) == 0
     assert segmenter.masks(decoded) == []
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.pipeline.loading import box_fallback
 from sam4mllm.recipe.schema import SegmenterSection
-from sam4mllm.segmenters.fallback import BoxFallback, segment_guarded, share_outside
+from sam4mllm.segmenters.fallback import BoxFallback, segment_with_fallback, share_outside
 from sam4mllm.segmenters.segment_anything import SegmentAnything
-from tests.segmenters.fakes import Straying
-from tests.tiny_sam import tiny_sam
+from sam4mllm.testing import tiny_sam
+from tests.segmenters.fakes import MisledSegmenter
 
 BOX = Box(10, 10, 30, 20)
 POINTED = SamPrompt(BOX, (Point(12.5, 12.5, 1), Point(2.5, 2.5, 0)))
@@ -67,9 +67,9 @@ def test_what_is_no_fraction_is_refused(given: dict[str, float]) -> None:
 
 
 def test_a_recipes_section_says_it_and_by_default_says_never() -> None:
-    assert not box_fallback(SegmenterSection(checkpoint="shapes")).is_on
+    assert not box_fallback(SegmenterSection(checkpoint="shapes")).enabled
     section = SegmenterSection(checkpoint="shapes", fallback_margin=0.05, fallback_outside=0.0)
-    assert box_fallback(section) == BoxFallback(0.05, 0.0) and box_fallback(section).is_on
+    assert box_fallback(section) == BoxFallback(0.05, 0.0) and box_fallback(section).enabled
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_the_share_outside_counts_the_masks_pixels(columns: tuple[int, int], sha
 
 
 def test_each_request_gets_its_own_mask_in_its_place() -> None:
-    segmenter = Straying()
+    segmenter = MisledSegmenter()
     embeddings = segmenter.embed([np.zeros((40, 60, 3), dtype=np.uint8)] * 2)
     within = SamPrompt(BOX, (Point(12.5, 12.5, 1),))
     requests = [(0, SamPrompt(BOX)), (1, POINTED), (0, within), (0, SamPrompt(None, POINTED.points)), (0, POINTED)]
-    masks, ious, alone = segment_guarded(segmenter, embeddings, requests, BoxFallback(margin=0.05))
+    masks, ious, alone = segment_with_fallback(segmenter, embeddings, requests, BoxFallback(margin=0.05))
     assert alone == (False, True, False, False, True)
     assert ious.tolist() == pytest.approx([0.9, 0.9, 0.95, 0.6, 0.9])
     assert torch.equal(masks[1], masks[0]) and torch.equal(masks[4], masks[0]) and int(masks[0].sum()) == 200
@@ -95,17 +95,17 @@ def test_each_request_gets_its_own_mask_in_its_place() -> None:
 
 
 def test_a_mask_that_leaves_its_box_is_replaced_whatever_sam_thinks_of_it() -> None:
-    segmenter = Straying(pointed_iou=0.99)
+    segmenter = MisledSegmenter(pointed_iou=0.99)
     embeddings = segmenter.embed([np.zeros((40, 60, 3), dtype=np.uint8)])
     for outside, taken in ((0.1, True), (0.95, False)):
-        masks, _, alone = segment_guarded(segmenter, embeddings, [(0, POINTED)], BoxFallback(outside=outside))
+        masks, _, alone = segment_with_fallback(segmenter, embeddings, [(0, POINTED)], BoxFallback(outside=outside))
         assert alone == (taken,) and (int(masks[0].sum()) == 200) == taken
 
 
 def test_no_request_is_no_mask() -> None:
-    segmenter = Straying()
+    segmenter = MisledSegmenter()
     embeddings = segmenter.embed([np.zeros((40, 60, 3), dtype=np.uint8)])
-    masks, ious, alone = segment_guarded(segmenter, embeddings, [], BoxFallback(margin=0))
+    masks, ious, alone = segment_with_fallback(segmenter, embeddings, [], BoxFallback(margin=0))
     assert masks == [] and ious.shape == (0,) and alone == ()
 
 
@@ -117,9 +117,9 @@ def test_with_sam_a_mask_is_the_one_or_the_other() -> None:
         return segmenter.masks(segmenter.decode(embeddings, [(0, prompt) for prompt in prompts]))
 
     pointed, alone = masks_of([POINTED, SamPrompt(BOX)])
-    never, _, kept = segment_guarded(segmenter, embeddings, [(0, POINTED)], BoxFallback(margin=1))
+    never, _, kept = segment_with_fallback(segmenter, embeddings, [(0, POINTED)], BoxFallback(margin=1))
     assert kept == (False,) and torch.equal(never[0], pointed)
     share = share_outside(pointed, BOX)
     assert share > 0
-    always, _, taken = segment_guarded(segmenter, embeddings, [(0, POINTED)], BoxFallback(outside=share / 2))
+    always, _, taken = segment_with_fallback(segmenter, embeddings, [(0, POINTED)], BoxFallback(outside=share / 2))
     assert taken == (True,) and torch.equal(always[0], alone)

@@ -7,7 +7,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from transformers import Sam2ImageProcessor
 
 from sam4mllm.segmenters.frame import InputFrame, SquareFrame
-from tests.tiny_sam import tiny_sam
+from sam4mllm.testing import tiny_sam
 
 SIZES_WH = [(64, 64), (64, 40), (31, 64), (100, 75), (17, 90), (300, 1), (5, 3)]
 

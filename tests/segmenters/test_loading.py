@@ -19,65 +19,64 @@ from sam4mllm.segmenters.families import FAMILIES
 from sam4mllm.segmenters.loading import _dtype, load_segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything, load_checkpoint
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.testing.tiny_segmenters import save_tiny
+from sam4mllm.testing import save_tiny_sam, save_tiny_segmenter
 from tests.segmenters.tiny_videos import save_video
-from tests.tiny_sam import save_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny("sam2", tmp_path_factory.mktemp("home") / "sam2")
+    return save_tiny_segmenter("sam2", tmp_path_factory.mktemp("home") / "sam2")
 
 
 @pytest.fixture
 def copy(sam2: Path, tmp_path: Path) -> Path:
-    """A folder of the model to be spoilt."""
+    """A copy of the model's folder that a test may damage."""
     return Path(shutil.copytree(sam2, tmp_path / "copy"))
 
 
-def test_a_gpu_that_only_imitates_bfloat16_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_dtype_is_float32_on_gpus_that_emulate_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert _dtype("auto", torch.device("cuda")) == torch.float32
 
 
-def test_shapes_is_the_model_of_the_package() -> None:
+def test_shapes_is_the_embedded_model() -> None:
     assert load_segmenter("shapes").fingerprint == load_checkpoint(models.path("segmenter")).fingerprint
 
 
-def test_a_file_is_segment_anything(tmp_path: Path) -> None:
-    file = save_sam(tmp_path / "sam.pth")
+def test_a_file_is_loaded_by_segment_anything(tmp_path: Path) -> None:
+    file = save_tiny_sam(tmp_path / "sam.pth")
     for name in (file, str(file)):
         assert isinstance(load_segmenter(name), SegmentAnything)
 
 
-def test_a_home_folder_is_found(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_expanded_to_the_home_folder(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(sam2.parent))
     assert isinstance(load_segmenter("~/sam2"), TransformersSam)
 
 
-def test_a_folder_is_the_model_that_its_config_says(sam2: Path) -> None:
+def test_config_json_decides_the_family_of_a_folder(sam2: Path) -> None:
     segmenter = load_segmenter(sam2)
     assert isinstance(segmenter, TransformersSam) and segmenter.family.name == "sam2"
     assert segmenter.dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["sam2", "edgetam", "sam3_tracker"])
-def test_a_video_model_gives_its_image_model(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_checkpoint_of_a_video_model_loads_as_its_image_model(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     decoder = save_video(name, tmp_path)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         segmenter = load_segmenter(tmp_path)
     assert isinstance(segmenter, TransformersSam) and segmenter.family.name == name
-    assert not caplog.records, "the video's own weights are no news"
+    assert not caplog.records, "unused weights of the video model are expected, so no warning is logged"
     found = segmenter.model.mask_decoder.state_dict()
     assert found.keys() == decoder.keys() and all(torch.equal(found[key], decoder[key]) for key in decoder)
     decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, SamPrompt(Box(10, 5, 60, 50)))])
     assert segmenter.masks(decoded)[0].shape == (75, 100)
 
 
-def test_the_type_of_the_stored_weights_does_not_matter(copy: Path) -> None:
+def test_weights_stored_as_bfloat16_are_cast_to_the_dtype(copy: Path) -> None:
     file = copy / "model.safetensors"
     weights = {name: weight.to(torch.bfloat16) for name, weight in load_file(file).items()}
     save_file(weights, file, metadata={"format": "pt"})
@@ -85,31 +84,31 @@ def test_the_type_of_the_stored_weights_does_not_matter(copy: Path) -> None:
     assert segmenter.embed([IMAGE]).features[0].dtype == torch.float32
 
 
-def test_the_checkpoints_own_pixel_statistics_count(copy: Path, sam2: Path) -> None:
+def test_pixel_statistics_come_from_the_checkpoints_processor(copy: Path, sam2: Path) -> None:
     settings = {"image_processor_type": "Sam2ImageProcessor", "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3}
     (copy / "preprocessor_config.json").write_text(json.dumps(settings))
-    told, usual = load_segmenter(copy), load_segmenter(sam2)
-    assert isinstance(told, TransformersSam)
+    custom, default = load_segmenter(copy), load_segmenter(sam2)
+    assert isinstance(custom, TransformersSam)
     black = np.zeros((8, 8, 3), np.uint8)
-    torch.testing.assert_close(told.pixels([black])[0, :, 0, 0], torch.tensor([-0.2, -0.4, -0.6]))
-    assert told.fingerprint != usual.fingerprint
+    torch.testing.assert_close(custom.pixels([black])[0, :, 0, 0], torch.tensor([-0.2, -0.4, -0.6]))
+    assert custom.fingerprint != default.fingerprint
 
 
-def test_weights_without_a_place_are_told_in_a_line(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_weights_are_logged_in_one_line(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = copy / "model.safetensors"
     save_file(load_file(file) | {"head.weight": torch.zeros(2)}, file, metadata={"format": "pt"})
     with caplog.at_level(logging.WARNING):
         load_segmenter(copy)
     assert [record.message for record in caplog.records] == [
-        f"{copy}: 1 weights have no place in a Sam2Model: ['head.weight']"
+        f"{copy}: a Sam2Model does not use 1 weights: ['head.weight']"
     ]
 
 
-def of_another_kind(folder: Path) -> None:
+def of_another_model_type(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "vit"}')
 
 
-def without_a_kind(folder: Path) -> None:
+def without_a_model_type(folder: Path) -> None:
     (folder / "config.json").write_text("{}")
 
 
@@ -152,43 +151,43 @@ def with_half_a_processor(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
-        (of_another_kind, "model type 'vit' is no segmenter that is known here; known are sam, sam_hq, sam2, "),
-        (without_a_kind, "is no segmenter that is known here"),
-        (without_config, "holds no config.json; give a folder made by transformers' save_pretrained"),
+        (of_another_model_type, "model type 'vit' is not a supported segmenter; supported are sam, sam_hq, sam2, "),
+        (without_a_model_type, "is not a supported segmenter"),
+        (without_config, "has no config.json; give a folder written by transformers' save_pretrained"),
         (with_half_a_config, "does not load: "),
         (with_an_impossible_config, "does not load as a Sam2Model: "),
         (without_weights, "does not load as a Sam2Model: "),
         (with_cut_weights, "does not load as a Sam2Model: "),
-        (without_some_weights, "no weights ['prompt_encoder.mask_embed.conv1.bias', "),
-        (with_a_misshapen_weight, "misshapen weights ['mask_decoder.iou_token.weight'] (1 in all)"),
+        (without_some_weights, "missing weights ['prompt_encoder.mask_embed.conv1.bias', "),
+        (with_a_misshapen_weight, "mismatched weights ['mask_decoder.iou_token.weight'] (1 in all)"),
         (with_half_a_processor, "does not load as a Sam2Model: "),
     ],
 )
-def test_a_folder_that_does_not_do_is_told_in_one_line(
-    spoil: Callable[[Path], None], says: str, copy: Path, capfd: pytest.CaptureFixture[str]
+def test_a_damaged_folder_raises_an_error_of_one_line(
+    damage: Callable[[Path], None], message: str, copy: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    spoil(copy)
+    damage(copy)
     with pytest.raises(ModelError) as caught:
         load_segmenter(copy)
-    assert says in str(caught.value) and str(copy) in str(caught.value) and "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", ""), "the error says it all"
+    assert message in str(caught.value) and str(copy) in str(caught.value) and "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", ""), "the libraries print nothing of their own"
 
 
 @pytest.mark.parametrize(
     "name", ["sam_vit_h", "sam_vit_h.pth", "checkpoints/sam_vit_h.pth", "./sam2", "/a/b/c", "{home}/none", "a/b/c", ""]
 )
-def test_a_name_of_nothing_says_what_may_be_given(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_raises_an_error_that_lists_what_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_segmenter(name.format(home=tmp_path))
-    expected = "holds no config.json" if name == "" else "no segmenter checkpoint at"
+    expected = "has no config.json" if name == "" else "no segmenter checkpoint at"
     assert expected in str(caught.value)
 
 
-def test_an_unknown_number_type_is_told(sam2: Path) -> None:
-    with pytest.raises(ModelError, match="unknown number type 'int8'"):
+def test_an_unknown_dtype_raises_an_error(sam2: Path) -> None:
+    with pytest.raises(ModelError, match="unknown dtype 'int8'"):
         load_segmenter(sam2, "cpu", "int8")
 
 
@@ -197,8 +196,8 @@ def test_every_model_type_belongs_to_one_family() -> None:
     assert len(kinds) == len(set(kinds))
 
 
-def test_a_hub_id_is_read_from_the_cache_and_told_where_it_is_not(sam2: Path, tmp_path: Path) -> None:
-    """In a process of its own, because the Hub's library reads its settings when it is imported."""
+def test_a_hub_id_loads_from_the_cache_and_raises_an_error_if_it_is_not_there(sam2: Path, tmp_path: Path) -> None:
+    """Run in a subprocess, because huggingface_hub reads its settings when it is imported."""
     repository = tmp_path / "hub/models--some--sam2"
     shutil.copytree(sam2, repository / "snapshots/0123456789abcdef")
     (repository / "snapshots/0123456789abcdef/preprocessor_config.json").write_text("{}")
@@ -215,8 +214,8 @@ def test_a_hub_id_is_read_from_the_cache_and_told_where_it_is_not(sam2: Path, tm
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True, env=variables
     )
-    fingerprint, said = done.stdout.splitlines()
+    fingerprint, message = done.stdout.splitlines()
     assert fingerprint == load_segmenter(sam2).fingerprint
-    assert said.startswith("the segmenter 'some/sam3' does not load: OSError: ")
-    assert said.endswith("is the name right, and the Hub in reach?")
+    assert message.startswith("the segmenter 'some/sam3' does not load: OSError: ")
+    assert message.endswith("check its name, and the connection if it is a Hub id")
     assert done.stderr == ""

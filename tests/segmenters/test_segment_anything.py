@@ -13,7 +13,7 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything, save_checkpoint
-from tests.tiny_sam import TINY, tiny_sam
+from sam4mllm.testing import TINY_SAM, tiny_sam
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 
@@ -44,8 +44,8 @@ def test_masks_are_those_of_the_sam_predictor(prompt: SamPrompt) -> None:
     segmenter = SegmentAnything(tiny_sam())
     decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt)])
 
-    assert decoded.low_logits.shape == (1, 32, 32)
-    np.testing.assert_allclose(decoded.low_logits[0].numpy(), low[best], atol=1e-3, rtol=1e-3)
+    assert decoded.low_res_logits.shape == (1, 32, 32)
+    np.testing.assert_allclose(decoded.low_res_logits[0].numpy(), low[best], atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(decoded.iou[0].numpy(), iou[best], atol=1e-3, rtol=1e-3)
     mask = segmenter.masks(decoded)[0].numpy()
     assert mask.shape == (75, 100)
@@ -56,7 +56,7 @@ def test_prompts_matter() -> None:
     segmenter = SegmentAnything(tiny_sam())
     prompts = [SamPrompt(Box(10, 5, 60, 50)), SamPrompt(Box(70, 40, 99, 70))]
     decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt) for prompt in prompts])
-    assert (decoded.low_logits[0] - decoded.low_logits[1]).abs().max() > 0.01
+    assert (decoded.low_res_logits[0] - decoded.low_res_logits[1]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
@@ -102,7 +102,7 @@ def checkpoint(path: Path, content: Any) -> Path:
 def test_a_plain_state_dict_and_one_with_its_architecture_load_alike(tmp_path: Path) -> None:
     plain = load_segmenter(checkpoint(tmp_path, tiny_sam().state_dict()), "cpu", "float32")
     # The decoder's heads are not in the shapes; segment_anything's default is 8.
-    save_checkpoint(tmp_path / "with.pth", tiny_sam(), TINY)
+    save_checkpoint(tmp_path / "with.pth", tiny_sam(), TINY_SAM)
     told = load_segmenter(tmp_path / "with.pth")
     assert told.fingerprint == SegmentAnything(tiny_sam()).fingerprint
     assert plain.fingerprint != told.fingerprint
@@ -116,12 +116,12 @@ def test_weights_stored_in_half_compute_in_float32(tmp_path: Path) -> None:
 
 
 def test_an_encoder_without_relative_positions_needs_its_heads_told(tmp_path: Path) -> None:
-    architecture = replace(TINY, use_rel_pos=False, window_size=0, global_attn_indexes=())
+    architecture = replace(TINY_SAM, use_rel_pos=False, window_size=0, global_attn_indexes=())
     sam = tiny_sam(architecture=architecture)
     told = {"num_heads": 2, "window_size": 0, "decoder_heads": 2}
     loaded = load_segmenter(checkpoint(tmp_path, {"model": sam.state_dict(), "architecture": told}))
     assert loaded.fingerprint == SegmentAnything(sam).fingerprint
-    with pytest.raises(ModelError, match="do not tell its heads"):
+    with pytest.raises(ModelError, match="heads and windows cannot be inferred"):
         load_segmenter(checkpoint(tmp_path, sam.state_dict()))
 
 
@@ -142,7 +142,7 @@ def test_bfloat16_masks_are_near() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         segmenter = SegmentAnything(tiny_sam(), dtype=dtype)
         decoded.append(segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt)]))
-    assert decoded[1].low_logits.dtype == torch.float32
+    assert decoded[1].low_res_logits.dtype == torch.float32
     torch.testing.assert_close(decoded[1].iou, decoded[0].iou, atol=0.3, rtol=0.2)
 
 
@@ -163,11 +163,11 @@ def test_what_is_no_sam_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
         ({"a": 1}, "no state dict"),
         ([1, 2], "no state dict"),
         ({"fc.weight": torch.zeros(2)}, "holds no weights 'image_encoder.patch_embed.proj.weight'"),
-        (short, r"no weights \['mask_decoder.transformer.layers.0.norm4.bias'"),
-        (weights | {"head": torch.zeros(1)}, r"unknown weights \['head'\]"),
+        (short, r"missing weights \['mask_decoder.transformer.layers.0.norm4.bias'"),
+        (weights | {"head": torch.zeros(1)}, r"unexpected weights \['head'\]"),
         (
             weights | {"mask_decoder.iou_token.weight": torch.zeros(1, 3)},
-            r"misshapen weights \['mask_decoder.iou_token",
+            r"mismatched weights \['mask_decoder.iou_token",
         ),
         ({"model": weights, "architecture": {"headz": 3}}, r"unknown names \['headz'\]"),
     ]
@@ -183,16 +183,16 @@ def test_what_is_no_file_of_weights_is_told_and_not_run(tmp_path: Path) -> None:
         load_segmenter(tmp_path / "none.pth")
     text = tmp_path / "text.pth"
     text.write_text("no weights")
-    with pytest.raises(ModelError, match="no checkpoint of plain weights"):
+    with pytest.raises(ModelError, match="is not a checkpoint of weights"):
         load_segmenter(text)
     bomb = tmp_path / "bomb.pth"
     bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "ran"), protocol=2))
-    with pytest.raises(ModelError, match="no checkpoint of plain weights"):
+    with pytest.raises(ModelError, match="is not a checkpoint of weights"):
         load_segmenter(bomb)
     assert not (tmp_path / "ran").exists()
 
 
 def test_an_unknown_number_type_is_told(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "sam.pth", tiny_sam(), TINY)
-    with pytest.raises(ModelError, match="unknown number type 'int8'"):
+    save_checkpoint(tmp_path / "sam.pth", tiny_sam(), TINY_SAM)
+    with pytest.raises(ModelError, match="unknown dtype 'int8'"):
         load_segmenter(tmp_path / "sam.pth", "cpu", "int8")

@@ -5,15 +5,15 @@ import torch
 
 from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.shared_decoder import SharedDecoder
-from tests.tiny_sam import TINY, tiny_sam
+from sam4mllm.testing import TINY_SAM, tiny_sam
 
 
 @pytest.mark.parametrize(
     "architecture",
     [
-        TINY,
-        replace(TINY, decoder_depth=3, decoder_heads=4, attention_downsample_rate=1),
-        replace(TINY, decoder_depth=1, num_multimask_outputs=2),
+        TINY_SAM,
+        replace(TINY_SAM, decoder_depth=3, decoder_heads=4, attention_downsample_rate=1),
+        replace(TINY_SAM, decoder_depth=1, num_multimask_outputs=2),
     ],
 )
 @pytest.mark.parametrize("images", [1, 3])

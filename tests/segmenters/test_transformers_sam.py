@@ -7,7 +7,7 @@ import torch
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.segmenters.families import family_of
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.testing.tiny_segmenters import tiny_model
+from sam4mllm.testing import tiny_segmenter_model
 
 NAMES = ["sam", "sam_hq", "sam2", "sam3_tracker", "edgetam"]
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
@@ -15,7 +15,7 @@ BOX, OTHER_BOX = SamPrompt(Box(10, 5, 60, 50)), SamPrompt(Box(70, 40, 99, 70))
 
 
 def tiny(name: str, seed: int = 0, **settings: Any) -> TransformersSam:
-    return TransformersSam(tiny_model(name, seed), family_of(name), **settings)
+    return TransformersSam(tiny_segmenter_model(name, seed), family_of(name), **settings)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,7 +24,7 @@ def test_prompts_and_images_matter(name: str) -> None:
     embeddings = segmenter.embed([IMAGE, 255 - IMAGE])
     decoded = segmenter.decode(embeddings, [(0, BOX), (0, OTHER_BOX), (1, BOX)])
     for place in (1, 2):
-        assert (decoded.low_logits[0] - decoded.low_logits[place]).abs().max() > 0.01
+        assert (decoded.low_res_logits[0] - decoded.low_res_logits[place]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,9 +37,9 @@ def test_the_fingerprint_is_of_weights_type_and_statistics(name: str) -> None:
 
 
 def test_the_fingerprint_is_of_what_weights_do_not_tell() -> None:
-    changed = tiny_model("sam2")
+    changed = tiny_segmenter_model("sam2")
     changed.config.mask_decoder_config.num_attention_heads = 1
-    moved = tiny_model("sam2")
+    moved = tiny_segmenter_model("sam2")
     moved.config._name_or_path = "/another/folder"
     ours, family = tiny("sam2").fingerprint, family_of("sam2")
     assert TransformersSam(changed, family).fingerprint != ours
@@ -53,7 +53,7 @@ def test_prompts_are_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     assert {weight.dtype for weight in segmenter.model.prompt_encoder.parameters()} == {torch.float32}
     assert {weight.dtype for weight in segmenter.model.mask_decoder.parameters()} == {dtype}
     decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, BOX)])
-    assert decoded.low_logits.dtype == decoded.iou.dtype == torch.float32
+    assert decoded.low_res_logits.dtype == decoded.iou.dtype == torch.float32
 
 
 def test_what_is_no_image_is_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sam4mllm.testing.tiny_segmenters import tiny_model
+from sam4mllm.testing import tiny_segmenter_model
 
 MEMORY = {
     "memory_attention_hidden_size": 16,
@@ -39,7 +39,7 @@ def save_video(name: str, folder: Path) -> dict[str, torch.Tensor]:
 
 
 def _sections(name: str) -> dict[str, Any]:
-    config = tiny_model(name).config
+    config = tiny_segmenter_model(name).config
     return {part: getattr(config, part) for part in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
 
 

@@ -9,15 +9,15 @@ import pytest
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
-from sam4mllm.segmenters.base import Decoded
+from sam4mllm.segmenters.base import DecodedMasks
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.targets import prepare
 from sam4mllm.targets.prepare import compute_targets, images_of, plan_shards, store_key
 from sam4mllm.targets.store import TargetStore
+from sam4mllm.testing import tiny_sam
 from sam4mllm.utils.distributed import DistributedContext
 from tests.targets.examples import SETTINGS, make_samples, mask_object
-from tests.tiny_sam import tiny_sam
 
 
 class Counting(BoxSegmenter):
@@ -35,7 +35,7 @@ class Counting(BoxSegmenter):
         self.images += len(images)
         return super().embed(images)
 
-    def decode_points(self, embeddings: Any, index: Any, boxes_xyxy: Any, points_xy: Any, labels: Any) -> Decoded:
+    def decode_points(self, embeddings: Any, index: Any, boxes_xyxy: Any, points_xy: Any, labels: Any) -> DecodedMasks:
         self.prompts += len(index)
         return super().decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
 

@@ -15,15 +15,14 @@ from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
 from sam4mllm.targets.scoring import Candidate, coarse_iou, score_groups
-from sam4mllm.testing.tiny_segmenters import tiny_model
-from tests.tiny_sam import tiny_sam
+from sam4mllm.testing import tiny_sam, tiny_segmenter_model
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
 
 
 SEGMENTERS: dict[str, Callable[[], Segmenter]] = {
     "sam": lambda: SegmentAnything(tiny_sam()),
-    "sam2": lambda: TransformersSam(tiny_model("sam2"), family_of("sam2")),
+    "sam2": lambda: TransformersSam(tiny_segmenter_model("sam2"), family_of("sam2")),
     "box": lambda: BoxSegmenter(points_cut=True),
 }
 
