@@ -1,6 +1,6 @@
-"""For all tests: how long one takes is no behaviour, so on a busy machine none fails for it."""
+"""Settings of all tests: hypothesis has no deadline, because durations on a busy machine are not behavior."""
 
 from hypothesis import settings
 
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")

@@ -1,4 +1,4 @@
-"""The README and the method's page: every command in them parses, every example is what the code reads and writes."""
+"""The README, docs/method.md and docs/evaluation.md: their commands parse, and their examples match the code."""
 
 from __future__ import annotations
 
@@ -43,36 +43,37 @@ def commands(text: str) -> list[list[str]]:
     return [words for words in lines if words]
 
 
-def named(program: str) -> list[list[str]]:
-    found = [words[1:] for words in commands(README) if words[0] == program]
-    assert found, f"no {program} command in README.md"
-    return found
+def readme_commands(program: str) -> list[list[str]]:
+    """The arguments of every call of `program` in the README."""
+    arguments = [words[1:] for words in commands(README) if words[0] == program]
+    assert arguments, f"no {program} command in README.md"
+    return arguments
 
 
 @pytest.mark.parametrize("words", commands(EVALUATION), ids=" ".join)
-def test_each_command_of_the_page_on_evaluation_parses(words: list[str]) -> None:
+def test_each_command_of_docs_evaluation_parses(words: list[str]) -> None:
     assert words[0] == "sam4mllm" and parse(words[1:]).subcommand in ("evaluate", "calibrate")
 
 
-def test_the_readme_has_no_command_of_an_unknown_kind() -> None:
+def test_the_readme_calls_known_programs_only() -> None:
     assert {words[0] for words in commands(README)} == {"make", "sam4mllm", "python", "source"}
     assert not commands(METHOD)
 
 
-@pytest.mark.parametrize("target", [words[0] for words in named("make")])
-def test_make_has_each_target(target: str) -> None:
+@pytest.mark.parametrize("target", [words[0] for words in readme_commands("make")])
+def test_make_has_each_target_that_the_readme_names(target: str) -> None:
     assert re.search(rf"^{re.escape(target)}:", (HOME / "Makefile").read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("arguments", named("sam4mllm"), ids=" ".join)
+@pytest.mark.parametrize("arguments", readme_commands("sam4mllm"), ids=" ".join)
 def test_each_sam4mllm_command_parses_and_its_recipe_loads(arguments: list[str]) -> None:
     options = parse(arguments)
     if "recipe" in options:
         load_recipe(options.recipe, options.overrides)
 
 
-@pytest.mark.parametrize("arguments", named("python"), ids=" ".join)
-def test_each_tool_is_there_and_knows_its_options(arguments: list[str]) -> None:
+@pytest.mark.parametrize("arguments", readme_commands("python"), ids=" ".join)
+def test_each_script_exists_and_has_the_options_that_the_readme_gives(arguments: list[str]) -> None:
     assert arguments[0].startswith(("toy_models/", "ablations/"))
     # The build scripts share the options of building.py.
     scripts = [HOME / arguments[0], HOME / "toy_models" / "building.py"]
@@ -81,7 +82,8 @@ def test_each_tool_is_there_and_knows_its_options(arguments: list[str]) -> None:
         assert not option.startswith("--") or f'add_argument("{option}"' in source, option
 
 
-def scripted(*given: object, **also: object) -> Pipeline:
+def scripted_pipeline(*_: object, **__: object) -> Pipeline:
+    """The pipeline that the snippet gets instead of the demo's."""
     answers = {
         "the purple star right of the C": "[700,600,800,800] +(750,700)(760,710) -(710,610)",
         "the largest shape": "[100,100,300,300] +(200,200)(210,210) -(110,110)",
@@ -92,12 +94,12 @@ def scripted(*given: object, **also: object) -> Pipeline:
 
 def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (snippet,) = blocks(README, "python")
-    (place,) = re.findall(r'image = "(.*)"', snippet)
-    (tmp_path / place).parent.mkdir(parents=True)
-    scene = make_scene(0, 1, int(IMAGE_NUMBER.findall(place)[0]) - TRAINING_SCENES - 1)
-    Image.fromarray(scene.image).save(tmp_path / place)
+    (path,) = re.findall(r'image = "(.*)"', snippet)
+    (tmp_path / path).parent.mkdir(parents=True)
+    scene = make_scene(0, 1, int(IMAGE_NUMBER.findall(path)[0]) - TRAINING_SCENES - 1)
+    Image.fromarray(scene.image).save(tmp_path / path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Pipeline, "from_pretrained", scripted)
+    monkeypatch.setattr(Pipeline, "from_pretrained", scripted_pipeline)
 
     names: dict[str, object] = {}
     exec(snippet, names)
@@ -106,11 +108,11 @@ def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert tuple(result.masks.shape) == (1, height, width) and result.masks.any()
     assert [each.status for each in results] == ["ok", "no_object"]
     assert Image.open(tmp_path / "out.png").size[1] >= height
-    # What the snippet asks for is in that image.
+    # The image shows the object that the snippet refers to.
     assert any((shape.colour, shape.name) == ("purple", "star") for shape in scene.shapes)
 
 
-def test_the_images_shown_are_of_the_demo_and_were_not_trained_on() -> None:
+def test_the_readme_segments_held_out_images_of_the_demo() -> None:
     numbers = {int(number) for number in IMAGE_NUMBER.findall(README)}
     assert numbers
     assert all(TRAINING_SCENES < number <= TRAINING_SCENES + 2 * HELD_OUT_SCENES for number in numbers)
@@ -118,7 +120,7 @@ def test_the_images_shown_are_of_the_demo_and_were_not_trained_on() -> None:
 
 
 def test_the_example_lines_are_read(tmp_path: Path) -> None:
-    own, queries, predictions = blocks(README, "jsonl")
+    predictions, own, queries = blocks(README, "jsonl")
     (tmp_path / "own.jsonl").write_text(own, encoding="utf-8")
     write_image(tmp_path / "photos" / "street.jpg", 240, 160)
     assert [len(sample.objects) for sample in read_dataset("jsonl", path=tmp_path / "own.jsonl")] == [1, 0]
@@ -128,7 +130,7 @@ def test_the_example_lines_are_read(tmp_path: Path) -> None:
     assert [line.status for line in read_predictions(tmp_path / "predictions.jsonl")] == ["ok", "no_object"]
 
 
-def test_the_worked_example_is_what_the_code_writes_and_reads() -> None:
+def test_the_code_writes_and_reads_the_worked_example() -> None:
     points = Point(128.5, 192.5, POSITIVE), Point(160.5, 197.5, POSITIVE), Point(83.5, 168.5, NEGATIVE)
     written = AnswerGrammar().write([SamPrompt(Box(77, 163, 358, 374), points)], (640, 480))
     asked = ask_prompts("the left cup", 2, 1)
@@ -140,7 +142,7 @@ def test_the_worked_example_is_what_the_code_writes_and_reads() -> None:
     assert read.box is not None and f"({', '.join(f'{value:g}' for value in read.box)})" in METHOD
 
 
-def test_every_answer_shown_can_be_read_and_is_written_the_same() -> None:
+def test_every_answer_in_docs_method_is_parsed_and_written_unchanged() -> None:
     lines = [line for block in blocks(METHOD, "text") for line in block.splitlines()]
     lines = [line for line in lines if re.match(r"\[\d|No object", line)]
     assert len(lines) == 4
@@ -149,16 +151,41 @@ def test_every_answer_shown_can_be_read_and_is_written_the_same() -> None:
         assert answer.status != "malformed" and AnswerGrammar().write(answer.prompts, (1000, 1000)) == line
 
 
-def test_the_questions_about_points_are_those_that_are_asked() -> None:
+def test_docs_method_shows_the_questions_about_points() -> None:
     shown = "\n".join(blocks(METHOD, "text")) + METHOD
     assert ask_points("[098,351,571,760]", ["(203,402)", "(511,688)", "(333,540)"]) in shown
     assert ask_points("[098,351,571,760]", ["(203,402)"]) in shown
     assert write_answers([True, False, True]) in shown
 
 
-@pytest.mark.parametrize("place", sorted(set(re.findall(r"(?<!!)\[[^\]]*\]\((?!https:)([^)]+)\)", README))))
-def test_every_link_into_the_project_leads_somewhere(place: str) -> None:
-    file, _, heading = place.partition("#")
-    text = (HOME / file).read_text(encoding="utf-8")
-    headings = [line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line.startswith("#")]
-    assert not heading or heading in headings
+def links(page: str) -> list[str]:
+    """The links of a page into the repository or into itself."""
+    text = (HOME / page).read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"(?<!!)\[[^\]]*\]\((?!https?:)([^)]+)\)", text)))
+
+
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *(f"docs/{path.name}" for path in (HOME / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize(("page", "link"), [(page, link) for page in sorted(PAGES) for link in links(page)])
+def test_every_link_into_the_project_has_its_target(page: str, link: str) -> None:
+    file, _, heading = link.partition("#")
+    path = (HOME / page).parent / file if file else HOME / page
+    assert path.exists()
+    if heading:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        titles = [line.lstrip("# ").lower() for line in lines if line.startswith("#")]
+        assert heading in [re.sub(r"[^\w -]", "", title).replace(" ", "-") for title in titles]
+
+
+def test_ci_runs_what_the_readme_documents() -> None:
+    script = (HOME / ".ci" / "run").read_text(encoding="utf-8")
+    targets = {words[0] for words in readme_commands("make")}
+    assert {"demo", "test"} <= targets
+    assert re.search(r"^make test\b", script, re.MULTILINE) and re.search(r"^make demo$", script, re.MULTILINE)
+    assert "tools/run_readme.py" in script

@@ -1,4 +1,4 @@
-"""docs/your-data.md: its commands are run in their order, with tiny models; its examples are what the readers read."""
+"""docs/your-data.md: its commands run in order on tiny models, and the readers accept its examples."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_from_ten_images_to_a_tuned_adapter(
         subcommand, *arguments = words[1:]
         arguments += smaller if subcommand in ("prepare", "inspect", "train") else []
         arguments += [] if subcommand in ("shapes", "convert") else ["--device", "cpu"]
-        # A random model's answer to the one image may be unreadable, which is status 1.
+        # The answer of a random model may be malformed, for which `segment` exits with status 1.
         assert main([subcommand, *arguments]) in ((0, 1) if subcommand == "segment" else (0,)), words
     capsys.readouterr()
 
@@ -58,13 +58,13 @@ def test_from_ten_images_to_a_tuned_adapter(
     assert chat["file"] == "chat.jsonl"
     assert chat["tuned"]["yes_no"] == chat["base"]["yes_no"] == 2
     assert 0 <= chat["tuned"]["yes_no_accuracy"] <= 1
-    asked = [sample.id for sample in read_dataset("jsonl", path=Path("val.jsonl"))]
-    for place in ("runs/answers", "runs/mine/evaluate/jsonl-val"):
-        lines = (Path(place) / "predictions.jsonl").read_text().splitlines()
-        assert sorted(json.loads(line)["id"] for line in lines) == sorted(asked)
+    ids = [sample.id for sample in read_dataset("jsonl", path=Path("val.jsonl"))]
+    for folder in ("runs/answers", "runs/mine/evaluate/jsonl-val"):
+        lines = (Path(folder) / "predictions.jsonl").read_text().splitlines()
+        assert sorted(json.loads(line)["id"] for line in lines) == sorted(ids)
 
 
-def test_the_recipe_loads_as_it_stands(tmp_path: Path) -> None:
+def test_the_recipe_loads_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
     assert load_recipe(tmp_path / "mine.yaml").data.train[0].path == Path("train.jsonl")
 
@@ -97,7 +97,7 @@ def test_the_phrases_of_coco_annotations_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [block for block in blocks(PAGE, "yaml") if block.startswith("data:")])
-def test_the_parts_of_recipes_fit_into_one(tmp_path: Path, text: str) -> None:
+def test_the_recipe_sections_are_valid(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
     data = read_yaml(text)["data"]
     overrides = ["data.validation=null"] + [f"data.{key}={json.dumps(value)}" for key, value in data.items()]
@@ -105,6 +105,6 @@ def test_the_parts_of_recipes_fit_into_one(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("entry", re.findall(r"`(\{dataset: .*?\})`", PAGE))
-def test_every_entry_named_in_the_text_is_one(tmp_path: Path, entry: str) -> None:
+def test_every_data_entry_in_the_text_is_valid(tmp_path: Path, entry: str) -> None:
     (tmp_path / "mine.yaml").write_text(FILES["mine.yaml"])
     assert load_recipe(tmp_path / "mine.yaml", [f"data.train=[{entry}]", "data.validation=null"])

@@ -1,9 +1,9 @@
-"""Run the README after a demo: every command that needs no more than `runs/demo`, and the Python snippet, as written.
+"""Run the README's commands after a demo: all that need only `runs/demo`, and the Python snippet, unchanged.
 
     python tools/run_readme.py
 
-Works in a folder of its own, in which `runs/demo` is this checkout's. Commands that need real weights or data, hours,
-or a shell of their own are listed, not run; tests parse those and walk their verbs on small models.
+The commands run in a temporary folder in which `runs/demo` links to that of this checkout. Commands that need real
+weights or data, hours, or an interactive shell are listed and not run; tests parse them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parent.parent
-NOT_HERE = ("make", "source", "_ppg", "runs/refcoco-ppg", "tools/")
+ROOT = Path(__file__).resolve().parent.parent
+SKIPPED = ("make ", "source ", "python ", "_ppg", "runs/refcoco-ppg")
+"""Parts of the commands that are not run: set-up, training of hours, and models or data that are not downloaded."""
 
 
 def blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks in one language."""
+    """Return the fenced code blocks in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 def run_readme(readme: str, demo: Path, program: Path) -> int:
-    """Run what can be run, with `program` for sam4mllm; returns how many commands failed."""
+    """Run the commands, with `program` as sam4mllm; return the number of commands that failed."""
     failed = 0
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "runs").mkdir()
@@ -35,8 +36,8 @@ def run_readme(readme: str, demo: Path, program: Path) -> int:
         lines = [line for block in blocks(readme, "sh") for line in block.splitlines() if line.strip()]
         commands = []
         for line in lines:
-            if any(mark in line for mark in NOT_HERE):
-                print(f"not run here: {line}")
+            if any(part in line for part in SKIPPED):
+                print(f"skipped: {line}")
             else:
                 commands.append([str(program), *shlex.split(line, comments=True)[1:]])
         commands += [[sys.executable, "-c", block] for block in blocks(readme, "python")]
@@ -51,11 +52,12 @@ def run_readme(readme: str, demo: Path, program: Path) -> int:
 
 
 def main() -> int:
-    demo = HOME / "runs" / "demo"
+    """Run the README of this checkout; the exit status is 1 if a command failed and 2 without a demo."""
+    demo = ROOT / "runs" / "demo"
     if not (demo / "scores.json").is_file():
-        print(f"{demo}: no demo was run here; run `make demo` first", file=sys.stderr)
+        print(f"{demo}: not found; run `make demo` first", file=sys.stderr)
         return 2
-    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return 1 if run_readme(readme, demo, Path(sys.executable).with_name("sam4mllm")) else 0
 
 
