@@ -1,9 +1,9 @@
-"""SamArchitecture: the sizes of a segment_anything Sam, read from the shapes of its weights.
+"""SamArchitecture: the hyperparameters of a segment_anything Sam, inferred from the shapes of its weights.
 
-Facebook's `sam_vit_b/l/h` say everything by their shapes, down to the heads and windows of the image encoder, because
-relative positions have a row per step and a column per channel of a head. What shapes cannot say (the heads of the mask
-decoder; heads and windows of an encoder without relative positions; the pixel statistics) has segment_anything's own
-defaults and may stand beside the weights. This module reads no file.
+The shapes of Meta's `sam_vit_b/l/h` determine even the heads and windows of the image encoder, because its tables of
+relative positions have a row per offset and a column per channel of a head. The heads of the mask decoder, the pixel
+statistics, and the heads and windows of an encoder without relative positions cannot be inferred: they have
+segment_anything's defaults, or the values of the checkpoint's "architecture" entry.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from sam4mllm.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class SamArchitecture:
-    """Arguments of segment_anything's classes under their own names; those without a prefix are the image encoder's.
+    """Arguments of segment_anything's classes under their own names, with the defaults of its `build_sam.py`.
 
-    Defaults are those of its `build_sam.py`.
+    Arguments without a prefix belong to the image encoder.
     """
 
     image_size: int
@@ -49,7 +49,7 @@ class SamArchitecture:
     pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def build(self) -> Any:
-        """A `segment_anything.modeling.Sam` of these sizes with random weights, in evaluation mode."""
+        """Build a `segment_anything.modeling.Sam` with random weights, in evaluation mode."""
         from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
         grid = self.image_size // self.patch_size
@@ -93,22 +93,26 @@ class SamArchitecture:
         return sam.eval()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as they may stand beside the weights in a checkpoint."""
+        """Return plain values, for the "architecture" entry of a checkpoint."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def infer(cls, weights: Mapping[str, torch.Tensor], beside: Mapping[str, Any]) -> SamArchitecture:
-        """The architecture of `weights`; what stands `beside` them holds where it is given.
+    def infer(cls, weights: Mapping[str, torch.Tensor], overrides: Mapping[str, Any]) -> SamArchitecture:
+        """Infer the architecture of `weights`.
+
+        Args:
+            weights: The state dict of a Sam.
+            overrides: Fields with known values, as in the "architecture" entry of a checkpoint.
 
         Raises:
-            ModelError: weights of another kind of model; an unknown name beside them; an encoder without relative
-                positions and no `num_heads` beside it.
+            ModelError: The weights belong to another model; an override has an unknown name; the encoder has no
+                relative positions and `num_heads` is not given.
         """
         names = [field.name for field in fields(cls)]
-        unknown = sorted(set(beside) - set(names))
+        unknown = sorted(set(overrides) - set(names))
         if unknown:
             raise ModelError(f"the checkpoint's architecture holds unknown names {unknown}; known are {names}")
-        given = {name: tuple(value) if isinstance(value, list) else value for name, value in beside.items()}
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in overrides.items()}
         try:
             return cls(**(_from_shapes(weights, given) | given))
         except KeyError as error:
@@ -117,19 +121,19 @@ class SamArchitecture:
             ) from None
         except (ValueError, IndexError, ZeroDivisionError) as error:
             raise ModelError(
-                f"the checkpoint's weights have shapes that no segment_anything Sam has: {error}"
+                f"the checkpoint's weights do not have the shapes of a segment_anything Sam: {error}"
             ) from None
 
 
 def _from_shapes(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the shapes say, by the names of `SamArchitecture`."""
+    """Return the fields of `SamArchitecture` that the shapes of the weights determine."""
     encoder, decoder = "image_encoder.", "mask_decoder."
     width, _, patch, _ = weights[f"{encoder}patch_embed.proj.weight"].shape
     grid = weights[f"{encoder}pos_embed"].shape[1]
     block = f"{encoder}blocks.0."
     layer = f"{decoder}transformer.layers.0."
     prompt_embed_dim = weights["prompt_encoder.no_mask_embed.weight"].shape[1]
-    found: dict[str, Any] = {
+    inferred: dict[str, Any] = {
         "image_size": grid * patch,
         "patch_size": patch,
         "embed_dim": width,
@@ -147,25 +151,26 @@ def _from_shapes(weights: Mapping[str, torch.Tensor], given: Mapping[str, Any]) 
         "iou_head_depth": _count(weights, rf"{decoder}iou_prediction_head\.layers\.(\d+)\."),
         "iou_head_hidden_dim": weights[f"{decoder}iou_prediction_head.layers.0.weight"].shape[0],
     }
-    if found["use_rel_pos"]:
-        lengths = [weights[f"{encoder}blocks.{i}.attn.rel_pos_h"].shape for i in range(found["depth"])]
-        windows = [(steps + 1) // 2 for steps, _ in lengths]
-        found["num_heads"] = width // lengths[0][1]
-        found["global_attn_indexes"] = tuple(i for i, window in enumerate(windows) if window == grid)
-        found["window_size"] = next((window for window in windows if window != grid), 0)
+    if inferred["use_rel_pos"]:
+        # A table of relative positions is (2 * window - 1, channels of a head); a global block's window is the grid.
+        tables = [weights[f"{encoder}blocks.{i}.attn.rel_pos_h"].shape for i in range(inferred["depth"])]
+        windows = [(offsets + 1) // 2 for offsets, _ in tables]
+        inferred["num_heads"] = width // tables[0][1]
+        inferred["global_attn_indexes"] = tuple(i for i, window in enumerate(windows) if window == grid)
+        inferred["window_size"] = next((window for window in windows if window != grid), 0)
     elif "num_heads" not in given:
         raise ModelError(
-            "the checkpoint's image encoder has no relative positions, so shapes do not tell its heads and windows; "
+            "the checkpoint's image encoder has no relative positions, so its heads and windows cannot be inferred; "
             "save it as {'model': weights, 'architecture': {'num_heads': ..., 'window_size': ..., ...}}"
         )
-    return found
+    return inferred
 
 
 def _count(weights: Mapping[str, torch.Tensor], pattern: str) -> int:
-    """How many numbers the group of `pattern` takes among the names: highest + 1.
+    """Count the layers whose numbers `pattern` captures from the names of the weights: the highest number + 1.
 
     Raises:
-        KeyError: no name matches.
+        KeyError: No name matches.
     """
     numbers = [int(match[1]) for name in weights if (match := re.match(pattern, name))]
     if not numbers:

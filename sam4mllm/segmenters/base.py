@@ -1,14 +1,15 @@
-"""Segmenter: what turns images and prompts into masks, whatever the model. Images are embedded once.
+"""Segmenter: the base class of all models that turn images and prompts into masks, with the tensors they exchange.
 
-A segmenter knows nothing about text or about the truth. Coordinates come in pixels of the original image, masks go
-out at its size, on the segmenter's device.
+An image is embedded once and decoded with any number of prompts. Prompts are in pixels of the original image; masks
+have its size and stay on the segmenter's device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,16 @@ import torch
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.frame import Upsampling
 
-_PIXELS_AT_ONCE = 2**27
-"""Pixels of masks that are brought to an image's size together: as logits, half a gigabyte."""
+_MAX_UPSAMPLED_PIXELS = 2**27
+"""Mask pixels that are upsampled in one step: their float32 logits take half a gigabyte."""
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """P embedded images: feature maps, each (P, ...), on the segmenter's device, and the images' original sizes.
+    """P embedded images: feature maps (P, ...) on the segmenter's device, and the original sizes of the images.
 
     Raises:
-        ValueError: a feature map of another number of images than there are sizes.
+        ValueError: A feature map has another number of images than there are sizes.
     """
 
     features: tuple[torch.Tensor, ...]
@@ -41,47 +42,53 @@ class Embeddings:
         return len(self.sizes_wh)
 
     def __getitem__(self, index: int | slice) -> Embeddings:
-        """One image (P = 1) or a run of them."""
+        """Return one image (P = 1) or a slice of the images."""
         part = index if isinstance(index, slice) else slice(index, index + 1 or None)
         return Embeddings(tuple(feature[part] for feature in self.features), self.sizes_wh[part])
 
     @staticmethod
     def concat(parts: Sequence[Embeddings]) -> Embeddings:
-        """The images of `parts` one after the other; all parts come from one segmenter."""
+        """Concatenate embeddings that one segmenter made, in the order of `parts`."""
         features = tuple(torch.cat(maps) for maps in zip(*(part.features for part in parts), strict=True))
         return Embeddings(features, tuple(size_wh for part in parts for size_wh in part.sizes_wh))
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
-    """One mask for each of N prompts, as the model gives it.
+class DecodedMasks:
+    """One low-resolution mask for each of N prompts.
 
-    low_logits (N, h, w) float32, on the model's coarse grid; iou (N,) float32, the model's own guess of the mask's IoU;
-    index (N,) int64, the image of each prompt; sizes_wh, the original sizes of those images.
+    Attributes:
+        low_res_logits: (N, h, w) float32 on the model's coarse grid; positive on the object.
+        iou: (N,) float32, the IoU that the model predicts for each mask.
+        index: (N,) int64, the image of each prompt.
+        sizes_wh: The original sizes of the images.
     """
 
-    low_logits: torch.Tensor
+    low_res_logits: torch.Tensor
     iou: torch.Tensor
     index: torch.Tensor
     sizes_wh: tuple[tuple[int, int], ...]
 
 
-class Segmenter(Protocol):
-    """What a segmenter must do (`embed`, `decode_points`, `upsampling`) and what follows from it (`decode`, `masks`).
+class Segmenter(ABC):
+    """A promptable segmentation model.
 
-    `fingerprint` names the weights, architecture and number type: two segmenters with equal fingerprints give equal
-    masks.
+    A subclass sets `device` and implements `fingerprint`, `embed`, `decode_points` and `upsampling`; `decode` and
+    `masks` are built from these.
     """
 
     device: torch.device
 
     @property
-    def fingerprint(self) -> str: ...
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """An identifier of weights, architecture and dtype: segmenters with equal fingerprints give equal masks."""
 
+    @abstractmethod
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
-        """Embeds images (H, W, 3) uint8 RGB, of any sizes, as one device batch."""
-        ...
+        """Embed images (H, W, 3) uint8 RGB of any sizes in one device batch."""
 
+    @abstractmethod
     def decode_points(
         self,
         embeddings: Embeddings,
@@ -89,61 +96,62 @@ class Segmenter(Protocol):
         boxes_xyxy: torch.Tensor | None,
         points_xy: torch.Tensor,
         labels: torch.Tensor,
-    ) -> Decoded:
-        """One mask for each of N prompts that all have the same shape, as one device batch.
+    ) -> DecodedMasks:
+        """Decode one mask for each of N prompts of equal shape in one device batch.
 
         Args:
             embeddings: The images.
             index: (N,) int64, the image of each prompt.
-            boxes_xyxy: (N, 4) float32 in pixels of the prompt's image, or None for prompts without a box.
+            boxes_xyxy: (N, 4) float32 in pixels of the prompt's image, or None for prompts without boxes.
             points_xy: (N, K, 2) float32 in pixels of the prompt's image; K may be 0 if there are boxes.
-            labels: (N, K) int64, 1 on the object and 0 off it.
+            labels: (N, K) int64, 1 for points on the object and 0 for points off it.
         """
-        ...
 
+    @abstractmethod
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
-        """The way from `Decoded.low_logits` to the pixels of an image of `size_wh`, on the segmenter's device."""
-        ...
+        """Return the interpolation from `DecodedMasks.low_res_logits` to an image of `size_wh`, on the device."""
 
     def decode(
         self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int = 64
-    ) -> Decoded:
-        """One mask for each (image, prompt), in the order of `requests`; prompts of equal shape share device batches.
+    ) -> DecodedMasks:
+        """Decode one mask for each (image index, prompt), in the order of `requests`.
 
         Raises:
-            IndexError: a request for an image that `embeddings` does not hold.
+            IndexError: A request is about an image that `embeddings` does not hold.
         """
         for image, _ in requests:
             if not 0 <= image < len(embeddings):
                 raise IndexError(f"a prompt for image {image}, but {len(embeddings)} images are embedded")
+        if not requests:
+            empty = torch.zeros((0, 1, 1), device=self.device)
+            index = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return DecodedMasks(empty, empty[:, 0, 0], index, embeddings.sizes_wh)
+        # 1. Group the requests by shape (box or not, number of points): a batch is one tensor without padding.
         buckets: dict[tuple[bool, int], list[int]] = {}
-        for place, (_, prompt) in enumerate(requests):
-            buckets.setdefault((prompt.box is not None, len(prompt.points)), []).append(place)
-        places: list[int] = []
-        parts: list[Decoded] = []
+        for position, (_, prompt) in enumerate(requests):
+            buckets.setdefault((prompt.box is not None, len(prompt.points)), []).append(position)
+        # 2. Decode each group in batches, image by image: prompts of one image share its features in the decoder.
+        positions: list[int] = []
+        parts: list[DecodedMasks] = []
         for bucket in buckets.values():
-            # Neighbours of one image share its features in the device batch.
-            bucket.sort(key=lambda place: requests[place][0])
+            bucket.sort(key=lambda position: requests[position][0])
             for start in range(0, len(bucket), batch_size):
                 chunk = bucket[start : start + batch_size]
-                parts.append(self._decode_chunk(embeddings, [requests[place] for place in chunk]))
-                places.extend(chunk)
-        if not parts:
-            side = torch.zeros((0, 1, 1), device=self.device)
-            return Decoded(
-                side, side[:, 0, 0], torch.zeros(0, dtype=torch.int64, device=self.device), embeddings.sizes_wh
-            )
-        order = torch.empty(len(places), dtype=torch.int64)
-        order[torch.tensor(places)] = torch.arange(len(places))
+                parts.append(self._decode_batch(embeddings, [requests[position] for position in chunk]))
+                positions.extend(chunk)
+        # 3. Restore the order of the requests, by the inverse of the permutation `positions`.
+        order = torch.empty(len(positions), dtype=torch.int64)
+        order[torch.tensor(positions)] = torch.arange(len(positions))
         order = order.to(self.device)
-        return Decoded(
-            torch.cat([part.low_logits for part in parts])[order],
+        return DecodedMasks(
+            torch.cat([part.low_res_logits for part in parts])[order],
             torch.cat([part.iou for part in parts])[order],
             torch.cat([part.index for part in parts])[order],
             embeddings.sizes_wh,
         )
 
-    def _decode_chunk(self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]]) -> Decoded:
+    def _decode_batch(self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]]) -> DecodedMasks:
+        """Decode requests of equal shape in one device batch."""
         prompts = [prompt for _, prompt in requests]
         boxes = [prompt.box for prompt in prompts if prompt.box is not None]
         points = [[(point.x, point.y) for point in prompt.points] for prompt in prompts]
@@ -157,16 +165,30 @@ class Segmenter(Protocol):
             torch.tensor(labels, dtype=torch.int64, device=self.device).reshape(count, -1),
         )
 
-    def masks(self, decoded: Decoded) -> list[torch.Tensor]:
-        """The mask (H, W) bool of each prompt, at its image's original size, on the segmenter's device."""
+    def masks(self, decoded: DecodedMasks) -> list[torch.Tensor]:
+        """Upsample decoded masks to (H, W) bool, each at its image's original size, on the segmenter's device."""
         masks: list[torch.Tensor] = [torch.empty(0)] * len(decoded.index)
         images = decoded.index.tolist()
         for image in sorted(set(images)):
-            places = [place for place, other in enumerate(images) if other == image]
+            positions = [position for position, other in enumerate(images) if other == image]
             width, height = decoded.sizes_wh[image]
-            upsampling, at_once = self.upsampling((width, height)), max(1, _PIXELS_AT_ONCE // (width * height))
-            for start in range(0, len(places), at_once):
-                chunk = places[start : start + at_once]
-                for place, mask in zip(chunk, upsampling.masks(decoded.low_logits[chunk]), strict=True):
-                    masks[place] = mask
+            upsampling, step = self.upsampling((width, height)), max(1, _MAX_UPSAMPLED_PIXELS // (width * height))
+            for start in range(0, len(positions), step):
+                chunk = positions[start : start + step]
+                for position, mask in zip(chunk, upsampling.masks(decoded.low_res_logits[chunk]), strict=True):
+                    masks[position] = mask
         return masks
+
+
+def weights_fingerprint(facts: object, weights: Mapping[str, torch.Tensor]) -> str:
+    """Compute SHA-256 over the names, shapes and values of weights and over `facts` that they do not determine.
+
+    Args:
+        facts: Plain values such as the dtype and the number of heads; they enter by their `repr`.
+        weights: A state dict; values enter as float32.
+    """
+    digest = hashlib.sha256(repr(facts).encode())
+    for name, weight in sorted(weights.items()):
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        digest.update(weight.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""BoxSegmenter: a segmenter without a model, whose mask is the box of the prompt. For tests and for trying code out."""
+"""BoxSegmenter: a segmenter without weights whose mask is the box of the prompt, for tests (`sam4mllm.testing`)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm.segmenters.base import Decoded, Embeddings, Segmenter
+from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter
 from sam4mllm.segmenters.frame import Upsampling
 
 
 class BoxSegmenter(Segmenter):
-    """The mask is every pixel whose centre lies in the prompt's box.
+    """A segmenter whose mask holds every pixel with its center inside the prompt's box.
 
-    Without a box it is the tight box of the positive points, grown by `reach` pixels. With `points_cut`, the squares of
-    `reach` pixels around the negative points are taken out of the mask, so that points matter. The guessed IoU is 1 for
-    a mask with pixels and 0 for an empty one.
+    The predicted IoU is 1, or 0 for an empty mask. Images keep their size: the coarse grid is a square of `side` pixels
+    with the image in its upper left corner.
 
-    Its coarse grid is a square of `side` pixels that holds each image at its own size.
+    Args:
+        side: The longest side of an image, in pixels.
+        reach: For a prompt without a box, the mask is the bounding box of the positive points, extended by this many
+            pixels in all directions.
+        points_cut: Remove from the mask the squares that extend `reach` pixels around the negative points, so that
+            points change the mask.
     """
 
     def __init__(self, side: int = 640, reach: float = 2.0, points_cut: bool = False) -> None:
@@ -31,19 +35,20 @@ class BoxSegmenter(Segmenter):
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the parameters."""
         parameters = f"box segmenter, side {self.side}, reach {self.reach}, points cut {self.points_cut}"
         return hashlib.sha256(parameters.encode()).hexdigest()
 
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
-        """Keeps the sizes alone.
+        """Keep the sizes of the images; there are no features.
 
         Raises:
-            ValueError: an image larger than `side`.
+            ValueError: An image is larger than `side`.
         """
         sizes_wh = tuple((image.shape[1], image.shape[0]) for image in images)
         for size_wh in sizes_wh:
             if max(size_wh) > self.side:
-                raise ValueError(f"this BoxSegmenter takes images up to {self.side} pixels a side; got {size_wh}")
+                raise ValueError(f"this BoxSegmenter takes images of up to {self.side} pixels a side; got {size_wh}")
         return Embeddings((torch.zeros(len(images), 1),), sizes_wh)
 
     def decode_points(
@@ -53,25 +58,25 @@ class BoxSegmenter(Segmenter):
         boxes_xyxy: torch.Tensor | None,
         points_xy: torch.Tensor,
         labels: torch.Tensor,
-    ) -> Decoded:
-        """See `Segmenter.decode_points`."""
-        centres = torch.arange(self.side) + 0.5
+    ) -> DecodedMasks:
+        """Decode N prompts; see `Segmenter.decode_points`."""
+        centers = torch.arange(self.side) + 0.5
         if boxes_xyxy is None:
             positive = (labels == 1)[..., None]
             low = torch.where(positive, points_xy, torch.inf).amin(dim=1) - self.reach
             high = torch.where(positive, points_xy, -torch.inf).amax(dim=1) + self.reach
             boxes_xyxy = torch.cat([low, high], dim=1)
         x1, y1, x2, y2 = boxes_xyxy[:, :, None].unbind(dim=1)
-        masks = ((centres >= y1) & (centres < y2))[:, :, None] & ((centres >= x1) & (centres < x2))[:, None, :]
+        masks = ((centers >= y1) & (centers < y2))[:, :, None] & ((centers >= x1) & (centers < x2))[:, None, :]
         if self.points_cut and points_xy.shape[1]:
-            near = (centres - points_xy[..., None]).abs() < self.reach
+            near = (centers - points_xy[..., None]).abs() < self.reach
             cut = near[:, :, 1, :, None] & near[:, :, 0, None, :] & (labels == 0)[..., None, None]
             masks = masks & ~cut.any(dim=1)
         iou = masks.flatten(1).any(dim=1).float()
-        return Decoded(masks.float() * 2 - 1, iou, index, embeddings.sizes_wh)
+        return DecodedMasks(masks.float() * 2 - 1, iou, index, embeddings.sizes_wh)
 
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
-        """The identity, cut to the image."""
+        """Return the identity, cropped to the image."""
         width, height = size_wh
         identity = torch.eye(self.side)
         return Upsampling(identity[:height], identity[:width])

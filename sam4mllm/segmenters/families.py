@@ -1,6 +1,9 @@
-"""The SAM family in transformers, as a table: what differs between its models stands here and nowhere else.
+"""The table of transformers' SAM models that can be segmenters: all that differs between them is in its rows.
 
-This module imports no transformers, reads no file and does not know what a prompt is.
+To add a family:
+1. Append a row to `FAMILIES`: its model types in config.json, its class, frame and pixel statistics.
+2. Add an `EmbeddingFormat` if its mask decoder takes image features in another form than the three below.
+3. Add a tiny random model of it to `sam4mllm/testing/tiny_segmenters.py`; `sam4mllm doctor` and the tests use it.
 """
 
 from __future__ import annotations
@@ -15,25 +18,25 @@ from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.frame import InputFrame, SquareFrame
 
 Features = tuple[torch.Tensor, ...]
-"""What is kept of P embedded images: tensors (P, ...)."""
+"""The features of P embedded images: tensors (P, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingForm:
-    """In which form a model gives embeddings, and in which form its mask decoder takes them."""
+class EmbeddingFormat:
+    """The form in which a model returns image embeddings, and the form in which its mask decoder takes them."""
 
     keep: Callable[[Any], Features]
-    """What is kept of the result of `model.get_image_embeddings`."""
+    """Selects the features that are kept from the result of `model.get_image_embeddings`."""
     decoder_arguments: Callable[[Features], dict[str, Any]]
-    """The same as keyword arguments of `model.mask_decoder`."""
+    """Returns these features as keyword arguments of `model.mask_decoder`."""
 
 
-TENSOR = EmbeddingForm(
+TENSOR = EmbeddingFormat(
     keep=lambda embedding: (embedding,),
     decoder_arguments=lambda features: {"image_embeddings": features[0]},
 )
-# Of the image encoder's intermediate embeddings, SAM-HQ's mask decoder reads the first alone.
-TENSOR_AND_LIST = EmbeddingForm(
+# SAM-HQ's mask decoder uses only the first of the image encoder's intermediate embeddings.
+TENSOR_AND_LIST = EmbeddingFormat(
     keep=lambda embeddings: (embeddings[0], *embeddings[1][:1]),
     decoder_arguments=lambda features: {
         "image_embeddings": features[0],
@@ -41,8 +44,8 @@ TENSOR_AND_LIST = EmbeddingForm(
         "hq_token_only": False,
     },
 )
-# From fine to coarse.
-PYRAMID = EmbeddingForm(
+# SAM2's feature pyramid, from fine to coarse.
+PYRAMID = EmbeddingFormat(
     keep=tuple,
     decoder_arguments=lambda features: {
         "image_embeddings": features[-1],
@@ -56,19 +59,16 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True, slots=True)
 class SamFamily:
-    """One of transformers' model classes that turn prompts into masks.
-
-    `pixel_statistics` are mean and standard deviation of the channels on the scale of 0 to 1: those of the family's
-    own image processor, for checkpoints without a processor's file.
-    """
+    """A row of the table: one promptable segmentation model of transformers."""
 
     name: str
     model_types: tuple[str, ...]
-    """What a checkpoint's config.json may say. Those of video models hold the image's model among other weights."""
+    """Values of `model_type` in config.json; checkpoints of video models contain the image model's weights."""
     model_class: str
     frame: type[InputFrame]
     pixel_statistics: tuple[tuple[float, float, float], tuple[float, float, float]]
-    embeddings: EmbeddingForm
+    """Mean and standard deviation of the channels, from 0 to 1, for checkpoints without an image processor's file."""
+    embeddings: EmbeddingFormat
 
 
 FAMILIES = (
@@ -81,13 +81,13 @@ FAMILIES = (
 
 
 def family_of(model_type: str) -> SamFamily:
-    """The family whose checkpoints say `model_type`.
+    """Return the family of checkpoints with this `model_type`.
 
     Raises:
-        ModelError: a type that is no segmenter of ours.
+        ModelError: No family has it.
     """
     for family in FAMILIES:
         if model_type in family.model_types:
             return family
     known = ", ".join(kind for family in FAMILIES for kind in family.model_types)
-    raise ModelError(f"model type {model_type!r} is no segmenter that is known here; known are {known}")
+    raise ModelError(f"model type {model_type!r} is not a supported segmenter; supported are {known}")

@@ -1,7 +1,6 @@
-"""From the name of a segmenter's checkpoint to the Segmenter: the file or folder itself says what it is.
+"""Load a segmenter from a checkpoint: a `.pth` file, a folder of transformers, a Hub id, or the embedded "shapes".
 
-A file is a segment_anything `.pth`; a folder with a config.json, or a Hub id, is a model of transformers' SAM family;
-"shapes" is the small one that travels with the package. This module knows no prompts and no masks.
+A file is read as a segment_anything checkpoint; for a folder or a Hub id, config.json decides the family.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ import torch
 from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.families import SamFamily, family_of
-from sam4mllm.segmenters.segment_anything import first_line, load_checkpoint
+from sam4mllm.segmenters.segment_anything import error_summary, load_checkpoint
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.utils.progress import no_bar_in_a_log
+from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "shapes"
-"""The name of the segmenter that travels with the package."""
+"""The name of the small segmenter that is part of the package."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _FILE_SUFFIXES = {".pth", ".pt", ".bin", ".safetensors"}
@@ -33,31 +32,31 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
 def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", dtype: str = "float32") -> Segmenter:
-    """Loads the segmenter that `checkpoint` names.
+    """Load a segmenter.
 
     Args:
-        checkpoint: A segment_anything `.pth` (see `segment_anything.load_checkpoint`); a folder made by transformers'
-            `save_pretrained` or a Hub id, of a model type in `families.FAMILIES`; or "shapes".
-        device: Where it computes.
-        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on a GPU that has it, else float32. Weights are
-            brought to it from whatever type they are stored in.
+        checkpoint: A segment_anything `.pth` file (see `segment_anything.load_checkpoint`); a folder written by
+            transformers' `save_pretrained`, or a Hub id, with a model type of `families.FAMILIES`; or "shapes".
+        device: The device that it computes on.
+        dtype: "float32", "bfloat16", "float16", or "auto": bfloat16 on GPUs that support it, else float32. Weights of
+            other dtypes are cast to it.
 
     Raises:
-        ModelError: nothing there, an unreachable Hub, a model of another kind, missing or misshapen weights, or an
-            unknown number type.
+        ModelError: The checkpoint does not exist or the Hub cannot be reached; the model is not a supported segmenter;
+            weights are missing or of other shapes; the dtype is unknown.
     """
-    number_type = _dtype(dtype, torch.device(device))
+    torch_dtype = _dtype(dtype, torch.device(device))
     path = find_checkpoint(checkpoint)
     if path is not None and path.is_file():
-        return load_checkpoint(path, device, number_type)
-    return _load_transformers(str(checkpoint if path is None else path), device, number_type)
+        return load_checkpoint(path, device, torch_dtype)
+    return _load_transformers(str(checkpoint if path is None else path), device, torch_dtype)
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path | None:
-    """The file or folder of a segmenter on this machine; None for an id of the Hub. Nothing is opened.
+    """Return the local file or folder of a checkpoint, without reading it; None for a Hub id.
 
     Raises:
-        ModelError: nothing is there, or a folder without a model.
+        ModelError: There is no such file, or a folder has no config.json.
     """
     name = str(checkpoint)
     if name == EMBEDDED:
@@ -69,90 +68,94 @@ def find_checkpoint(checkpoint: str | Path) -> Path | None:
         return path
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{path} holds no config.json; give a folder made by transformers' save_pretrained")
+            raise ModelError(f"{path} has no config.json; give a folder written by transformers' save_pretrained")
         return path
     if not _HUB_ID.fullmatch(name) or path.suffix in _FILE_SUFFIXES or path.parent.is_dir():
         raise ModelError(
-            f"no segmenter checkpoint at {path}; give a segment_anything .pth, a folder made by save_pretrained, "
+            f"no segmenter checkpoint at {path}; give a segment_anything .pth, a folder written by save_pretrained, "
             f"a Hub id (owner/name) or {EMBEDDED!r}"
         )
     return None
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
-    halves = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    auto = torch.bfloat16 if halves else torch.float32
+    has_bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    auto = torch.bfloat16 if has_bfloat16 else torch.float32
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": auto}
     if name not in known:
-        raise ModelError(f"unknown number type {name!r} for the segmenter; use one of {', '.join(known)}")
+        raise ModelError(f"unknown dtype {name!r} for the segmenter; use one of {', '.join(known)}")
     return known[name]
 
 
-def _load_transformers(place: str, device: torch.device | str, dtype: torch.dtype) -> TransformersSam:
-    """The model in the folder or of the Hub id `place`."""
+def _load_transformers(name_or_path: str, device: torch.device | str, dtype: torch.dtype) -> TransformersSam:
+    """Load a model of transformers from a folder or from the Hub."""
     import transformers
 
     try:
-        with quiet():
-            configuration, _ = transformers.PreTrainedConfig.get_config_dict(place)
+        with silence_transformers():
+            configuration, _ = transformers.PreTrainedConfig.get_config_dict(name_or_path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"the segmenter {place!r} does not load: {first_line(error)}; is the name right, and the Hub in reach?"
+            f"the segmenter {name_or_path!r} does not load: {error_summary(error)}; check its name, and the connection "
+            "if it is a Hub id"
         ) from error
     try:
         family = family_of(str(configuration.get("model_type")))
     except ModelError as error:
-        raise ModelError(f"the segmenter {place!r}: {error}") from None
+        raise ModelError(f"the segmenter {name_or_path!r}: {error}") from None
     try:
-        with quiet():
-            # Misshapen weights are listed like missing ones, so that both are told in one line of ours.
+        with silence_transformers():
+            # Weights of other shapes are reported like missing ones, so that `_check_report` raises one clear error.
             model, report = getattr(transformers, family.model_class).from_pretrained(
-                place, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+                name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
             )
-            statistics = _pixel_statistics(place, family)
-    # Damaged weights and impossible sizes may raise nearly anything.
+            statistics = _pixel_statistics(name_or_path, family)
+    # Damaged weights and impossible sizes may raise nearly any error.
     except Exception as error:
         raise ModelError(
-            f"the segmenter {place!r} does not load as a {family.model_class}: {first_line(error)}"
+            f"the segmenter {name_or_path!r} does not load as a {family.model_class}: {error_summary(error)}"
         ) from error
-    _check_report(place, family, report)
+    _check_report(name_or_path, family, report)
     return TransformersSam(model, family, device, dtype, statistics)
 
 
-def _check_report(place: str, family: SamFamily, report: dict[str, Any]) -> None:
-    """Refuses a model of which some weights were made up, as `from_pretrained` does where a checkpoint has none."""
-    misshapen = [name for name, *_ in report["mismatched_keys"]]
-    for what, found in (("no", report["missing_keys"]), ("misshapen", misshapen)):
-        if found:
+def _check_report(name_or_path: str, family: SamFamily, report: dict[str, Any]) -> None:
+    """Refuse a model with weights that `from_pretrained` initialized at random, and warn about unused weights."""
+    mismatched = [name for name, *_ in report["mismatched_keys"]]
+    for problem, names in (("missing", report["missing_keys"]), ("mismatched", mismatched)):
+        if names:
             raise ModelError(
-                f"the segmenter {place!r}: {what} weights {sorted(found)[:3]} ({len(found)} in all); "
-                f"is it a whole {family.model_class}?"
+                f"the segmenter {name_or_path!r}: {problem} weights {sorted(names)[:3]} ({len(names)} in all); "
+                f"is it a complete {family.model_class}?"
             )
     unused = sorted(report["unexpected_keys"])
     if unused:
-        logger.warning("%s: %d weights have no place in a %s: %s", place, len(unused), family.model_class, unused[:3])
+        logger.warning(
+            "%s: a %s does not use %d weights: %s", name_or_path, family.model_class, len(unused), unused[:3]
+        )
 
 
-def _pixel_statistics(place: str, family: SamFamily) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation of the checkpoint's image processor; the family's for a folder without one."""
+def _pixel_statistics(name_or_path: str, family: SamFamily) -> tuple[Sequence[float], Sequence[float]]:
+    """Read mean and standard deviation from the checkpoint's image processor; the family's for folders without one."""
     from transformers.image_processing_base import ImageProcessingMixin
 
-    if Path(place).is_dir() and not any((Path(place) / name).is_file() for name in _PROCESSOR_FILES):
+    folder = Path(name_or_path)
+    if folder.is_dir() and not any((folder / name).is_file() for name in _PROCESSOR_FILES):
         return family.pixel_statistics
-    settings, _ = ImageProcessingMixin.get_image_processor_dict(place)
+    settings, _ = ImageProcessingMixin.get_image_processor_dict(name_or_path)
     mean, std = family.pixel_statistics
     return settings.get("image_mean") or mean, settings.get("image_std") or std
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Without transformers' own report, which is checked here instead; its progress bar on a terminal alone."""
+def silence_transformers() -> Iterator[None]:
+    """Suppress transformers' report about loaded weights, and its progress bars where the output is not a terminal."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with no_bar_in_a_log():
+        with transformers_bars_on_terminals_only():
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)

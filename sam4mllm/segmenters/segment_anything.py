@@ -1,7 +1,7 @@
-"""Facebook's segment_anything as a Segmenter: `.pth` checkpoints such as sam_vit_b, in the package's own classes.
+"""SegmentAnything: a segmenter of Meta's segment_anything package, for `.pth` checkpoints such as sam_vit_b.
 
-SAM adds half a pixel of its input square to every coordinate, because it was taught whole pixel numbers. Ours are
-continuous (a pixel's centre ends in .5 already), so the half is taken off again after scaling.
+SAM's prompt encoder adds 0.5 to coordinates of its input square, because it was trained on integer pixel indices. Our
+coordinates are continuous (the center of pixel 0 is 0.5), so 0.5 is subtracted after scaling.
 """
 
 from __future__ import annotations
@@ -19,21 +19,20 @@ import torch
 
 from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.architecture import SamArchitecture
-from sam4mllm.segmenters.base import Decoded, Embeddings, Segmenter
-from sam4mllm.segmenters.fingerprint import fingerprint_of
-from sam4mllm.segmenters.frame import InputFrame, Upsampling, Upsamplings
+from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter, weights_fingerprint
+from sam4mllm.segmenters.frame import InputFrame, Upsampling, UpsamplingCache
 from sam4mllm.segmenters.shared_decoder import SharedDecoder
 
 
 class SegmentAnything(Segmenter):
-    """A segment_anything Sam.
+    """A segmenter around a segment_anything Sam.
 
-    The image encoder and the mask decoder compute in `dtype`, prompts in float32. The model is changed in place (moved,
-    cast, frozen) and must not change afterwards.
+    The image encoder and the mask decoder compute in `dtype`, the prompt encoder in float32. The model is moved, cast
+    and frozen in place and must not be changed afterwards.
 
     Args:
         sam: A `segment_anything.modeling.Sam`.
-        device: Where it computes.
+        device: The device that it computes on.
         dtype: torch.float32, torch.bfloat16 or torch.float16.
     """
 
@@ -46,34 +45,35 @@ class SegmentAnything(Segmenter):
         self._frame = InputFrame(int(sam.image_encoder.img_size))
         with torch.inference_mode():
             self._decoder = SharedDecoder(self._sam)
-        self._upsamplings = Upsamplings(self._frame, 4 * int(sam.prompt_encoder.image_embedding_size[0]), self.device)
+        low_res_side = 4 * int(sam.prompt_encoder.image_embedding_size[0])
+        self._upsamplings = UpsamplingCache(self._frame, low_res_side, self.device)
 
     @property
     def sam(self) -> Any:
-        """The model as segment_anything's own classes see it, to be read and not changed."""
+        """The `segment_anything.modeling.Sam`; it must not be changed."""
         return self._sam
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, shapes and values of the weights, what shapes do not tell, and the number type."""
+        """SHA-256 over the weights, the hyperparameters that shapes do not determine, and the dtype."""
         sam = self._sam
         heads = [block.attn.num_heads for block in sam.image_encoder.blocks]
         windows = [block.window_size for block in sam.image_encoder.blocks]
         decoder_heads = sam.mask_decoder.transformer.layers[0].self_attn.num_heads
         statistics = [sam.pixel_mean.flatten().tolist(), sam.pixel_std.flatten().tolist()]
-        told = (str(self.dtype), self._frame.side, heads, windows, decoder_heads, statistics)
-        return fingerprint_of(told, sam.state_dict())
+        facts = (str(self.dtype), self._frame.side, heads, windows, decoder_heads, statistics)
+        return weights_fingerprint(facts, sam.state_dict())
 
     def pixels(self, images: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-        """What the image encoder sees of the images: (P, 3, side, side) float32. Raises as `embed` does."""
+        """Compute the image encoder's input (P, 3, side, side) float32; raises the errors of `embed`."""
         return self._frame.pixels(images, self._sam.pixel_mean, self._sam.pixel_std)
 
     @torch.inference_mode()
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
-        """See `Segmenter.embed`.
+        """Embed images; see `Segmenter.embed`.
 
         Raises:
-            ValueError: an image that is not (H, W, 3) uint8.
+            ValueError: There are no images, or one is not (H, W, 3) uint8.
         """
         features = self._sam.image_encoder(self.pixels(images).to(self.dtype))
         return Embeddings((features,), tuple((image.shape[1], image.shape[0]) for image in images))
@@ -86,87 +86,90 @@ class SegmentAnything(Segmenter):
         boxes_xyxy: torch.Tensor | None,
         points_xy: torch.Tensor,
         labels: torch.Tensor,
-    ) -> Decoded:
-        """See `Segmenter.decode_points`. Of SAM's three masks, the one with the highest predicted IoU."""
-        # Only the images asked for: with one image, the decoder shares all that it can.
+    ) -> DecodedMasks:
+        """Decode N prompts; see `Segmenter.decode_points`. Of SAM's three masks, the one of highest predicted IoU."""
+        # Features of unused images are left out: with one image, the decoder shares its keys and values.
         images, local = torch.unique(index, return_inverse=True)
         scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
         points = (points_xy * scale[:, None] - 0.5, labels) if points_xy.shape[1] else None
         boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
         sparse, _ = self._sam.prompt_encoder(points=points, boxes=boxes, masks=None)
         logits, iou = self._decoder.decode(self._decoder.read_images(embeddings.features[0][images]), local, sparse)
-        return Decoded(logits, iou, index, embeddings.sizes_wh)
+        return DecodedMasks(logits, iou, index, embeddings.sizes_wh)
 
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
-        """See `Segmenter.upsampling`."""
-        return self._upsamplings.of(size_wh)
+        """Return the interpolation to an image of `size_wh`; see `Segmenter.upsampling`."""
+        return self._upsamplings.get(size_wh)
 
 
 def load_checkpoint(
     path: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> SegmentAnything:
-    """Loads a segment_anything checkpoint.
+    """Load a segment_anything checkpoint.
 
     Args:
-        path: A `.pth` that holds a state dict (as Facebook's do) or `{"model": state dict, "architecture": {...}}`,
-            the second a part of `SamArchitecture`.
-        device: Where it computes.
-        dtype: What it computes in. Weights are brought to it from whatever type they are stored in.
+        path: A `.pth` file with a state dict, as Meta's are, or with `{"model": state dict, "architecture": {...}}`, in
+            which "architecture" has some fields of `SamArchitecture`.
+        device: The device that the segmenter computes on.
+        dtype: The dtype that it computes in; weights of other dtypes are cast to it.
 
     Raises:
-        ModelError: no such file, not a checkpoint, not a SAM, missing or misshapen weights.
+        ModelError: The file does not exist, is not a checkpoint or not of a Sam, or weights are missing, unexpected or
+            of other shapes.
     """
-    weights, beside = _read(path)
+    weights, overrides = _read(path)
     try:
-        architecture = SamArchitecture.infer(weights, beside)
+        architecture = SamArchitecture.infer(weights, overrides)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     try:
         sam = architecture.build()
     except (TypeError, ValueError, ArithmeticError, RuntimeError, AssertionError) as error:
-        raise ModelError(f"{path}: segment_anything has no Sam of this architecture: {first_line(error)}") from error
+        raise ModelError(f"{path}: segment_anything cannot build this architecture: {error_summary(error)}") from error
     expected = sam.state_dict()
     missing = sorted(set(expected) - set(weights))
-    unknown = sorted(set(weights) - set(expected))
-    misshapen = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
-    for what, names in (("no", missing), ("unknown", unknown), ("misshapen", misshapen)):
+    unexpected = sorted(set(weights) - set(expected))
+    mismatched = [name for name in expected if name in weights and weights[name].shape != expected[name].shape]
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("mismatched", mismatched)):
         if names:
-            raise ModelError(f"{path}: {what} weights {names[:3]} ({len(names)} in all); is it a whole SAM checkpoint?")
+            raise ModelError(
+                f"{path}: {problem} weights {names[:3]} ({len(names)} in all); is the SAM checkpoint complete?"
+            )
     sam.load_state_dict(weights)
     return SegmentAnything(sam, device, dtype)
 
 
 def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None:
-    """Writes a Sam in the form that `load_checkpoint` reads, with the architecture beside the weights."""
+    """Write the weights and the architecture of a Sam to a checkpoint for `load_checkpoint`."""
     torch.save({"model": sam.state_dict(), "architecture": architecture.to_dict()}, path)
 
 
 def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:
-    """The weights of a checkpoint and what stands beside them."""
+    """Read the weights of a checkpoint and its "architecture" entry, empty if there is none."""
     if not path.is_file():
         raise ModelError(f"no segmenter checkpoint at {path}")
     try:
-        # torch warns of a pickle that it does not know well, on its way to refusing it.
+        # torch warns about unusual pickles before it refuses them.
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    # A damaged file may raise nearly anything; what torch says to a refused one is how to load it unsafely.
+    # A damaged file may raise nearly any error. For a refused pickle, torch's message explains how to load it unsafely.
     except Exception as error:
-        reason = "it holds more than weights, or no weights at all"
+        reason = "it holds other objects than weights"
         if not isinstance(error, pickle.UnpicklingError):
-            reason = first_line(error)
-        raise ModelError(f"{path} is no checkpoint of plain weights: {reason}; give a segment_anything .pth") from None
-    beside: Mapping[str, Any] = {}
+            reason = error_summary(error)
+        raise ModelError(f"{path} is not a checkpoint of weights: {reason}; give a segment_anything .pth") from None
+    overrides: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and "model" in content:
-        beside = content.get("architecture", {})
+        overrides = content.get("architecture", {})
         content = content["model"]
-    if not isinstance(beside, Mapping):
-        raise ModelError(f"{path}: the architecture beside the weights is a mapping; found {type(beside).__name__}")
+    if not isinstance(overrides, Mapping):
+        raise ModelError(f'{path}: "architecture" must be a mapping; found {type(overrides).__name__}')
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise ModelError(f"{path} holds no state dict; a segmenter checkpoint maps names to tensors")
-    return content, beside
+    return content, overrides
 
 
-def first_line(error: Exception) -> str:
-    """The kind of an error and the beginning of what it says, up to its first full stop."""
-    said = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+def error_summary(error: Exception) -> str:
+    """Return the class of an error and the first sentence of its message."""
+    sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__

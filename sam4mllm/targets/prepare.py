@@ -27,7 +27,7 @@ from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, 
 from sam4mllm.targets.scoring import Candidate, GroupScores, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
-from sam4mllm.utils.digests import file_sha256
+from sam4mllm.utils.atomic_io import file_sha256
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import bar
 
@@ -85,7 +85,7 @@ def compute_targets(
                 results += score_image_objects(image, segmenter, settings)
                 advance(len(image.objects))
             store.write_shard(number, results)
-        processes.wait()
+        processes.barrier()
         advance(0)
     return store
 

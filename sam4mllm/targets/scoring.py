@@ -129,7 +129,7 @@ def _ious(
         cuts = np.flatnonzero(np.diff(owners)) + 1
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
             truth = truths[owners[first]]
-            found.append(coarse_iou(decoded.low_logits[first:last], truth.mask, upsampling, truth.counted))
+            found.append(coarse_iou(decoded.low_res_logits[first:last], truth.mask, upsampling, truth.counted))
     return torch.cat(found).cpu().numpy()
 
 

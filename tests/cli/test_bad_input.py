@@ -92,7 +92,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     ),
     "one split-by for all data sets": (
         evaluate("--dataset", "all", "--split-by", "umd"),
-        "says who split one data set",
+        "--split-by: 'umd' is the split file of one data set",
     ),
     "a split that no data set has": (evaluate("--dataset", "all", "--split", "vel"), "no data set there has the split"),
     "a data set whose files are missing": (
@@ -138,7 +138,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "custom data without its image": (score_own(path="{home}/own_missing.jsonl"), "line 1: {home}/b.png: no such imag"),
     "custom data evaluated with another data set": (
         ["evaluate", "run", "--dataset", "jsonl", "--dataset", "refcoco", "--path", "{home}/own.jsonl"],
-        "jsonl is evaluated alone; give one --dataset",
+        "jsonl is evaluated alone; name one data set",
     ),
     "a benchmark evaluated without a root": (
         ["evaluate", "run", "--dataset", "refcoco"],
@@ -146,7 +146,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     ),
     "a benchmark evaluated with options of custom data": (
         evaluate("--dataset", "refcoco", "--phrases", "{home}/phrases.jsonl"),
-        "--phrases: has no meaning for refcoco; give --root and --split",
+        "--phrases: has no meaning for refcoco; give root and split",
     ),
     "custom boxes without masks, scored": (
         score_own(path="{home}/own_boxes.jsonl"),
@@ -188,8 +188,8 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     ),
     "an unknown family": (["doctor", "--only", "qwen4"], "--only qwen4: no such family; did you mean qwen"),
     "a file of predictions that does not exist": (score("nowhere"), "nowhere.jsonl: cannot be read"),
-    "predictions of unknown queries": (score("unknown"), "1 id(s) name no query of refcoco val (refcoco/val/9/9)"),
-    "two predictions with one id": (score("doubled"), f"1 id(s) come twice ({QUERY})"),
+    "predictions of unknown queries": (score("unknown"), "1 id(s) are not queries of refcoco val (refcoco/val/9/9)"),
+    "two predictions with one id": (score("doubled"), f"1 id(s) occur twice ({QUERY})"),
     "a prediction without status": (score("no_status"), "line 1: prediction: the field 'status' is missing"),
     "a predicted mask of another size": (score("other_size"), "a mask is (20, 10) (H, W), its image is (10, 20)"),
     "a predicted mask with too few pixels": (score("cut_mask"), "line 1: counts must fill 10 x 20 pixels"),
@@ -203,11 +203,14 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "a checkpoint that is empty": (with_checkpoint("empty"), "empty.pth is not a checkpoint of weights: EOFError"),
     "a truncated checkpoint": (with_checkpoint("cut"), "cut.pth is not a checkpoint of weights"),
     "a checkpoint that would run code": (with_checkpoint("bomb"), "bomb.pth is not a checkpoint of weights"),
-    "a checkpoint that is a module": (with_checkpoint("module"), "it holds more than weights"),
+    "a checkpoint that is a module": (with_checkpoint("module"), "it holds other objects than weights"),
     "a checkpoint of another model": (with_checkpoint("linear"), "a segment_anything Sam has them"),
     "a checkpoint of other shapes": (with_checkpoint("flat"), "do not have the shapes of a segment_anything Sam"),
     "a checkpoint with a number for sizes": (with_checkpoint("number"), '"architecture" must be a mapping'),
-    "a checkpoint of impossible sizes": (with_checkpoint("headless"), "has no Sam of this architecture"),
+    "a checkpoint of impossible sizes": (
+        with_checkpoint("headless"),
+        "segment_anything cannot build this architecture",
+    ),
     "a segmenter's folder of another model": (
         segment("a.png", "some/model", "--segmenter", "{home}/vit"),
         "model type 'vit' is not a supported segmenter",

@@ -1,4 +1,4 @@
-"""A segmenter that points can lead astray, for the tests of the box's fallback."""
+"""A segmenter whose masks get worse with negative points, for tests of the fallback to the box's mask."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from dataclasses import replace
 import torch
 
 from sam4mllm.geometry import SamPrompt
-from sam4mllm.segmenters.base import Decoded, Embeddings
+from sam4mllm.segmenters.base import DecodedMasks, Embeddings
 from sam4mllm.segmenters.fake import BoxSegmenter
 
 
-class Straying(BoxSegmenter):
-    """The mask of a box is the box, of predicted IoU 0.9, and with positive points it is no other, of 0.95.
+class MisledSegmenter(BoxSegmenter):
+    """A BoxSegmenter whose predicted IoU is 0.9 for a box and 0.95 for a box with positive points.
 
-    A negative point makes it the whole canvas, of `pointed_iou`. `decoded` has the number of prompts of each call.
+    With a negative point the mask covers the full image, with the predicted IoU `pointed_iou`. `decoded` holds the
+    number of prompts of each call.
     """
 
     def __init__(self, pointed_iou: float = 0.6) -> None:
@@ -25,7 +26,7 @@ class Straying(BoxSegmenter):
 
     def decode(
         self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int = 64
-    ) -> Decoded:
+    ) -> DecodedMasks:
         self.decoded.append(len(requests))
         return super().decode(embeddings, requests, batch_size)
 
@@ -36,11 +37,11 @@ class Straying(BoxSegmenter):
         boxes_xyxy: torch.Tensor | None,
         points_xy: torch.Tensor,
         labels: torch.Tensor,
-    ) -> Decoded:
-        found = super().decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
-        astray = (labels == 0).any(dim=1)
+    ) -> DecodedMasks:
+        masks = super().decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
+        is_misled = (labels == 0).any(dim=1)
         iou = torch.full((len(index),), 0.95 if labels.shape[1] else 0.9)
-        iou[astray] = self.pointed_iou
-        low_logits = found.low_logits.clone()
-        low_logits[astray] = 1
-        return replace(found, low_logits=low_logits, iou=iou)
+        iou[is_misled] = self.pointed_iou
+        low_res_logits = masks.low_res_logits.clone()
+        low_res_logits[is_misled] = 1
+        return replace(masks, low_res_logits=low_res_logits, iou=iou)

@@ -13,11 +13,11 @@ SIZES_WH = [(64, 64), (64, 40), (31, 64), (100, 75), (17, 90), (300, 1), (5, 3)]
 
 
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_resizing_is_that_of_segment_anything(size_wh: tuple[int, int]) -> None:
+def test_resizing_equals_segment_anything(size_wh: tuple[int, int]) -> None:
     width, height = size_wh
     frame = InputFrame(64)
     theirs = ResizeLongestSide(64)
-    # A line of one pixel would vanish in theirs; ours keeps one pixel.
+    # A very thin image gets 0 pixels in segment_anything; ours keeps at least one.
     expected_hw = tuple(max(side, 1) for side in theirs.get_preprocess_shape(height, width, 64))
     assert frame.resized_wh(size_wh) == expected_hw[::-1]
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -27,7 +27,7 @@ def test_resizing_is_that_of_segment_anything(size_wh: tuple[int, int]) -> None:
         np.testing.assert_array_equal(resized, theirs.apply_image(image))
 
 
-def test_scale_brings_the_far_corner_to_the_far_corner() -> None:
+def test_scaling_maps_the_far_corner_to_the_far_corner() -> None:
     frame = InputFrame(64)
     scale = frame.scale_xy([(100, 75), (64, 64), (17, 90)])
     corners = scale * torch.tensor([[100.0, 75.0], [64.0, 64.0], [17.0, 90.0]])
@@ -36,7 +36,7 @@ def test_scale_brings_the_far_corner_to_the_far_corner() -> None:
 
 
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_upsampling_is_that_of_segment_anything(size_wh: tuple[int, int]) -> None:
+def test_upsampling_equals_segment_anything(size_wh: tuple[int, int]) -> None:
     width, height = size_wh
     frame = InputFrame(64)
     coarse = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -46,7 +46,7 @@ def test_upsampling_is_that_of_segment_anything(size_wh: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_a_square_frame_resizes_as_the_sam2_processor_does(size_wh: tuple[int, int]) -> None:
+def test_a_square_frame_resizes_like_the_sam2_processor(size_wh: tuple[int, int]) -> None:
     width, height = size_wh
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     ours = SquareFrame(64).resize(image)
@@ -57,12 +57,12 @@ def test_a_square_frame_resizes_as_the_sam2_processor_does(size_wh: tuple[int, i
         .numpy()
     )
     assert ours.shape == theirs.shape == (64, 64, 3)
-    # Each rounds to a level of 255 in its own way.
+    # The libraries round to 8 bits differently.
     assert np.abs(ours.astype(float) - theirs).max() <= 1
 
 
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_a_square_frames_upsampling_is_that_of_the_sam2_processor(size_wh: tuple[int, int]) -> None:
+def test_a_square_frames_upsampling_equals_the_sam2_processor(size_wh: tuple[int, int]) -> None:
     width, height = size_wh
     coarse = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(0))
     (expected,) = Sam2ImageProcessor().post_process_masks([coarse[:, None]], [(height, width)], binarize=False)
@@ -70,12 +70,12 @@ def test_a_square_frames_upsampling_is_that_of_the_sam2_processor(size_wh: tuple
     torch.testing.assert_close(SquareFrame(64).upsampling(size_wh, 16).logits(coarse), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_square_frame_scales_each_side_by_itself() -> None:
+def test_a_square_frame_scales_each_side_independently() -> None:
     scale = SquareFrame(64).scale_xy([(100, 75), (17, 90)])
     torch.testing.assert_close(scale, torch.tensor([[64 / 100, 64 / 75], [64 / 17, 64 / 90]]))
 
 
-def test_the_pixels_are_normalised_and_the_padding_is_0() -> None:
+def test_pixels_are_normalized_and_the_padding_is_0() -> None:
     mean, std = torch.tensor([10.0, 20.0, 30.0])[:, None, None], torch.tensor([2.0, 4.0, 5.0])[:, None, None]
     image = np.full((32, 64, 3), (20, 40, 80), np.uint8)
     pixels = InputFrame(64).pixels([image, image[:, :32]], mean, std)
@@ -86,7 +86,7 @@ def test_the_pixels_are_normalised_and_the_padding_is_0() -> None:
 
 @pytest.mark.parametrize("frame", [InputFrame(64), SquareFrame(64)])
 @pytest.mark.parametrize("size_wh", SIZES_WH)
-def test_upsampling_weights_are_means(frame: InputFrame, size_wh: tuple[int, int]) -> None:
+def test_upsampling_weights_are_not_negative_and_sum_to_1(frame: InputFrame, size_wh: tuple[int, int]) -> None:
     upsampling = frame.upsampling(size_wh, 16)
     for weights in (upsampling.rows, upsampling.columns):
         assert (weights >= 0).all()
@@ -100,19 +100,19 @@ def test_upsampling_weights_are_means(frame: InputFrame, size_wh: tuple[int, int
     seed=st.integers(0, 1000),
     share=st.sampled_from([0.0, 0.01, 0.1, 0.9]),
 )
-def test_a_window_holds_every_pixel_and_its_logits_are_exact(
+def test_a_window_contains_all_masks_and_its_logits_are_exact(
     frame: InputFrame, size_wh: tuple[int, int], seed: int, share: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     upsampling = frame.upsampling(size_wh, 16)
     coarse = torch.rand(2, 16, 16, generator=generator) - 1
     coarse[torch.rand(2, 16, 16, generator=generator) < share] += 2
-    whole = upsampling.logits(coarse)
+    full = upsampling.logits(coarse)
     window = upsampling.window(coarse)
     if window is None:
-        assert not (whole > 0).any()
+        assert not (full > 0).any()
         return
-    torch.testing.assert_close(upsampling.logits_in(coarse, window), whole[:, window.rows, window.columns])
-    outside = whole.clone()
+    torch.testing.assert_close(upsampling.logits_in(coarse, window), full[:, window.rows, window.columns])
+    outside = full.clone()
     outside[:, window.rows, window.columns] = 0
     assert not (outside > 0).any()

@@ -63,7 +63,9 @@ def test_config_json_decides_the_family_of_a_folder(sam2: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["sam2", "edgetam", "sam3_tracker"])
-def test_a_checkpoint_of_a_video_model_loads_as_its_image_model(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_video_checkpoint_loads_as_its_image_model(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     decoder = save_video(name, tmp_path)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -178,7 +180,7 @@ def test_a_damaged_folder_raises_an_error_of_one_line(
 @pytest.mark.parametrize(
     "name", ["sam_vit_h", "sam_vit_h.pth", "checkpoints/sam_vit_h.pth", "./sam2", "/a/b/c", "{home}/none", "a/b/c", ""]
 )
-def test_an_unknown_name_raises_an_error_that_lists_what_is_accepted(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_name_raises_an_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_segmenter(name.format(home=tmp_path))

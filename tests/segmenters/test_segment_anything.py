@@ -18,8 +18,8 @@ from sam4mllm.testing import TINY_SAM, tiny_sam
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 
 
-def numbers(prompt: SamPrompt) -> dict[str, Any]:
-    """The prompt for SamPredictor, which adds half a pixel of its square to every coordinate; ours hold it already."""
+def predictor_arguments(prompt: SamPrompt) -> dict[str, Any]:
+    """Return the prompt for SamPredictor, which adds 0.5 to coordinates of its square; ours contain it already."""
     half = 0.5 / (64 / 100)
     box = None if prompt.box is None else np.array(prompt.box) - half
     points = np.array([[point.x, point.y] for point in prompt.points]) - half if prompt.points else None
@@ -35,10 +35,10 @@ def numbers(prompt: SamPrompt) -> dict[str, Any]:
         SamPrompt(None, (Point(20.5, 20.5, 1),)),
     ],
 )
-def test_masks_are_those_of_the_sam_predictor(prompt: SamPrompt) -> None:
+def test_masks_equal_those_of_the_sam_predictor(prompt: SamPrompt) -> None:
     predictor = SamPredictor(tiny_sam())
     predictor.set_image(IMAGE)
-    logits, iou, low = predictor.predict(**numbers(prompt), multimask_output=True, return_logits=True)
+    logits, iou, low = predictor.predict(**predictor_arguments(prompt), multimask_output=True, return_logits=True)
     best = int(iou.argmax())
 
     segmenter = SegmentAnything(tiny_sam())
@@ -52,7 +52,7 @@ def test_masks_are_those_of_the_sam_predictor(prompt: SamPrompt) -> None:
     assert (mask != (logits[best] > 0)).mean() < 0.002
 
 
-def test_prompts_matter() -> None:
+def test_different_prompts_give_different_logits() -> None:
     segmenter = SegmentAnything(tiny_sam())
     prompts = [SamPrompt(Box(10, 5, 60, 50)), SamPrompt(Box(70, 40, 99, 70))]
     decoded = segmenter.decode(segmenter.embed([IMAGE]), [(0, prompt) for prompt in prompts])
@@ -60,17 +60,17 @@ def test_prompts_matter() -> None:
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
-def test_what_is_no_image_is_refused(image: Any) -> None:
+def test_an_array_that_is_not_an_image_raises_an_error(image: Any) -> None:
     with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8"):
         SegmentAnything(tiny_sam()).embed([image])
 
 
-def test_no_images_are_refused() -> None:
+def test_embedding_no_images_raises_an_error() -> None:
     with pytest.raises(ValueError, match="no images"):
         SegmentAnything(tiny_sam()).embed([])
 
 
-def test_upsamplings_are_kept_but_not_without_end() -> None:
+def test_upsamplings_are_cached_up_to_a_limit() -> None:
     segmenter = SegmentAnything(tiny_sam())
     kept = segmenter.upsampling((10, 20))
     assert segmenter.upsampling((10, 20)) is kept
@@ -80,12 +80,12 @@ def test_upsamplings_are_kept_but_not_without_end() -> None:
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
-def test_facebooks_architectures_are_read_from_their_shapes(name: str) -> None:
+def test_the_architectures_of_metas_checkpoints_are_inferred_from_shapes(name: str) -> None:
     with torch.device("meta"):
         theirs = sam_model_registry[name]()
-        found = SamArchitecture.infer(theirs.state_dict(), {})
-        ours = found.build()
-    assert found.num_heads == theirs.image_encoder.blocks[0].attn.num_heads
+        inferred = SamArchitecture.infer(theirs.state_dict(), {})
+        ours = inferred.build()
+    assert inferred.num_heads == theirs.image_encoder.blocks[0].attn.num_heads
     assert [block.window_size for block in ours.image_encoder.blocks] == [
         block.window_size for block in theirs.image_encoder.blocks
     ]
@@ -101,31 +101,31 @@ def checkpoint(path: Path, content: Any) -> Path:
 
 def test_a_plain_state_dict_and_one_with_its_architecture_load_alike(tmp_path: Path) -> None:
     plain = load_segmenter(checkpoint(tmp_path, tiny_sam().state_dict()), "cpu", "float32")
-    # The decoder's heads are not in the shapes; segment_anything's default is 8.
+    # Shapes do not determine the decoder's heads; segment_anything's default is 8.
     save_checkpoint(tmp_path / "with.pth", tiny_sam(), TINY_SAM)
-    told = load_segmenter(tmp_path / "with.pth")
-    assert told.fingerprint == SegmentAnything(tiny_sam()).fingerprint
-    assert plain.fingerprint != told.fingerprint
+    complete = load_segmenter(tmp_path / "with.pth")
+    assert complete.fingerprint == SegmentAnything(tiny_sam()).fingerprint
+    assert plain.fingerprint != complete.fingerprint
 
 
-def test_weights_stored_in_half_compute_in_float32(tmp_path: Path) -> None:
+def test_weights_stored_in_half_precision_compute_in_float32(tmp_path: Path) -> None:
     weights = {name: tensor.half() for name, tensor in tiny_sam().state_dict().items()}
     segmenter = load_segmenter(checkpoint(tmp_path, {"model": weights, "architecture": {"decoder_heads": 2}}))
     assert segmenter.dtype == torch.float32
     assert segmenter.embed([IMAGE]).features[0].dtype == torch.float32
 
 
-def test_an_encoder_without_relative_positions_needs_its_heads_told(tmp_path: Path) -> None:
+def test_an_encoder_without_relative_positions_needs_its_number_of_heads(tmp_path: Path) -> None:
     architecture = replace(TINY_SAM, use_rel_pos=False, window_size=0, global_attn_indexes=())
     sam = tiny_sam(architecture=architecture)
-    told = {"num_heads": 2, "window_size": 0, "decoder_heads": 2}
-    loaded = load_segmenter(checkpoint(tmp_path, {"model": sam.state_dict(), "architecture": told}))
+    fields = {"num_heads": 2, "window_size": 0, "decoder_heads": 2}
+    loaded = load_segmenter(checkpoint(tmp_path, {"model": sam.state_dict(), "architecture": fields}))
     assert loaded.fingerprint == SegmentAnything(sam).fingerprint
     with pytest.raises(ModelError, match="heads and windows cannot be inferred"):
         load_segmenter(checkpoint(tmp_path, sam.state_dict()))
 
 
-def test_the_fingerprint_is_of_weights_and_type() -> None:
+def test_the_fingerprint_depends_on_weights_and_dtype() -> None:
     ours = SegmentAnything(tiny_sam()).fingerprint
     assert SegmentAnything(tiny_sam()).fingerprint == ours
     assert SegmentAnything(tiny_sam(seed=1)).fingerprint != ours
@@ -136,7 +136,7 @@ def test_the_fingerprint_is_of_weights_and_type() -> None:
     assert SegmentAnything(changed).fingerprint != ours
 
 
-def test_bfloat16_masks_are_near() -> None:
+def test_bfloat16_masks_are_close_to_float32() -> None:
     prompt = SamPrompt(Box(10, 5, 60, 50), (Point(20.5, 20.5, 1),))
     decoded = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -147,16 +147,16 @@ def test_bfloat16_masks_are_near() -> None:
 
 
 class Bomb:
-    """Runs when it is unpickled."""
+    """An object that runs code when it is unpickled: it creates a file."""
 
-    def __init__(self, place: Path) -> None:
-        self.place = place
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     def __reduce__(self) -> Any:
-        return Path.touch, (self.place,)
+        return Path.touch, (self.path,)
 
 
-def test_what_is_no_sam_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_raises_an_error_of_one_line(tmp_path: Path) -> None:
     weights = tiny_sam().state_dict()
     short = {name: tensor for name, tensor in weights.items() if "norm4" not in name}
     cases: list[tuple[Any, str]] = [
@@ -178,7 +178,7 @@ def test_what_is_no_sam_checkpoint_is_told_in_one_line(tmp_path: Path) -> None:
         assert str(tmp_path) in str(caught.value)
 
 
-def test_what_is_no_file_of_weights_is_told_and_not_run(tmp_path: Path) -> None:
+def test_a_file_without_weights_raises_an_error_and_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no segmenter checkpoint at"):
         load_segmenter(tmp_path / "none.pth")
     text = tmp_path / "text.pth"
@@ -192,7 +192,7 @@ def test_what_is_no_file_of_weights_is_told_and_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_unknown_number_type_is_told(tmp_path: Path) -> None:
+def test_an_unknown_dtype_raises_an_error(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "sam.pth", tiny_sam(), TINY_SAM)
     with pytest.raises(ModelError, match="unknown dtype 'int8'"):
         load_segmenter(tmp_path / "sam.pth", "cpu", "int8")

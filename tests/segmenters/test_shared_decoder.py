@@ -18,7 +18,7 @@ from sam4mllm.testing import TINY_SAM, tiny_sam
 )
 @pytest.mark.parametrize("images", [1, 3])
 @torch.inference_mode()
-def test_masks_and_iou_are_those_of_segment_anything(architecture: SamArchitecture, images: int) -> None:
+def test_masks_and_iou_equal_those_of_segment_anything(architecture: SamArchitecture, images: int) -> None:
     sam = tiny_sam(architecture=architecture)
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(images, 16, 8, 8, generator=generator)
@@ -43,7 +43,7 @@ def test_masks_and_iou_are_those_of_segment_anything(architecture: SamArchitectu
         torch.testing.assert_close(logits[prompt], masks[0, best], atol=1e-4, rtol=1e-4)
 
 
-def test_half_types_stay_near() -> None:
+def test_bfloat16_is_close_to_float32() -> None:
     exact, half = tiny_sam(), tiny_sam()
     half.mask_decoder.to(torch.bfloat16)
     features = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -60,7 +60,7 @@ def test_half_types_stay_near() -> None:
     torch.testing.assert_close(got[1], expected[1], atol=0.2, rtol=0.1)
 
 
-def test_an_upscaling_of_another_kind_is_refused() -> None:
+def test_an_upscaling_with_another_kernel_raises_an_error() -> None:
     sam = tiny_sam()
     sam.mask_decoder.output_upscaling[0] = torch.nn.ConvTranspose2d(16, 4, kernel_size=3, stride=2)
     with pytest.raises(ValueError, match="kernel 2 and stride 2"):

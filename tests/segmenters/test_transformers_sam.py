@@ -19,16 +19,16 @@ def tiny(name: str, seed: int = 0, **settings: Any) -> TransformersSam:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_prompts_and_images_matter(name: str) -> None:
+def test_different_prompts_and_images_give_different_logits(name: str) -> None:
     segmenter = tiny(name)
     embeddings = segmenter.embed([IMAGE, 255 - IMAGE])
     decoded = segmenter.decode(embeddings, [(0, BOX), (0, OTHER_BOX), (1, BOX)])
-    for place in (1, 2):
-        assert (decoded.low_res_logits[0] - decoded.low_res_logits[place]).abs().max() > 0.01
+    for other in (1, 2):
+        assert (decoded.low_res_logits[0] - decoded.low_res_logits[other]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_fingerprint_is_of_weights_type_and_statistics(name: str) -> None:
+def test_the_fingerprint_depends_on_weights_dtype_and_pixel_statistics(name: str) -> None:
     ours = tiny(name).fingerprint
     assert tiny(name).fingerprint == ours
     assert tiny(name, seed=1).fingerprint != ours
@@ -36,7 +36,7 @@ def test_the_fingerprint_is_of_weights_type_and_statistics(name: str) -> None:
     assert tiny(name, pixel_statistics=([0.1] * 3, [0.2] * 3)).fingerprint != ours
 
 
-def test_the_fingerprint_is_of_what_weights_do_not_tell() -> None:
+def test_the_fingerprint_depends_on_the_configuration_and_not_on_its_provenance() -> None:
     changed = tiny_segmenter_model("sam2")
     changed.config.mask_decoder_config.num_attention_heads = 1
     moved = tiny_segmenter_model("sam2")
@@ -56,6 +56,6 @@ def test_prompts_are_computed_in_float32(name: str, dtype: torch.dtype) -> None:
     assert decoded.low_res_logits.dtype == decoded.iou.dtype == torch.float32
 
 
-def test_what_is_no_image_is_refused() -> None:
+def test_an_array_that_is_not_an_image_raises_an_error() -> None:
     with pytest.raises(ValueError, match=r"an image is \(H, W, 3\) uint8"):
         tiny("sam2").embed([np.zeros((4, 4), np.uint8)])

@@ -1,4 +1,4 @@
-"""Tiny random video models, saved as SAM2.1, EdgeTAM and SAM3 are on the Hub: an image's model and more weights."""
+"""Tiny random video models, saved like SAM2.1, EdgeTAM and SAM3 on the Hub: an image model and further weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PERCEIVER = {
 
 
 def save_video(name: str, folder: Path) -> dict[str, torch.Tensor]:
-    """A video model whose images are segmented by the family `name`; returns the weights of its mask decoder."""
+    """Save a video model that contains an image model of the family `name`; return its mask decoder's weights."""
     torch.manual_seed(0)
     model, decoder = {"sam2": _sam2, "edgetam": _edgetam, "sam3_tracker": _sam3}[name]()
     model.save_pretrained(folder)
@@ -44,7 +44,7 @@ def _sections(name: str) -> dict[str, Any]:
 
 
 def _plain(name: str) -> dict[str, Any]:
-    """The decoder's and the prompt encoder's settings under the names that video configurations share."""
+    """Return the sections of the image model's configuration as a video configuration takes them."""
     sections = _sections(name)
     return {part: value if part == "vision_config" else _values(value) for part, value in sections.items()}
 
@@ -86,7 +86,7 @@ def _sam3() -> tuple[Any, Any]:
 
 
 def _name_as_the_hub_does(file: Path) -> None:
-    """Some versions of transformers write the tracker's prefix twice."""
+    """Remove the second prefix that some versions of transformers write before the tracker's weights."""
     from safetensors.torch import load_file, save_file
 
     weights = {name.replace("tracker_model.tracker_model.", "tracker_model."): w for name, w in load_file(file).items()}
