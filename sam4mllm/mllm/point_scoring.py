@@ -1,15 +1,15 @@
-"""What a model thinks of yes/no questions: probabilities read from its own distribution, many questions together.
+"""Yes/no probabilities for PQPP's round two, read from the model's output distribution, many questions in one batch.
 
-The conversation before the questions (image, box) is computed once, and its keys and values serve all of them. A
-question about several things is answered one by one in principle, each answer after those before it. All of them are
-read from one pass over guessed answers instead, and guessed again until no guess changes (Jacobi decoding; Santilli et
-al. 2023, arXiv 2305.10427): the fixed point is what decoding one by one gives. This module knows no points and masks.
+The conversation before the questions (image, boxes) is computed once; its key/value cache is shared by all of them. In
+a question about several points each answer depends on the answers before it, so decoding would take one pass per
+answer. Instead, all answers are read from one pass over guessed answers, and guessed again until no guess changes
+(Jacobi decoding; Santilli et al. 2023, arXiv 2305.10427): the fixed point equals greedy decoding.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,214 +23,237 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(slots=True)
-class _Row:
-    """One question while it is answered: the guessed answers, what they weigh, and the tokens to feed."""
-
-    owner: int
-    asked: Conversation
-    answers: list[bool]
-    weights: list[YesNo] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-    slots: list[_Slot] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where the two answers part: `place` is the position of the token that is `yes` or `no`."""
+class _AnswerToken:
+    """The token that is yes or no in a row: its position, and its id for either answer."""
 
-    place: int
+    position: int
     yes: int
     no: int
 
 
-def score_answers(mllm: Mllm, inquiries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
-    """For each inquiry, for each of its questions, the probabilities of each of its answers.
+@dataclass(slots=True)
+class _Row:
+    """One question while it is scored: its guessed answers, their probabilities, and the tokens of the next pass.
 
-    Yes and no are the tokens at which the two answers part in this model's own chat text. An answer follows those that
-    the model itself gives to the same question, by the likelier of yes and no.
+    `history` is the index of the history, in its batch, that the question follows.
+    """
+
+    history: int
+    conversation: Conversation
+    guess: list[bool]
+    probabilities: list[YesNo] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    answer_tokens: list[_AnswerToken] = field(default_factory=list)
+
+
+def score_answers(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
+    """Return, for each query and each of its questions, the probabilities of each of its answers.
+
+    Yes and no are the first tokens that differ between the two answers in this model's rendered chat. An answer is
+    conditioned on the model's own answers before it in the same question: yes if it is more probable than no.
 
     Raises:
         DataError: an image cannot be read.
-        ModelError: the chat template or the tokenizer does not let the answers be told apart.
+        ModelError: the model's chat template or tokenizer does not separate the answers.
     """
     import torch
 
-    found: list[list[list[YesNo]]] = []
+    scored: list[list[list[YesNo]]] = []
     with torch.no_grad():
-        for start in range(0, len(inquiries), batch_size):
-            found += _weigh_together(mllm, inquiries[start : start + batch_size], batch_size)
-    return found
+        for start in range(0, len(queries), batch_size):
+            scored += _score_batch(mllm, queries[start : start + batch_size], batch_size)
+    return scored
 
 
-def _weigh_together(mllm: Mllm, inquiries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
-    asking = [index for index, inquiry in enumerate(inquiries) if inquiry.questions]
+def _score_batch(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
+    """Score queries whose histories are one batch; their questions are scored `batch_size` at a time."""
+    # 1. One row per question; the first guess is "no" to everything.
+    with_questions = [query for query in queries if query.questions]
     rows = [
-        _Row(owner, _asked(inquiries[index].history, question), [False] * question.count)
-        for owner, index in enumerate(asking)
-        for question in inquiries[index].questions
+        _Row(index, _with_question(query.history, question), [False] * question.count)
+        for index, query in enumerate(with_questions)
+        for question in query.questions
     ]
     if rows:
         for row in rows:
-            _lay_out(mllm, row)
-        prefix = _Prefix(mllm, [inquiries[index].history for index in asking], rows)
-        # Rows of like length share a pass, so little is padded.
-        pending = sorted(rows, key=lambda row: (len(row.tokens), row.owner))
-        # An answer is settled once those before it are, so after as many passes as a list has answers all are; the
-        # bound is for quantised weights, whose arithmetic may let a later guess move an earlier answer.
-        for _ in range(max(len(row.answers) for row in rows)):
+            _tokenize_guess(mllm, row)
+        # 2. The histories are computed once.
+        prefix = _Prefix(mllm, [query.history for query in with_questions], rows)
+        # 3. Jacobi iteration: score all answers given the guess, guess the more probable ones, and repeat with those
+        #    rows whose guess has changed. Rows of similar length share a pass, so little is padded.
+        #    An answer is final once those before it are, so there are at most as many passes as a list has answers. The
+        #    limit matters for quantized weights, whose rounding could let a later guess change an earlier answer.
+        pending = sorted(rows, key=lambda row: (len(row.tokens), row.history))
+        for _ in range(max(len(row.guess) for row in rows)):
             for start in range(0, len(pending), batch_size):
-                prefix.read(pending[start : start + batch_size])
-            pending = [row for row in pending if _guess_again(mllm, row)]
+                prefix.score(pending[start : start + batch_size])
+            pending = [row for row in pending if _update_guess(mllm, row)]
             if not pending:
                 break
-    answered: Iterator[_Row] = iter(rows)
-    return [[next(answered).weights for _ in inquiry.questions] for inquiry in inquiries]
+    # 4. The rows are grouped by query again.
+    probabilities = iter([row.probabilities for row in rows])
+    return [[next(probabilities) for _ in query.questions] for query in queries]
 
 
-def _guess_again(mllm: Mllm, row: _Row) -> bool:
-    """Takes the likelier answers as the next guess; returns whether a guess changed that later answers follow."""
-    likelier = [weight.yes > weight.no for weight in row.weights]
-    changed = likelier[:-1] != row.answers[:-1]
-    row.answers = likelier
+def _update_guess(mllm: Mllm, row: _Row) -> bool:
+    """Guess the more probable answers; return whether a guess changed that a later answer is conditioned on."""
+    more_probable = [probability.yes > probability.no for probability in row.probabilities]
+    changed = more_probable[:-1] != row.guess[:-1]
+    row.guess = more_probable
     if changed:
-        _lay_out(mllm, row)
+        _tokenize_guess(mllm, row)
     return changed
 
 
-def _asked(history: Conversation, question: YesNoQuestion) -> Conversation:
+def _with_question(history: Conversation, question: YesNoQuestion) -> Conversation:
     return Conversation(history.image, (*history.turns, Turn("user", question.text)))
 
 
-def _said(asked: Conversation, answers: Sequence[bool]) -> Conversation:
-    return Conversation(asked.image, (*asked.turns, Turn("assistant", write_answers(answers))))
+def _with_answers(conversation: Conversation, answers: Sequence[bool]) -> Conversation:
+    return Conversation(conversation.image, (*conversation.turns, Turn("assistant", write_answers(answers))))
 
 
-def _lay_out(mllm: Mllm, row: _Row) -> None:
-    """Sets the row's tokens, up to the last answer, and where each answer's yes and no part.
+def _tokenize_guess(mllm: Mllm, row: _Row) -> None:
+    """Set the row's tokens, up to the last answer, and the position and ids of each answer's token.
 
-    The answers stand in an assistant's turn, as they are taught: a template may write something between the prompt and
-    an answer, and a tokenizer may join a space to the word behind it.
+    The answers are rendered in an assistant's turn, as in training: a template may put text between the prompt and an
+    answer, and a tokenizer may join a space to the word after it.
 
     Raises:
-        ModelError: a tokenizer that writes the answers before otherwise, depending on what follows.
+        ModelError: the tokens of an answer depend on the answers after it.
     """
-    said = [
-        _said(row.asked, [*row.answers[:count], answer])
-        for count in range(len(row.answers))
+    # 1. For each answer, two texts that end with it: yes or no after the guessed answers before it.
+    variants = [
+        _with_answers(row.conversation, [*row.guess[:count], answer])
+        for count in range(len(row.guess))
         for answer in (True, False)
     ]
-    texts = mllm.processor.apply_chat_template([each.messages() for each in said], tokenize=False)
+    texts = mllm.processor.apply_chat_template([variant.messages() for variant in variants], tokenize=False)
     ids = mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
     pairs = list(zip(ids[::2], ids[1::2], strict=True))
-    places = [_common(yes, no) for yes, no in pairs]
-    row.tokens = pairs[-1][0][: places[-1]]
-    row.slots = [_Slot(place, yes[place], no[place]) for place, (yes, no) in zip(places, pairs, strict=True)]
-    if any(yes[:place] != row.tokens[:place] for place, (yes, _) in zip(places, pairs, strict=True)):
+    # 2. The answer's token is the first one in which the two texts differ.
+    positions = [_common_length(yes, no) for yes, no in pairs]
+    row.tokens = pairs[-1][0][: positions[-1]]
+    row.answer_tokens = [
+        _AnswerToken(position, yes[position], no[position])
+        for position, (yes, no) in zip(positions, pairs, strict=True)
+    ]
+    # 3. All answers are read from one pass over the longest text, so the shorter ones must be parts of it.
+    if any(yes[:position] != row.tokens[:position] for position, (yes, _) in zip(positions, pairs, strict=True)):
         raise ModelError(
-            f"the tokenizer does not write {write_answers([True, False])!r} answer by answer, so the answers cannot "
-            "be told apart; ask about one point at a time (method.form=single)"
+            f"the tokenizer does not write {write_answers([True, False])!r} answer by answer, so that the answers "
+            "cannot be scored; ask about one point at a time (method.form=single)"
         )
 
 
 class _Prefix:
-    """Conversations computed once, a left-padded batch, whose keys and values are lent to the rows that follow them."""
+    """The key/value cache of a left-padded batch of histories, shared by the rows that follow them."""
 
     def __init__(self, mllm: Mllm, histories: Sequence[Conversation], rows: Sequence[_Row]) -> None:
         self._mllm = mllm
-        plain = [_tokens(mllm, history.messages()) for history in histories]
-        # What a history's text shares with all its questions' texts; their tokens may differ where they meet.
-        self._shared = [
-            min(_common(ids, row.tokens) for row in rows if row.owner == owner) for owner, ids in enumerate(plain)
+        # 1. The part of each history that it shares with the text of all its questions: where history and question
+        #    meet, the tokens may differ.
+        plain = [_token_ids(mllm, history.messages()) for history in histories]
+        self._shared_lengths = [
+            min(_common_length(ids, row.tokens) for row in rows if row.history == index)
+            for index, ids in enumerate(plain)
         ]
+        # 2. The batch, without the tokens of each row after that part.
         inputs = model_inputs(
             mllm.processor, [messages_with_image(history) for history in histories], padding_side="left"
         ).to(mllm.device, mllm.dtype)
-        for row, (history, ids) in enumerate(zip(histories, plain, strict=True)):
-            _check_tail(mllm, history, ids, inputs["input_ids"][row].tolist())
-            _cut_end(inputs, row, len(ids) - self._shared[row])
+        for index, (history, ids) in enumerate(zip(histories, plain, strict=True)):
+            _check_same_tail(mllm, history, ids, inputs["input_ids"][index].tolist())
+            _drop_tail(inputs, index, len(ids) - self._shared_lengths[index])
         self._mask = inputs["attention_mask"]
-        # Models with positions of their own for images count them themselves, and keep how far the text is behind.
-        inner = _inner(mllm.model)
-        positions = {} if hasattr(inner, "rope_deltas") else {"position_ids": _positions(self._mask)}
-        self._cache = mllm.model(**inputs, **positions, use_cache=True, logits_to_keep=1).past_key_values
-        self._behind = getattr(inner, "rope_deltas", None)
+        # 3. One pass fills the cache. Models with position ids of their own for images (M-RoPE) compute them
+        #    themselves, and keep the offset of the text after the image in `rope_deltas`.
+        inner = _inner_model(mllm.model)
+        position_ids = {} if hasattr(inner, "rope_deltas") else {"position_ids": _position_ids(self._mask)}
+        self._cache = mllm.model(**inputs, **position_ids, use_cache=True, logits_to_keep=1).past_key_values
+        self._rope_deltas = getattr(inner, "rope_deltas", None)
 
-    def read(self, rows: Sequence[_Row]) -> None:
-        """One pass over the rows; sets what their answers weigh."""
+    def score(self, rows: Sequence[_Row]) -> None:
+        """Run one pass over the rows and set the probabilities of their answers."""
         import torch
 
         mllm, device = self._mllm, self._mask.device
-        tails = [row.tokens[self._shared[row.owner] :] for row in rows]
+        # 1. The rows' tokens after the cached part, right-padded.
+        tails = [row.tokens[self._shared_lengths[row.history] :] for row in rows]
         length = max(map(len, tails))
         ids = torch.full((len(rows), length), mllm.processor.tokenizer.pad_token_id)
-        fed = torch.zeros((len(rows), length), dtype=self._mask.dtype)
+        tail_mask = torch.zeros((len(rows), length), dtype=self._mask.dtype)
         for index, tail in enumerate(tails):
             ids[index, : len(tail)] = torch.tensor(tail)
-            fed[index, : len(tail)] = 1
-        owners = torch.tensor([row.owner for row in rows], device=device)
-        mask = torch.cat([self._mask[owners], fed.to(device)], dim=1)
-        positions = _positions(mask)[:, -length:]
-        if self._behind is not None:
-            positions = (positions + self._behind.to(device)[owners]).expand(3, -1, -1)
-        cache = _lent(self._cache)
-        cache.reorder_cache(owners)
-        # An answer is foretold at the place before it.
-        foretold = [[slot.place - 1 - self._shared[row.owner] for slot in row.slots] for row in rows]
-        kept = sorted({place for places in foretold for place in places})
+            tail_mask[index, : len(tail)] = 1
+        # 2. Attention mask, position ids and cache of the history that each row follows.
+        histories = torch.tensor([row.history for row in rows], device=device)
+        mask = torch.cat([self._mask[histories], tail_mask.to(device)], dim=1)
+        position_ids = _position_ids(mask)[:, -length:]
+        if self._rope_deltas is not None:
+            position_ids = (position_ids + self._rope_deltas.to(device)[histories]).expand(3, -1, -1)
+        cache = _shallow_copy(self._cache)
+        cache.reorder_cache(histories)
+        # 3. One pass; the logits that predict an answer's token are those at the token before it.
+        predictors = [
+            [token.position - 1 - self._shared_lengths[row.history] for token in row.answer_tokens] for row in rows
+        ]
+        columns = sorted({position for positions in predictors for position in positions})
         logits = mllm.model(
             input_ids=ids.to(device),
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.tensor(kept, device=device),
+            logits_to_keep=torch.tensor(columns, device=device),
         ).logits
-        column = {place: index for index, place in enumerate(kept)}
-        for index, (row, places) in enumerate(zip(rows, foretold, strict=True)):
-            chosen = logits[index, [column[place] for place in places]].float().softmax(dim=-1).cpu()
-            row.weights = [
-                YesNo(float(likely[slot.yes]), float(likely[slot.no]))
-                for likely, slot in zip(chosen, row.slots, strict=True)
+        # 4. The probabilities of yes and no at each answer's token.
+        column_of = {position: column for column, position in enumerate(columns)}
+        for index, (row, positions) in enumerate(zip(rows, predictors, strict=True)):
+            chosen = logits[index, [column_of[position] for position in positions]].float().softmax(dim=-1).cpu()
+            row.probabilities = [
+                YesNo(float(distribution[token.yes]), float(distribution[token.no]))
+                for distribution, token in zip(chosen, row.answer_tokens, strict=True)
             ]
 
 
-def _lent(cache: Any) -> Any:
-    """The cache as another one whose tensors may be exchanged; reordering makes new ones, so none is copied here."""
-    lent = copy.copy(cache)
-    lent.layers = []
+def _shallow_copy(cache: Any) -> Any:
+    """Copy a cache without its tensors: reordering the copy makes new tensors, so the original keeps its own."""
+    copied = copy.copy(cache)
+    copied.layers = []
     for layer in cache.layers:
-        own = copy.copy(layer)
-        own.__dict__ = {
+        copied_layer = copy.copy(layer)
+        copied_layer.__dict__ = {
             name: copy.copy(value) if isinstance(value, list | dict) else value for name, value in vars(layer).items()
         }
-        lent.layers.append(own)
-    return lent
+        copied.layers.append(copied_layer)
+    return copied
 
 
-def _tokens(mllm: Mllm, messages: list[dict[str, Any]], *, prompt: bool = False) -> list[int]:
+def _token_ids(mllm: Mllm, messages: list[dict[str, Any]], *, prompt: bool = False) -> list[int]:
     text = mllm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
     return mllm.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _check_tail(mllm: Mllm, history: Conversation, plain: Sequence[int], expanded: Sequence[int]) -> None:
-    """What follows the first question must be the same tokens in the plain text and in the row with the image's.
+def _check_same_tail(mllm: Mllm, history: Conversation, plain: Sequence[int], expanded: Sequence[int]) -> None:
+    """Check that the tokens after the first question are equal in the plain text and in the row with image tokens.
 
     Raises:
-        ModelError: it is not.
+        ModelError: they are not.
     """
-    tail = len(plain) - _common(plain, _tokens(mllm, history.messages(1), prompt=True))
+    tail = len(plain) - _common_length(plain, _token_ids(mllm, history.messages(1), prompt=True))
     if list(plain[len(plain) - tail :]) != list(expanded[len(expanded) - tail :]):
         raise ModelError(
-            "the processor's tokens are not those of the rendered chat, so its answers cannot be weighed; "
+            "the processor's tokens are not those of the rendered chat, so that answers cannot be scored; "
             "use method.name=ppg with this model"
         )
 
 
-def _cut_end(inputs: Any, row: int, count: int) -> None:
-    """Takes the last `count` tokens off a left-padded row of a batch, which gets as many more on its left.
+def _drop_tail(inputs: Any, row: int, count: int) -> None:
+    """Remove the last `count` tokens from a left-padded row of a batch, which gets as many more on its left.
 
-    The padding's own tokens never count, so any will do: those cut off go there, masked.
+    Padding is masked, whatever its tokens are, so the removed tokens become the additional padding.
     """
     if count == 0:
         return
@@ -241,19 +264,19 @@ def _cut_end(inputs: Any, row: int, count: int) -> None:
             inputs[name][row] = value[row].roll(count)
 
 
-def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """Each token's position (B, T) among those of its row that count; 0 for padding, as `generate` has it."""
+def _position_ids(mask: torch.Tensor) -> torch.Tensor:
+    """Return each token's position (B, T) among the unmasked tokens of its row; 0 for padding, as in `generate`."""
     return (mask.long().cumsum(dim=-1) - 1).clamp(min=0)
 
 
-def _inner(model: Any) -> Any:
-    """The model under the output layer, with or without an adapter around it."""
+def _inner_model(model: Any) -> Any:
+    """Return the model under the output layer, with or without an adapter around it."""
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two rows share from the beginning."""
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of tokens that two rows have in common from the beginning."""
+    for length, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
-            return place
+            return length
     return min(len(first), len(second))

@@ -1,227 +1,204 @@
-"""ServerEngine: answers from a server that speaks OpenAI's chat protocol, as vLLM, SGLang and `transformers serve` do.
+"""ServerEngine: replies from a server with OpenAI's chat completions API (vLLM, SGLang, `transformers serve`).
 
-    POST {url}/chat/completions    one conversation, its image as a PNG in a data URL; temperature 0
-    GET  {url}/models              the name to ask for, where none was given
-
-Questions go out side by side, so the server can batch them. What may mend by itself (it is starting, full, restarting)
-is tried again, ever later. This module does not know the weights behind the server, nor what the answers mean.
+Requests are sent concurrently, so that the server can batch them. The openai client retries a request that may succeed
+later (the server is starting, busy, restarting) with growing waits, or after the time in the server's `Retry-After`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import httpx2
 from PIL import Image
 
 from sam4mllm.data.images import as_rgb
-from sam4mllm.errors import ModelError, ServerError
+from sam4mllm.errors import ModelError, Sam4mllmError, ServerError
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.prompts.conversation import Conversation
 
-ATTEMPTS = 8
-"""How often a question is put; the waits between sum up to about a minute."""
+ATTEMPTS = 12
+"""Number of attempts per request; the waits between them add up to about a minute."""
 
-LONGEST_WAIT_S = 60.0
-"""Seconds between two attempts at most, whatever the server asks for."""
+MAX_RETRY_AFTER_S = 60
+"""Longest wait in seconds that a server's `Retry-After` can ask for."""
 
-ANSWER_LIMIT_S = 600.0
-"""Seconds within which an answer must come; it may stand in the server's queue for most of them."""
+REPLY_TIMEOUT_S = 600.0
+"""Seconds until a request times out; it may spend most of them in the server's queue."""
 
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
-"""Statuses after which the same request may succeed."""
+_TRANSIENT = (408, 409, 429, 502, 503, 504)
+"""Statuses of a server that is busy or starting."""
 
-_REFUSES_US = (401, 403, 404)
-"""Statuses that any other question would get as well: the wrong key, the wrong model, the wrong address."""
+_MISCONFIGURED = (401, 403, 404)
+"""Statuses that every other request would get too: a wrong key, model or address."""
+
+Parsed = TypeVar("Parsed")
 
 
 class ServerEngine:
-    """Greedy answers of the model `model` at `url` ("http://host:8000", with or without /v1), `concurrency` at a time.
+    """Greedy replies of the model `model` at `url` ("http://host:8000", with or without /v1).
 
-    Answers come back in the order asked, without surrounding white space. A server fills what a request leaves open
-    from the checkpoint's generation_config.json; `sam4mllm merge` writes one that adds nothing to greedy decoding.
+    Replies come back in the order of the conversations, without surrounding white space. A server takes what a request
+    leaves open from the checkpoint's generation_config.json; `sam4mllm merge` writes one that keeps decoding greedy.
 
     Args:
-        url: where the server is.
-        model: the name that it serves the model under; None for its only one.
-        concurrency: questions under way at once.
-        api_key: sent as the bearer token, if given.
-        transport: httpx2's, for tests.
-        sleep: called with the seconds to wait before another attempt.
+        model: The model's name on the server; None takes the only one that the server has.
+        concurrency: Number of requests in flight at the same time.
+        api_key: Sent as a bearer token; local servers need none.
 
     Raises:
-        ModelError: an address that is none; no model named where the server has not exactly one.
-        ServerError: the server does not answer.
+        ValueError: `concurrency` is below 1.
+        ModelError: `url` is not an HTTP address, the server has no model or several and none was named, or the openai
+            package is not installed.
+        ServerError: the server does not answer, or has no API of this kind.
     """
 
     def __init__(
-        self,
-        url: str,
-        model: str | None = None,
-        *,
-        concurrency: int = 16,
-        api_key: str | None = None,
-        transport: httpx2.BaseTransport | None = None,
-        sleep: Callable[[float], object] = time.sleep,
+        self, url: str, model: str | None = None, *, concurrency: int = 16, api_key: str | None = None
     ) -> None:
         if concurrency < 1:
-            raise ValueError(f"a server is asked one question at a time at least; got {concurrency=}")
+            raise ValueError(f"a server is sent at least one request at a time; got {concurrency=}")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ModelError(f"server {url!r} is no address; give it as http://host:port")
+            raise ModelError(f"server {url!r} is not an address; give it as http://host:port")
+        try:
+            import openai
+        except ImportError as error:
+            raise ModelError("a model on a server needs the openai package: pip install 'sam4mllm[serving]'") from error
         self.url = url.rstrip("/") + ("/v1" if parts.path in ("", "/") else "")
         self.concurrency = concurrency
-        self._sleep = sleep
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=httpx2.Timeout(ANSWER_LIMIT_S, connect=10.0),
-            limits=httpx2.Limits(max_connections=concurrency),
-            transport=transport,
+        self._client = openai.OpenAI(
+            base_url=self.url,
+            # The client does not work without a key.
+            api_key=api_key or "none",
+            timeout=openai.Timeout(REPLY_TIMEOUT_S, connect=10.0),
+            max_retries=ATTEMPTS - 1,
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [_limit_retry_after]}),
         )
         self.model = model if model is not None else self._only_model()
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        """The replies; one is finished unless the server says that the limit of tokens cut it off.
+        """Return the replies; one is finished unless the server reports that the limit of tokens cut it off.
 
         Raises:
-            ValueError: a conversation whose last turn is not the user's.
+            ValueError: the last turn of a conversation is not the user's.
             DataError: an image cannot be read.
-            ModelError: the server refuses a question, or fails at it again and again.
-            ServerError: the server does not answer, or refuses us.
+            ModelError: the server rejects a question, or fails on it in every attempt.
+            ServerError: the server does not answer, or rejects all requests.
         """
         for conversation in conversations:
-            if not conversation.asks:
+            if not conversation.awaits_answer:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
         pool = ThreadPoolExecutor(self.concurrency)
         try:
-            # Of an image that several conversations are about one data URL is made.
-            images: dict[object, Future[str]] = {}
-            for conversation in conversations:
-                if _key(conversation) not in images:
-                    images[_key(conversation)] = pool.submit(data_url, conversation.image)
-            urls = [images[_key(conversation)].result() for conversation in conversations]
-            asked = [
-                pool.submit(self._answer, messages(conversation, url), max_new_tokens)
-                for conversation, url in zip(conversations, urls, strict=True)
+            # 1. Each image is encoded once, for all conversations about it.
+            images = {_image_key(conversation): conversation.image for conversation in conversations}
+            encoded = dict(zip(images, pool.map(data_url, images.values()), strict=True))
+            # 2. The requests, `concurrency` at a time.
+            replies = [
+                pool.submit(self._reply, messages(conversation, encoded[_image_key(conversation)]), max_new_tokens)
+                for conversation in conversations
             ]
-            return [reply.result() for reply in asked]
+            return [reply.result() for reply in replies]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _answer(self, said: list[dict[str, Any]], max_new_tokens: int) -> Reply:
-        body = {
-            "model": self.model,
-            "messages": said,
-            "temperature": 0,
-            # `transformers serve` makes its repetition penalty of it, which spoils coordinates.
-            "frequency_penalty": 0,
-            "max_tokens": max_new_tokens,
-        }
-        answer = self._request("POST", "chat/completions", body)
-        try:
-            choice = answer["choices"][0]
-            text, reason = choice["message"]["content"] or "", choice["finish_reason"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise self._speaks_otherwise(answer) from error
-        return Reply(text.strip(), finished=reason != "length")
+    def _reply(self, chat: list[dict[str, Any]], max_new_tokens: int) -> Reply:
+        def parse(completion: Any) -> Reply:
+            choice = completion.choices[0]
+            return Reply((choice.message.content or "").strip(), finished=choice.finish_reason != "length")
+
+        return self._request(
+            self._client.chat.completions.with_raw_response.create,
+            parse,
+            model=self.model,
+            messages=chat,
+            temperature=0,
+            # `transformers serve` makes a repetition penalty of it, which changes the digits of coordinates.
+            frequency_penalty=0,
+            max_tokens=max_new_tokens,
+        )
 
     def _only_model(self) -> str:
-        answer = self._request("GET", "models")
-        try:
-            names = [str(entry["id"]) for entry in answer["data"]]
-        except (KeyError, TypeError) as error:
-            raise self._speaks_otherwise(answer) from error
+        names = self._request(self._client.models.with_raw_response.list, lambda page: [str(m.id) for m in page.data])
         if len(names) != 1:
             raise ModelError(
                 f"the server {self.url} has {len(names)} models ({', '.join(names[:5])}); name one by --server-model"
             )
         return names[0]
 
-    def _request(self, method: str, place: str, body: dict[str, Any] | None = None) -> Any:
-        """The server's answer as JSON, after as many attempts as it takes, up to `ATTEMPTS`."""
-        for attempt in range(ATTEMPTS):
-            wait = min(0.5 * 2**attempt, LONGEST_WAIT_S)
-            status = None
-            try:
-                response = self._client.request(method, f"{self.url}/{place}", json=body)
-            except httpx2.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
-            else:
-                status = response.status_code
-                trouble = f"{status}: {_complaint(response)}"
-                if status < 400:
-                    return self._json(response)
-                if status not in _BUSY:
-                    break
-                wait = max(wait, _asked_to_wait_s(response))
-            if attempt + 1 < ATTEMPTS:
-                self._sleep(wait)
-        if status in _REFUSES_US:
-            raise ServerError(f"the server {self.url} refuses us ({trouble}); check its address, model and key")
-        if status is not None and status not in _BUSY:
-            raise ModelError(f"the server {self.url} refuses this question ({trouble})")
-        if status == 500:
-            raise ModelError(f"the server {self.url} fails at this question, tried {ATTEMPTS} times ({trouble})")
-        raise ServerError(
-            f"the server {self.url} does not answer, tried {ATTEMPTS} times ({trouble}); is it running? "
-            "What is done is kept, so the same command goes on later"
-        )
+    def _request(self, endpoint: Callable[..., Any], parse: Callable[[Any], Parsed], **arguments: Any) -> Parsed:
+        """Send a request, with retries, and parse the response."""
+        import openai
 
-    def _json(self, response: httpx2.Response) -> Any:
         try:
-            return response.json()
-        except ValueError as error:
-            raise self._speaks_otherwise(response.text) from error
+            response = endpoint(**arguments)
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise self._error(None, f"{type(cause).__name__}: {cause}") from error
+        except openai.APIStatusError as error:
+            raise self._error(error.status_code, f"{error.status_code}: {_error_message(error.body)}") from error
+        try:
+            return parse(response.parse())
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise ServerError(
+                f"the server {self.url} does not implement OpenAI's chat API: it answered {response.text!r:.120}"
+            ) from error
 
-    def _speaks_otherwise(self, answer: object) -> ServerError:
-        return ServerError(f"the server {self.url} does not speak OpenAI's chat protocol: it answered {answer!r:.120}")
+    def _error(self, status: int | None, reason: str) -> Sam4mllmError:
+        """Return the error for a request that failed for good; `status` is None without an HTTP response."""
+        if status in _MISCONFIGURED:
+            return ServerError(
+                f"the server {self.url} rejects every request ({reason}); check its address, model and key"
+            )
+        if status is None or status in _TRANSIENT:
+            return ServerError(
+                f"the server {self.url} does not answer after {ATTEMPTS} attempts ({reason}); is it running? "
+                "Finished work is saved, and the same command resumes it"
+            )
+        if status == 500:
+            return ModelError(f"the server {self.url} fails on this question after {ATTEMPTS} attempts ({reason})")
+        return ModelError(f"the server {self.url} rejects this question ({reason})")
 
 
 def messages(conversation: Conversation, image_url: str) -> list[dict[str, Any]]:
-    """The conversation as the protocol takes it: the image, by its data URL, opens the first turn."""
-    said: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
+    """Return the conversation in OpenAI's chat format; the image, as a data URL, opens the first turn."""
+    chat: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
     image = {"type": "image_url", "image_url": {"url": image_url}}
-    said[0]["content"] = [image, {"type": "text", "text": conversation.turns[0].text}]
-    return said
+    chat[0]["content"] = [image, {"type": "text", "text": conversation.turns[0].text}]
+    return chat
 
 
 def data_url(image: Any) -> str:
-    """The image as a PNG in a data URL: lossless, so that the server sees the pixels that a model here would.
+    """Encode an image as a PNG in a data URL: lossless, so that the server's model gets the same pixels as one here.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the image cannot be read.
     """
     file = io.BytesIO()
-    # Packed lightly: it travels once, and the packing would take longer than the journey.
+    # Light compression: more of it would take longer than sending the larger file.
     Image.fromarray(as_rgb(image)).save(file, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 
 
-def _key(conversation: Conversation) -> object:
+def _image_key(conversation: Conversation) -> object:
+    """Return what identifies an image: the path of a file, the identity of an image in memory."""
     image = conversation.image
     return id(image) if isinstance(image, Image.Image) or hasattr(image, "shape") else str(image)
 
 
-def _complaint(response: httpx2.Response) -> str:
-    """What an answer says is wrong, on one line: OpenAI's `error.message`, FastAPI's `detail`, or the plain text."""
-    text: Any = response.text
-    try:
-        record = response.json()
-    except ValueError:
-        record = None
-    if isinstance(record, dict):
-        error = record.get("error", record.get("detail", record.get("message", text)))
-        text = error.get("message", error) if isinstance(error, dict) else error
-    return " ".join(str(text).split())[:300] or "without a word"
+def _error_message(body: Any) -> str:
+    """Return the message in an error's body on one line: OpenAI's `message`, FastAPI's `detail`, or the whole body."""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or body
+    return " ".join(str(body or "").split())[:300] or "no message"
 
 
-def _asked_to_wait_s(response: httpx2.Response) -> float:
-    """The seconds of a `Retry-After` header; 0 without one, or with a date."""
-    text = response.headers.get("retry-after", "")
-    return min(float(text), LONGEST_WAIT_S) if text.isdecimal() else 0.0
+def _limit_retry_after(response: Any) -> None:
+    """Limit the response's `Retry-After` in seconds; the openai client does not retry at all above two minutes."""
+    seconds = response.headers.get("retry-after", "")
+    if seconds.isdecimal() and float(seconds) > MAX_RETRY_AFTER_S:
+        response.headers["retry-after"] = str(MAX_RETRY_AFTER_S)

@@ -1,33 +1,35 @@
-"""A server in this process that speaks the part of OpenAI's chat protocol that the engine uses, and answers by echo."""
+"""A server in this process with the part of OpenAI's chat API that the engine uses; it echoes the question."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 
 class Server:
-    """Answers the last question by `answer`, each `at_once` requests together and the last of them first.
+    """Answers the last question by `answer`: `at_once` requests are held back, then answered in reverse order.
 
-    `trouble` gives (status, headers, body) for the n-th request, or None where it is to be answered.
+    `failure` returns (status, headers, body) for the n-th request, or None if that request is to be answered. `models`
+    are the ids that the server lists.
     """
 
     def __init__(
         self,
         at_once: int = 1,
-        trouble: Callable[[int], tuple[int, dict, str] | None] = lambda number: None,
+        failure: Callable[[int], tuple[int, dict, str] | None] = lambda number: None,
         answer: Callable[[str], str] = lambda question: f" echo: {question}\n",
+        models: Sequence[str] = ("the-model",),
     ) -> None:
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
-        self._trouble = trouble
-        self._say = answer
-        self._all_here = threading.Barrier(at_once)
-        self._turn = threading.Condition()
+        self._failure = failure
+        self._answer_text = answer
+        self._barrier = threading.Barrier(at_once)
+        self._order = threading.Condition()
         self._waiting: defaultdict[int, list[int]] = defaultdict(list)
         server = self
 
@@ -35,7 +37,7 @@ class Server:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self.send(200, {}, json.dumps({"data": [{"id": "the-model"}]}))
+                self.send(200, {}, json.dumps({"data": [{"id": name} for name in models]}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -56,24 +58,24 @@ class Server:
 
     def answer(self, path: str, body: dict[str, Any], key: str | None) -> tuple[int, dict, str]:
         assert path == "/v1/chat/completions"
-        with self._turn:
+        with self._order:
             number = len(self.asked)
             self.asked.append(body)
             self.keys.append(key)
-            if (trouble := self._trouble(number)) is not None:
-                return trouble
-            self._waiting[number // self._all_here.parties].append(number)
-        self._all_here.wait(timeout=60)
-        with self._turn:
-            # The last come is the first served. The next ones, which already come in, do not hold these back.
-            together = self._waiting[number // self._all_here.parties]
-            assert self._turn.wait_for(lambda: together[-1] == number, timeout=60)
-            together.pop()
-            self._turn.notify_all()
+            if (failure := self._failure(number)) is not None:
+                return failure
+            self._waiting[number // self._barrier.parties].append(number)
+        self._barrier.wait(timeout=60)
+        with self._order:
+            # The last request of a group is answered first. Requests of the next group do not delay this one.
+            group = self._waiting[number // self._barrier.parties]
+            assert self._order.wait_for(lambda: group[-1] == number, timeout=60)
+            group.pop()
+            self._order.notify_all()
         last = body["messages"][-1]["content"]
         text = last if isinstance(last, str) else last[-1]["text"]
         reason = "length" if "long" in text else "stop"
-        message = {"message": {"role": "assistant", "content": self._say(text)}, "finish_reason": reason}
+        message = {"message": {"role": "assistant", "content": self._answer_text(text)}, "finish_reason": reason}
         return 200, {}, json.dumps({"choices": [message]})
 
     def __enter__(self) -> Server:

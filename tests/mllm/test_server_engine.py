@@ -109,7 +109,7 @@ def test_a_server_that_cannot_be_reached_is_tried_again_and_then_named(waits) ->
             ServerEngine(url, "m").generate([inference_conversation(IMAGE, "q")], 5)
     # Up to a quarter of each wait is taken off at random.
     longest = [min(0.5 * 2**n, 8) for n in range(ATTEMPTS - 1)]
-    assert len(waits) == len(longest) and all(0.75 * most <= wait <= most for wait, most in zip(waits, longest))
+    assert all(0.75 * most <= wait <= most for wait, most in zip(waits, longest, strict=True))
     assert 45 < sum(waits) < 65
 
 
@@ -150,7 +150,7 @@ def test_an_image_that_cannot_be_read_is_an_error_of_the_data(tmp_path) -> None:
         ServerEngine(server.url, "m").generate([inference_conversation(tmp_path / "none.png", "q")], 5)
 
 
-def serving_is_installed() -> bool:
+def has_serving_extra() -> bool:
     return all(importlib.util.find_spec(name) for name in ("fastapi", "uvicorn", "openai"))
 
 
@@ -180,7 +180,7 @@ def served(tmp_path) -> Iterator[tuple[str, str]]:
         log.close()
 
 
-@pytest.mark.skipif(not serving_is_installed(), reason="transformers serve needs fastapi, uvicorn and openai")
+@pytest.mark.skipif(not has_serving_extra(), reason="transformers serve needs fastapi, uvicorn and openai")
 def test_transformers_serve_gives_the_replies_of_the_local_engine(served: tuple[str, str]) -> None:
     url, model = served
     asked = [inference_conversation(IMAGE.repeat(n + 2, axis=0), f"Where is {n}?") for n in range(4)]

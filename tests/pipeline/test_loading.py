@@ -276,8 +276,8 @@ def test_a_server_that_is_gone_ends_the_run_and_spoils_no_line(
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     queries = tmp_path / "q.jsonl"
     queries.write_text(json.dumps({"id": "1", "image": str(home / "a.png"), "phrase": "x"}) + "\n")
-    with Server(trouble=lambda n: (503, {}, "full")) as server:
+    with Server(failure=lambda n: (503, {}, "full")) as server:
         arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
         assert main([*arguments, "--server", server.url]) == 2
-    assert "does not answer, tried 8 times (503: full)" in capsys.readouterr().err
+    assert "does not answer after 12 attempts (503: full)" in capsys.readouterr().err
     assert not list((tmp_path / "out/shards").iterdir())
