@@ -95,8 +95,8 @@ def test_one_command_evaluates_all_that_a_root_holds(
     assert list(splits) == [("refcoco", "val"), ("refcoco", "testA"), ("reasonseg", "val")]
     for (dataset, split), found in splits.items():
         assert found["predictions"] == f"{dataset}-{split}/predictions.jsonl" and (out / found["predictions"]).is_file()
-        assert found["trust"]["objects"]["n"] > 0 and len(found["trust"]["coverage"]) == 10
-        assert Image.open(out / f"{dataset}-{split}/trust.png").size[0] > 600
+        assert found["reliability"]["objects"]["n"] > 0 and len(found["reliability"]["coverage"]) == 10
+        assert Image.open(out / f"{dataset}-{split}/reliability.png").size[0] > 600
         assert (out / found["page"]).is_file() and list(found["baselines"]) == ["filled-box", "box"]
         # The segmenter's mask is the box, whatever the points, so no baseline can differ.
         assert all(scores == found["scores"] for scores in found["baselines"].values())

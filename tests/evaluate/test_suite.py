@@ -1,4 +1,4 @@
-"""What one command evaluates: named splits, or all that the root holds and that are not for training."""
+"""The suite of an evaluation: named splits, or all held-out splits under the root."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sam4mllm.data.entry import DataEntry
-from sam4mllm.data.generated import mark
-from sam4mllm.data.splits import held_benchmarks, held_out_splits
+from sam4mllm.data.reading import held_benchmarks, held_out_splits
+from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.suite import choose_suite, comparable
+from sam4mllm.evaluate.suite import choose_suite, is_comparable
 from tests.data.tiny_datasets import ref, write_reasonseg, write_refs
 
 
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_root_says_what_it_holds(root: Path) -> None:
+def test_benchmarks_and_held_out_splits_are_found_under_the_root(root: Path) -> None:
     assert held_benchmarks(root) == ["refcoco", "refcocog", "grefcoco", "reasonseg"]
     assert held_out_splits("refcoco", root) == ["val", "testA", "testB"]
     assert held_out_splits("shapes", root) == ["val", "testA", "testB"]
@@ -58,21 +58,21 @@ ALL += "grefcoco-odd reasonseg-val reasonseg-test"
         (["all"], ["testA"], "refcoco-testA grefcoco-testA"),
     ],
 )
-def test_what_is_chosen_and_where_it_goes(root: Path, datasets: list[str], splits: list[str], chosen: str) -> None:
+def test_each_chosen_split_has_its_folder(root: Path, datasets: list[str], splits: list[str], chosen: str) -> None:
     suite = choose_suite(datasets, splits, root, limit=3)
     assert [str(folder.relative_to("out")) for folder in suite.folders(Path("out"))] == (chosen.split() or ["."])
     assert suite.named == (not chosen) and all(entry.limit == 3 and entry.root == root for entry in suite.entries)
-    assert suite.output(Path("run")) == Path("run/evaluate/refcoco-val" if suite.named else "run/evaluate")
+    assert suite.default_output(Path("run")) == Path("run/evaluate/refcoco-val" if suite.named else "run/evaluate")
 
 
-def test_a_split_evaluated_alone_is_done_when_all_are_asked_for(root: Path) -> None:
+def test_a_split_evaluated_alone_has_the_folder_that_it_has_among_all(root: Path) -> None:
     alone = choose_suite(["refcoco"], ["val"], root)
     together = choose_suite(["all"], [], root)
     home = Path("run")
-    assert alone.folders(alone.output(home))[0] in together.folders(together.output(home))
+    assert alone.folders(alone.default_output(home))[0] in together.folders(together.default_output(home))
 
 
-def test_a_folder_of_images_is_cocos_where_reasonseg_is_not_alone(root: Path) -> None:
+def test_a_folder_of_images_is_not_for_reasonseg_if_there_are_other_data_sets(root: Path) -> None:
     images = root / "refcoco"
     found = {entry.dataset: entry.images for entry in choose_suite(["all"], ["val"], root, images=images).entries}
     assert found == {"refcoco": images, "refcocog": images, "grefcoco": images, "reasonseg": None}
@@ -81,22 +81,22 @@ def test_a_folder_of_images_is_cocos_where_reasonseg_is_not_alone(root: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("datasets", "splits", "split_by", "says"),
+    ("datasets", "splits", "split_by", "message"),
     [
         (["all"], ["vel"], None, "no data set there has the split vel"),
-        (["all"], ["val"], "google", "--split-by google says who split one data set"),
+        (["all"], ["val"], "google", "split_by: .google. is the split file of one data set"),
         (["refcoco+"], [], None, r"refcoco\+/refs\(unc\).p: no such file"),
         (["refcocog"], [], "mine", r"refs\(mine\).p: no such file"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told(
-    root: Path, datasets: list[str], splits: list[str], split_by: str | None, says: str
+def test_what_cannot_be_evaluated_is_refused(
+    root: Path, datasets: list[str], splits: list[str], split_by: str | None, message: str
 ) -> None:
-    with pytest.raises(DataError, match=says):
+    with pytest.raises(DataError, match=message):
         choose_suite(datasets, splits, root, split_by=split_by)
 
 
-def test_a_root_without_data_or_with_training_data_alone_is_told(root: Path, tmp_path: Path) -> None:
+def test_a_root_without_data_or_with_training_data_alone_is_refused(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no data set to evaluate"):
         choose_suite(["all"], [], tmp_path / "empty")
@@ -107,14 +107,14 @@ def test_a_root_without_data_or_with_training_data_alone_is_told(root: Path, tmp
         choose_suite(["all"], [], tmp_path / "empty")
 
 
-def test_only_a_whole_split_of_real_data_as_it_is_usually_split_is_set_beside_published_figures(root: Path) -> None:
+def test_only_a_complete_split_of_real_data_with_the_usual_split_file_is_comparable_with_published_results(root: Path) -> None:
     def entry(name: str, **more: Any) -> DataEntry:
         return DataEntry(dataset=name, root=root, split="val", **more)
 
-    assert comparable(entry("refcocog")) and comparable(entry("refcocog", split_by="umd"))
-    assert comparable(entry("reasonseg"), "reasonseg") and not comparable(entry("reasonseg"), "grefcoco")
-    assert not comparable(entry("refcocog", split_by="google"))
-    assert not comparable(entry("refcoco", limit=5))
-    assert not comparable(DataEntry(dataset="jsonl", path=root / "val.jsonl"))
-    mark(root, scenes=1, held_out=2, seed=0)
-    assert not comparable(entry("refcoco"))
+    assert is_comparable(entry("refcocog")) and is_comparable(entry("refcocog", split_by="umd"))
+    assert is_comparable(entry("reasonseg"), "reasonseg") and not is_comparable(entry("reasonseg"), "grefcoco")
+    assert not is_comparable(entry("refcocog", split_by="google"))
+    assert not is_comparable(entry("refcoco", limit=5))
+    assert not is_comparable(DataEntry(dataset="jsonl", path=root / "val.jsonl"))
+    mark_generated(root, scenes=1, held_out=2, seed=0)
+    assert not is_comparable(entry("refcoco"))
