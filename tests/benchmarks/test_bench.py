@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
-from tests.small_models import load_tool
+from tests.scripts import load_script
 from tests.test_readme import commands
 
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
 
 
 def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = load_tool("bench_targets")
+    tool = load_script("bench_targets")
     arguments = ["--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
     arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
     tool.main(arguments)
@@ -32,13 +32,13 @@ def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest
 
 
 def test_as_many_shapes_as_asked_for_are_taken() -> None:
-    tool = load_tool("bench_targets")
+    tool = load_script("bench_targets")
     for count in (1, 7, 12):
         assert sum(len(scene.shapes) for scene in tool.scenes_of(count, seed=0)) == count
 
 
 def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = load_tool("bench_generate")
+    tool = load_script("bench_generate")
     base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
     arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
     tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
@@ -54,7 +54,7 @@ def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize("name", ["bench_targets", "bench_generate"])
 def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = load_tool(name)
+    tool = load_script(name)
     with pytest.raises(SystemExit) as ended:
         tool.main(["--repeats", "0"])
     assert ended.value.code == 2 and "are 1 or more" in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[
 
 
 def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    timing = load_tool("timing")
+    timing = load_script("timing")
     now = 0.0
     turns: list[str] = []
 
@@ -82,7 +82,7 @@ def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.Mon
 
 
 def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = load_tool("bench_gpu")
+    tool = load_script("bench_gpu")
     arguments = ["--work", str(tmp_path), "--mllm", "tiny", "--sam", "tiny", "--scenes", "2", "--pixels", "4096"]
     arguments += ["--trainings", "bf16", "--steps", "2", "--queries", "4", "--ask-batch", "2", "--max-new-tokens", "4"]
     tool.main([*arguments, "--device", "cpu", "--peak-tflops", "2", "--json", str(tmp_path / "figures.json")])
@@ -106,7 +106,7 @@ def test_models_of_real_size_have_the_sizes_of_real_ones(tmp_path: Path, name: s
     import torch
     from transformers import AutoModelForImageTextToText
 
-    tool = load_tool("real_size")
+    tool = load_script("real_size")
     tool.MLLMS[name][0](tmp_path)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(tool.config_of(name, tmp_path), dtype=torch.bfloat16)
@@ -126,7 +126,7 @@ def test_each_command_of_the_page_on_performance_is_understood(
     def run(options: object) -> None:
         raise Parsed
 
-    tool = load_tool(Path(words[1]).stem)
+    tool = load_script(Path(words[1]).stem)
     monkeypatch.setattr(tool, "run", run)
     with pytest.raises(Parsed):
         tool.main(words[2:])
