@@ -8,8 +8,7 @@ from __future__ import annotations
 from sam4mllm.doctor.subject import Subject
 from sam4mllm.doctor.verdict import expect
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
-from sam4mllm.train.collator import Collator
-from sam4mllm.train.labels import IGNORED
+from sam4mllm.train.collator import IGNORED, Collator
 
 
 def answers_alone_carry_loss(subject: Subject) -> None:

@@ -1,38 +1,40 @@
-"""transformers' TrainingArguments from a recipe: our defaults, what a run decides by itself, and what is refused early.
+"""transformers' TrainingArguments from a recipe, and early checks of device, launcher, FSDP and DeepSpeed.
 
-This module trains nothing and loads no model.
+Settings are checked before any data are read or models loaded, so that a job that cannot work fails at once.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from typing import Any
 
 from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.train.sharding import check_deepspeed, check_fsdp
 from sam4mllm.utils.distributed import DistributedContext
 
 RESERVED = {
     "remove_unused_columns": "conversations have no columns; leave it out",
-    "resume_from_checkpoint": "a run resumes by itself; leave it out",
+    "resume_from_checkpoint": "a run resumes automatically; leave it out",
     "eval_strategy": "training is validated by generating; set training.validate",
     "eval_on_start": "training is validated by generating; set training.validate",
     "train_sampling_strategy": "the seed decides the order of the data; leave it out",
-    "load_best_model_at_end": "the best adapter by validation is kept by itself; leave it out",
-    "save_only_model": "a resume needs the optimiser's moments; leave it out",
-    "ignore_data_skip": "a resume keeps the order of the data; leave it out",
+    "load_best_model_at_end": "the best adapter by validation is kept automatically; leave it out",
+    "save_only_model": "resuming needs the optimizer states; leave it out",
+    "ignore_data_skip": "resuming keeps the order of the data; leave it out",
 }
-"""Keys of TrainingArguments that a run decides, and what to do instead."""
+"""Keys of TrainingArguments that a recipe may not set, and what to do instead."""
+
+_GATHER_TO_SAVE = "stage3_gather_16bit_weights_on_model_save"
 
 
 def training_arguments(recipe: Recipe, device: str) -> Any:
-    """transformers.TrainingArguments of the recipe's `training` section on `device`, with our defaults under it.
+    """Build transformers.TrainingArguments from the recipe's `training` section and our defaults.
 
     Raises:
-        RecipeError: a reserved key, or a value that transformers refuses or would only stumble over later.
+        RecipeError: a reserved key, a value that transformers refuses, or one with which it would fail later.
     """
     from transformers import TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
@@ -41,7 +43,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     reserved = [f"training.{key}: {RESERVED[key]}" for key in chosen if key in RESERVED]
     if reserved:
         raise RecipeError("\n".join(reserved))
-    _check_extras(recipe)
+    _check_packages(recipe)
     on_cpu = device == "cpu"
     defaults = {
         "report_to": "none",
@@ -60,59 +62,120 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     }
     try:
         arguments = TrainingArguments(**{**defaults, **chosen, **fixed})
-        # Several GPUs are for several processes; left alone, the trainer would split each batch over all that it sees.
+        # One process uses one GPU; by default the trainer would split each batch over all GPUs that are visible.
         arguments._n_gpu = min(arguments.n_gpu, 1)
-        # The trainer makes these, too, but only when the model is loaded.
-        for report in get_reporting_integration_callbacks(arguments.report_to):
-            report()
+        # The trainer creates these again, but only after the model is loaded: a missing package should fail now.
+        for integration in get_reporting_integration_callbacks(arguments.report_to):
+            integration()
     except (ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
         raise RecipeError(f"training: transformers refuses these settings: {error}") from error
     if arguments.save_strategy == "best":
-        raise RecipeError("training.save_strategy: the best adapter by validation is kept by itself; leave it out")
+        raise RecipeError("training.save_strategy: the best adapter by validation is kept automatically; leave it out")
     check_fsdp(arguments, device)
-    least = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-    low = [name for name, bound in least.items() if getattr(arguments, name) < bound]
-    if low:
-        raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in low))
+    minima = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+    too_low = [name for name, minimum in minima.items() if getattr(arguments, name) < minimum]
+    if too_low:
+        raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in too_low))
     return arguments
 
 
-def _check_extras(recipe: Recipe) -> None:
-    """What is asked for and not installed, which would be found out when the targets are made and the model is loaded.
+def _check_packages(recipe: Recipe) -> None:
+    """Check that the optional packages which the recipe's settings need are installed.
 
     Raises:
-        RecipeError: DeepSpeed, or bitsandbytes for a quantised base or its optimisers.
+        RecipeError: DeepSpeed is missing, or bitsandbytes for a quantized base model or an 8-bit optimizer.
     """
     training = recipe.training.arguments
-    in_eight_bits = any(word in str(training.get("optim", "")) for word in ("8bit", "bnb", "paged"))
-    asked = {
+    optimizer_of_bitsandbytes = any(word in str(training.get("optim", "")) for word in ("8bit", "bnb", "paged"))
+    needed = {
         "training.deepspeed": ("deepspeed", "deepspeed", bool(training.get("deepspeed"))),
-        "training.optim": ("bitsandbytes", "quantization", in_eight_bits),
+        "training.optim": ("bitsandbytes", "quantization", optimizer_of_bitsandbytes),
         "model.quantization": ("bitsandbytes", "quantization", recipe.model.quantization is not None),
     }
     missing = [
         f"{key}: {package} is not installed; pip install 'sam4mllm[{extra}]', or leave it out"
-        for key, (package, extra, is_asked) in asked.items()
-        if is_asked and importlib.util.find_spec(package) is None
+        for key, (package, extra, is_set) in needed.items()
+        if is_set and importlib.util.find_spec(package) is None
     ]
     if missing:
         raise RecipeError("\n".join(missing))
 
 
 def check_launch(arguments: Any, device: str, processes: DistributedContext) -> None:
-    """What the launcher and the user said against what torch.distributed and transformers have set up.
+    """Check that transformers trains on the device and in the number of processes that were asked for.
 
     Raises:
         LaunchError: another device or number of processes than the trainer has, or DeepSpeed without a launcher.
-        RecipeError: settings of DeepSpeed that would save no adapter.
+        RecipeError: settings of DeepSpeed with which no adapter would be saved.
     """
     number = device.partition(":")[2]
     if number and int(number) != arguments.device.index:
-        # transformers trains on the first GPU that it sees, whatever the model is on.
-        raise LaunchError(f"--device {device}: to train on that GPU, set CUDA_VISIBLE_DEVICES={number} and say cuda")
+        # transformers trains on the first visible GPU, wherever the model is.
+        raise LaunchError(
+            f"--device {device}: to train on that GPU, set CUDA_VISIBLE_DEVICES={number} and --device cuda"
+        )
     if arguments.world_size != processes.world_size:
         raise LaunchError(
             f"{processes.world_size} process(es) were launched, but the trainer runs in {arguments.world_size}; "
             "start the job by `torchrun --nproc-per-node N -m sam4mllm train ...`"
         )
     check_deepspeed(arguments)
+
+
+def weights_are_sharded(arguments: Any) -> bool:
+    """Return whether each process holds only a part of the model's weights: under FSDP and under DeepSpeed's ZeRO-3.
+
+    FSDP may also be set by `accelerate launch`, through an environment variable.
+    """
+    fsdp = arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return bool(fsdp) or _is_zero3(arguments.deepspeed_plugin)
+
+
+def check_fsdp(arguments: Any, device: str) -> None:
+    """Refuse FSDP on a CPU, where accelerate would silently train without it.
+
+    Raises:
+        RecipeError: FSDP is set and the device is a CPU.
+    """
+    if arguments.fsdp and device == "cpu":
+        raise RecipeError("training.fsdp: FSDP needs GPUs; leave it out, or train with --device cuda")
+
+
+def check_deepspeed(arguments: Any) -> None:
+    """Check settings with which DeepSpeed would fail when the model is loaded or the first checkpoint is saved.
+
+    Raises:
+        LaunchError: the process was started without a launcher.
+        RecipeError: ZeRO-3 without the setting that gathers the weights to save them.
+    """
+    plugin = arguments.deepspeed_plugin
+    if plugin is None:
+        return
+    if "RANK" not in os.environ:
+        raise LaunchError(
+            "training.deepspeed: DeepSpeed needs a launcher even for a single process; "
+            "start the job by `torchrun --nproc-per-node 1 -m sam4mllm train ...`"
+        )
+    if _is_zero3(plugin) and not plugin.get_value(f"zero_optimization.{_GATHER_TO_SAVE}", False):
+        raise RecipeError(
+            "training.deepspeed: under ZeRO-3 each process holds a part of the adapter, and none of it would be saved; "
+            f"set zero_optimization.{_GATHER_TO_SAVE}: true"
+        )
+
+
+def join_deepspeed(arguments: Any) -> None:
+    """Initialize DeepSpeed's communication before the model is loaded, because ZeRO-3 shards the weights on loading.
+
+    On GPUs accelerate has done so already; on a CPU it sets up torch's process group only.
+    """
+    if arguments.deepspeed_plugin is None:
+        return
+    from deepspeed import comm
+
+    if not comm.is_initialized():
+        comm.init_distributed(auto_mpi_discovery=False)
+
+
+def _is_zero3(plugin: Any) -> bool:
+    """Return whether accelerate's DeepSpeed plugin, or None, is set to ZeRO stage 3."""
+    return plugin is not None and plugin.zero_stage == 3

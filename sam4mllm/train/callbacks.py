@@ -1,7 +1,7 @@
-"""What happens beside the training loop: the log, and validation that keeps the best adapter.
+"""Trainer callbacks: the run's log, validation that keeps the best adapter, and frozen vision towers.
 
-These callbacks draw no random number and change no weight, so a run with them ends in the weights of one without. Of
-several processes all validate, and the main one alone writes.
+They draw no random numbers and change no weights, so a run with them ends with the weights of a run without. All
+processes validate; only the main process writes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LOGGED = ("loss", "learning_rate", "grad_norm")
 
 
 class DisableVisionInputGrads(TrainerCallback):
-    """Keeps gradients out of the frozen eyes, through which checkpointing would send them for nothing.
+    """Keeps gradients out of the frozen vision tower under gradient checkpointing.
 
-    For reentrant checkpointing, which takes a layer for frozen when no gradient enters it, the trainer makes every
-    embedding ask for one, that of the images' patches, too: each layer of the eyes is then computed twice and
-    differentiated. The other kind, the default, needs none of that.
+    Reentrant checkpointing computes no gradients in a layer whose inputs do not require one, so the trainer makes the
+    outputs of all embeddings require gradients, those of the image patches included: each layer of the vision tower is
+    then computed twice and differentiated for nothing. Non-reentrant checkpointing, the default, does not need this.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class DisableVisionInputGrads(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Writes the loss to the run's log whenever the trainer logs it, and tells it where no progress bar does."""
+    """Appends the loss to the run's log whenever the trainer logs it, and logs it where no progress bar shows it."""
 
     def __init__(self, run: RunFolder) -> None:
         self._log = run.log
@@ -50,11 +50,11 @@ class LogCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Validates every `every_steps` steps (0: never by itself), logs the figures and keeps the best adapter by cIoU.
+    """Validates each `every_steps` steps (0: only at the end), logs the figures and keeps the best adapter by cIoU.
 
-    Beside it stands the calibration that fits the very answers by which it was found the best.
+    The calibration that was fitted to the answers of that validation is saved beside the adapter.
 
-    `weights` gives the weights to keep where they are spread over the processes, else None; all processes call it.
+    `weights` returns the gathered weights where they are sharded over the processes, else None; all processes call it.
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class ValidationCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         from torch.distributed.fsdp import register_fsdp_forward_method
 
-        # Under FSDP, so that generating gathers the weights beside the layers as a training step does; else it does
-        # nothing.
+        # Under FSDP this makes `generate` gather the weights outside the layers, as a training step does; without FSDP
+        # it does nothing.
         register_fsdp_forward_method(model, "generate")
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -83,22 +83,27 @@ class ValidationCallback(TrainerCallback):
             self.validate_at(state.global_step, model)
 
     def validate_at(self, step: int, model: Any) -> None:
-        """Validate now, unless the log holds this step already. All processes come here."""
+        """Validate the model after `step` steps, unless the log holds this step already; all processes call this."""
         if self._processes.broadcast_result(lambda: step in self._run.log.validations()):
             return
-        found = self._validate()
-        # The adapter first: killed between the two, a resume validates this step again and finds the same.
-        is_best = self._processes.broadcast_result(lambda: self._is_best(found))
+        validation = self._validate()
+        # The adapter is saved before the log: if killed in between, a resumed run validates this step again.
+        is_best = self._processes.broadcast_result(lambda: self._is_best(validation))
         if is_best:
             weights = self._weights()
             if self._processes.is_main:
-                self._run.keep_best(model, step, found.ciou, weights, found.calibration)
+                self._run.save_best(model, step, validation.ciou, weights, validation.calibration)
         if self._processes.is_main:
-            self._run.log.append({"step": step, "validation": found.record()})
-            told = "validation of step %d: cIoU %.1f %%, %.1f %% malformed, of %d phrases%s"
-            kept = "; the best so far, kept" if is_best else ""
-            logger.info(told, step, 100 * found.ciou, 100 * found.malformed, found.n, kept)
+            self._run.log.append({"step": step, "validation": validation.record()})
+            logger.info(
+                "validation of step %d: cIoU %.1f %%, %.1f %% malformed, of %d phrases%s",
+                step,
+                100 * validation.ciou,
+                100 * validation.malformed,
+                validation.n,
+                "; the best so far, kept" if is_best else "",
+            )
 
-    def _is_best(self, found: Validation) -> bool:
+    def _is_best(self, validation: Validation) -> bool:
         best = self._run.best()
-        return best is None or found.ciou > best[1]
+        return best is None or validation.ciou > best[1]

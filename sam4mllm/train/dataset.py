@@ -1,6 +1,7 @@
-"""What is learned: a mixture and its targets become conversations, one image at a time, in the order of the samples.
+"""TrainingSet: the conversations of one epoch, made from a mixture of data sets and the targets of its objects.
 
-This module knows no tokens and no model; how a phrase is taught is the method's, and chat is taught as it stands.
+The method writes the conversations about phrases, one image at a time in the order of the samples; chat is taken as it
+is.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods.base import PromptTarget, has_targets
 from sam4mllm.methods.registry import Method
-from sam4mllm.prompts.conversation import Conversation, teaching
+from sam4mllm.prompts.conversation import Conversation, training_conversation
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """The conversations to learn in one epoch, and how many phrases are in them, as often as they come.
+    """The conversations of one epoch.
 
-    `chats` counts the conversations of chat among them; `untaught` the phrases left out because an object of theirs has
-    no target.
+    Attributes:
+        conversations: those about phrases, then those of chat.
+        phrases: phrases in the conversations, repetitions included.
+        chats: conversations of chat.
+        without_target: phrases left out because an object that they refer to has no target.
     """
 
     conversations: list[Conversation]
@@ -39,14 +43,16 @@ class TrainingSet:
 
 
 def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], method: Method) -> TrainingSet:
-    """The conversations of a mixture: the phrases of each pass, images in the order of their first sample; then chat.
+    """Make the conversations of a mixture: those about phrases, epoch by epoch, then those of chat.
+
+    Within an epoch, images come in the order of their first sample.
 
     Raises:
-        DataError: nothing is left to learn.
+        DataError: the mixture makes no conversation.
     """
     conversations: list[Conversation] = []
     phrases = without_target = 0
-    for samples in mixture.passes:
+    for samples in mixture.epochs:
         by_image: dict[Path, list[Sample]] = {}
         for sample in samples:
             if not method.needs_targets or has_targets(sample, targets):
@@ -54,29 +60,30 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
                 by_image.setdefault(sample.image, []).append(sample)
             else:
                 without_target += 1
-        conversations += [talk for group in by_image.values() for talk in method.training_conversations(group, targets)]
-    conversations += [teaching(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
+        for group in by_image.values():
+            conversations += method.training_conversations(group, targets)
+    conversations += [training_conversation(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
     if not conversations:
         raise DataError(
-            f"nothing to learn: {without_target} phrases have no target and no other is left; check data.train and "
-            "targets.min_iou"
+            f"the training set is empty: {without_target} phrases have no target and there are no others; check "
+            "data.train and targets.min_iou"
         )
     return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target)
 
 
 def spread(samples: Sequence[Item], count: int) -> list[Item]:
-    """At most `count` samples or conversations, evenly spread over the list, in its order."""
+    """Return at most `count` samples or conversations, evenly spread over the list, in its order."""
     if count >= len(samples):
         return list(samples)
-    return [samples[place * len(samples) // count] for place in range(count)]
+    return [samples[index * len(samples) // count] for index in range(count)]
 
 
 def digest(conversations: Sequence[Conversation]) -> str:
-    """sha256 of the images' names, or pixels where they have none, and of all that is said, in its order."""
-    found = hashlib.sha256()
+    """Return the SHA-256 of the images' paths, or of the pixels of images without one, and of all turns in order."""
+    sha256 = hashlib.sha256()
     for conversation in conversations:
         image = conversation.image
         name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
-        said = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
-        found.update(hashlib.sha256(name).digest() + json.dumps(said).encode())
-    return found.hexdigest()
+        turns = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
+        sha256.update(hashlib.sha256(name).digest() + json.dumps(turns).encode())
+    return sha256.hexdigest()

@@ -1,23 +1,27 @@
-"""What a training will need, estimated from shapes: memory of one GPU, and time. Formulas, nothing is measured here.
+"""Estimates of what a training needs, from shapes: the memory of one GPU, and the time of an epoch.
 
-Memory, all at once on one GPU, for the longest batch, with b bytes a number (2 under bf16 or fp16, else 4):
+Memory of one GPU for the longest batch, with b bytes per value (2 under bf16 or fp16, else 4):
 
-    weights       as stored; of quantised ones 1 byte (8bit) or 0.516 (nf4, doubly quantised), while what stays whole is
-                  brought to float32 by peft (`prepare_model_for_kbit_training`)
-    adapter       4 bytes for each trained parameter, 4 for its gradient, and its moments: 8 of Adam, 2 of 8-bit Adam
-    activations   per token and layer, without gradient checkpointing: b * (in + out) for each linear layer, 16 * hidden
-                  for norms and residuals, and for each adapted linear layer 2 * rank and, with dropout, 4 * in; with
-                  checkpointing b * hidden per layer, and one layer whole. b for each trained parameter, its cast copy.
-    logits        vocabulary * (b + 12) per token: as computed, in float32, their log-softmax and its gradient
-    segmenter     as large as its file
+    weights           as stored; quantized ones take 1 byte (8bit) or 0.516 bytes (nf4 with double quantization), and
+                      peft casts those that are not quantized to float32 (`prepare_model_for_kbit_training`)
+    adapter           4 bytes for each trained parameter
+    gradients         4 bytes for each trained parameter
+    optimizer states  8 bytes for each trained parameter (Adam), or 2 (8-bit Adam)
+    activations       per token and layer, without gradient checkpointing: b * (in + out) for each linear layer,
+                      16 * hidden for norms and residuals, and for each adapted linear layer 2 * rank and, with dropout,
+                      4 * in; with checkpointing b * hidden per layer, and one layer in full. b for each trained
+                      parameter: its copy under autocast.
+    logits            vocabulary * (b + 12) per token: as computed, in float32, their log-softmax and its gradient
+    segmenter         the size of its file
 
 The activations' formula was compared with the tensors that autograd saves on a CPU in layers of Qwen2.5-VL and Qwen3-VL
 (hidden 512 and 1024, LoRA of rank 8 and 128, bfloat16): it was at most 8 % too high and 3 % too low. Not counted are
-the frozen eyes, which keep nothing, CUDA's own context, and what the allocator holds back: leave a tenth and a GiB.
+the activations of the frozen vision tower, which are not saved, CUDA's context, and memory that the allocator caches:
+allow a tenth and 1 GiB more.
 
 Time: 2 operations forward and 2 backward for each frozen weight of the language model and each token, 2 more for each
-trained one (its own gradient), 2 more for all where checkpointing computes the layers twice; 2 for each weight of the
-eyes and each patch. Attention's own products, targets and validation are not counted. This module knows no data.
+trained weight (its gradient), 2 more for all where checkpointing computes the layers twice; 2 for each weight of the
+vision tower and each patch. The products inside attention, targets and validation are not counted.
 """
 
 from __future__ import annotations
@@ -29,62 +33,78 @@ from typing import Any
 from sam4mllm.mllm.loading import Mllm, Quantization
 
 DEFAULT_TFLOPS = 125.0
-"""Sustained TFLOP/s of the device: two fifths of the 312 that NVIDIA's data sheet of the A100 gives for bfloat16."""
+"""Sustained TFLOP/s of the device: two fifths of the 312 of an A100 in bfloat16 (NVIDIA's data sheet)."""
 
-# Bytes of a quantised weight: nf4 has an 8-bit scale for 64 of them, and a float32 for 256 of those.
-_QUANTISED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
+# Bytes of a quantized weight: nf4 has an 8-bit scale for each 64 weights, and a float32 for each 256 scales.
+_QUANTIZED = {"4bit": 0.5 + 1 / 64 + 4 / (64 * 256), "8bit": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
     """Counts of a model with its adapter.
 
-    `parameters` are the base's, `weight_bytes` what they take, `trained` those that are learned. `language` are the
-    weights that a token goes through (the layers and the output), `eyes` those that a patch goes through, of `patch`
-    values each (None where the config does not say). `kept_bytes` is what one layer keeps for one token, `cast_bytes`
-    the copies of trained weights, `number_bytes` the size of a number in computing.
+    Attributes:
+        parameters: parameters of the base model.
+        weight_bytes: bytes of these parameters.
+        trained: parameters that are trained.
+        language_model: weights that each token passes through: the layers and the output layer.
+        vision_tower: weights that each image patch passes through.
+        patch: input values of one patch; None where the config does not have its size.
+        layers: layers of the language model.
+        hidden: hidden size of the language model.
+        vocabulary: rows of the output layer.
+        activation_bytes: bytes that the backward pass of one layer needs for one token.
+        autocast_bytes: bytes of the trained parameters' copies under autocast.
+        dtype_bytes: bytes of one value in the dtype of computation.
     """
 
     parameters: int
     weight_bytes: int
     trained: int
-    language: int
-    eyes: int
+    language_model: int
+    vision_tower: int
     patch: int | None
     layers: int
     hidden: int
     vocabulary: int
-    kept_bytes: int
-    cast_bytes: int
-    number_bytes: int
+    activation_bytes: int
+    autocast_bytes: int
+    dtype_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of one GPU's memory, by what they are for. `segmenter` is None where its size is not known."""
+    """Bytes of one GPU's memory by use; `segmenter` is None where its size is not known."""
 
     weights: int
     adapter: int
     gradients: int
-    moments: int
+    optimizer_states: int
     activations: int
     logits: int
     segmenter: int | None
 
     @property
     def total(self) -> int:
+        """Sum of the parts that are known."""
         return sum(value or 0 for value in asdict(self).values())
 
     def to_json(self) -> dict[str, int | None]:
+        """Return the parts and their total."""
         return {**asdict(self), "total": self.total}
 
 
 def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> ModelSize | None:
-    """The counts of an unquantised model with its adapter on; it may be on the meta device.
+    """Count the weights and activations of an unquantized model with its adapter; it may be on the meta device.
 
-    None for a class whose language model is no list of layers with an output over them, as the formulas take it.
+    Args:
+        mllm: the model; `quantization` says how its base will be quantized.
+        quantization: "4bit", "8bit" or None.
+        half: whether it computes in 16 bits under autocast.
 
-    `half` says whether it computes in 16 bits by autocast.
+    Returns:
+        The counts; None for a class whose language model has no list of layers with an output layer, which the formulas
+        assume.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -93,115 +113,119 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
     output = base.get_output_embeddings()
     if output is None or not hasattr(decoder, "layers"):
         return None
-    # Copies that are tuned whole stand beside their originals.
+    # Modules that are fully fine-tuned are copies beside the originals.
     trained = {name: parameter for name, parameter in mllm.model.named_parameters() if parameter.requires_grad}
     frozen = {name: p for name, p in base.named_parameters() if not p.requires_grad and "lora_" not in name}
     layers = list(decoder.layers)
-    number_bytes = 2 if half or quantization is not None else mllm.dtype.itemsize
-    kept = 16 * decoder.config.hidden_size
+    dtype_bytes = 2 if half or quantization is not None else mllm.dtype.itemsize
+    activation_bytes = 16 * decoder.config.hidden_size
     for name, module in layers[0].named_modules():
         weight = getattr(module, "weight", None)
         if weight is None or weight.ndim != 2 or "lora_" in name or name.endswith("base_layer"):
             continue
         outputs, inputs = weight.shape
-        kept += number_bytes * (inputs + outputs)
+        activation_bytes += dtype_bytes * (inputs + outputs)
         if isinstance(module, LoraLayer):
             ranks = module.r.values()
-            dropped = any(getattr(each, "p", 0) > 0 for each in module.lora_dropout.values())
-            kept += 2 * sum(ranks) + (4 * inputs if dropped else 0)
-    inside = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if "lora_" not in n)
-    eyes, patch = eyes_of(base)
+            has_dropout = any(getattr(each, "p", 0) > 0 for each in module.lora_dropout.values())
+            activation_bytes += 2 * sum(ranks) + (4 * inputs if has_dropout else 0)
+    in_layers = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if "lora_" not in n)
+    vision_tower, patch = vision_tower_size(base)
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in frozen.values()),
         weight_bytes=_weight_bytes(base, frozen, quantization, mllm.family.projector),
         trained=sum(parameter.numel() for parameter in trained.values()),
-        language=inside + output.weight.numel(),
-        eyes=eyes,
+        language_model=in_layers + output.weight.numel(),
+        vision_tower=vision_tower,
         patch=patch,
         layers=len(layers),
         hidden=decoder.config.hidden_size,
         vocabulary=output.weight.shape[0],
-        kept_bytes=kept,
-        cast_bytes=number_bytes * sum(parameter.numel() for parameter in trained.values()) if half else 0,
-        number_bytes=number_bytes,
+        activation_bytes=activation_bytes,
+        autocast_bytes=dtype_bytes * sum(parameter.numel() for parameter in trained.values()) if half else 0,
+        dtype_bytes=dtype_bytes,
     )
 
 
 def memory(size: ModelSize, tokens: int, *, optimizer: str, checkpointing: bool, segmenter_bytes: int | None) -> Memory:
-    """One GPU's memory while it learns a batch of `tokens` tokens in all, padding counted.
+    """Estimate one GPU's memory for training on a batch of `tokens` tokens in total, padding included.
 
-    `optimizer` is transformers' name of it (`optim`).
+    `optimizer` is transformers' name of it (`optim`), `checkpointing` whether gradient checkpointing is on.
     """
-    kept = size.layers * size.kept_bytes
+    per_token = size.layers * size.activation_bytes
     if checkpointing:
-        kept = size.layers * size.number_bytes * size.hidden + size.kept_bytes
+        per_token = size.layers * size.dtype_bytes * size.hidden + size.activation_bytes
     return Memory(
         weights=size.weight_bytes,
         adapter=4 * size.trained,
         gradients=4 * size.trained,
-        moments=moment_bytes(optimizer) * size.trained,
-        activations=tokens * kept + size.cast_bytes,
-        logits=tokens * size.vocabulary * (size.number_bytes + 12),
+        optimizer_states=optimizer_state_bytes(optimizer) * size.trained,
+        activations=tokens * per_token + size.autocast_bytes,
+        logits=tokens * size.vocabulary * (size.dtype_bytes + 12),
         segmenter=segmenter_bytes,
     )
 
 
-def moment_bytes(optimizer: str) -> int:
-    """Bytes of the moments of one trained parameter: two numbers in float32 or in 8 bits; plain SGD has none."""
+def optimizer_state_bytes(optimizer: str) -> int:
+    """Return the bytes of the states of one trained parameter: two values in float32 or 8 bits; plain SGD has none."""
     if "8bit" in optimizer:
         return 2
     return 0 if optimizer == "sgd" else 8
 
 
-def operations(size: ModelSize, tokens: float, patches: float, *, checkpointing: bool) -> float:
-    """Floating-point operations to learn `tokens` tokens beside `patches` patches of images."""
-    again = 2 if checkpointing else 0
-    return tokens * ((4 + again) * size.language + (6 + again) * size.trained) + 2 * patches * size.eyes
+def training_flops(size: ModelSize, tokens: float, patches: float, *, checkpointing: bool) -> float:
+    """Estimate the floating-point operations of training on `tokens` tokens and `patches` image patches."""
+    recomputed = 2 if checkpointing else 0
+    text = (4 + recomputed) * size.language_model + (6 + recomputed) * size.trained
+    return tokens * text + 2 * patches * size.vision_tower
 
 
 def conversations_per_step(arguments: Any) -> int:
-    """What one optimiser step learns from, over all processes; `arguments` are `TrainingArguments`."""
+    """Return the conversations of one optimizer step over all processes; `arguments` are `TrainingArguments`."""
     batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
     return int(batch * arguments.world_size)
 
 
-def steps(conversations: int, arguments: Any) -> tuple[int, int]:
-    """The optimiser steps of an epoch and of the whole training, as transformers' trainer counts them.
+def optimizer_steps(conversations: int, arguments: Any) -> tuple[int, int]:
+    """Return the optimizer steps of an epoch and of the training, as transformers' trainer counts them.
 
     `arguments` are `TrainingArguments`.
     """
-    whole = math.floor if arguments.dataloader_drop_last else math.ceil
-    batches = whole(whole(conversations / arguments.per_device_train_batch_size) / arguments.world_size)
+    rounded = math.floor if arguments.dataloader_drop_last else math.ceil
+    batches = rounded(rounded(conversations / arguments.per_device_train_batch_size) / arguments.world_size)
     epoch = max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
     if arguments.max_steps > 0:
         return epoch, arguments.max_steps
     return epoch, math.ceil(arguments.num_train_epochs * epoch)
 
 
-def _weight_bytes(base: Any, frozen: dict[str, Any], quantization: Quantization | None, whole: tuple[str, ...]) -> int:
+def _weight_bytes(
+    base: Any, frozen: dict[str, Any], quantization: Quantization | None, projector: tuple[str, ...]
+) -> int:
+    """Return the bytes of the frozen weights; modules of the `projector` and the output layer are never quantized."""
     if quantization is None:
         return sum(parameter.numel() * parameter.element_size() for parameter in frozen.values())
     output = base.get_output_embeddings().weight
-    # `prepare_model_for_kbit_training` brings all but these to float32.
-    linear = {
+    # `prepare_model_for_kbit_training` casts all weights but these to float32.
+    quantized = {
         module.weight
         for name, module in base.named_modules()
         if type(module).__name__ == "Linear"
         and module.weight is not output
-        and not any(f".{part}." in f".{name}." for part in whole)
+        and not any(f".{part}." in f".{name}." for part in projector)
     }
     total = 0.0
     for parameter in frozen.values():
-        total += parameter.numel() * (_QUANTISED[quantization] if parameter in linear else 4)
+        total += parameter.numel() * (_QUANTIZED[quantization] if parameter in quantized else 4)
     return round(total)
 
 
-def eyes_of(base: Any) -> tuple[int, int | None]:
-    """The weights beside the language model, and the values of one patch where the config tells its size."""
+def vision_tower_size(base: Any) -> tuple[int, int | None]:
+    """Count the frozen weights outside the language model, and the values of one patch; None without a patch size."""
     config = getattr(base.config, "vision_config", None)
-    inside = {id(parameter) for parameter in base.get_decoder().parameters()}
-    inside.add(id(base.get_output_embeddings().weight))
-    count = sum(p.numel() for p in base.parameters() if id(p) not in inside and not p.requires_grad)
+    language_model = {id(parameter) for parameter in base.get_decoder().parameters()}
+    language_model.add(id(base.get_output_embeddings().weight))
+    count = sum(p.numel() for p in base.parameters() if id(p) not in language_model and not p.requires_grad)
     side = getattr(config, "patch_size", None)
     if side is None:
         return count, None

@@ -13,8 +13,7 @@ from pathlib import Path
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.sample import Sample
-from sam4mllm.methods.of_recipe import method_of, reads_targets
-from sam4mllm.methods.registry import Method
+from sam4mllm.methods.registry import Method, method_of_recipe, recipe_needs_targets
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.store import ObjectTarget
@@ -53,9 +52,9 @@ def inspect_targets(
     """
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
-    method = method_of(recipe)
+    method = method_of_recipe(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, limit)
-    store = targets_of(recipe, samples if reads_targets(recipe) else [], device)
+    store = targets_of(recipe, samples if recipe_needs_targets(recipe) else [], device)
     with bar("draw", len(samples), unit="phrases") as advance:
         return write_page(
             samples,

@@ -12,8 +12,8 @@ from typing import Any
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import RecipeError
-from sam4mllm.evaluate.metrics import RIGHT_ABOVE
-from sam4mllm.methods.of_recipe import reads_targets
+from sam4mllm.evaluate.metrics import CORRECT_IOU
+from sam4mllm.methods.registry import recipe_needs_targets
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.filter import points_beat_box
@@ -67,7 +67,7 @@ class PreparedTargets:
         """
         results = list(self.store.results())
         targets = [result for result in results if isinstance(result, ObjectTarget)]
-        below = [(target.ious[0], target.object_id) for target in targets if target.ious[0] < RIGHT_ABOVE]
+        below = [(target.ious[0], target.object_id) for target in targets if target.ious[0] < CORRECT_IOU]
         boxes = {item.id for sample in self.mixture.samples for item in sample.objects if item.rle is None}
         return TargetFigures(
             objects=len(targets),
@@ -103,7 +103,7 @@ class PreparedTargets:
             lines.append(f"{figures.boxes_alone} objects have a box and no mask; their target is the box alone")
         if figures.worst is not None:
             iou, object_id = figures.worst
-            below = f"no prompt reaches IoU {RIGHT_ABOVE} for {figures.below_half} objects"
+            below = f"no prompt reaches IoU {CORRECT_IOU} for {figures.below_half} objects"
             lines.append(f"{below} (worst: {iou:.2f}, {object_id}); set targets.min_iou to drop them")
         return "\n".join(lines) + "\n"
 
@@ -147,7 +147,7 @@ def prepare_targets(
     """
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
-    if not reads_targets(recipe):
+    if not recipe_needs_targets(recipe):
         raise RecipeError(
             f"{name}: {recipe.method.name} is trained without SAM's targets; nothing to prepare, run train"
         )

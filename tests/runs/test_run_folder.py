@@ -5,11 +5,11 @@ import pytest
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.runs.train_log import TrainLog
-from tests.train.conftest import make_recipe
+from tests.train.helpers import make_recipe
 
 
 def test_a_new_folder_says_what_it_is(tmp_path):
@@ -17,7 +17,7 @@ def test_a_new_folder_says_what_it_is(tmp_path):
     run = RunFolder.create(recipe)
     assert run.recipe == recipe
     assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5)
-    assert not run.is_finished and run.whole_checkpoints() == [] and run.best() is None
+    assert not run.is_finished and run.complete_checkpoints() == [] and run.best() is None
     assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
 
 
@@ -123,10 +123,10 @@ def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
     assert run.calibration is None
     for right in (True, False):
         made = fit_calibration([(Confidence(-0.1, None, 0.9), right)], [], "val")
-        run.keep_calibration(made)
+        run.write_calibration(made)
         assert run.calibration == made
-    run.keep_calibration(None)
-    run.keep_calibration(None)
+    run.write_calibration(None)
+    run.write_calibration(None)
     assert run.calibration is None and not (run.path / "calibration.json").exists()
 
 

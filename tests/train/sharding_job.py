@@ -1,9 +1,9 @@
-"""Training on tiny models with the weights whole or spread over the processes, on CPUs.
+"""Training of tiny models on CPUs, with the weights in one process or sharded over several.
 
-torchrun --nproc-per-node N tests/train/sharding_job.py HOME OUTPUT WAY BATCH STOP
+torchrun --nproc-per-node N tests/train/sharding_job.py HOME OUTPUT MODE BATCH STOP
 
-WAY is `whole`, `zero2`, `zero3` or `fsdp`. Before step STOP (from 0; -1: never) the process dies. Leaves the run folder
-OUTPUT/run and OUTPUT/said.jsonl: what the model wrote when validated, and the probabilities that it gave yes and no.
+MODE is `unsharded`, `zero2`, `zero3` or `fsdp`. Before step STOP (from 0; -1: never) the process exits. It writes the
+run folder OUTPUT/run and OUTPUT/answers.jsonl: the answers of the validations and their yes-no probabilities.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ZERO = {
 ZERO_3 = ZERO | {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}}
 FSDP = {"version": 2, "reshard_after_forward": True, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}
 SETTINGS = {
-    "whole": [],
+    "unsharded": [],
     "zero2": [f"training.deepspeed={json.dumps(ZERO)}"],
     "zero3": [f"training.deepspeed={json.dumps(ZERO_3)}"],
     "fsdp": ["training.fsdp=true", f"training.fsdp_config={json.dumps(FSDP)}"],
@@ -43,7 +43,7 @@ SETTINGS = {
 
 
 def let_fsdp_run_on_a_cpu() -> None:
-    """Torch's FSDP runs on CPUs over gloo, but accelerate leaves it out there, so we refuse it; here both give way."""
+    """Torch's FSDP runs on CPUs over gloo, but accelerate does not use it there, so we refuse it; both are patched."""
     arguments.check_fsdp = lambda *_: None
     begin = AcceleratorState.__init__
 
@@ -58,54 +58,54 @@ def let_fsdp_run_on_a_cpu() -> None:
 
 
 class Watch(TrainerCallback):
-    """Sees that the weights are as `way` has them, and ends the process before step `stop`."""
+    """Checks that the weights are sharded as `mode` says, and ends the process before step `stop`."""
 
-    def __init__(self, way: str, stop: int) -> None:
-        self._way, self._stop = way, stop
+    def __init__(self, mode: str, stop: int) -> None:
+        self._mode, self._stop = mode, stop
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         weights = list(model.parameters())
         in_parts = {
             "zero3": [weight for weight in weights if hasattr(weight, "ds_id")],
             "fsdp": [weight for weight in weights if type(weight).__name__ == "DTensor"],
-        }.get(self._way, [])
-        assert len(in_parts) == (len(weights) if self._way in ("zero3", "fsdp") else 0)
+        }.get(self._mode, [])
+        assert len(in_parts) == (len(weights) if self._mode in ("zero3", "fsdp") else 0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self._stop:
             os._exit(3)
 
 
-def keep_what_is_said(file: Path, *, is_main: bool) -> None:
-    """Each answer to the first question counts as a box, which the tiny model writes never, so that round two comes."""
+def record_answers(file: Path, *, is_main: bool) -> None:
+    """Replace each first answer by a box, which the tiny model never writes, so that the second round is asked."""
     generate, score_answers = TransformersEngine.generate, TransformersEngine.score_answers
 
-    def keep(said: object) -> None:
+    def record(answer: object) -> None:
         if is_main:
             with file.open("a") as lines:
-                lines.write(json.dumps(said) + "\n")
+                lines.write(json.dumps(answer) + "\n")
 
     def generated(self: TransformersEngine, *given: Any) -> Any:
         replies = generate(self, *given)
-        keep([reply.text for reply in replies])
+        record([reply.text for reply in replies])
         return [Reply("[10,10,60,70]") for _ in replies]
 
-    def weighed(self: TransformersEngine, *given: Any) -> Any:
+    def scored(self: TransformersEngine, *given: Any) -> Any:
         found = score_answers(self, *given)
-        keep([each.yes for inquiry in found for question in inquiry for each in question])
+        record([each.yes for inquiry in found for question in inquiry for each in question])
         return found
 
-    TransformersEngine.generate, TransformersEngine.score_answers = generated, weighed
+    TransformersEngine.generate, TransformersEngine.score_answers = generated, scored
 
 
 if __name__ == "__main__":
-    home, output, way, batch, stop = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
+    home, output, mode, batch, stop = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5])
     torch.set_num_threads(1)
     output.mkdir(exist_ok=True)
-    if way == "fsdp":
+    if mode == "fsdp":
         let_fsdp_run_on_a_cpu()
-    keep_what_is_said(output / "said.jsonl", is_main=os.environ["RANK"] == "0")
-    overrides = [f"output={output}/run", "method={name: pqpp, phrases: 1}", *SETTINGS[way]]
+    record_answers(output / "answers.jsonl", is_main=os.environ["RANK"] == "0")
+    overrides = [f"output={output}/run", "method={name: pqpp, phrases: 1}", *SETTINGS[mode]]
     recipe = load_recipe(home / "recipe.yaml", [*overrides, f"training.per_device_train_batch_size={batch}"])
     with join_processes() as processes:
-        train(recipe, device="cpu", processes=processes, callbacks=[Watch(way, stop)])
+        train(recipe, device="cpu", processes=processes, callbacks=[Watch(mode, stop)])

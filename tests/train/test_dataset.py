@@ -34,7 +34,7 @@ def mixture(*passes: list[Sample], chats: tuple[Dialogue, ...] = ()) -> Mixture:
 TARGETS = {name: Target((SamPrompt(Box(1, 1, 5, 5)),)) for name in ("a", "b")} | {"hard": Target(())}
 
 
-def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
+def test_phrases_with_targets_become_conversations_and_chat_follows():
     first = [
         sample("1.jpg", "ring", "a"),
         sample("2.jpg", "star", "b"),
@@ -43,16 +43,16 @@ def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
         sample("2.jpg", "cross", "hard"),
     ]
     chat = Dialogue("chat/1", Path("3.jpg"), (("Is it red?", "Yes."), ("What else?", "Round.")))
-    lessons = make_training_set(mixture(first, first[:1], chats=(chat,)), TARGETS, METHOD)
-    assert (lessons.phrases, lessons.chats, lessons.without_target) == (5, 1, 1)
-    # What is drawn twice is taught again, in a conversation of its own.
-    assert [(str(c.image), len(c.turns) // 2) for c in lessons.conversations] == [
+    training_set = make_training_set(mixture(first, first[:1], chats=(chat,)), TARGETS, METHOD)
+    assert (training_set.phrases, training_set.chats, training_set.without_target) == (5, 1, 1)
+    # A phrase of the second epoch is in another conversation.
+    assert [(str(c.image), len(c.turns) // 2) for c in training_set.conversations] == [
         ("1.jpg", 3),
         ("2.jpg", 1),
         ("1.jpg", 1),
         ("3.jpg", 2),
     ]
-    assert [(turn.text, turn.supervised) for turn in lessons.conversations[-1].turns] == [
+    assert [(turn.text, turn.supervised) for turn in training_set.conversations[-1].turns] == [
         ("Is it red?", False),
         ("Yes.", True),
         ("What else?", False),
@@ -60,8 +60,8 @@ def test_every_phrase_is_taught_or_counted_and_chat_follows_as_it_stands():
     ]
 
 
-def test_nothing_to_learn_is_an_error():
-    with pytest.raises(DataError, match="nothing to learn: 1 phrases have no target"):
+def test_an_empty_training_set_is_an_error():
+    with pytest.raises(DataError, match="the training set is empty: 1 phrases have no target"):
         make_training_set(mixture([sample("1.jpg", "cross", "hard")]), TARGETS, METHOD)
 
 
@@ -69,6 +69,6 @@ def test_nothing_to_learn_is_an_error():
     ("total", "count", "places"),
     [(0, 3, []), (2, 3, [0, 1]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 2, 5, 7]), (5, 1, [0])],
 )
-def test_a_slice_is_spread_over_the_whole(total, count, places):
+def test_a_part_is_spread_evenly(total, count, places):
     samples = [sample("1.jpg", str(place)) for place in range(total)]
     assert [int(each.phrase) for each in spread(samples, count)] == places

@@ -1,4 +1,4 @@
-"""The estimates: steps as the trainer counts them, and memory beside what torch really keeps."""
+"""Estimates: steps as the trainer counts them, and memory compared with what torch saves."""
 
 from __future__ import annotations
 
@@ -11,21 +11,28 @@ import torch
 from sam4mllm.mllm.families import family_of
 from sam4mllm.mllm.loading import Mllm, Quantization
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.train.estimate import ModelSize, memory, model_size, moment_bytes, operations, steps
+from sam4mllm.train.estimate import (
+    ModelSize,
+    memory,
+    model_size,
+    optimizer_state_bytes,
+    optimizer_steps,
+    training_flops,
+)
 
 SIZE = ModelSize(
     parameters=1000,
     weight_bytes=2000,
     trained=10,
-    language=800,
-    eyes=100,
+    language_model=800,
+    vision_tower=100,
     patch=588,
     layers=4,
     hidden=16,
     vocabulary=50,
-    kept_bytes=300,
-    cast_bytes=20,
-    number_bytes=2,
+    activation_bytes=300,
+    autocast_bytes=20,
+    dtype_bytes=2,
 )
 
 
@@ -35,27 +42,27 @@ def test_memory_is_the_sum_of_its_parts() -> None:
         "weights": 2000,
         "adapter": 40,
         "gradients": 40,
-        "moments": 80,
+        "optimizer_states": 80,
         "activations": 7 * 4 * 300 + 20,
         "logits": 7 * 50 * 14,
         "segmenter": None,
         "total": 2000 + 40 + 40 + 80 + 7 * 4 * 300 + 20 + 7 * 50 * 14,
     }
     again = memory(SIZE, 7, optimizer="adamw_bnb_8bit", checkpointing=True, segmenter_bytes=9)
-    assert (again.moments, again.segmenter) == (20, 9)
+    assert (again.optimizer_states, again.segmenter) == (20, 9)
     assert again.activations == 7 * (4 * 2 * 16 + 300) + 20
 
 
 @pytest.mark.parametrize(
     ("optimizer", "size"), [("adamw_torch", 8), ("paged_adamw_8bit", 2), ("adamw_bnb_8bit", 2), ("sgd", 0)]
 )
-def test_moments(optimizer: str, size: int) -> None:
-    assert moment_bytes(optimizer) == size
+def test_optimizer_state_bytes(optimizer: str, size: int) -> None:
+    assert optimizer_state_bytes(optimizer) == size
 
 
-def test_operations_count_frozen_weights_twice_forward_and_twice_backward() -> None:
-    assert operations(SIZE, 3, 5, checkpointing=False) == 3 * (4 * 800 + 6 * 10) + 2 * 5 * 100
-    assert operations(SIZE, 3, 5, checkpointing=True) == 3 * (6 * 800 + 8 * 10) + 2 * 5 * 100
+def test_flops_count_frozen_weights_twice_forward_and_twice_backward() -> None:
+    assert training_flops(SIZE, 3, 5, checkpointing=False) == 3 * (4 * 800 + 6 * 10) + 2 * 5 * 100
+    assert training_flops(SIZE, 3, 5, checkpointing=True) == 3 * (6 * 800 + 8 * 10) + 2 * 5 * 100
 
 
 @pytest.mark.parametrize("count", [1, 7, 10])
@@ -68,14 +75,14 @@ def test_operations_count_frozen_weights_twice_forward_and_twice_backward() -> N
         {"num_train_epochs": 2, "per_device_train_batch_size": 1, "dataloader_drop_last": True},
     ],
 )
-def test_steps_are_the_trainers(count: int, chosen: dict[str, Any], tmp_path: Any) -> None:
+def test_steps_are_those_of_the_trainer(count: int, chosen: dict[str, Any], tmp_path: Any) -> None:
     from transformers import Trainer, TrainingArguments
 
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **chosen)
     trainer = Trainer(torch.nn.Linear(1, 1), arguments, train_dataset=[{"x": 0}] * count)
     theirs = trainer.set_initial_training_values(arguments, trainer.get_train_dataloader())
-    epoch, whole = steps(count, arguments)
-    assert epoch == theirs[1] and whole == theirs[-1]
+    epoch, total = optimizer_steps(count, arguments)
+    assert epoch == theirs[1] and total == theirs[-1]
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +104,8 @@ def models() -> dict[int, Mllm]:
             "bos_token_id": None,
             "eos_token_id": None,
         }
-        eyes = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 256}
-        config = Qwen3VLConfig(text_config=text, vision_config={**eyes, "deepstack_visual_indexes": []})
+        vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 256}
+        config = Qwen3VLConfig(text_config=text, vision_config={**vision, "deepstack_visual_indexes": []})
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
         found[layers] = Mllm(model, None, family_of("qwen3_vl"))
     return found
@@ -110,8 +117,8 @@ def counted(mllm: Mllm, quantization: Quantization | None = None) -> ModelSize:
     return size
 
 
-def kept_by_torch(mllm: Mllm, tokens: int) -> int:
-    """Bytes that autograd keeps of one forward pass, weights left out."""
+def saved_by_torch(mllm: Mllm, tokens: int) -> int:
+    """Bytes that autograd saves in one forward pass, without the weights."""
     model = mllm.model
     model.enable_input_require_grads()
     model.train()
@@ -131,20 +138,20 @@ def kept_by_torch(mllm: Mllm, tokens: int) -> int:
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
-def test_what_a_layer_keeps_is_about_what_torch_keeps(models: dict[int, Mllm], dropout: float) -> None:
+def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout: float) -> None:
     lora = {"r": 16, "lora_alpha": 16, "lora_dropout": dropout}
     tuned = {layers: attach_lora(replace(mllm), lora, 0) for layers, mllm in models.items()}
     sizes = {layers: counted(mllm) for layers, mllm in tuned.items()}
-    # The difference of two depths, less the copies of the adapter's weights, is what two layers keep for the tokens.
+    # The difference between the depths, without the copies of the adapter's weights, is what two layers save.
     tokens = 128
-    really = kept_by_torch(tuned[4], tokens) - kept_by_torch(tuned[2], tokens)
-    really -= sizes[4].cast_bytes - sizes[2].cast_bytes
+    really = saved_by_torch(tuned[4], tokens) - saved_by_torch(tuned[2], tokens)
+    really -= sizes[4].autocast_bytes - sizes[2].autocast_bytes
     for mllm in tuned.values():
         mllm.model.unload()
-    assert 2 * tokens * sizes[4].kept_bytes == pytest.approx(really, rel=0.1)
+    assert 2 * tokens * sizes[4].activation_bytes == pytest.approx(really, rel=0.1)
 
 
-def test_quantised_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -> None:
+def test_quantized_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -> None:
     tuned = attach_lora(models[2], {"r": 4}, 0)
     whole, four = counted(tuned).weight_bytes, counted(tuned, "4bit").weight_bytes
     base = tuned.model.unload()

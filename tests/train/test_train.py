@@ -75,28 +75,28 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
     result = Pipeline.from_pretrained(run.path, device="cpu")(tmp_path / "ReasonSeg/val/val0.jpg", "what is 0?")
     assert result.status in ("ok", "no_object", "malformed") and result.masks.shape[1:] == (48, 64)
 
-    # A run that has ended is left as it is: nothing of it is computed again.
+    # A finished run is returned unchanged: nothing is computed again.
     monkeypatch.setattr(trainer, "fit", None)
     assert trainer.train(recipe, device="cpu").path == run.path
 
 
-def test_points_that_win_nowhere_are_not_taught_from_the_same_store(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr("sam4mllm.segmenters.loading.load_segmenter", lambda *given: BoxSegmenter())
-    taught = {}
+def test_with_only_winning_points_that_do_not_beat_the_box_are_left_out(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "load_segmenter", lambda *given: BoxSegmenter())
+    answers = {}
 
     def keep(mllm, conversations, recipe, run, **also):
-        taught[recipe.targets.only_winning] = [talk.turns[-1].text for talk in conversations]
+        answers[recipe.targets.only_winning] = [conversation.turns[-1].text for conversation in conversations]
 
     monkeypatch.setattr(trainer, "fit", keep)
     trainer.train(recipe, device="cpu")
     settings = ["targets.only_winning=true", f"output={tmp_path}/other"]
     trainer.train(load_recipe(tmp_path / "recipe.yaml", settings), device="cpu")
     assert len(list((tmp_path / "targets").iterdir())) == 1
-    assert all("+" in text and "-" in text for text in taught[False])
-    assert taught[True] == [text.partition(" +")[0] for text in taught[False]]
+    assert all("+" in text and "-" in text for text in answers[False])
+    assert answers[True] == [text.partition(" +")[0] for text in answers[False]]
 
 
-def test_validation_asks_as_the_run_will(recipe, tmp_path, monkeypatch):
+def test_validation_uses_the_recipes_fallback(recipe, tmp_path, monkeypatch):
     seen = []
 
     def validate(pipeline, samples, name, processes):
@@ -109,21 +109,21 @@ def test_validation_asks_as_the_run_will(recipe, tmp_path, monkeypatch):
     assert seen == [BoxFallback(margin=0.05)]
 
 
-def test_training_tells_its_steps_its_validations_and_what_it_kept(recipe, caplog):
+def test_steps_validations_and_the_kept_adapter_are_logged(recipe, caplog):
     with caplog.at_level("INFO"):
         trainer.train(recipe, device="cpu")
-    told = caplog.text
-    assert "step 2 of 2: loss" in told and "validation of step 2: cIoU" in told and "kept the adapter of step 1" in told
+    log = caplog.text
+    assert "step 2 of 2: loss" in log and "validation of step 2: cIoU" in log and "kept the adapter of step 1" in log
 
 
-def test_images_that_are_none(recipe, tmp_path):
+def test_an_unreadable_image_is_an_error(recipe, tmp_path):
     for file in (tmp_path / "ReasonSeg/train").glob("*.jpg"):
         file.write_bytes(b"not an image")
     with pytest.raises(DataError, match="train0"):
         trainer.train(recipe, device="cpu")
 
 
-def test_a_image_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog):
+def test_an_image_of_the_validation_split_is_left_out_of_training(recipe, tmp_path, caplog):
     for ending in ("jpg", "json"):
         shutil.copy(tmp_path / f"ReasonSeg/val/val0.{ending}", tmp_path / f"ReasonSeg/train/copy.{ending}")
     with caplog.at_level("INFO"):
@@ -135,11 +135,11 @@ def test_a_image_that_is_validated_on_is_not_learned(recipe, tmp_path, caplog):
         "images": 1,
         "by": {"file": 0, "coco id": 0, "content": 1},
     }
-    assert "leakage guard: reasonseg train: 1 phrases about 1 images left out" in caplog.messages
+    assert "leakage filter: reasonseg train: removed 1 phrases about 1 images" in caplog.messages
     assert "3 phrases and 0 chats in 3 conversations" in caplog.messages
 
 
-def test_chat_is_learned_beside_masks_and_validation_needs_masks(recipe, tmp_path, caplog):
+def test_chat_is_trained_on_beside_masks_and_validation_needs_masks(recipe, tmp_path, caplog):
     chat = [{"image": "train0.jpg", "question": "Is it noise?", "answer": "Yes."}]
     (tmp_path / "chat.json").write_text(json.dumps(chat))
     entry = f"{{dataset: chat, path: {tmp_path}/chat.json, images: {tmp_path}/ReasonSeg/train, weight: 2}}"
@@ -148,7 +148,7 @@ def test_chat_is_learned_beside_masks_and_validation_needs_masks(recipe, tmp_pat
     with caplog.at_level("INFO"):
         trainer.train(load_recipe(tmp_path / "recipe.yaml", [train, "data.validation=null"]), device="cpu")
     assert "2 phrases and 2 chats in 4 conversations" in caplog.messages
-    assert "left out: 1 phrases that come twice, 0 with an object that has no target" in caplog.messages
+    assert "left out: 1 duplicate phrases, 0 with an object that has no target" in caplog.messages
 
     box = {"image": "ReasonSeg/val/val0.jpg", "phrase": "it", "boxes": [[8, 8, 40, 30]]}
     (tmp_path / "boxes.jsonl").write_text(json.dumps(box))

@@ -36,8 +36,8 @@ def pipeline() -> Pipeline:
     return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(ANSWERS), BoxSegmenter())
 
 
-def test_figures_by_hand(image):
-    # Bins are 2 pixels wide and come back as centres: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
+def test_figures_are_those_computed_by_hand(image):
+    # Bins are 2 pixels wide and are read as their centers: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
     samples = [sample(image, "half", 10), sample(image, "none", 0), sample(image, "broken", 5)]
     found = validate(pipeline(), samples, "val")
     assert found.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
@@ -45,7 +45,7 @@ def test_figures_by_hand(image):
     assert found.record() == {"ciou": found.ciou, "malformed": found.malformed, "n": 3}
 
 
-def test_all_empty_is_no_overlap(image):
+def test_ciou_is_0_where_all_masks_are_empty(image):
     assert validate(pipeline(), [sample(image, "none", 0)], "val").ciou == 0
 
 
@@ -60,13 +60,13 @@ def test_the_answers_calibrate_the_scores(image):
     samples += [sample(image, "none", 0), sample(image, "none", 3)]
     found = validate(pipeline(), samples, "val").calibration
     assert (found.objects.n, found.objects.right) == (2, 1)
-    # This engine tells no probabilities, so how often "no object" was right is all there is.
+    # This engine returns no probabilities, so the probability is how often "no object" was right.
     assert found.no_object.probability(Confidence()) == found.no_object.probability(Confidence(-3.0)) == 0.5
     assert validate(pipeline(), samples[2:3], "val").calibration is None
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_several_processes_find_what_one_finds(image, count):
+def test_several_processes_return_the_figures_of_one(image, count):
     def asking() -> Pipeline:
         replies = {
             phrase: Reply(text, True, tuple((place + 1, -0.01 * len(phrase) * place) for place in range(len(text))))
