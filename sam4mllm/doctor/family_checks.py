@@ -17,12 +17,12 @@ from sam4mllm.doctor.supervision import answers_alone_carry_loss, asks_as_it_tea
 from sam4mllm.doctor.verdict import NotApplicableError, expect
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.mllm.image_size import own_coordinates
+from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import asking
+from sam4mllm.prompts.conversation import inference_conversation
 from sam4mllm.prompts.coordinates import PLAIN
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.runs.run_folder import ADAPTER_WEIGHTS
@@ -105,7 +105,7 @@ def projector_tuned_whole(subject: Subject) -> None:
 
 def coordinates_round_trip(subject: Subject) -> None:
     """Places survive pixel -> text -> pixel within half a bin, on the very grid that the processor makes."""
-    coordinates = own_coordinates(subject.mllm.family.coordinates, subject.mllm.processor) or PLAIN
+    coordinates = native_coordinates(subject.mllm.family.coordinates, subject.mllm.processor) or PLAIN
     grammar = AnswerGrammar(coordinates)
     for size_wh in [(640, 480), (37, 211), (333, 1001), (1, 1), (29, 31)]:
         grid = coordinates.frame.of_image(size_wh)
@@ -134,16 +134,16 @@ def images_shrink(subject: Subject) -> None:
     processor = subject.mllm.processor
     seen = [_numbers(processor, image) for image in (large, huge)]
     expect(seen[0] == seen[1], f"an image of 2400 x 1800 costs {seen[1]} numbers, one of 1200 x 900 {seen[0]}")
-    if not rule.takes:
+    if not rule.limits:
         expect(_numbers(processor, small) == seen[0], "an image of 400 x 300 has another size")
         return
-    limits = {"max_pixels": 64 * 32} if "max_pixels" in rule.takes else {"longest_side": 32}
+    limits = {"max_pixels": 64 * 32} if "max_pixels" in rule.limits else {"longest_side": 32}
     limited = subject.load(image_size=limits)
     expect(_numbers(limited.processor, huge) < seen[0], f"{limits} changes nothing")
     limited.processor.save_pretrained(subject.folder / "limited")
     saved = type(limited.processor).from_pretrained(subject.folder / "limited")
     expect(_numbers(saved, huge) == _numbers(limited.processor, huge), "the limit is lost when the processor is saved")
-    TransformersEngine(limited, 1).generate([asking(huge, "Where is it?")], 2)
+    TransformersEngine(limited, 1).generate([inference_conversation(huge, "Where is it?")], 2)
 
 
 def images_seen_whole(subject: Subject) -> None:
@@ -270,5 +270,5 @@ def _numbers(processor: Any, image: Any) -> int:
 
 
 def _seen(processor: Any, image: Any) -> Any:
-    messages = [messages_with_image(asking(image, "?"))]
+    messages = [messages_with_image(inference_conversation(image, "?"))]
     return model_inputs(processor, messages, padding_side="left")["pixel_values"]

@@ -129,8 +129,8 @@ def facts_table(model_types: Sequence[str]) -> str:
                     f"`{family.model_type}`",
                     _grid_text(family),
                     f"`{_example(family.coordinates or PLAIN)}`",
-                    family.image_size.text,
-                    ", ".join(f"`{name}`" for name in family.image_size.takes) or "nothing",
+                    family.image_size.description,
+                    ", ".join(f"`{name}`" for name in family.image_size.limits) or "nothing",
                     ", ".join(f"`{name}`" for name in family.projector),
                 ]
             )

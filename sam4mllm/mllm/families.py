@@ -1,8 +1,7 @@
-"""What is known of each family of multimodal LLMs, as a table: one row a model type, no branches elsewhere.
+"""The table of multimodal LLM families: one row per model type, and no branches on a family elsewhere.
 
-A row holds facts that cannot be read from a checkpoint: how the family was taught to write places, by what its
-processor limits images, which of its modules LoRA may touch and which lead from the eyes to the language model. This
-module loads nothing.
+A row holds facts that cannot be read from a checkpoint: the coordinate convention of the family's grounding data, how
+its processor limits image sizes, which modules LoRA adapts, and which modules are the projector.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ from sam4mllm.mllm.image_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TIL
 from sam4mllm.prompts.coordinates import Coordinates
 
 ALL_LINEAR = "all-linear"
-"""peft's word for every linear layer; in every family it names the vision tower's too, so it wants an exclusion."""
+"""peft's name for all linear layers. They include the vision tower's in every family, so it needs an exclusion."""
 
 OUTSIDE_THE_LANGUAGE_MODEL = r".*(vision|visual|multi_modal|connector|projector|lm_head).*"
-"""Full-match pattern of the modules beside the language model; tried on every family of the table."""
+"""Full-match pattern of the modules outside the language model; tested on every family in the table."""
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The facts of one family.
+    """The facts about one family.
 
-    `title` is what people call it. `coordinates` is the convention of its own grounding data (None: not published, or
-    in units that text does not carry well); the bounds of a `ResizedGrid` in it are the family's usual ones, and a
-    model's own processor decides (`image_size.own_coordinates`). `image_size` is how its processor limits images.
-    `lora_targets` and `lora_exclude` are the defaults of peft's `target_modules` and `exclude_modules`. `projector`
-    names the small modules between the eyes and the language model, for peft's `modules_to_save`. `needs` are packages
-    that its processor wants beside ours.
+    `model_type` is the one in transformers' config, `title` the family's name in texts. `coordinates` is the convention
+    of its grounding data; None if it is unpublished or costs too many tokens. The bounds of a `ResizedGrid` in it are
+    the family's defaults, which `image_size.native_coordinates` replaces by those of a model's processor. `image_size`
+    is how the processor limits image sizes. `projector` names the modules between vision tower and language model, for
+    peft's `modules_to_save`. `lora_targets` and `lora_exclude` are the defaults of peft's `target_modules` and
+    `exclude_modules`. `needs` are further packages that the processor imports.
     """
 
     model_type: str
@@ -43,12 +42,12 @@ class Family:
     needs: tuple[str, ...] = ()
 
 
-# Qwen2-VL and Qwen3-VL speak of 0 to 1000 each way, in bare numbers (Qwen3-VL's cookbook of 2D grounding); Qwen3.5 is
-# of the same line.
+# Qwen2-VL and Qwen3-VL: 0 to 1000 in both directions, unpadded (Qwen3-VL's cookbook on 2D grounding); Qwen3.5 is their
+# successor.
 _THOUSANDTHS = Coordinates(Grid((1000, 1000)), separator=", ", padded=False, far_edge=True)
 # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): pixels of the resized image, whose sides are multiples of 28.
 _PIXELS = Coordinates(ResizedGrid(28, 56 * 56, 28 * 28 * 16384), separator=", ", padded=False, far_edge=True)
-# InternVL (its documentation of grounding data): <box>[[x1, y1, x2, y2]]</box>, 0 to 1000. It was taught no points.
+# InternVL (its documentation of grounding data): <box>[[x1, y1, x2, y2]]</box>, 0 to 1000; no format for points.
 _DOUBLE_BRACKETS = Coordinates(
     Grid((1000, 1000)), ("[[", "]]"), tags=("<box>", "</box>"), separator=", ", padded=False, far_edge=True
 )
@@ -57,8 +56,8 @@ _MERGER = ("visual.merger",)
 _PROJECTOR = ("multi_modal_projector",)
 _CONNECTOR = ("connector",)
 
-# LLaVA speaks of shares of the padded square, in decimals, which cost twice the tokens; SmolVLM, Idefics3, Gemma 3 and
-# FastVLM do not say.
+# LLaVA was trained on decimal shares of the padded square, which cost twice the tokens. For SmolVLM, Idefics3, Gemma 3
+# and FastVLM no convention is published.
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -76,15 +75,22 @@ FAMILIES: dict[str, Family] = {
         Family("fast_vlm", "FastVLM", None, FIXED, _PROJECTOR),
     )
 }
+"""The families by model type.
+
+To add a family:
+1. Add a row; without further values it has the defaults of `Family`.
+2. Add a tiny random model of its classes to `sam4mllm/testing/tiny_mllms.py`, under the same model type.
+3. Run `sam4mllm doctor --only MODEL_TYPE`, which checks prompts, labels, LoRA's modules and the image size limits.
+"""
 
 
 def family_of(model_type: str) -> Family:
-    """The row of `model_type`; for a type without one the defaults, with a warning."""
+    """Return the row of `model_type`; for a type without a row the defaults, with a warning."""
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     warnings.warn(
-        f"model type {model_type!r} was not tried; the defaults are used, so check that LoRA touches the language "
-        f"model only (tried: {', '.join(sorted(FAMILIES))})",
+        f"model type {model_type!r} is not in the table of families; the defaults are used, so check that LoRA adapts "
+        f"the language model only (known: {', '.join(sorted(FAMILIES))})",
         stacklevel=2,
     )
     return Family(model_type, model_type)

@@ -1,8 +1,8 @@
-"""How large a model sees an image: the recipe's limits, in the words of each family's image processor.
+"""Image size limits: the recipe's `min_pixels`, `max_pixels` and `longest_side` as settings of each image processor.
 
-Every processor brings an image to the size that its settings allow, so an image above the limit is shrunk, and costs
-no more memory than the limit does. Here those settings are changed, and read. This module knows no family by name; the
-table in `families.py` says which rule is whose.
+Every image processor resizes an image to a size that its settings allow, so an image above the limit is shrunk and
+needs no more memory than the limit does. The table in `families.py` assigns one of the rules at the end of this file to
+each family.
 """
 
 from __future__ import annotations
@@ -17,40 +17,41 @@ from sam4mllm.geometry import ResizedGrid
 from sam4mllm.prompts.coordinates import Coordinates
 
 Limits = Mapping[str, int]
-"""`min_pixels`, `max_pixels` (areas) and `longest_side`, in pixels of the resized image; those that are asked for."""
+"""Those of `min_pixels`, `max_pixels` (areas) and `longest_side` that a recipe sets, in pixels of the resized image."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSizeRule:
-    """A way to limit images: `takes` are the limits that it knows, `set` puts them into an image processor.
+    """The way in which a kind of image processor limits the size of images.
 
-    `text` says in a few words what the processor does with an image.
+    `description` says what the processor does with an image, `limits` are the names of the limits that it supports, and
+    `apply` changes the settings of an image processor.
     """
 
-    text: str
-    takes: tuple[str, ...]
-    set: Callable[[Any, Limits], None]
+    description: str
+    limits: tuple[str, ...]
+    apply: Callable[[Any, Limits], None]
 
 
 def limit_images(processor: Any, rule: ImageSizeRule, limits: Limits, model_type: str) -> None:
-    """Put `limits` into `processor`; what is not asked for stays as the checkpoint has it.
+    """Set the limits in `processor`; limits that are not given stay as in the checkpoint.
 
     Raises:
-        RecipeError: a limit that this family's processor does not have, or that leaves no size.
+        RecipeError: a limit that this family's processor does not support, or that allows no size.
     """
     for name in limits:
-        if name not in rule.takes:
-            what = " and ".join(f"model.{taken}" for taken in rule.takes) or "no setting; leave it out"
-            raise RecipeError(f"model.{name}: {model_type!r} {rule.text}; its images are limited by {what}")
+        if name not in rule.limits:
+            supported = " and ".join(f"model.{limit}" for limit in rule.limits) or "no setting; leave it out"
+            raise RecipeError(f"model.{name}: {model_type!r} {rule.description}; its images are limited by {supported}")
     if limits:
-        rule.set(processor.image_processor, limits)
+        rule.apply(processor.image_processor, limits)
 
 
-def keep_whole(processor: Any) -> None:
-    """Let an image processor that would cut the middle square out of an image pad it to a square instead.
+def pad_instead_of_crop(processor: Any) -> None:
+    """Change an image processor that crops the center square of an image so that it pads to a square instead.
 
-    LLaVA 1.5's and FastVLM's do so, although the models were taught padded images; what is cut off could not be
-    found. Their checkpoints name CLIP's processor, which cannot pad, so LLaVA's own takes its place.
+    The processors of LLaVA 1.5 and FastVLM crop, although the models were trained on padded images, and objects outside
+    the crop could not be found. Their checkpoints name CLIP's processor, which cannot pad; LLaVA's replaces it.
     """
     from transformers import LlavaImageProcessor
 
@@ -65,14 +66,14 @@ def keep_whole(processor: Any) -> None:
 
 
 def sync_tile_shapes(config: Any, processor: Any) -> None:
-    """Tell the model the tile shapes that its processor cuts images into, where it has such: both count by them."""
+    """Copy the processor's tile shapes, if it has any, to the model's config: both compute the number of tokens."""
     shapes = getattr(processor.image_processor, "image_grid_pinpoints", None)
     if shapes is not None and hasattr(config, "image_grid_pinpoints"):
         config.image_grid_pinpoints = [list(shape) for shape in shapes]
 
 
-def own_coordinates(coordinates: Coordinates | None, processor: Any) -> Coordinates | None:
-    """A family's convention with the bounds of this very processor, where its frame is the resized image."""
+def native_coordinates(coordinates: Coordinates | None, processor: Any) -> Coordinates | None:
+    """Return a family's coordinate convention; one in pixels of the resized image gets this processor's bounds."""
     if coordinates is None or not isinstance(coordinates.frame, ResizedGrid):
         return coordinates
     images = processor.image_processor
@@ -81,43 +82,47 @@ def own_coordinates(coordinates: Coordinates | None, processor: Any) -> Coordina
 
 
 def _set_area(images: Any, limits: Limits) -> None:
-    least = limits.get("min_pixels", images.size["shortest_edge"])
-    most = limits.get("max_pixels", images.size["longest_edge"])
+    """Set the bounds of the resized area, which these processors call `shortest_edge` and `longest_edge`."""
+    minimum = limits.get("min_pixels", images.size["shortest_edge"])
+    maximum = limits.get("max_pixels", images.size["longest_edge"])
     one_token = (images.patch_size * images.merge_size) ** 2
-    if most < max(least, one_token):
+    if maximum < max(minimum, one_token):
         raise RecipeError(
-            f"model.max_pixels: {most} is below the least size of an image, {max(least, one_token)} pixels; "
+            f"model.max_pixels: {maximum} is below the least size of an image, {max(minimum, one_token)} pixels; "
             "raise it, or lower model.min_pixels"
         )
-    images.size = {"shortest_edge": least, "longest_edge": most}
+    images.size = {"shortest_edge": minimum, "longest_edge": maximum}
 
 
 def _set_tiles(images: Any, limits: Limits) -> None:
+    """Set the bounds of the number of tiles."""
     tile = images.size["height"] * images.size["width"]
-    least = math.ceil(limits["min_pixels"] / tile) if "min_pixels" in limits else images.min_patches
-    most = limits["max_pixels"] // tile if "max_pixels" in limits else images.max_patches
-    if most < max(least, 1):
+    minimum = math.ceil(limits["min_pixels"] / tile) if "min_pixels" in limits else images.min_patches
+    maximum = limits["max_pixels"] // tile if "max_pixels" in limits else images.max_patches
+    if maximum < max(minimum, 1):
         raise RecipeError(
-            f"model.max_pixels: leaves {most} tiles of {tile} pixels, and an image has {max(least, 1)} or more; "
+            f"model.max_pixels: allows {maximum} tiles of {tile} pixels, but an image has at least {max(minimum, 1)}; "
             "raise it, or lower model.min_pixels"
         )
-    images.min_patches, images.max_patches = least, most
+    images.min_patches, images.max_patches = minimum, maximum
 
 
 def _set_tile_shapes(images: Any, limits: Limits) -> None:
+    """Keep those shapes (height, width) into which tiles are arranged whose area is within the limits."""
     shapes = [list(shape) for shape in images.image_grid_pinpoints]
-    least, most = limits.get("min_pixels", 0), limits.get("max_pixels", math.inf)
-    kept = [shape for shape in shapes if least <= shape[0] * shape[1] <= most]
+    minimum, maximum = limits.get("min_pixels", 0), limits.get("max_pixels", math.inf)
+    kept = [shape for shape in shapes if minimum <= shape[0] * shape[1] <= maximum]
     if not kept:
         areas = sorted(height * width for height, width in shapes)
         raise RecipeError(
-            f"model.max_pixels: no shape of tiles has {least} to {most} pixels; the model's own have {areas[0]} to "
-            f"{areas[-1]}"
+            f"model.max_pixels: no shape of tiles has {minimum} to {maximum} pixels; those of the model have "
+            f"{areas[0]} to {areas[-1]}"
         )
     images.image_grid_pinpoints = kept
 
 
 def _set_longest_side(images: Any, limits: Limits) -> None:
+    """Set the length to which the longest side is resized before the image is cut into tiles."""
     tile = images.max_image_size["longest_edge"]
     if limits["longest_side"] < tile:
         raise RecipeError(f"model.longest_side: {limits['longest_side']} is below one tile of {tile} pixels; raise it")
@@ -125,7 +130,7 @@ def _set_longest_side(images: Any, limits: Limits) -> None:
 
 
 def _set_nothing(images: Any, limits: Limits) -> None:
-    """A fixed size has nothing to set; `limit_images` has refused every limit."""
+    """Do nothing: images have a fixed size, and `limit_images` refuses every limit."""
 
 
 AREA = ImageSizeRule("keeps the shape, and an area between bounds", ("min_pixels", "max_pixels"), _set_area)

@@ -1,7 +1,6 @@
-"""Conversations to the tensors that a model takes: images opened, chat template rendered, text tokenised and padded.
+"""Model inputs from conversations: open the images, render the chat template, tokenize and pad.
 
-Training and generation both pass here, so what is taught and what is asked are fed in alike. This module knows no
-labels and no answers.
+Training and inference both use these functions, so a model gets its input in the same form in both.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from sam4mllm.prompts.conversation import Conversation
 
 
 def messages_with_image(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
-    """The first `turns` turns (all for None) as messages that carry the opened image.
+    """Return the first `turns` turns (all for None) as messages for a processor, with the opened image.
 
     Raises:
         DataError: the image cannot be read.
@@ -34,11 +33,11 @@ def model_inputs(
     padding_side: Literal["left", "right"],
     add_generation_prompt: bool = False,
 ) -> Any:
-    """A padded batch (`BatchFeature`) of conversations: `input_ids` and `attention_mask` (B, T), the images' tensors.
+    """Return a padded batch (`BatchFeature`): `input_ids` and `attention_mask` (B, T), and the images' tensors.
 
     Raises:
-        DataError: the processor refuses an image (a very long and thin one, say) or a text (with the sign that it
-            keeps for images).
+        DataError: the processor refuses an image (of extreme aspect ratio, for example) or a text (that contains its
+            image token).
     """
     try:
         return processor.apply_chat_template(
@@ -50,6 +49,6 @@ def model_inputs(
             processor_kwargs={"padding": True, "padding_side": padding_side},
         )
     except ValueError as error:
-        sizes = ", ".join("{} x {}".format(*said[0]["content"][0]["image"].size) for said in messages)
+        sizes = ", ".join("{} x {}".format(*chat[0]["content"][0]["image"].size) for chat in messages)
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"the model's processor refuses an image (of {sizes} pixels), or its text: {reason}") from error

@@ -1,7 +1,4 @@
-"""A multimodal LLM with its processor, from the Hub, a folder or the package, with or without a LoRA adapter.
-
-This module knows no masks, no grammar and no training; it ends at a model that is ready to run.
-"""
+"""Load a multimodal LLM and its processor from the Hub, a folder or the package, with or without a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -15,14 +12,14 @@ from safetensors import SafetensorError
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
 from sam4mllm.mllm.families import Family, family_of
-from sam4mllm.mllm.image_size import Limits, keep_whole, limit_images, sync_tile_shapes
-from sam4mllm.utils.progress import no_bar_in_a_log
+from sam4mllm.mllm.image_size import Limits, limit_images, pad_instead_of_crop, sync_tile_shapes
+from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
 if TYPE_CHECKING:
     import torch
 
 EMBEDDED = "shapes"
-"""The name of the small model that travels with the package."""
+"""The name of the small model that is embedded in the package."""
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
@@ -33,9 +30,9 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Mllm:
-    """A model, the processor that feeds it, and what is known of its family.
+    """A multimodal LLM: model, processor, and the facts about its family.
 
-    `model` is a transformers model, or a `PeftModel` around one. Its tokenizer has a padding token.
+    `model` is a transformers model, or a `PeftModel` around one. The processor's tokenizer has a padding token.
     """
 
     model: Any
@@ -49,15 +46,15 @@ class Mllm:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the image's numbers: that of the model's weights (LoRA's own are kept in float32)."""
+        """The dtype of the model's weights and of its image inputs; LoRA's weights are float32."""
         return self.model.dtype
 
     @property
     def end_ids(self) -> list[int]:
-        """The tokens at which an answer ends, ascending.
+        """The ids of the tokens that end an answer, ascending.
 
-        Beside the checkpoint's and the tokenizer's there is the one that the chat template closes a turn with: Llama
-        3's is in neither place of some checkpoints.
+        They are the checkpoint's, the tokenizer's, and the one that ends a turn in the chat template: some checkpoints
+        of Llama 3 have the last one in neither of the other places.
         """
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
@@ -75,22 +72,26 @@ def load_mllm(
     attn_implementation: str | None = None,
     image_size: Limits | None = None,
 ) -> Mllm:
-    """The model `base` ("shapes", a folder or a Hub id) in evaluation mode, with `adapter` (a folder or Hub id) on it.
+    """Load the model `base` in evaluation mode, with `adapter` (a folder or a Hub id) on it.
 
-    The processor is the adapter's where it has one, as a run folder does, else the base's; `image_size` changes what
-    it allows. `dtype` "auto" takes what the checkpoint was saved in; `quantization` needs bitsandbytes.
+    Args:
+        base: "shapes" (the embedded model), a folder or a Hub id.
+        dtype: "auto" is the dtype in which the checkpoint was saved.
+        quantization: "4bit" or "8bit" needs bitsandbytes.
+        image_size: Limits that replace those of the processor. The processor is the adapter's if it has one, as in a
+            run folder, else the base's.
 
     Raises:
-        ModelError: base, processor or adapter cannot be loaded, the base's weights are not all there, or the processor
-            has no chat template that asks as it teaches.
-        RecipeError: a limit in `image_size` that the family does not have.
+        ModelError: base, processor or adapter cannot be loaded, weights of the base are missing, or the processor has
+            no usable chat template.
+        RecipeError: a limit in `image_size` that the family does not support.
     """
-    place = place_of(base)
-    model = _load_model(base, place, str(device), dtype, quantization, attn_implementation)
+    source = resolve_base(base)
+    model = _load_model(base, source, str(device), dtype, quantization, attn_implementation)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     family = family_of(model.config.model_type)
-    processor = _load_processor(base, place, adapter)
+    processor = _load_processor(base, source, adapter)
     limit_images(processor, family.image_size, image_size or {}, family.model_type)
     sync_tile_shapes(model.config, processor)
     return Mllm(model.eval(), processor, family, quantization)
@@ -99,32 +100,37 @@ def load_mllm(
 def load_processor(
     base: str, image_size: Limits | None = None, adapter: str | Path | None = None
 ) -> tuple[Any, Family]:
-    """The processor of `base`, or of `adapter` where it has one, and what is known of its family, without the weights.
+    """Load the processor of `adapter` if it has one, else of `base`, and the facts about the family, without weights.
 
     Raises:
-        ModelError: config or processor cannot be loaded, or the processor has no chat template that asks as it teaches.
-        RecipeError: a limit in `image_size` that the family does not have.
+        ModelError: config or processor cannot be loaded, or the processor has no usable chat template.
+        RecipeError: a limit in `image_size` that the family does not support.
     """
     from transformers import AutoConfig
 
-    place = place_of(base)
+    source = resolve_base(base)
     try:
-        family = family_of(AutoConfig.from_pretrained(place).model_type)
+        family = family_of(AutoConfig.from_pretrained(source).model_type)
     except (OSError, ValueError, KeyError) as error:
-        raise _no_base(base, error) from error
-    processor = _load_processor(base, place, adapter)
+        raise _base_error(base, error) from error
+    processor = _load_processor(base, source, adapter)
     limit_images(processor, family.image_size, image_size or {}, family.model_type)
     return processor, family
 
 
 def _load_model(
     base: str,
-    place: str,
+    source: str,
     device: str,
     dtype: DType,
     quantization: Quantization | None,
     attn_implementation: str | None,
 ) -> Any:
+    """Load the weights of `source`; `base` is its name in errors.
+
+    Raises:
+        ModelError: the base cannot be loaded, or some of its weights are missing.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -133,47 +139,47 @@ def _load_model(
         extra["attn_implementation"] = attn_implementation
     try:
         if quantization is not None:
-            family = family_of(AutoConfig.from_pretrained(place).model_type)
+            family = family_of(AutoConfig.from_pretrained(source).model_type)
             extra["quantization_config"] = _quantization_config(quantization, family)
             extra["device_map"] = {"": device}
-        with no_bar_in_a_log():
+        with transformers_bars_on_terminals_only():
             model, report = AutoModelForImageTextToText.from_pretrained(
-                place, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
+                source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
             )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _no_base(base, error) from error
+        raise _base_error(base, error) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(
             f"base model {base!r}: the checkpoint lacks {len(missing)} of the model's weights ({missing[0]}, ...), "
-            "which would be random; get it whole again, or give the variant of the model that its config names"
+            "which would be random; download it again, or use the variant of the model that its config names"
         )
     return model if quantization is not None else model.to(device)
 
 
-def _no_base(base: str, error: Exception) -> ModelError:
-    """What to say when `base` does not load."""
+def _base_error(base: str, error: Exception) -> ModelError:
+    """Return the error for a base model that does not load."""
     if is_hub_id(base) and isinstance(error, OSError):
         return ModelError(
-            f"base model {base!r} is no folder here, and the Hub does not give it: {first_line(error)}; check the id "
-            "and the network, or give a folder made by save_pretrained"
+            f"base model {base!r} is not a folder, and cannot be downloaded from the Hub: {first_line(error)}; check "
+            "the id and the network, or give a folder written by save_pretrained"
         )
     return ModelError(
         f"base model {base!r} does not load as an image-text-to-text model: {first_line(error)}; "
-        'give a folder made by save_pretrained, a Hub id, or "shapes"'
+        'give a folder written by save_pretrained, a Hub id, or "shapes"'
     )
 
 
 def is_hub_id(base: str) -> bool:
-    """Whether `base` can only be had from the Hub or its cache."""
+    """Return whether `base` can only be loaded from the Hub or its cache."""
     return base != EMBEDDED and not Path(base).expanduser().is_dir()
 
 
-def place_of(base: str) -> str:
-    """The folder or Hub id that `base` names, as transformers takes it.
+def resolve_base(base: str) -> str:
+    """Return the folder or Hub id that `base` names, in the form that transformers accepts.
 
     Raises:
-        ModelError: the path of a folder that is not there.
+        ModelError: the path of a folder that does not exist.
     """
     if base != EMBEDDED:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
@@ -192,13 +198,13 @@ def _quantization_config(quantization: Quantization, family: Family) -> Any:
         raise ModelError(
             f"model.quantization {quantization!r} needs bitsandbytes: pip install 'sam4mllm[quantization]'"
         )
-    # Left as they are: the output layer, as ever, and what may be tuned whole, which quantised weights cannot be.
-    whole = ["lm_head", *(f"model.{name}" for name in family.projector)]
+    # Not quantized: the output layer, as usual, and the projector: quantized weights cannot be fully fine-tuned.
+    skipped = ["lm_head", *(f"model.{name}" for name in family.projector)]
     if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        llm_int8_skip_modules=whole,
+        llm_int8_skip_modules=skipped,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
@@ -209,7 +215,7 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
     from peft import PeftModel
 
     if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{adapter}: no LoRA adapter here ({_ADAPTER_CONFIG} is missing); train one, or leave it out")
+        raise ModelError(f"{adapter}: holds no LoRA adapter ({_ADAPTER_CONFIG} is missing); train one, or leave it out")
     try:
         return PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -219,10 +225,10 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
         ) from error
 
 
-def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
+def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:
+    """Load the processor and change what training and inference need: chat template, padding of images and tokens."""
     from transformers import AutoProcessor
 
-    source = place
     if adapter is not None and any((Path(adapter) / name).is_file() for name in _PROCESSOR_FILES):
         source = str(adapter)
     try:
@@ -234,16 +240,16 @@ def _load_processor(base: str, place: str, adapter: str | Path | None) -> Any:
         raise ModelError(f"{source!r} has no processor for images and text: got {type(processor).__name__}")
     if processor.chat_template is None:
         if tokenizer.chat_template is None:
-            raise ModelError(f"base model {base!r} has no chat template; take the chat-tuned variant of the model")
+            raise ModelError(f"base model {base!r} has no chat template; use the chat-tuned variant of the model")
         processor.chat_template = tokenizer.chat_template
     patch_chat_template(processor)
-    keep_whole(processor)
+    pad_instead_of_crop(processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, on one line; its class where it says nothing."""
+    """Return the first line of an error's message; the name of its class if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -1,7 +1,4 @@
-"""LoRA on a loaded model, from the recipe's `lora` section: peft's own keys, with the family's defaults.
-
-This module knows neither data nor training loops.
-"""
+"""Attach a LoRA adapter to a loaded model, from the recipe's `lora` section: peft's keys with the family's defaults."""
 
 from __future__ import annotations
 
@@ -15,15 +12,14 @@ from sam4mllm.mllm.loading import Mllm
 
 
 def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projector: bool = False) -> Mllm:
-    """The model with a fresh, trainable adapter; everything else is frozen.
+    """Return the model with a new, trainable adapter; all other weights are frozen.
 
-    `lora` holds `peft.LoraConfig`'s keys; `target_modules` and `exclude_modules` default to the family's, which reach
-    the linear layers of the language model alone. With `tune_projector` the modules between the eyes and the language
-    model are tuned whole beside it, as `modules_to_save`. The adapter's first values depend on `seed` and on nothing
-    else.
+    `lora` holds the keys of `peft.LoraConfig`; `target_modules` and `exclude_modules` default to the family's, which
+    select the linear layers of the language model. With `tune_projector` the modules between vision tower and language
+    model are fully fine-tuned, too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
 
     Raises:
-        RecipeError: peft refuses the settings, they match no layer, or no projector of the family is known.
+        RecipeError: peft refuses the settings, they match no layer, or the family's projector is unknown.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
@@ -49,20 +45,20 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
         model = get_peft_model(base, LoraConfig(**settings))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"lora: peft refuses these settings: {str(error).strip().splitlines()[0]}") from error
-    _freeze_statistics(model)
-    _keep_in_float32(model)
+    _freeze_running_statistics(model)
+    _tune_in_float32(model)
     return replace(mllm, model=model)
 
 
 def adapted_modules(mllm: Mllm) -> list[str]:
-    """The names of the modules that the adapter changes, in the model's order."""
+    """Return the names of the modules with a LoRA layer, in the model's order."""
     from peft.tuners.lora import LoraLayer
 
     return [name for name, module in mllm.model.named_modules() if isinstance(module, LoraLayer)]
 
 
 def has_adapter(mllm: Mllm) -> bool:
-    """Whether there is an adapter on the model."""
+    """Return whether the model has an adapter."""
     from peft import PeftModel
 
     return isinstance(mllm.model, PeftModel)
@@ -70,15 +66,15 @@ def has_adapter(mllm: Mllm) -> bool:
 
 @contextmanager
 def adapter_disabled(mllm: Mllm) -> Iterator[None]:
-    """The model without what its adapter learned, and with it again afterwards."""
+    """Disable the model's adapter inside the block."""
     with mllm.model.disable_adapter():
         yield
 
 
-def _keep_in_float32(model: Any) -> None:
-    """Bring the copies of modules that are tuned whole to float32, as peft does with LoRA's own weights.
+def _tune_in_float32(model: Any) -> None:
+    """Convert fully fine-tuned modules (`modules_to_save`) to float32, as peft does with LoRA's weights.
 
-    In bfloat16 most steps of a usual learning rate would be rounded away. What goes in and out keeps its type.
+    In bfloat16 most updates of a usual learning rate would be rounded to zero. Inputs and outputs keep their dtype.
     """
     import torch
     from peft.utils.other import ModulesToSaveWrapper
@@ -86,7 +82,7 @@ def _keep_in_float32(model: Any) -> None:
     def to_float32(module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.float() if _is_half(value) else value for value in inputs)
 
-    def back(module: Any, inputs: Any, output: Any) -> Any:
+    def to_model_dtype(module: Any, inputs: Any, output: Any) -> Any:
         return output.to(model.dtype) if torch.is_tensor(output) else output
 
     for wrapper in [module for module in model.modules() if isinstance(module, ModulesToSaveWrapper)]:
@@ -94,7 +90,7 @@ def _keep_in_float32(model: Any) -> None:
             if any(_is_half(parameter) for parameter in copy.parameters()):
                 copy.float()
                 copy.register_forward_pre_hook(to_float32)
-                copy.register_forward_hook(back)
+                copy.register_forward_hook(to_model_dtype)
 
 
 def _is_half(value: Any) -> bool:
@@ -103,17 +99,17 @@ def _is_half(value: Any) -> bool:
     return torch.is_tensor(value) and value.dtype in (torch.bfloat16, torch.float16)
 
 
-def _freeze_statistics(model: Any) -> None:
-    """Keep layers with running statistics (a convolutional tower's batch norms) as they are in use.
+def _freeze_running_statistics(model: Any) -> None:
+    """Keep layers with running statistics (batch norms of a convolutional vision tower) in evaluation mode.
 
-    The trainer sets the whole model to training mode at every step. Such a layer would then see the other images of
-    its batch, and drift from the base, which the adapter's file does not record.
+    The trainer puts the model into training mode at every step. Such a layer would then normalize by the other images
+    of its batch, and its statistics would drift from those of the base, which an adapter's file does not store.
     """
     from torch.nn.modules.batchnorm import _NormBase
 
-    def to_evaluation(module: Any, inputs: Any) -> None:
+    def set_evaluation_mode(module: Any, inputs: Any) -> None:
         module.eval()
 
     for module in model.modules():
         if isinstance(module, _NormBase) and module.track_running_stats:
-            module.register_forward_pre_hook(to_evaluation)
+            module.register_forward_pre_hook(set_evaluation_mode)

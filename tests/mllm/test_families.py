@@ -6,18 +6,18 @@ import pytest
 from sam4mllm.mllm.families import FAMILIES, OUTSIDE_THE_LANGUAGE_MODEL, family_of
 
 
-def test_a_known_type_has_its_row_and_no_warning():
+def test_a_known_model_type_has_a_row_and_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert family_of("qwen2_vl").coordinates.frame.bins_wh == (1000, 1000)
     assert all(name == family.model_type for name, family in FAMILIES.items())
 
 
-def test_an_unknown_type_gets_the_defaults_and_a_warning():
-    with pytest.warns(UserWarning, match="'my_vlm' was not tried"):
+def test_an_unknown_model_type_gets_the_defaults_and_a_warning():
+    with pytest.warns(UserWarning, match="'my_vlm' is not in the table"):
         family = family_of("my_vlm")
     assert (family.model_type, family.coordinates, family.lora_targets) == ("my_vlm", None, "all-linear")
-    assert family.image_size.takes == () and family.projector == ()
+    assert family.image_size.limits == () and family.projector == ()
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,5 @@ def test_an_unknown_type_gets_the_defaults_and_a_warning():
         ("model.text_model.layers.3.mlp.down_proj", False),
     ],
 )
-def test_what_lora_leaves_alone(module, excluded):
+def test_lora_excludes_the_modules_outside_the_language_model(module, excluded):
     assert (re.fullmatch(OUTSIDE_THE_LANGUAGE_MODEL, module) is not None) is excluded

@@ -11,7 +11,7 @@ from sam4mllm.mllm.loading import load_mllm, load_processor
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 
 
-def test_a_model_comes_ready_to_run(fast_vlm):
+def test_a_loaded_model_is_ready_to_run(fast_vlm):
     mllm = load_mllm(fast_vlm, dtype="bfloat16")
     assert not mllm.model.training
     assert (mllm.device.type, mllm.dtype, mllm.family.model_type) == ("cpu", torch.bfloat16, "fast_vlm")
@@ -19,7 +19,7 @@ def test_a_model_comes_ready_to_run(fast_vlm):
     assert mllm.end_ids == [mllm.processor.tokenizer.eos_token_id]
 
 
-def test_an_adapter_changes_the_model_and_brings_its_processor(fast_vlm, tmp_path):
+def test_an_adapter_changes_the_model_and_its_processor_is_used(fast_vlm, tmp_path):
     mllm = attach_lora(load_mllm(fast_vlm), {"r": 4, "init_lora_weights": False}, seed=0)
     mllm.model.save_pretrained(tmp_path)
     mllm.processor.chat_template = "{# of the run #}" + mllm.processor.chat_template
@@ -35,7 +35,7 @@ def test_an_adapter_changes_the_model_and_brings_its_processor(fast_vlm, tmp_pat
     assert (logits[1] - logits[2]).abs().max() > 1e-4
 
 
-def test_what_does_not_load_says_so_on_one_line(fast_vlm, tmp_path):
+def test_a_base_that_does_not_load_is_an_error_of_one_line(fast_vlm, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     cases = {
         str(tmp_path / "nowhere"): "no such folder",
@@ -47,8 +47,8 @@ def test_what_does_not_load_says_so_on_one_line(fast_vlm, tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_weights_that_are_a_pointer_to_elsewhere(fast_vlm, tmp_path):
-    """What a clone without Git LFS leaves."""
+def test_a_git_lfs_pointer_instead_of_weights_is_refused(fast_vlm, tmp_path):
+    """A clone without Git LFS leaves such a file."""
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 9\n"
     shutil.copytree(fast_vlm, tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").write_text(pointer)
@@ -61,14 +61,14 @@ def test_weights_that_are_a_pointer_to_elsewhere(fast_vlm, tmp_path):
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(fast_vlm, tmp_path):
-    """transformers would fill them with random numbers and go on."""
+    """transformers would initialize them at random and continue."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(fast_vlm, tmp_path / "base")
     weights = load_file(tmp_path / "base" / "model.safetensors")
-    gone = sorted(name for name in weights if "self_attn.q_proj" in name)
-    save_file({name: w for name, w in weights.items() if name not in gone}, tmp_path / "base" / "model.safetensors")
-    with pytest.raises(ModelError, match=rf"lacks {len(gone)} of the model's weights .*q_proj") as caught:
+    missing = sorted(name for name in weights if "self_attn.q_proj" in name)
+    save_file({name: w for name, w in weights.items() if name not in missing}, tmp_path / "base" / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"lacks {len(missing)} of the model's weights .*q_proj") as caught:
         load_mllm(str(tmp_path / "base"))
     assert "\n" not in str(caught.value)
 
@@ -86,12 +86,12 @@ def test_a_checkpoint_of_another_size_is_refused(fast_vlm, tmp_path):
 def test_a_hub_id_without_network_and_cache(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for load in (load_mllm, load_processor):
-        with pytest.raises(ModelError, match="'owner/no-such-model' is no folder here, and the Hub does not") as caught:
+        with pytest.raises(ModelError, match="'owner/no-such-model' is not a folder, and cannot be down") as caught:
             load("owner/no-such-model")
         assert "\n" not in str(caught.value)
 
 
-def test_a_limit_of_the_images_goes_with_the_processor(qwen2_vl, tmp_path):
+def test_an_image_size_limit_is_saved_with_the_processor(qwen2_vl, tmp_path):
     mllm = load_mllm(qwen2_vl, image_size={"max_pixels": 1568})
     assert mllm.processor.image_processor.size["longest_edge"] == 1568
     attach_lora(mllm, {"r": 4}, seed=0).model.save_pretrained(tmp_path)
@@ -99,7 +99,7 @@ def test_a_limit_of_the_images_goes_with_the_processor(qwen2_vl, tmp_path):
     assert load_mllm(qwen2_vl, tmp_path).processor.image_processor.size["longest_edge"] == 1568
 
 
-def test_the_projector_of_an_unknown_family_is_not_guessed(fast_vlm):
+def test_the_projector_of_an_unknown_family_is_an_error(fast_vlm):
     mllm = load_mllm(fast_vlm)
     with pytest.raises(RecipeError, match=r"model\.tune_projector: the projector of 'my_vlm' is not known"):
         attach_lora(replace(mllm, family=Family("my_vlm", "My VLM")), {"r": 4}, 0, tune_projector=True)
@@ -116,13 +116,13 @@ def test_a_projector_in_half_precision_is_tuned_in_float32(fast_vlm):
     assert logits.dtype == torch.bfloat16 and logits.isfinite().all()
 
 
-def test_no_progress_bar_goes_into_a_log(fast_vlm, capfd):
+def test_no_progress_bar_is_written_to_a_log(fast_vlm, capfd):
     load_mllm(fast_vlm)
     assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_an_adapter_folder_without_adapter(fast_vlm, tmp_path):
-    with pytest.raises(ModelError, match=r"no LoRA adapter here \(adapter_config.json is missing\)"):
+    with pytest.raises(ModelError, match=r"holds no LoRA adapter \(adapter_config.json is missing\)"):
         load_mllm(fast_vlm, tmp_path)
 
 
@@ -143,8 +143,8 @@ def test_a_base_without_chat_template(fast_vlm, tmp_path):
         load_mllm(str(tmp_path / "base"))
 
 
-def test_an_answer_ends_where_the_template_closes_its_turn(qwen2_vl):
-    """Llama 3 closes turns by <|eot_id|>, and some of its checkpoints name <|end_of_text|> alone."""
+def test_the_template_end_token_ends_an_answer(qwen2_vl):
+    """Llama 3 ends turns with <|eot_id|>, but some of its checkpoints list <|end_of_text|> alone."""
     mllm = load_mllm(qwen2_vl)
     tokenizer = mllm.processor.tokenizer
     closing, other = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|pad|>"])
@@ -154,7 +154,7 @@ def test_an_answer_ends_where_the_template_closes_its_turn(qwen2_vl):
     assert mllm.end_ids == [other]
 
 
-def test_lora_reaches_the_language_model_alone(fast_vlm, qwen2_vl):
+def test_lora_adapts_the_language_model_alone(fast_vlm, qwen2_vl):
     for base in (fast_vlm, qwen2_vl):
         mllm = attach_lora(load_mllm(base), {"r": 4}, seed=0)
         names = adapted_modules(mllm)
@@ -164,14 +164,14 @@ def test_lora_reaches_the_language_model_alone(fast_vlm, qwen2_vl):
         assert trained and all("lora_" in name for name in trained)
 
 
-def test_loras_first_values_depend_on_the_seed_alone(fast_vlm):
-    def first_values(seed: int) -> torch.Tensor:
+def test_initial_lora_weights_depend_on_the_seed_alone(fast_vlm):
+    def initial_weights(seed: int) -> torch.Tensor:
         torch.rand(seed + 3)
         model = attach_lora(load_mllm(fast_vlm), {"r": 4}, seed).model
         return torch.cat([p.flatten() for name, p in model.named_parameters() if "lora_A" in name])
 
-    assert torch.equal(first_values(7), first_values(7))
-    assert not torch.equal(first_values(7), first_values(8))
+    assert torch.equal(initial_weights(7), initial_weights(7))
+    assert not torch.equal(initial_weights(7), initial_weights(8))
 
 
 def test_lora_settings_that_peft_refuses(fast_vlm):
@@ -180,7 +180,7 @@ def test_lora_settings_that_peft_refuses(fast_vlm):
             attach_lora(load_mllm(fast_vlm), settings, seed=0)
 
 
-def test_batch_norms_keep_the_statistics_of_the_base(fast_vlm):
+def test_batch_norms_keep_the_running_statistics_of_the_base(fast_vlm):
     mllm = attach_lora(load_mllm(fast_vlm), {"r": 4}, seed=0)
     tower = mllm.model.get_base_model().model.vision_tower
     before = {name: value.clone() for name, value in tower.named_buffers()}

@@ -1,4 +1,4 @@
-"""Yes and no weighed together after a shared image are what each weighs alone; for every family see the doctor."""
+"""Yes/no probabilities scored in a batch equal those of single passes; `sam4mllm doctor` checks every family."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion
 COUNTS = [(1, 1), (), (7,), (3, 1, 12)]
 
 
-def inquiries() -> list[YesNoQuery]:
+def make_queries() -> list[YesNoQuery]:
     rng = np.random.default_rng(0)
-    found = []
+    queries = []
     for index, counts in enumerate(COUNTS):
         image = rng.integers(0, 256, (40 + 20 * index, 60, 3), dtype=np.uint8)
         turns = (Turn("user", "Where is it?" + "x" * 9 * index), Turn("assistant", "[100,200,300,400]"))
@@ -27,8 +27,8 @@ def inquiries() -> list[YesNoQuery]:
             YesNoQuestion("On it? " + "".join(f"({x},{y})" for x, y in rng.integers(100, 999, (count, 2))), count)
             for count in counts
         ]
-        found.append(YesNoQuery(Conversation(image, turns), tuple(questions)))
-    return found
+        queries.append(YesNoQuery(Conversation(image, turns), tuple(questions)))
+    return queries
 
 
 @pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl", "idefics3"])
@@ -36,26 +36,26 @@ def mllm(request):
     return load_mllm(request.getfixturevalue(request.param))
 
 
-def test_weighed_together_they_are_as_one_by_one(mllm) -> None:
-    asked = inquiries()
+def test_probabilities_of_a_batch_equal_those_of_single_passes(mllm) -> None:
+    asked = make_queries()
     together = TransformersEngine(mllm, 3).score_answers(asked)
     assert [[len(answers) for answers in each] for each in together] == [list(counts) for counts in COUNTS]
-    answered = set()
-    for inquiry, weighed in zip(asked, together, strict=True):
-        for question, weights in zip(inquiry.questions, weighed, strict=True):
-            taken: list[bool] = []
-            for weight in weights:
-                alone = weighed_alone(mllm, inquiry.history, question.text, taken)
-                assert np.allclose(alone, weight, atol=1e-4)
-                assert math.isclose(alone[0] / alone[1], weight.yes / weight.no, rel_tol=1e-2)
-                taken.append(alone[0] > alone[1])
-                answered.add(taken[-1])
-    assert answered == {True, False}, "all answers are alike, so their order shows nothing"
+    seen = set()
+    for query, scored in zip(asked, together, strict=True):
+        for question, probabilities in zip(query.questions, scored, strict=True):
+            previous: list[bool] = []
+            for probability in probabilities:
+                alone = weighed_alone(mllm, query.history, question.text, previous)
+                assert np.allclose(alone, probability, atol=1e-4)
+                assert math.isclose(alone[0] / alone[1], probability.yes / probability.no, rel_tol=1e-2)
+                previous.append(alone[0] > alone[1])
+                seen.add(previous[-1])
+    assert seen == {True, False}, "all answers are equal, so the test cannot detect a wrong order"
 
 
-def test_the_weights_do_not_depend_on_the_batch_and_keep_their_order(mllm) -> None:
-    asked = inquiries()
-    alone = [TransformersEngine(mllm, 1).score_answers([inquiry])[0] for inquiry in asked]
+def test_probabilities_do_not_depend_on_the_batch_and_keep_their_order(mllm) -> None:
+    asked = make_queries()
+    alone = [TransformersEngine(mllm, 1).score_answers([query])[0] for query in asked]
     for batch_size in (2, 16):
         together = TransformersEngine(mllm, batch_size).score_answers(asked[::-1])[::-1]
         for one, other in zip(alone, together, strict=True):
@@ -65,20 +65,24 @@ def test_the_weights_do_not_depend_on_the_batch_and_keep_their_order(mllm) -> No
 
 
 def test_yes_and_no_are_probabilities(mllm) -> None:
-    for weighed in TransformersEngine(mllm, 4).score_answers(inquiries()):
-        assert all(0 < weight.yes < 1 and 0 < weight.no < 1 and sum(weight) <= 1 for each in weighed for weight in each)
+    for scored in TransformersEngine(mllm, 4).score_answers(make_queries()):
+        assert all(
+            0 < probability.yes < 1 and 0 < probability.no < 1 and sum(probability) <= 1
+            for each in scored
+            for probability in each
+        )
 
 
-def test_a_tokenizer_that_joins_answers_is_told(mllm, monkeypatch) -> None:
-    whole = type(mllm.processor.tokenizer).__call__
+def test_a_tokenizer_that_joins_answers_is_an_error(mllm, monkeypatch) -> None:
+    original = type(mllm.processor.tokenizer).__call__
 
     def joining(self, text, **settings):
         if isinstance(text, list) and len(text) == 4:
             return {"input_ids": [[1, 2], [1, 3], [9, 4], [9, 5]]}
-        return whole(self, text, **settings)
+        return original(self, text, **settings)
 
     monkeypatch.setattr(type(mllm.processor.tokenizer), "__call__", joining)
-    (inquiry,) = inquiries()[:1]
-    two = YesNoQuery(inquiry.history, (YesNoQuestion("On it?", 2),))
+    (query,) = make_queries()[:1]
+    two = YesNoQuery(query.history, (YesNoQuestion("On it?", 2),))
     with pytest.raises(ModelError, match=r"does not write 'yes, no' answer by answer.*method\.form=single"):
         TransformersEngine(mllm, 1).score_answers([two])

@@ -8,7 +8,7 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import Conversation, Turn, asking, teaching
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
 
 SIZES = [(64, 64), (90, 60), (30, 120), (64, 64), (80, 80)]
 
@@ -16,7 +16,7 @@ SIZES = [(64, 64), (90, 60), (30, 120), (64, 64), (80, 80)]
 def questions() -> list[Conversation]:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES]
-    return [asking(image, "Where is it?" + "x" * 9 * index) for index, image in enumerate(images)]
+    return [inference_conversation(image, "Where is it?" + "x" * 9 * index) for index, image in enumerate(images)]
 
 
 @pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl"])
@@ -24,7 +24,7 @@ def mllm(request):
     return load_mllm(request.getfixturevalue(request.param))
 
 
-def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
+def test_replies_do_not_depend_on_the_batch_and_keep_their_order(mllm):
     asked = questions()
     alone = [TransformersEngine(mllm, 1).generate([question], 8)[0] for question in asked]
     assert len({reply.text for reply in alone}) > 1
@@ -34,13 +34,13 @@ def test_answers_do_not_depend_on_the_batch_and_keep_their_order(mllm):
     assert TransformersEngine(mllm, 3).generate([], 8) == []
 
 
-def test_a_reply_tells_how_likely_each_of_its_tokens_was(mllm, monkeypatch):
+def test_a_reply_has_the_log_probability_of_each_token(mllm, monkeypatch):
     question = questions()[0]
     messages = [messages_with_image(question)]
     inputs = model_inputs(mllm.processor, messages, padding_side="left", add_generation_prompt=True)
     monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", None)
-    (cut,) = TransformersEngine(mllm, 1).generate([question], 6)
-    assert not cut.finished and cut.text and cut.tokens == () and cut.mean_logprob() is None
+    (cut_off,) = TransformersEngine(mllm, 1).generate([question], 6)
+    assert not cut_off.finished and cut_off.text and cut_off.tokens == () and cut_off.mean_logprob() is None
     with torch.inference_mode():
         tokens = mllm.model.generate(**inputs, max_new_tokens=6, do_sample=False)[0]
         logits = mllm.model(**inputs).logits[0, -1].float()
@@ -57,13 +57,13 @@ def test_a_reply_tells_how_likely_each_of_its_tokens_was(mllm, monkeypatch):
     ("start", "end", "mean"),
     [(0, None, -2.5), (0, 4, -1.5), (4, 9, -3.5), (5, 6, -3.0), (3, 5, -2.5), (4, 4, None), (9, None, None)],
 )
-def test_the_mean_is_over_the_tokens_that_write_the_part(start, end, mean):
+def test_the_mean_logprob_is_over_the_tokens_that_overlap_the_span(start, end, mean):
     reply = Reply("a bc[123]", tokens=((1, -1.0), (4, -2.0), (8, -3.0), (9, -4.0)))
     assert reply.mean_logprob(start, end) == mean
     assert Reply("a bc[123]").mean_logprob(start, end) is None
 
 
-def test_a_reply_is_finished_when_its_end_token_fits_in(mllm, monkeypatch):
+def test_a_reply_is_finished_if_its_end_token_is_within_the_limit(mllm, monkeypatch):
     asked = questions()
     monkeypatch.setattr(mllm.model.generation_config, "eos_token_id", None)
     unstopped = []
@@ -101,7 +101,7 @@ def test_left_padded_logits_equal_those_of_singles(mllm):
         torch.testing.assert_close(together[row], last_logits([message])[0], atol=1e-5, rtol=1e-5)
 
 
-def test_settings_of_the_checkpoint_do_not_change_greedy_answers(mllm):
+def test_the_checkpoints_generation_config_does_not_change_greedy_decoding(mllm):
     engine = TransformersEngine(mllm, 5)
     plain = engine.generate(questions(), 8)
     config = mllm.model.generation_config
@@ -113,34 +113,37 @@ def test_settings_of_the_checkpoint_do_not_change_greedy_answers(mllm):
         config.do_sample, config.repetition_penalty, config.temperature = before
 
 
-def test_the_model_comes_back_in_the_mode_it_was_found_in(mllm):
+def test_the_model_is_returned_to_its_former_mode(mllm):
     for training in (True, False):
         mllm.model.train(training)
         TransformersEngine(mllm, 2).generate(questions()[:1], 2)
         assert mllm.model.training is training
 
 
-def test_bad_requests(mllm, tmp_path):
+def test_invalid_requests_are_refused(mllm, tmp_path):
     engine = TransformersEngine(mllm, 2)
     with pytest.raises(ValueError, match="last turn must be the user's"):
-        engine.generate([teaching(np.zeros((8, 8, 3), np.uint8), [("q", "a")])], 4)
+        engine.generate([training_conversation(np.zeros((8, 8, 3), np.uint8), [("q", "a")])], 4)
     with pytest.raises(DataError, match="no such file"):
-        engine.generate([asking(tmp_path / "none.jpg", "q")], 4)
+        engine.generate([inference_conversation(tmp_path / "none.jpg", "q")], 4)
     with pytest.raises(ValueError, match="batch_size=0"):
         TransformersEngine(mllm, 0)
 
 
-def test_what_the_processor_refuses_is_told_in_one_line(qwen2_vl):
+def test_an_input_that_the_processor_refuses_is_an_error_of_one_line(qwen2_vl):
     engine = TransformersEngine(load_mllm(qwen2_vl), 2)
     with pytest.raises(DataError, match=r"refuses an image \(of 300 x 1 pixels\).*aspect ratio") as caught:
-        engine.generate([asking(np.zeros((1, 300, 3), np.uint8), "Where?")], 1)
+        engine.generate([inference_conversation(np.zeros((1, 300, 3), np.uint8), "Where?")], 1)
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"or its text: .*image"):
-        engine.generate([asking(np.zeros((64, 64, 3), np.uint8), "Where is <|image_pad|>?")], 1)
+        engine.generate([inference_conversation(np.zeros((64, 64, 3), np.uint8), "Where is <|image_pad|>?")], 1)
 
 
-def test_scripted_answers_by_order_by_part_and_by_function():
-    asked = [asking("a.jpg", 'Where is "the ring"?'), asking("a.jpg", 'Where is "the red ring"?')]
+def test_scripted_answers_by_order_by_part_of_the_question_and_by_function():
+    asked = [
+        inference_conversation("a.jpg", 'Where is "the ring"?'),
+        inference_conversation("a.jpg", 'Where is "the red ring"?'),
+    ]
     assert ScriptedEngine(["one", Reply("two", False)]).generate(asked, 1) == [Reply("one", True), Reply("two", False)]
     assert ScriptedEngine({"ring": "any", "red ring": "red"}).generate(asked, 1) == [Reply("any"), Reply("red")]
     engine = ScriptedEngine(lambda conversation: conversation.turns[-1].text.upper())
@@ -148,7 +151,7 @@ def test_scripted_answers_by_order_by_part_and_by_function():
     assert engine.asked == asked
 
 
-def test_a_script_never_makes_an_answer_up():
+def test_a_question_without_a_scripted_answer_is_an_error():
     question = Conversation("a.jpg", (Turn("user", "Where is it?"),))
     with pytest.raises(LookupError, match="asked once more"):
         ScriptedEngine([]).generate([question], 1)
