@@ -71,6 +71,18 @@ def test_replaced_words_do_not_come_back(path: Path) -> None:
     )
 
 
+BRITISH = re.compile(
+    r"\b(\w*(optimis|quantis|normalis|initialis|recognis|utilis|minimis)\w*|colours?|coloured|licence|centred?|"
+    r"behaviours?|labelled|neighbours?|greys?)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", [path for path in written_files() if path.suffix != ".py"], ids=lambda path: path.name)
+def test_pages_use_american_spelling(path: Path) -> None:
+    assert [match[0] for match in BRITISH.finditer(path.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize(
     "text",
     [
