@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm.data.fields import check_phrase
 from sam4mllm.data.predictions import Confidence
+from sam4mllm.data.records import check_phrase
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.engine import Engine

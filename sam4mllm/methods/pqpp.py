@@ -1,4 +1,4 @@
-"""PQPP, proactive query of prompt-points (SAM4MLLM, arXiv 2409.10542, section 3): boxes first, then yes or no to points.
+"""PQPP, proactive query of prompt-points (SAM4MLLM, arXiv 2409.10542, section 3): boxes, then yes or no to points.
 
 Training: one conversation per group of phrases with two rounds per phrase. Round one is the question for the boxes. In
 round two the model answers yes (on the object) or no to points in each box. The points are a Poisson disk sample of the
@@ -33,7 +33,7 @@ from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_points
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
-from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded
+from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded_rng
 
 POINTS_MEAN, POINTS_STD, MAX_POINTS = 10, 4, 20
 """Points in one question of the form "list": N(10, 4), limited to 1 to 20 (SAM4MLLM's released settings)."""
@@ -203,7 +203,7 @@ class Pqpp:
         box_is_better = item.id in targets and not targets[item.id].prompts[0].points
         if item.rle is None or box_is_better:
             return SamPrompt(item.box)
-        rng = seeded(0, "pqpp", f"{sample.id}\n{item.id}")
+        rng = seeded_rng(0, "pqpp", f"{sample.id}\n{item.id}")
         # 1. A jittered box.
         (corners,) = jittered_boxes(item.box, sample.size_wh, rng, share=self.box_jitter, count=1).tolist()
         box, mask = Box(*corners), item.mask()
@@ -226,7 +226,7 @@ class Pqpp:
     def _point_questions(
         self, box: Box, points_xy: Sequence[tuple[float, float]], size_wh: tuple[int, int]
     ) -> list[YesNoQuestion]:
-        """Return the questions about points of a box: one per point, or lists of nearly equal length up to the limit."""
+        """Return the questions about points of a box: one per point, or one per list of at most 20 of them."""
         if not points_xy:
             return []
         # 1. The points are cut into as few lists as the form allows.

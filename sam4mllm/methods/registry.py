@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sam4mllm.errors import RecipeError
-from sam4mllm.methods.base import Answer, Method, Question
+from sam4mllm.methods.base import Method
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.methods.verification import PpgWithVerification
@@ -29,16 +29,6 @@ To add a method:
 2. Add its settings and its name to `recipe.schema.MethodSection`.
 3. Add a row here.
 """
-
-__all__ = [
-    "METHODS",
-    "Answer",
-    "Method",
-    "Question",
-    "method_from_settings",
-    "method_of_recipe",
-    "recipe_needs_targets",
-]
 
 
 def method_from_settings(settings: Settings, native: Coordinates | None = None) -> Method:

@@ -11,19 +11,17 @@ from sam4mllm.methods.registry import METHODS, method_from_settings, method_of_r
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.testing.tiny_llava import save_fast_vlm
-from sam4mllm.testing.tiny_mllms import save_internvl
-from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl
+from sam4mllm.testing import save_tiny_mllm
 
 
 @pytest.fixture(scope="module")
 def qwen2_5_vl(tmp_path_factory) -> str:
-    return str(save_qwen2_5_vl(tmp_path_factory.mktemp("qwen2_5_vl")))
+    return str(save_tiny_mllm("qwen2_5_vl", tmp_path_factory.mktemp("qwen2_5_vl")))
 
 
 @pytest.fixture(scope="module")
 def fast_vlm(tmp_path_factory) -> str:
-    return str(save_fast_vlm(tmp_path_factory.mktemp("fast_vlm"), seed=1))
+    return str(save_tiny_mllm("fast_vlm", tmp_path_factory.mktemp("fast_vlm"), seed=1))
 
 
 def make_recipe(folder: Path, base: str, *overrides: str) -> Recipe:
@@ -48,7 +46,7 @@ def test_a_recipe_can_choose_the_plain_grid(tmp_path, qwen2_5_vl):
 
 
 def test_internvl_writes_boxes_in_tags(tmp_path):
-    save_internvl(tmp_path / "base")
+    save_tiny_mllm("internvl", tmp_path / "base")
     method = method_of_recipe(make_recipe(tmp_path, str(tmp_path / "base")))
     assert method.grammar.coordinates.tags == ("<box>", "</box>")
 

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from sam4mllm.doctor.probabilities import weighed_alone
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.loading import load_mllm
+from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, Turn
-from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion
+from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
 
 COUNTS = [(1, 1), (), (7,), (3, 1, 12)]
 
@@ -36,6 +37,20 @@ def mllm(request):
     return load_mllm(request.getfixturevalue(request.param))
 
 
+def score_alone(mllm: Mllm, history: Conversation, question: str, previous: list[bool]) -> tuple[float, float]:
+    """Return the probabilities of yes and no for the next answer, from a pass over the full conversation."""
+    rows = []
+    for answer in (True, False):
+        turns = (Turn("user", question), Turn("assistant", write_answers([*previous, answer])))
+        conversation = Conversation(history.image, (*history.turns, *turns))
+        rows.append(model_inputs(mllm.processor, [messages_with_image(conversation)], padding_side="left"))
+    yes, no = (row["input_ids"][0].tolist() for row in rows)
+    position = next(index for index, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b)
+    with torch.no_grad():
+        distribution = mllm.model(**rows[0].to(mllm.dtype)).logits[0, position - 1].float().softmax(dim=-1)
+    return float(distribution[yes[position]]), float(distribution[no[position]])
+
+
 def test_probabilities_of_a_batch_equal_those_of_single_passes(mllm) -> None:
     asked = make_queries()
     together = TransformersEngine(mllm, 3).score_answers(asked)
@@ -45,7 +60,7 @@ def test_probabilities_of_a_batch_equal_those_of_single_passes(mllm) -> None:
         for question, probabilities in zip(query.questions, scored, strict=True):
             previous: list[bool] = []
             for probability in probabilities:
-                alone = weighed_alone(mllm, query.history, question.text, previous)
+                alone = score_alone(mllm, query.history, question.text, previous)
                 assert np.allclose(alone, probability, atol=1e-4)
                 assert math.isclose(alone[0] / alone[1], probability.yes / probability.no, rel_tol=1e-2)
                 previous.append(alone[0] > alone[1])
