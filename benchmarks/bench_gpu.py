@@ -3,12 +3,12 @@
     python benchmarks/bench_gpu.py --work runs/bench-gpu --peak-tflops 989 --json runs/bench-gpu/figures.json
     python benchmarks/bench_gpu.py --work runs/bench-gpu --mllm qwen2.5-vl-3b --sam vit_b --batch 4
 
-Everything goes through the recipe's own stages; the images are `shapes` scenes, which the MLLM's processor brings to
-the size of a photograph (`--pixels`), and SAM to its own. "phrases/s" of training counts the phrases that were learnt
-once the first steps are over. MFU is the dry run's count of operations (without what checkpointing computes twice) over
-the time and `--peak-tflops`, the device's highest rate in bfloat16 without sparsity by its data sheet. A random model
-never ends an answer, so each has the whole `--max-new-tokens`; SAM is then given an answer as it would have been.
-Memory is the most that torch had allocated in the stage. Without a GPU it is not known.
+The stages are those of the package; the images are `shapes` scenes, which the MLLM's processor resizes to the size of a
+photograph (`--pixels`), and SAM to its input size. "phrases/s" of training counts the phrases after the first steps.
+MFU is the dry run's count of operations (without the recomputation of checkpointing) divided by the time and
+`--peak-tflops`, the device's peak rate in bfloat16 without sparsity according to its data sheet. A random model never
+ends an answer, so each answer has `--max-new-tokens` tokens; SAM then gets the answer of a trained model. Memory is the
+peak that torch had allocated in the stage; it is not measured without a GPU.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 
 ANSWER = "[120, 130, 300, 310] +(200, 210)(220, 230) -(130, 290)"
-WARM = 3
+WARM_UP = 3
 """Steps, and batches of queries, that are not timed."""
 
 RECIPE = """
@@ -70,30 +70,31 @@ training:
   gradient_checkpointing: true
   logging_steps: 1
   save_strategy: "no"
-  optim: {optimiser}
+  optim: {optimizer}
 generation: {{batch_size: {ask_batch}, max_new_tokens: {max_new_tokens}}}
 """
 
 
 @dataclass
 class Stage:
-    """One stage's time and what was done in it; `memory` in bytes, None without a GPU."""
+    """The time of a stage, and the number of items done in it; `memory` is in bytes, None without a GPU."""
 
     seconds: float = 0.0
     done: int = 0
     memory: int | None = None
-    more: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
+        """Return the figures for the JSON file."""
         return {"seconds": self.seconds, "done": self.done, "a_second": self.done / self.seconds} | {
             "peak_bytes": self.memory,
-            **self.more,
+            **self.extra,
         }
 
 
 @contextmanager
-def watched(device: str) -> Iterator[Stage]:
-    """The stage's memory; its time is the whole block's unless the block sets it."""
+def measured(device: str) -> Iterator[Stage]:
+    """Measure the peak memory of the block, and its time unless the block sets the stage's own."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -107,20 +108,20 @@ def watched(device: str) -> Iterator[Stage]:
 
 
 class Clock(TrainerCallback):
-    """When the first steps were over, and when the last."""
+    """The times at which the warm-up and the last step ended."""
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self.began = self.ended = 0.0
+        self.start = self.end = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == WARM:
-            self.began = now(self._device)
-        self.ended = now(self._device)
+        if state.global_step == WARM_UP:
+            self.start = now(self._device)
+        self.end = now(self._device)
 
 
-class Answering:
-    """An engine that generates, then says what a tuned model might have said."""
+class FixedAnswers:
+    """An engine that generates, then returns the answer of a trained model in place of the random text."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -133,7 +134,8 @@ class Answering:
 
 
 def write_recipe(options: argparse.Namespace, name: str, device: str) -> Path:
-    quantised = name == "nf4"
+    """Write the recipe of the training `name` ("bf16" or "nf4") and return its path."""
+    quantized = name == "nf4"
     file = options.work / f"{name}.yaml"
     file.write_text(
         RECIPE.format(
@@ -141,45 +143,47 @@ def write_recipe(options: argparse.Namespace, name: str, device: str) -> Path:
             name=name,
             mllm=options.work / options.mllm,
             dtype="float32" if options.mllm == "tiny" else "bfloat16",
-            quantization="4bit" if quantised else "null",
-            optimiser="adamw_8bit" if quantised else "adamw_torch",
+            quantization="4bit" if quantized else "null",
+            optimizer="adamw_8bit" if quantized else "adamw_torch",
             half=str(device != "cpu").lower(),
             sam=options.work / f"{options.sam}.pth",
             data=options.work / f"shapes-{options.scenes}-2",
-            steps=WARM + options.steps,
+            steps=WARM_UP + options.steps,
             **{key: vars(options)[key] for key in ("pixels", "phrases", "batch", "ask_batch", "max_new_tokens")},
         )
     )
     return file
 
 
-def prepared(recipe: Recipe, device: str) -> Stage:
+def time_prepare(recipe: Recipe, device: str) -> Stage:
+    """Time the scoring of the point groups of all training objects."""
     shutil.rmtree(recipe.targets.store, ignore_errors=True)
     samples = read_mixture(recipe.data, recipe.seed).samples
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    with watched(device) as stage:
+    with measured(device) as stage:
         store = compute_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store)
     stage.done = len(store.read())
-    stage.more = {"unit": "objects", "groups": recipe.targets.groups}
+    stage.extra = {"unit": "objects", "groups": recipe.targets.groups}
     return stage
 
 
-def trained(file: Path, device: str, peak_tflops: float | None) -> Stage:
+def time_train(file: Path, device: str, peak_tflops: float | None) -> Stage:
+    """Time the training steps after the warm-up."""
     recipe = load_recipe(file)
     shutil.rmtree(recipe.output, ignore_errors=True)
     expected = dry_run(recipe, tflops=1.0)
-    # What checkpointing computes twice is no use to anybody, so the MFU leaves it out.
-    once = dry_run(load_recipe(file, ["training.gradient_checkpointing=false"]), tflops=1.0)
-    assert expected.memory is not None and once.seconds_per_epoch is not None
+    # The MFU does not count the operations that checkpointing repeats.
+    without_recomputation = dry_run(load_recipe(file, ["training.gradient_checkpointing=false"]), tflops=1.0)
+    assert expected.memory is not None and without_recomputation.seconds_per_epoch is not None
     clock = Clock(device)
-    with watched(device) as stage:
+    with measured(device) as stage:
         train(recipe, device=device, callbacks=[clock])
-        stage.seconds = clock.ended - clock.began
+        stage.seconds = clock.end - clock.start
     arguments = recipe.training.arguments
-    conversations = arguments["per_device_train_batch_size"] * (arguments["max_steps"] - WARM)
+    conversations = arguments["per_device_train_batch_size"] * (arguments["max_steps"] - WARM_UP)
     stage.done = round(conversations * expected.phrases / expected.conversations)
-    operations = once.seconds_per_epoch * 1e12 / expected.conversations * conversations
-    stage.more = {
+    operations = without_recomputation.seconds_per_epoch * 1e12 / expected.conversations * conversations
+    stage.extra = {
         "unit": "phrases",
         "tokens_a_second": conversations * expected.tokens["mean"] / stage.seconds,
         "tokens_a_conversation": expected.tokens["mean"],
@@ -190,22 +194,23 @@ def trained(file: Path, device: str, peak_tflops: float | None) -> Stage:
     return stage
 
 
-def predicted(recipe: Recipe, data: Path, queries: int, device: str) -> Stage:
+def time_predict(recipe: Recipe, data: Path, queries: int, device: str) -> Stage:
+    """Time the predictions of `queries` queries after a warm-up on other ones."""
     pipeline = Pipeline.from_pretrained(recipe.output, device=device)
-    engine = Answering(pipeline.engine)
+    engine = FixedAnswers(pipeline.engine)
     pipeline.engine = engine
-    asked = queries_of(read_dataset("refcoco", data, "train"))[: queries + WARM * recipe.generation.batch_size]
-    pipeline([(query.image, query.phrase) for query in asked[:-queries]])
+    all_queries = queries_of(read_dataset("refcoco", data, "train"))[: queries + WARM_UP * recipe.generation.batch_size]
+    pipeline([(query.image, query.phrase) for query in all_queries[:-queries]])
     engine.tokens = 0
-    with watched(device) as stage:
-        predict(pipeline, asked[-queries:], recipe.output / f"answers-{time.time_ns()}")
-    stage.done = len(asked[-queries:])
-    stage.more = {"unit": "queries", "tokens_a_second": engine.tokens / stage.seconds}
+    with measured(device) as stage:
+        predict(pipeline, all_queries[-queries:], recipe.output / f"answers-{time.time_ns()}")
+    stage.done = len(all_queries[-queries:])
+    stage.extra = {"unit": "queries", "tokens_a_second": engine.tokens / stage.seconds}
     return stage
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The figures by stage."""
+    """Return the figures of each stage."""
     device = resolve_device(options.device)
     options.work.mkdir(parents=True, exist_ok=True)
     options.work = options.work.resolve()
@@ -217,19 +222,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         file = write_recipe(options, name, device)
         recipe = load_recipe(file)
         if not stages:
-            stages["prepare"] = prepared(recipe, device)
-        stages[f"train {name}"] = trained(file, device, options.peak_tflops)
-        stages[f"predict {name}"] = predicted(recipe, data, options.queries, device)
-    chosen = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
+            stages["prepare"] = time_prepare(recipe, device)
+        stages[f"train {name}"] = time_train(file, device, options.peak_tflops)
+        stages[f"predict {name}"] = time_predict(recipe, data, options.queries, device)
+    options_as_json = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     return {
         "machine": machine(device),
-        "options": chosen,
+        "options": options_as_json,
         "stages": {name: stage.record() for name, stage in stages.items()},
     }
 
 
 def table(record: dict[str, Any]) -> list[str]:
-    """The figures as text."""
+    """Return the figures as text."""
 
     def memory(count: int | None) -> str:
         return "-" if count is None else f"{count / 2**30:.1f} GiB"
@@ -252,11 +257,12 @@ def table(record: dict[str, Any]) -> list[str]:
     return [
         f"{options['mllm']} and SAM {options['sam']}, random weights, on {about['processor']}, torch {about['torch']}",
         "",
-        *text_table(["", "", "tokens/s", "peak memory", "the dry run's", "MFU", ""], rows),
+        *text_table(["", "", "tokens/s", "peak memory", "estimated by the dry run", "MFU", ""], rows),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark, and print and write its figures."""
     silence_libraries()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for models, data and runs")
@@ -265,11 +271,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--trainings", nargs="+", choices=("bf16", "nf4"), default=["bf16", "nf4"])
     parser.add_argument("--scenes", type=int, default=64, metavar="N", help="images (default: 64)")
     parser.add_argument("--pixels", type=int, default=640 * 480, help="of an image for the MLLM (default: 640 x 480)")
-    parser.add_argument("--phrases", type=int, default=5, metavar="N", help="of a conversation, at most (default: 5)")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="conversations a step (default: 2)")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed, after 3 that are not (default: 10)")
+    parser.add_argument("--phrases", type=int, default=5, metavar="N", help="the most per conversation (default: 5)")
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="conversations per step (default: 2)")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed, after 3 of warm-up (default: 10)")
     parser.add_argument("--queries", type=int, default=128, metavar="N", help="timed (default: 128)")
-    parser.add_argument("--ask-batch", type=int, default=32, metavar="N", help="queries answered at once (default: 32)")
+    parser.add_argument("--ask-batch", type=int, default=32, metavar="N", help="queries per batch (default: 32)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--peak-tflops", type=float, help="of the device, in bfloat16, for the MFU")
     parser.add_argument("--device", default="auto")

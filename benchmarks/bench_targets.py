@@ -1,13 +1,12 @@
-"""Time how targets are prepared: our decoder beside segment_anything's own, in one run, on objects of `shapes` scenes.
+"""Time the scoring of point groups on `shapes` scenes: our decoder and, as baselines, segment_anything's own.
 
     python benchmarks/bench_targets.py --objects 10 --json runs/bench-targets.json
     python benchmarks/bench_targets.py --checkpoint sam_vit_b_01ec64.pth --device cuda --objects 50
 
-All ways start from the same embedding of an image and end at the IoU with the truth, at the image's size, of every
+All variants start from the same image embedding and end at the IoU with the true mask, at the image's size, of every
 group of points and of the box alone. The two baselines are segment_anything's `SamPredictor.predict_torch`: one group
-at a time, and all groups of an object at once. Ours decodes the groups of all objects of an image, so many prompts at
-once. A way is only worth its time if it finds the same: "same IoU" is the share of groups whose IoU is the first
-baseline's to 0.001. All compute in float32.
+at a time, and all groups of an object at once. Ours decodes the groups of all objects of an image in batches. "same
+IoU" is the share of groups whose IoU differs from the first baseline's by at most 0.001. All compute in float32.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from sam4mllm.segmenters.base import Embeddings
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.synthetic.scenes import Scene, make_scene
-from sam4mllm.targets.sampling import draw_groups, seeded
+from sam4mllm.targets.sampling import draw_groups, seeded_rng
 from sam4mllm.targets.scoring import Candidate, score_groups
 from sam4mllm.utils.device import resolve_device
 
@@ -45,14 +44,14 @@ Ious = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Work:
-    """An embedded image and the objects in it, each with its groups."""
+    """An embedded image and its objects with their groups."""
 
     embedded: Embeddings
     candidates: list[Candidate]
 
 
 def scenes_of(objects: int, seed: int) -> list[Scene]:
-    """As many scenes as hold `objects` shapes; the last one loses what is too many."""
+    """Return scenes with `objects` shapes in total; surplus shapes of the last scene are dropped."""
     scenes: list[Scene] = []
     while (held := sum(len(scene.shapes) for scene in scenes)) < objects:
         scene = make_scene(seed, len(scenes))
@@ -61,10 +60,10 @@ def scenes_of(objects: int, seed: int) -> list[Scene]:
 
 
 def candidates_of(number: int, scene: Scene, groups: int, seed: int) -> list[Candidate]:
-    """The shapes of a scene with two points on and one off them a group, judged under the true box."""
+    """Return the shapes of a scene with groups of two positive and one negative point, and the true box."""
     candidates = []
     for index, shape in enumerate(scene.shapes):
-        rng = seeded(seed, "points", f"{number}/{index}")
+        rng = seeded_rng(seed, "points", f"{number}/{index}")
         drawn = draw_groups(shape.mask, shape.box, rng, groups=groups, positives=2, negatives=1, widen=0.1)
         box = np.array([shape.box], dtype=np.float32)
         candidates.append(Candidate(shape.mask, drawn, box, box))
@@ -72,32 +71,32 @@ def candidates_of(number: int, scene: Scene, groups: int, seed: int) -> list[Can
 
 
 def ours(segmenter: SegmentAnything, works: Sequence[Work], batch_size: int) -> Ious:
-    """IoU (objects, groups + 1), the box alone last."""
+    """Return the IoU (objects, groups + 1) by our decoder; the last column is the box alone."""
     scores = [each for w in works for each in score_groups(segmenter, w.embedded, w.candidates, batch_size)]
     return np.stack([np.append(each.ious, np.float32(each.box_iou)) for each in scores])
 
 
 @torch.no_grad()
 def theirs(predictor: SamPredictor, works: Sequence[Work], at_once: int) -> Ious:
-    """The same by segment_anything, `at_once` groups of an object in a batch."""
+    """Return the same by segment_anything, with `at_once` groups of an object in a batch."""
     rows = []
     for work in works:
         _set_image(predictor, work.embedded)
         for candidate in work.candidates:
             truth = torch.from_numpy(candidate.truth).to(predictor.device)
             xy, labels = torch.from_numpy(candidate.groups.xy), torch.from_numpy(candidate.groups.labels)
-            box = torch.from_numpy(candidate.alone_xyxy)
+            box = torch.from_numpy(candidate.box_only_xyxy)
             parts = [
-                _judge(predictor, part, labels.expand(len(part), -1), box.repeat(len(part), 1), truth)
+                _ious(predictor, part, labels.expand(len(part), -1), box.repeat(len(part), 1), truth)
                 for part in xy.split(at_once)
             ]
-            parts.append(_judge(predictor, None, None, box, truth))
+            parts.append(_ious(predictor, None, None, box, truth))
             rows.append(torch.cat(parts).cpu().numpy())
     return np.stack(rows)
 
 
 def _set_image(predictor: SamPredictor, embedded: Embeddings) -> None:
-    """What `SamPredictor.set_image` leaves, from an embedding that is there already."""
+    """Set the predictor's state as `SamPredictor.set_image` does, from a computed embedding."""
     width, height = embedded.sizes_wh[0]
     predictor.original_size = (height, width)
     predictor.input_size = predictor.transform.get_preprocess_shape(height, width, predictor.transform.target_length)
@@ -105,30 +104,30 @@ def _set_image(predictor: SamPredictor, embedded: Embeddings) -> None:
     predictor.is_image_set = True
 
 
-def _judge(
+def _ious(
     predictor: SamPredictor,
     xy: torch.Tensor | None,
     labels: torch.Tensor | None,
     boxes: torch.Tensor,
     truth: torch.Tensor,
 ) -> torch.Tensor:
-    """IoU (N,) with the truth (H, W) of N prompts, of the three masks of each the one that SAM thinks best of."""
+    """Return the IoU (N,) with the true mask (H, W) of N prompts, each by its mask with the highest predicted IoU."""
     device, size_hw = predictor.device, predictor.original_size
-    # segment_anything adds the half again, as it takes coordinates for whole pixel numbers.
+    # segment_anything adds the half again, because it takes coordinates as pixel indexes.
     points = None if xy is None else predictor.transform.apply_coords_torch(xy.to(device), size_hw) - 0.5
     boxes = predictor.transform.apply_boxes_torch(boxes.to(device), size_hw) - 0.5
-    masks, guesses, _ = predictor.predict_torch(points, None if labels is None else labels.to(device), boxes)
-    best = masks[torch.arange(len(masks), device=device), guesses.argmax(dim=1)]
+    masks, predicted_ious, _ = predictor.predict_torch(points, None if labels is None else labels.to(device), boxes)
+    best = masks[torch.arange(len(masks), device=device), predicted_ious.argmax(dim=1)]
     intersection = (best & truth).sum(dim=(1, 2)).float()
     return intersection / (best | truth).sum(dim=(1, 2)).clamp(min=1)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The figures: milliseconds an object of each way, and what comes before it in all of them."""
+    """Return the figures: milliseconds per object of each variant, and of the steps before all of them."""
     device = resolve_device(options.device)
     segmenter = load_segmenter(options.checkpoint, device)
     if not isinstance(segmenter, SegmentAnything):
-        raise ModelError(f"{options.checkpoint}: the baselines are segment_anything's; give one of its .pth files")
+        raise ModelError(f"{options.checkpoint}: the baselines are segment_anything's; use one of its .pth files")
     predictor = SamPredictor(segmenter.sam)
     scenes = scenes_of(options.objects, options.seed)
 
@@ -141,9 +140,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     drawing, drawn = take_turns({"draw": draw}, options.repeats, device)
     embedding, embedded = take_turns({"embed": embed}, options.repeats, device)
     works = [Work(*pair) for pair in zip(embedded["embed"], drawn["draw"], strict=True)]
-    ways = {ONE: partial(theirs, predictor, works, 1), ALL: partial(theirs, predictor, works, options.groups)}
-    ways |= {f"ours, {size} prompts at once": partial(ours, segmenter, works, size) for size in options.batch_sizes}
-    seconds, ious = take_turns(ways, options.repeats, device)
+    variants = {ONE: partial(theirs, predictor, works, 1), ALL: partial(theirs, predictor, works, options.groups)}
+    variants |= {f"ours, {size} prompts at once": partial(ours, segmenter, works, size) for size in options.batch_sizes}
+    seconds, ious = take_turns(variants, options.repeats, device)
     return {
         "machine": machine(device),
         "checkpoint": str(options.checkpoint),
@@ -151,7 +150,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "images": len(scenes),
         "groups": options.groups,
         "ms_to_draw_an_object": 1000 * drawing["draw"] / options.objects,
-        "ms_to_embed_a_image": 1000 * embedding["embed"] / len(scenes),
+        "ms_to_embed_an_image": 1000 * embedding["embed"] / len(scenes),
         "ways": {
             name: {
                 "ms_an_object": 1000 * seconds[name] / options.objects,
@@ -159,42 +158,45 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 "times_faster_than_all": seconds[ALL] / seconds[name],
                 "same_iou": float((np.abs(ious[name] - ious[ONE]) <= TOLERANCE).mean()),
             }
-            for name in ways
+            for name in variants
         },
     }
 
 
 def table(record: dict[str, Any]) -> list[str]:
-    """The figures as text; x 2.0 is twice as fast."""
+    """Return the figures as text; x 2.0 is twice as fast."""
     about = record["machine"]
     rows = [
         [
             name,
-            f"{way['ms_an_object']:.1f}",
-            f"x {way['times_faster_than_one']:.1f}",
-            f"x {way['times_faster_than_all']:.1f}",
-            f"{100 * way['same_iou']:.1f} %",
+            f"{figures['ms_an_object']:.1f}",
+            f"x {figures['times_faster_than_one']:.1f}",
+            f"x {figures['times_faster_than_all']:.1f}",
+            f"{100 * figures['same_iou']:.1f} %",
             "",
         ]
-        for name, way in record["ways"].items()
+        for name, figures in record["ways"].items()
     ]
     return [
         f"{record['checkpoint']} on {about['processor']}, {about['threads']} thread(s), torch {about['torch']}",
         f"{record['objects']} objects in {record['images']} images, {record['groups']} groups of 2 + 1 points each",
-        f"before all ways: {record['ms_to_embed_a_image']:.1f} ms to embed an image, "
+        f"before all variants: {record['ms_to_embed_an_image']:.1f} ms to embed an image, "
         f"{record['ms_to_draw_an_object']:.1f} ms to draw an object's groups",
         "",
-        *text_table(["", "ms an object", "to one at a time", "to an object at once", "same IoU", ""], rows),
+        *text_table(["", "ms per object", "to one at a time", "to an object at once", "same IoU", ""], rows),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark, and print and write its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="shapes", help="a SAM's .pth (default: shapes, the embedded one)")
     parser.add_argument("--objects", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--groups", type=int, default=64, metavar="K", help="groups of points an object (default: 64)")
+    parser.add_argument("--groups", type=int, default=64, metavar="K", help="groups of points per object (default: 64)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256], metavar="N")
-    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="runs of each way; the shortest counts")
+    parser.add_argument(
+        "--repeats", type=int, default=3, metavar="N", help="runs per variant; the shortest time is reported"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and the points (default: 0)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")

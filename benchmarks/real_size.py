@@ -1,7 +1,7 @@
-"""Random models of the sizes that people use, saved as real ones: for timings, which do not ask what a model knows.
+"""Save models of real sizes with random weights, for benchmarks of time and memory.
 
-The sizes are those of the published configs (`config.json` of the Hub id beside each). Texts are bytes to these models,
-so a question has about four times the tokens that it has for the real one. This module times nothing.
+The sizes are those of the published configs (`config.json` of the Hub id in the comment of each). The tokenizer works
+on bytes, so a question has about four times the tokens that it has for the real model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _QWEN3_VL_8B = {
     },
 }
 # Qwen/Qwen2.5-VL-3B-Instruct and -7B-Instruct
-_EYES_2_5 = {
+_VISION_2_5 = {
     "depth": 32,
     "hidden_size": 1280,
     "intermediate_size": 3420,
@@ -58,7 +58,7 @@ _QWEN2_5_VL_3B = {
         "tie_word_embeddings": True,
         "rope": [16, 24, 24],
     },
-    "vision": {**_EYES_2_5, "out_hidden_size": 2048},
+    "vision": {**_VISION_2_5, "out_hidden_size": 2048},
 }
 _QWEN2_5_VL_7B = {
     "text": {
@@ -70,7 +70,7 @@ _QWEN2_5_VL_7B = {
         "vocab_size": 152064,
         "rope": [16, 24, 24],
     },
-    "vision": {**_EYES_2_5, "out_hidden_size": 3584},
+    "vision": {**_VISION_2_5, "out_hidden_size": 3584},
 }
 MLLMS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "qwen3-vl-8b": (save_qwen3_vl, _QWEN3_VL_8B),
@@ -82,7 +82,7 @@ SAMS = ("vit_h", "vit_l", "vit_b", "tiny")
 
 
 def config_of(name: str, tiny: Path) -> Any:
-    """The config of a model of `MLLMS`, made from the one that its tiny model has in the folder `tiny`."""
+    """Return the config of a model of `MLLMS`, derived from that of its tiny model in the folder `tiny`."""
     from transformers import AutoConfig
 
     config, size = AutoConfig.from_pretrained(tiny), MLLMS[name][1]
@@ -97,7 +97,7 @@ def config_of(name: str, tiny: Path) -> Any:
 
 
 def save_mllm(name: str, folder: Path, device: str) -> Path:
-    """The model `name` of `MLLMS`, in bfloat16 but for "tiny", drawn on `device`; nothing where it is there already."""
+    """Save the model `name` of `MLLMS`, initialized on `device`, in bfloat16 except "tiny"; keep an existing one."""
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     if (folder / "config.json").exists():
@@ -117,7 +117,7 @@ def save_mllm(name: str, folder: Path, device: str) -> Path:
 
 
 def save_sam(name: str, file: Path) -> Path:
-    """segment_anything's Sam of that size with random weights, as its own kind of file."""
+    """Save segment_anything's Sam of that size with random weights in its own file format; keep an existing one."""
     from segment_anything import sam_model_registry
 
     if file.exists():

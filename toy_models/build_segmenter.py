@@ -1,11 +1,12 @@
-"""Build the embedded SAM from nothing: segment_anything's own classes, trained on `shapes` scenes made as it goes.
+"""Train the embedded SAM from scratch: segment_anything's own classes, on `shapes` scenes generated during training.
 
     python toy_models/build_segmenter.py --work runs/build-segmenter --steps 6000
 
-Seeded and resumable: step N sees the same scenes and prompts whenever it runs, and a second call goes on from the last
-checkpoint in `--work`. Figures go to `log.jsonl` there; the finished `.pth` goes to
-`sam4mllm/models/segmenter/`. Beside SAM's own losses a throw-away head tells, from each image token, the colour of its
-4 x 4 cells and where shapes end: a vision transformer finds outlines far sooner with it.
+Seeded and resumable: step N has the same scenes and prompts in every run, and a second call resumes from the last
+checkpoint in `--work`. Figures are logged to `log.jsonl` there; the finished `.pth` is saved to
+`sam4mllm/models/segmenter/`. In addition to SAM's own losses an auxiliary head predicts, from each image token, the
+colour of its 4 x 4 cells and the borders of shapes; with it a vision transformer learns outlines far sooner. The head
+is not saved with the model.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ LOW = 64
 
 
 def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Image (3, 256, 256), masks (n, 256, 256) float and colour classes (256, 256), padded at the right and the bottom.
+    """Return image (3, 256, 256), masks (n, 256, 256) float and colour classes (256, 256), padded right and bottom.
 
     The scenes are at most 256 pixels wide and high, and SAM's input has its longer side at 256: every scene has one
     side of 256.
@@ -67,9 +68,9 @@ def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 def draw_prompts(
     rng: np.random.Generator, scene: Scene, count: int, points: int, with_box: bool, exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`count` prompts for one scene.
+    """Sample `count` prompts for one scene; `exact` boxes have no jitter, and their points are positive but the last.
 
-    Object indexes (count,), boxes (count, 4), points (count, points, 2), labels (count, points).
+    Returns object indexes (count,), boxes (count, 4), points (count, points, 2) and labels (count, points).
     """
     chosen = rng.integers(len(scene.shapes), size=count)
     boxes = np.zeros((count, 4), dtype=np.float32)
@@ -88,7 +89,7 @@ def draw_prompts(
         crop = shape.mask[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))]
         outside_rows, outside_columns = np.nonzero(~crop)
         for column in range(points):
-            # A prompt without a box needs a first point on the object; the rest are on and off it.
+            # A prompt without a box needs a positive first point; the others are positive or negative.
             positive = rng.random() < 0.6 or (column == 0) or outside_rows.size == 0
             if exact:
                 positive = column < points - 1
@@ -105,7 +106,8 @@ def draw_prompts(
 def decode(
     sam: Any, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """All four low masks (n, 4, 64, 64) and predicted IoU (n, 4) for prompts of one image; coordinates continuous."""
+    """Return all four low-resolution masks (n, 4, 64, 64) and predicted IoUs (n, 4) for prompts of one image."""
+    # segment_anything's prompt encoder adds 0.5 to coordinates, and ours are continuous already.
     sparse, dense = sam.prompt_encoder(
         points=None if xy is None or labels is None else (xy - 0.5, labels),
         boxes=None if boxes is None else boxes - 0.5,
@@ -121,7 +123,7 @@ def decode(
 
 
 def mask_losses(logits: Tensor, truth: Tensor) -> Tensor:
-    """BCE + dice of each mask (n, m, 64, 64) against soft truth (n, 64, 64): (n, m)."""
+    """Return BCE + dice (n, m) of each mask (n, m, 64, 64) against the soft true mask (n, 64, 64)."""
     target = truth[:, None].expand_as(logits)
     bce = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     near = 1 + 4 * (target > 0).float()
@@ -131,31 +133,36 @@ def mask_losses(logits: Tensor, truth: Tensor) -> Tensor:
     return 5 * bce + dice
 
 
-class Helper(nn.Module):
-    """The throw-away head: per image token, 4 x 4 cells x (9 colour classes + 1 border)."""
+class AuxiliaryHead(nn.Module):
+    """A head that predicts, per image token, 4 x 4 cells x (9 colour classes + 1 border); not saved with the model."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out = nn.Conv2d(width, 16 * 10, 1)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of colours (B, 9, 64, 64) and of borders (B, 64, 64)."""
         maps = F.pixel_shuffle(self.out(embedding), 4).float()
         return maps[:, :9], maps[:, 9]
 
 
-def train_step(sam: Any, helper: Helper, step: int, batch: int) -> dict[str, Tensor]:
+def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, batch: int) -> dict[str, Tensor]:
+    """Return the losses of one step and the mean IoU of its masks."""
+    # 1. Embed the scenes; the auxiliary loss is on colours and borders.
     rng = np.random.default_rng([SCENE_SEED, 1, step])
     scenes = [make_scene(SCENE_SEED, step * batch + k) for k in range(batch)]
     loaded = [load_scene(scene) for scene in scenes]
     with torch.autocast("cpu", torch.bfloat16):
         embeddings = sam.image_encoder(torch.stack([image for image, _, _ in loaded]))
-        colours, borders = helper(embeddings)
+        colours, borders = auxiliary(embeddings)
     classes = torch.stack([c for _, _, c in loaded])[:, 2::4, 2::4]
     border = torch.zeros_like(borders)
     border[:, 1:] += (classes[:, 1:] != classes[:, :-1]).float()
     border[:, :, 1:] += (classes[:, :, 1:] != classes[:, :, :-1]).float()
     aux = F.cross_entropy(colours, classes) + F.binary_cross_entropy_with_logits(borders, border.clamp(max=1))
-    losses, iou_losses, reached = [], [], []
+
+    # 2. Decode prompts of each scene; the losses are SAM's.
+    losses, iou_losses, ious = [], [], []
     for (_, masks, _), scene, embedding in zip(loaded, scenes, embeddings, strict=True):
         points = int(rng.integers(0, 5))
         with_box = points == 0 or rng.random() < 0.75
@@ -174,25 +181,25 @@ def train_step(sam: Any, helper: Helper, step: int, batch: int) -> dict[str, Ten
         losses.append(each.mean())
         with torch.no_grad():
             on, true = logits > 0, (truth > 0.5)[:, None]
-            got = (on & true).sum((2, 3)) / (on | true).sum((2, 3)).clamp(min=1)
-        iou_losses.append(F.mse_loss(iou, got))
-        reached.append(got.mean())
+            actual_iou = (on & true).sum((2, 3)) / (on | true).sum((2, 3)).clamp(min=1)
+        iou_losses.append(F.mse_loss(iou, actual_iou))
+        ious.append(actual_iou.mean())
     return {
         "mask": torch.stack(losses).mean(),
         "iou_head": torch.stack(iou_losses).mean(),
         "aux": aux,
-        "iou": torch.stack(reached).mean(),
+        "iou": torch.stack(ious).mean(),
     }
 
 
 @torch.no_grad()
 def held_out(sam: Any, scenes: int) -> dict[str, float]:
-    """Mean IoU at full size on held-out scenes, of the best mask by predicted IoU.
+    """Return the mean IoU on held-out scenes, at full size, of the mask with the highest predicted IoU.
 
-    Prompts: true box + 2 + 1 points, box alone, 2 + 1 points alone.
+    Prompts: the true box with 2 + 1 points, the box alone, 2 + 1 points alone.
     """
     sam.eval()
-    got: dict[str, list[float]] = {"box_points": [], "box": [], "points": []}
+    ious: dict[str, list[float]] = {"box_points": [], "box": [], "points": []}
     for index in range(scenes):
         scene = make_scene(HELD_OUT_SEED, index)
         rng = np.random.default_rng([HELD_OUT_SEED, 1, index])
@@ -205,32 +212,33 @@ def held_out(sam: Any, scenes: int) -> dict[str, float]:
             logits, iou = decode(sam, embedding, *args)
             best = logits[torch.arange(8), 1 + iou[:, 1:].argmax(1)]
             on = F.interpolate(best[:, None], (256, 256), mode="bilinear", align_corners=False)[:, 0] > 0
-            got[name] += ((on & truth).sum((1, 2)) / (on | truth).sum((1, 2)).clamp(min=1)).tolist()
+            ious[name] += ((on & truth).sum((1, 2)) / (on | truth).sum((1, 2)).clamp(min=1)).tolist()
     sam.train()
-    return {name: float(np.mean(values)) for name, values in got.items()}
+    return {name: float(np.mean(values)) for name, values in ious.items()}
 
 
 def main() -> None:
+    """Parse the options and train, from the last checkpoint if there is one."""
     parser = build_options(__doc__, steps=6000, batch=4, learning_rate=1e-3)
     parser.add_argument(
-        "--output", type=Path, default=Path("sam4mllm/models/segmenter"), help="where the finished model goes"
+        "--output", type=Path, default=Path("sam4mllm/models/segmenter"), help="folder for the finished model"
     )
     options = parser.parse_args()
     begin(options)
-    sam, helper = ARCHITECTURE.build().train(), Helper(ARCHITECTURE.prompt_embed_dim)
-    parameters = [*sam.parameters(), *helper.parameters()]
-    optimiser = adamw(parameters, 0.02, (0.9, 0.98))
-    checkpoint = Checkpoint(options.work / "last.pt", {"sam": sam, "helper": helper, "optimiser": optimiser})
+    sam, auxiliary = ARCHITECTURE.build().train(), AuxiliaryHead(ARCHITECTURE.prompt_embed_dim)
+    parameters = [*sam.parameters(), *auxiliary.parameters()]
+    optimizer = adamw(parameters, 0.02, (0.9, 0.98))
+    checkpoint = Checkpoint(options.work / "last.pt", {"sam": sam, "helper": auxiliary, "optimiser": optimizer})
     start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=200, falling=0.4)
-        parts = train_step(sam, helper, step, options.batch)
+        parts = train_step(sam, auxiliary, step, options.batch)
         loss = parts["mask"] + parts["iou_head"] + (0.5 if step < options.steps * 0.6 else 0.1) * parts["aux"]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
+        optimizer.step()
         log.count(parts)
         last = step + 1 == options.steps
         if (step + 1) % 500 == 0 or last:
@@ -239,7 +247,7 @@ def main() -> None:
         elif (step + 1) % 100 == 0:
             log.report(step + 1)
     options.output.mkdir(parents=True, exist_ok=True)
-    # Half precision halves the package; `load_checkpoint` computes in the type that it is asked for.
+    # Half precision halves the package's size; `load_checkpoint` converts to the requested dtype.
     save_checkpoint(options.output / "sam_shapes.pth", sam.half(), ARCHITECTURE)
 
 

@@ -1,10 +1,10 @@
-"""Build the embedded MLLM's eye: a narrow timm ResNet, trained on `shapes` scenes with a throw-away head per token.
+"""Pre-train the embedded MLLM's vision tower: a narrow timm ResNet with an auxiliary head, on `shapes` scenes.
 
     python toy_models/build_tower.py --work runs/build-tower --steps 1200
 
-From each of the 12 x 12 image tokens the head must tell linearly whether it lies on a shape, which colour, silhouette
-and pattern that shape has, where its box is in the image, and which of the token's 4 x 4 cells it covers. Seeded and
-resumable like `build_segmenter.py`; the result is `tower.pt` in `--work`, which `build_mllm.py` starts from.
+From each of the 12 x 12 image tokens the head predicts linearly whether the token is on a shape, that shape's colour,
+silhouette, pattern and box, and which of the token's 4 x 4 cells it covers. Seeded and resumable like
+`build_segmenter.py`; the result is `tower.pt` in `--work`, from which `build_mllm.py` starts.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ WIDTHS = {
 
 
 def pixels(scene: Scene) -> Tensor:
-    """The image squeezed to (3, 192, 192), normalised as the shipped processor does."""
+    """Return the image resized to (3, 192, 192), normalized like the shipped processor's."""
     image = Image.fromarray(scene.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     values = torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255
     return (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
 def owners(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Which shape owns each token (12, 12), -1 for none, and the share (12, 12, 16) of its cells which that covers."""
+    """Return the index of the shape that covers each token most (12, 12), -1 for none, and its cover (12, 12, 16)."""
     width, height = scene.size_wh
     rows = ((np.arange(SIDE) + 0.5) * height / SIDE).astype(int)
     columns = ((np.arange(SIDE) + 0.5) * width / SIDE).astype(int)
@@ -66,35 +66,38 @@ def owners(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def targets(scene: Scene) -> dict[str, Tensor]:
+    """Return the targets of the head for each token (12, 12, ...)."""
     owner, cover = owners(scene)
     width, height = scene.size_wh
     colours, names = list(COLOURS), list(SILHOUETTES)
     facts = np.array([[colours.index(s.colour), names.index(s.name), PATTERNS.index(s.pattern)] for s in scene.shapes])
     boxes = np.array([s.box for s in scene.shapes], dtype=np.float32) / [width, height, width, height]
-    found = facts[owner]
+    of_token = facts[owner]
     return {
         "object": torch.from_numpy(owner >= 0).float(),
-        "colour": torch.from_numpy(found[..., 0]),
-        "name": torch.from_numpy(found[..., 1]),
-        "pattern": torch.from_numpy(found[..., 2]),
+        "colour": torch.from_numpy(of_token[..., 0]),
+        "name": torch.from_numpy(of_token[..., 1]),
+        "pattern": torch.from_numpy(of_token[..., 2]),
         "box": torch.from_numpy(boxes[owner].astype(np.float32)),
         "cells": torch.from_numpy(cover),
     }
 
 
 class Head(nn.Module):
-    """One linear read-out per fact from a token's features."""
+    """The auxiliary head: a linear layer per target from a token's features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out = nn.ModuleDict({name: nn.Linear(width, size) for name, size in WIDTHS.items()})
 
     def forward(self, maps: Tensor) -> dict[str, Tensor]:
+        """Return the predictions (B, 12, 12, width) of each target from features (B, C, 12, 12)."""
         tokens = maps.permute(0, 2, 3, 1).float()
         return {name: layer(tokens) for name, layer in self.out.items()}
 
 
 def losses(out: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss of each target; all but "object" are on the tokens that are on a shape."""
     on = truth["object"] > 0.5
     parts = {"object": F.binary_cross_entropy_with_logits(out["object"][..., 0], truth["object"])}
     for name in ("colour", "name", "pattern"):
@@ -105,6 +108,7 @@ def losses(out: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor
 
 
 def load_batch(seed: int, first: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the images (count, 3, 192, 192) of scenes and their targets."""
     scenes = [make_scene(seed, first + k) for k in range(count)]
     images = torch.stack([pixels(scene) for scene in scenes]).to(memory_format=torch.channels_last)
     each = [targets(scene) for scene in scenes]
@@ -112,11 +116,13 @@ def load_batch(seed: int, first: int, count: int) -> tuple[Tensor, dict[str, Ten
 
 
 def build_tower() -> ResNet:
+    """Return the vision tower with random weights."""
     return timm.create_model(ARCHITECTURE, num_classes=0, **MODEL_ARGS).to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def held_out(tower: ResNet, head: Head, count: int = 128) -> dict[str, float]:
+    """Return the accuracy of each target on held-out scenes (for boxes the mean absolute error)."""
     tower.eval()
     images, truth = load_batch(HELD_OUT_SEED, 0, count)
     out = head(tower.forward_features(images))
@@ -132,24 +138,25 @@ def held_out(tower: ResNet, head: Head, count: int = 128) -> dict[str, float]:
 
 
 def main() -> None:
+    """Parse the options and train, from the last checkpoint if there is one."""
     options = build_options(__doc__, steps=1200, batch=32, learning_rate=2e-3).parse_args()
     begin(options)
     tower, head = build_tower(), Head(MODEL_ARGS["channels"][-1])
     parameters = [*tower.parameters(), *head.parameters()]
-    optimiser = adamw(parameters, 0.05, (0.9, 0.999))
-    checkpoint = Checkpoint(options.work / "tower.pt", {"tower": tower, "head": head, "optimiser": optimiser})
+    optimizer = adamw(parameters, 0.05, (0.9, 0.999))
+    checkpoint = Checkpoint(options.work / "tower.pt", {"tower": tower, "head": head, "optimiser": optimizer})
     start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=100, falling=0.4)
         images, truth = load_batch(SCENE_SEED, step * options.batch, options.batch)
         with torch.autocast("cpu", torch.bfloat16):
             maps = tower.forward_features(images)
         parts = losses(head(maps), truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         torch.stack(list(parts.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 2.0)
-        optimiser.step()
+        optimizer.step()
         log.count(parts)
         if (step + 1) % 100 == 0 or step + 1 == options.steps:
             log.report(step + 1, held_out=held_out(tower, head))

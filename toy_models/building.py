@@ -1,7 +1,4 @@
-"""What the build scripts share: their options, two weight-decay groups, checkpoints whole or not at all, a JSON log.
-
-This module knows no model and no data.
-"""
+"""Shared parts of the build scripts: options, optimizer, learning rate, atomic checkpoints and a JSON log."""
 
 from __future__ import annotations
 
@@ -19,25 +16,25 @@ from sam4mllm.utils.atomic_io import atomic_path
 
 
 def build_options(description: str | None, *, steps: int, batch: int, learning_rate: float) -> argparse.ArgumentParser:
-    """The options of every build script, with its own defaults."""
+    """Return a parser with the options of all build scripts and the given defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and the log")
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--batch", type=int, default=batch, help="scenes a step")
-    parser.add_argument("--learning-rate", type=float, default=learning_rate, help="the highest one")
+    parser.add_argument("--batch", type=int, default=batch, help="scenes per step")
+    parser.add_argument("--learning-rate", type=float, default=learning_rate, help="the peak of the schedule")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     return parser
 
 
 def begin(options: argparse.Namespace) -> None:
-    """Seed torch, take the threads and make the work folder."""
+    """Seed torch, set its number of threads and create the work folder."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     options.work.mkdir(parents=True, exist_ok=True)
 
 
 def adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: tuple[float, float]) -> torch.optim.AdamW:
-    """AdamW that lets matrices decay, and vectors (biases, norms) not."""
+    """Return AdamW with weight decay on matrices and without it on vectors (biases, norms)."""
     every = list(parameters)
     groups = [
         {"params": [p for p in every if p.ndim >= 2], "weight_decay": weight_decay},
@@ -47,50 +44,53 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: tuple[
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warm: int, falling: float, first_step: int = 0) -> float:
-    """Linear up over `warm` steps from `first_step`, then `peak`, then linear to zero over the last share `falling`."""
+    """Return the rate of a step: linear to `peak` over `warm` steps, then linear to 0 over the last share `falling`."""
     rising = min(1.0, (step + 1 - first_step) / warm)
     return peak * rising * min(1.0, max((steps - step) / (falling * steps), 0.0))
 
 
 class Checkpoint:
-    """The newest state of a build, in one file that is there whole or not at all."""
+    """The latest state of a build, in one file that is written atomically."""
 
-    def __init__(self, place: Path, parts: Mapping[str, Any]) -> None:
-        """`parts` have `state_dict` and `load_state_dict`."""
-        self._place = place
+    def __init__(self, path: Path, parts: Mapping[str, Any]) -> None:
+        """Keep the state of `parts`, which have `state_dict` and `load_state_dict`, in the file `path`."""
+        self._path = path
         self._parts = parts
 
     def load(self) -> int:
-        """The step to go on from, with the parts brought to it; 0 where there is nothing yet."""
-        if not self._place.exists():
+        """Load the parts and return the step to resume from; 0 without a checkpoint."""
+        if not self._path.exists():
             return 0
-        state = torch.load(self._place, weights_only=True)
+        state = torch.load(self._path, weights_only=True)
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
         return int(state["step"])
 
     def save(self, step: int) -> None:
-        with atomic_path(self._place) as unfinished:
-            torch.save({"step": step, **{name: part.state_dict() for name, part in self._parts.items()}}, unfinished)
+        """Save the parts after `step` steps."""
+        with atomic_path(self._path) as temporary:
+            torch.save({"step": step, **{name: part.state_dict() for name, part in self._parts.items()}}, temporary)
 
 
 class Log:
-    """One JSON line a report, with the means of what was counted since the last one, at once on the disk."""
+    """A log with one JSON line per report: the means of the losses since the last report."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / "log.jsonl").open("a")
-        self._began = time.time()
+        self._start = time.time()
         self._sums: dict[str, float] = {}
         self._counted = 0
 
     def count(self, parts: Mapping[str, Tensor]) -> None:
+        """Add the losses of one step."""
         self._counted += 1
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
 
     def report(self, step: int, **more: Any) -> None:
+        """Write the means of the losses, and `more`, as a line; flush the file."""
         means = {name: round(total / self._counted, 4) for name, total in self._sums.items()}
-        line = {"step": step, "seconds": round(time.time() - self._began, 1), **means, **more}
+        line = {"step": step, "seconds": round(time.time() - self._start, 1), **means, **more}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         self._sums, self._counted = {}, 0

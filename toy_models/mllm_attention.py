@@ -1,6 +1,6 @@
-"""Attention for the pre-training: rows that see the image and not each other, and heads told where to look.
+"""Attention for the pre-training: rows that attend to the image but not to each other, and supervised heads.
 
-It stands in for a transformers attention function while the model is built; the built model knows nothing of it.
+It replaces transformers' attention function during the pre-training only; the finished model uses transformers' own.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOLD_HEADS = 2
+SUPERVISED_HEADS = 2
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Causal attention of the last places (..., T, d), whose queries are scaled, to all (..., P + T, d)."""
-    asks, seen = query.shape[-2], key.shape[-2]
-    hidden = torch.full((asks, seen), -1e4, dtype=query.dtype).triu(seen - asks + 1)
-    return (query @ key.transpose(-1, -2) + hidden).softmax(-1) @ value
+    """Return the causal attention of the last T positions (..., T, d), with scaled queries, to all (..., P + T, d)."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    mask = torch.full((queries, keys), -1e4, dtype=query.dtype).triu(keys - queries + 1)
+    return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
 
 
-class Telling:
-    """Attention over `Batch`'s layout: the prefix sees itself, a row sees the prefix and itself, all causally.
+class SupervisedAttention:
+    """Causal attention in the layout of `Batch`: the prefix attends to itself, a row to the prefix and itself.
 
-    In the told layers it also scores how much of a head's attention goes where the words point.
+    In the supervised layers it also computes a loss: the first heads' attention should be on the target positions.
     """
 
     def __init__(self) -> None:
         self.layout = (0, 0, 0)
-        self.told: dict[int, tuple[Tensor, Tensor]] = {}
+        self.targets: dict[int, tuple[Tensor, Tensor]] = {}
         self.losses: dict[int, Tensor] = {}
 
     def __call__(
@@ -45,17 +45,19 @@ class Telling:
             start = x[:, None, :, :prefix].expand(-1, rows, -1, -1, -1)
             return torch.cat([start, by_row(x)], 3)
 
+        # 1. Attention of the prefix, and of each row.
         own_query, all_key = by_row(query), with_prefix(key)
-        seen = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)
-        # On a CPU this beats scaled_dot_product_attention, whose backward pass is slow for such short rows.
+        visible = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)
+        # On a CPU this is faster than scaled_dot_product_attention, whose backward pass is slow for such short rows.
         with torch.autocast("cpu", enabled=False):
             first_out = attend(query[:, :, :prefix] * scaling, key[:, :, :prefix], value[:, :, :prefix])
             out = attend((own_query * scaling).flatten(0, 1), all_key.flatten(0, 1), with_prefix(value).flatten(0, 1))
         out = out.unflatten(0, (images, rows)).transpose(1, 2).flatten(2, 3)
-        if module.layer_idx in self.told:
-            (image, row, token), where = self.told[module.layer_idx][0].T, self.told[module.layer_idx][1]
-            asks = own_query[image, row, :TOLD_HEADS, token]
-            scores = torch.einsum("nhd,nhkd->nhk", asks, all_key[image, row, :TOLD_HEADS]).float() * scaling
-            looks = scores.masked_fill(~seen[token][:, None], -torch.inf).softmax(-1)
-            self.losses[module.layer_idx] = -torch.log((looks * where[:, None]).sum(-1) + 1e-4).mean()
+        # 2. In a supervised layer, the loss of its first heads.
+        if module.layer_idx in self.targets:
+            (image, row, token), is_target = self.targets[module.layer_idx][0].T, self.targets[module.layer_idx][1]
+            queries = own_query[image, row, :SUPERVISED_HEADS, token]
+            scores = torch.einsum("nhd,nhkd->nhk", queries, all_key[image, row, :SUPERVISED_HEADS]).float() * scaling
+            attention = scores.masked_fill(~visible[token][:, None], -torch.inf).softmax(-1)
+            self.losses[module.layer_idx] = -torch.log((attention * is_target[:, None]).sum(-1) + 1e-4).mean()
         return torch.cat([first_out, out], 2).transpose(1, 2).contiguous(), None

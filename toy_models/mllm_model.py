@@ -1,4 +1,4 @@
-"""The embedded MLLM itself: configuration, processor, how it is saved, and what it reaches on held-out scenes."""
+"""The embedded MLLM: its configuration, its processor, its evaluation on held-out scenes, and how it is saved."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGeneration:
+    """Return the model with random weights."""
     config = FastVlmConfig(
         vision_config={
             "model_type": "timm_wrapper",
@@ -58,6 +59,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGene
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Return the processor, which resizes images to 192 x 192."""
     side = {"height": SIDE, "width": SIDE}
     image_processor = CLIPImageProcessor(
         do_resize=True,
@@ -78,8 +80,8 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
-def order_the_numbers(model: FastVlmForConditionalGeneration, numbers: list[int]) -> None:
-    """Start the 1000 number embeddings as smooth codes of their values: near numbers are near from the first step."""
+def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers: list[int]) -> None:
+    """Initialize the embeddings of the 1000 number tokens by sinusoidal codes of their values."""
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table.normal_(0, 0.05)
@@ -94,11 +96,11 @@ def order_the_numbers(model: FastVlmForConditionalGeneration, numbers: list[int]
 def held_out(
     model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int
 ) -> dict[str, float]:
-    """By kind: share of answers whose boxes all match the truth at IoU 0.5 (one to one), or rightly say "no object"."""
+    """Return the share of correct answers by kind: all boxes match the true ones at IoU 0.5, or rightly no object."""
     model.eval()
     model.set_attn_implementation("sdpa")
     grammar, malformed, total = AnswerGrammar(), 0, 0
-    right: dict[str, list[bool]] = {}
+    correct: dict[str, list[bool]] = {}
     processor = build_processor(tokenizer)
     items = []
     for index in range(scenes):
@@ -125,19 +127,20 @@ def held_out(
             boxes = [prompt.box for prompt in parsed.prompts if prompt.box is not None]
             ok = parsed.status == ("ok" if truth else "no_object") and len(boxes) == len(truth)
             ok = ok and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth)
-            right.setdefault(e.kind, []).append(ok)
+            correct.setdefault(e.kind, []).append(ok)
             malformed += parsed.status == "malformed"
             total += 1
-    figures = {kind: round(float(np.mean(values)), 3) for kind, values in right.items()}
-    figures["all"] = round(float(np.mean([v for values in right.values() for v in values])), 3)
+    figures = {kind: round(float(np.mean(values)), 3) for kind, values in correct.items()}
+    figures["all"] = round(float(np.mean([v for values in correct.values() for v in values])), 3)
     figures["malformed"] = round(malformed / total, 4)
     return figures
 
 
 def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save model and processor in half precision to `folder`, and check that they load."""
     model.set_attn_implementation("sdpa")
-    # Half precision halves the package; a copy, so that training goes on in full precision. The head is tied to the
-    # embeddings, so it is left out, as transformers itself does for a model that it saves without being told the state.
+    # Half precision halves the package's size; it is a copy, as the training continues in full precision. The output
+    # layer is tied to the embeddings and therefore not saved, as by transformers itself without `state_dict`.
     half = {
         name: tensor.half() if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()

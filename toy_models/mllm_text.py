@@ -1,8 +1,7 @@
-"""What the embedded MLLM is pre-trained to say: exchanges about `shapes` scenes, its tokenizer and its chat template.
+"""The text of the embedded MLLM's pre-training: exchanges about `shapes` scenes, its tokenizer and its chat template.
 
-Boxes in every form of phrase, lists of all boxes, descriptions of a boxed region, and copies of given text: so the
-model knows every sign of the answer grammar as a sign, as any real model does, and has never been taught a point
-prompt.
+The exchanges have boxes for every kind of phrase, lists of all boxes, descriptions of a boxed region, and copies of
+given text. So the model has seen every token of the answer grammar, as any real model has, but no point prompt.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_prompts
 from sam4mllm.synthetic.phrases import KINDS, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 
-# `{% generation %}` lets transformers tell which tokens are the assistant's.
+# `{% generation %}` marks the assistant's tokens for transformers.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{% set parts = [{'type': 'text', 'text': message['content']}] %}"
@@ -43,17 +42,17 @@ _COUNTS = {
     "reasoning": 2,
 }
 _GRAMMAR = AnswerGrammar()
-# Words that questions may end with. In pre-training they mean nothing and come in no order, so that a question with
-# more to it than was taught does not throw the model.
+# Words at the end of a part of the questions. In pre-training they have no meaning and no order, so that the model can
+# still answer questions with more words than those of the pre-training.
 _FILLERS = ("with", "2", "points", "on", "it", "and", "1", "off", "point", "3", "each", "in", "the", "box", "please")
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question, its answer, and what its words speak of.
+    """A question, its answer, and the shapes that they refer to.
 
-    `answer_shapes` are the shapes whose boxes the answer says, in its order; `spans` (start, end, shapes) lie in the
-    question.
+    `answer_shapes` are the shapes of the answer's boxes in its order; `spans` (start, end, shapes) are the noun phrases
+    of the question.
     """
 
     kind: str
@@ -64,17 +63,18 @@ class Exchange:
 
 
 def left_to_right(scene: Scene, shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The order in which answers name several objects."""
+    """Return the shapes in the order of an answer with several objects."""
     return tuple(sorted(shapes, key=lambda i: (scene.shapes[i].box.x1, scene.shapes[i].box.y1)))
 
 
 def boxes_answer(scene: Scene, shapes: tuple[int, ...]) -> str:
+    """Return the answer with the boxes of `shapes`."""
     return _GRAMMAR.write([SamPrompt(scene.shapes[i].box) for i in shapes], scene.size_wh)
 
 
 def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
-    """About a dozen exchanges on one scene; no question twice."""
-    found: dict[str, Exchange] = {}
+    """Return about a dozen exchanges about one scene, without repeated questions."""
+    by_question: dict[str, Exchange] = {}
     for kind in KINDS:
         for _ in range(_COUNTS[kind]):
             phrase = phrases_of(scene, rng, kind)
@@ -84,30 +84,30 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
             shapes = left_to_right(scene, phrase.shapes)
             start = question.index(phrase.text)
             spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans)
-            found.setdefault(question, Exchange(kind, question, boxes_answer(scene, shapes), shapes, spans))
+            by_question.setdefault(question, Exchange(kind, question, boxes_answer(scene, shapes), shapes, spans))
     every = left_to_right(scene, tuple(range(len(scene.shapes))))
-    found[ask_list()] = Exchange("list", ask_list(), boxes_answer(scene, every), every)
+    by_question[ask_list()] = Exchange("list", ask_list(), boxes_answer(scene, every), every)
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     region = f"What is in {_GRAMMAR.write([SamPrompt(shape.box)], scene.size_wh)}?"
-    found[region] = Exchange("describe", region, f"the {shape.pattern} {shape.colour} {shape.name}")
+    by_question[region] = Exchange("describe", region, f"the {shape.pattern} {shape.colour} {shape.name}")
     if rng.random() < 0.4:
-        text = _scribble(rng)
-        found[text] = Exchange("copy", f"Repeat: {text}", text)
-    return list(found.values())
+        text = _random_text(rng)
+        by_question[text] = Exchange("copy", f"Repeat: {text}", text)
+    return list(by_question.values())
 
 
 def _with_fillers(question: str, rng: np.random.Generator) -> str:
-    """Half of the questions as they are, the others with a few words behind that change nothing."""
+    """Return half of the questions unchanged, and the others with a few words that do not change their meaning."""
     if rng.random() < 0.5:
         return question
     words = rng.permutation(_FILLERS)[: int(rng.integers(2, 10))]
     return f"{question.removesuffix('.')}, {' '.join(words)}."
 
 
-def _scribble(rng: np.random.Generator) -> str:
-    """Signs and numbers that mean nothing, made of the grammar's pieces in no order of the grammar."""
-    signs = [f"({a:03d},{b:03d})" for a, b in rng.integers(1000, size=(3, 2))]
-    pieces = [*signs, " +", " -", "; ", "] +(", ") -(", ")(", "]; [", f"{int(rng.integers(1000)):03d}"]
+def _random_text(rng: np.random.Generator) -> str:
+    """Return delimiters and numbers of the grammar in random order."""
+    points = [f"({a:03d},{b:03d})" for a, b in rng.integers(1000, size=(3, 2))]
+    pieces = [*points, " +", " -", "; ", "] +(", ") -(", ")(", "]; [", f"{int(rng.integers(1000)):03d}"]
     return "".join(pieces[i] for i in rng.permutation(len(pieces))[: int(rng.integers(3, 8))]).strip() or "+"
 
 
@@ -126,7 +126,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE in which a number of up to three digits is one token, as in Llama 3's."""
+    """Return a byte-level BPE tokenizer in which a number of up to three digits is one token, as in Llama 3's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,4 +1,4 @@
-"""The benchmarks on tiny random models: each way finds what its baseline finds, and the figures fit together."""
+"""The benchmarks on tiny random models: each variant gives its baseline's results, and the figures are consistent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.test_readme import commands
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
 
 
-def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_variant_scores_groups_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_script("bench_targets")
     arguments = ["--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
     arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
@@ -31,7 +31,7 @@ def test_every_way_to_judge_groups_finds_the_same(tmp_path: Path, capsys: pytest
     assert "3 objects" in printed and all(f"\n{name} " in printed for name in record["ways"])
 
 
-def test_as_many_shapes_as_asked_for_are_taken() -> None:
+def test_the_requested_number_of_shapes_is_timed() -> None:
     tool = load_script("bench_targets")
     for count in (1, 7, 12):
         assert sum(len(scene.shapes) for scene in tool.scenes_of(count, seed=0)) == count
@@ -43,7 +43,7 @@ def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest
     arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
     tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
     record: dict[str, Any] = json.loads((tmp_path / "g.json").read_text())
-    # The batch of one is the baseline, asked for or not.
+    # The batch of one is the baseline and is always timed.
     assert list(record["batch_sizes"]) == ["1", "3", "8"]
     for figures in record["batch_sizes"].values():
         assert figures["same_answer"] == 1.0 and 0 <= figures["cut_off"] <= 5
@@ -62,7 +62,7 @@ def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[
         tool.main(["--device", "warp"])
 
 
-def test_the_shortest_turn_counts_and_the_first_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shortest_run_after_the_warm_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     timing = load_script("timing")
     now = 0.0
     turns: list[str] = []
@@ -98,7 +98,7 @@ def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "queries/s" in capsys.readouterr().out
 
 
-# The parameters that the models' cards count.
+# The numbers of parameters in the model cards.
 @pytest.mark.parametrize(
     ("name", "billions"), [("qwen3-vl-8b", 8.77), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-3b", 3.75)]
 )
@@ -114,15 +114,13 @@ def test_models_of_real_size_have_the_sizes_of_real_ones(tmp_path: Path, name: s
 
 
 class Parsed(Exception):
-    """The options were understood."""
+    """The options were parsed."""
 
 
 @pytest.mark.parametrize(
     "words", [words for words in commands(PAGE.read_text("utf-8")) if words[0] == "python"], ids=" ".join
 )
-def test_each_command_of_the_page_on_performance_is_understood(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_command_of_the_page_on_performance_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def run(options: object) -> None:
         raise Parsed
 
