@@ -1,4 +1,4 @@
-"""A job for several processes: what it reads, and how launchers start it; several processes in play, as threads."""
+"""Helpers for tests of several processes: a job's data, the launchers, and processes simulated by threads."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ generation: {{max_new_tokens: 4}}
 
 
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    """Every process with one thread of arithmetic, as torchrun sets it."""
+    """Run a command by torchrun; every process has one OpenMP thread, as torchrun sets it."""
     return _launch("torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments)
 
 
 def accelerate_launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Two processes; `--multi_gpu` makes it start them on a CPU, too."""
+    """Run a command by accelerate launch in two processes; `--multi_gpu` makes it start them on a CPU, too."""
     return _launch("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", *arguments)
 
 
 def _launch(*command: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    started = [sys.executable, "-m", *command]
-    return subprocess.run(started, capture_output=True, text=True, env=environment, timeout=300)
+    arguments = [sys.executable, "-m", *command]
+    return subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
 
 
 def write_home(folder: Path) -> Path:
-    """Six images to train on, three to validate on, two phrases each; a tiny MLLM and a tiny SAM."""
+    """Write six training and three validation images with two phrases each, a tiny MLLM and a tiny SAM."""
     save_tiny_mllm("fast_vlm", folder / "base", seed=1)
     save_tiny_sam(folder / "sam.pth")
     data, numbers = folder / "data", range(1, 10)
@@ -72,7 +72,7 @@ def write_home(folder: Path) -> Path:
 
 
 def in_threads(count: int, work: Callable[[DistributedContext], Any], **settings: Any) -> list[Any]:
-    """What `work` gives in `count` threads that meet at one store, by rank."""
+    """Run `work` in `count` threads, each with a rank and all with one store, and return the results by rank."""
     from torch.distributed import HashStore
 
     store = HashStore()
