@@ -1,7 +1,7 @@
-"""Points where they win: of the stored targets, what is taught under `targets.only_winning`.
+"""Select which stored point groups become training targets: all of them, or those that beat the box without points.
 
-The store holds the IoU of each kept group and that of the box alone, so nothing is judged anew and the store stays as
-it is. This module knows no segmenter, no text and no recipe.
+This is the recipe's `targets.only_winning`. The store holds the IoU of each kept group and of the box alone, so nothing
+is computed again, and one store serves both values.
 """
 
 from __future__ import annotations
@@ -14,25 +14,31 @@ from sam4mllm.targets.store import ObjectTarget
 
 
 def points_beat_box(target: ObjectTarget) -> bool:
-    """Whether a kept group's IoU is above that of the box alone. A group that is as good is not worth its words."""
+    """Return whether a kept group has a higher IoU than the box without points; an equal IoU does not count."""
     return any(iou > target.box_iou for iou in target.ious)
 
 
-def winning(target: ObjectTarget) -> ObjectTarget:
-    """The target with the groups that beat the box, in their order; where none does, with the box alone and its IoU.
+def keep_winning_groups(target: ObjectTarget) -> ObjectTarget:
+    """Keep the groups that beat the box, in their order; if there are none, the box without points and its IoU.
 
-    A group that loses is left out, not replaced by the box: beside one that wins, the box would be a second answer.
+    If some groups beat the box, the other groups are dropped and not replaced by the box: the object would have two
+    different answers.
     """
-    won = [place for place, iou in enumerate(target.ious) if iou > target.box_iou]
-    if not won:
+    kept = [group for group, iou in enumerate(target.ious) if iou > target.box_iou]
+    if not kept:
         return replace(target, prompts=(SamPrompt(target.prompts[0].box),), ious=(target.box_iou,))
     return replace(
         target,
-        prompts=tuple(target.prompts[place] for place in won),
-        ious=tuple(target.ious[place] for place in won),
+        prompts=tuple(target.prompts[group] for group in kept),
+        ious=tuple(target.ious[group] for group in kept),
     )
 
 
 def select_targets(targets: Mapping[str, ObjectTarget], *, only_winning: bool) -> dict[str, ObjectTarget]:
-    """The targets by object id as a method is given them: with `only_winning` each one's `winning`, else themselves."""
-    return {name: winning(target) if only_winning else target for name, target in targets.items()}
+    """Return the targets that a method is trained on, by object id.
+
+    Args:
+        targets: The stored targets, by object id.
+        only_winning: Keep only the groups that beat the box; see `keep_winning_groups`.
+    """
+    return {name: keep_winning_groups(target) if only_winning else target for name, target in targets.items()}

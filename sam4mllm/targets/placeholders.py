@@ -1,7 +1,7 @@
-"""Targets without SAM: what stores hold already, and stand-ins of the right shape for the rest.
+"""Placeholder targets for a dry run: stored targets where they exist, else made-up points of the same number.
 
-To see how long conversations will be it is enough that an answer has as many boxes and points as the real one. This
-module judges nothing, and writes nothing.
+The length of a conversation depends on the number of boxes and points in the answer, so it can be estimated without
+SAM. Nothing is written.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderTarget:
-    """What is taught for one object, as far as it is known: `prompts` as in `ObjectTarget`."""
+    """The prompts of one object, as in `ObjectTarget`, without scores."""
 
     prompts: tuple[SamPrompt, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderTargets:
-    """Targets by object id: `stored` of them come from a store, `made` are stand-ins; `skipped` cannot be taught."""
+    """Placeholder targets of all objects.
+
+    Attributes:
+        targets: By object id.
+        stored: The number of targets that come from a store.
+        made: The number of targets with made-up points.
+        skipped: The number of objects that a store has no target for, but a reason.
+    """
 
     targets: dict[str, PlaceholderTarget]
     stored: int
@@ -38,52 +45,58 @@ class PlaceholderTargets:
 def placeholder_targets(
     samples: Iterable[Sample], settings: TargetSettings, root: Path, *, only_winning: bool = False
 ) -> PlaceholderTargets:
-    """A target for every object with a mask.
+    """Return a target for every object with a mask.
 
-    Stores under `root` count that were made with the same settings and have the object with the same box. Whether their
-    segmenter and images are the same is not looked at: that would take the weights, and every image's bytes.
-    With `only_winning`, points that lose against the box are left out of what is stored; a stand-in keeps its points.
+    Stored targets are used from all stores under `root` with the same settings, if they have the same box. Their
+    segmenter and images are not compared: this would read the weights and the bytes of all images.
+
+    Args:
+        samples: The samples.
+        settings: The settings of the targets.
+        root: The folder of the stores.
+        only_winning: Apply `filter.select_targets` to stored targets; made-up targets always have points.
 
     Raises:
-        DataError: a store that cannot be read.
+        DataError: A store cannot be read.
     """
     objects = {item.id: item for sample in samples for item in sample.objects if item.rle is not None}
     known: dict[str, ObjectTarget | SkippedObject] = {}
-    for store in _stores(root, settings):
+    for store in _matching_stores(root, settings):
         for result in store.results():
-            if result.object_id in objects and _same(result, objects[result.object_id]):
+            if result.object_id in objects and _has_same_box(result, objects[result.object_id]):
                 known.setdefault(result.object_id, result)
-    judged = {name: result for name, result in known.items() if isinstance(result, ObjectTarget)}
-    taught = select_targets(judged, only_winning=only_winning)
-    stored = {name: PlaceholderTarget(target.prompts) for name, target in taught.items()}
+    scored = {name: result for name, result in known.items() if isinstance(result, ObjectTarget)}
+    selected = select_targets(scored, only_winning=only_winning)
+    stored = {name: PlaceholderTarget(target.prompts) for name, target in selected.items()}
     made = {name: placeholder_target(item, settings) for name, item in objects.items() if name not in known}
     return PlaceholderTargets({**stored, **made}, len(stored), len(made), len(known) - len(stored))
 
 
 def placeholder_target(item: MaskObject, settings: TargetSettings) -> PlaceholderTarget:
-    """The true box, with points across its middle (on the object) and its upper edge (off it)."""
-    on = _across(item.box, settings.positives, (item.box.y1 + item.box.y2) / 2, POSITIVE)
-    off = _across(item.box, settings.negatives, item.box.y1, NEGATIVE)
-    return PlaceholderTarget((SamPrompt(item.box, (*on, *off)),) * settings.keep)
+    """Return the true box with positive points along its horizontal center line and negatives along its top edge."""
+    positives = _row_of_points(item.box, settings.positives, (item.box.y1 + item.box.y2) / 2, POSITIVE)
+    negatives = _row_of_points(item.box, settings.negatives, item.box.y1, NEGATIVE)
+    return PlaceholderTarget((SamPrompt(item.box, (*positives, *negatives)),) * settings.keep)
 
 
-def _across(box: Box, count: int, y: float, label: int) -> list[Point]:
+def _row_of_points(box: Box, count: int, y: float, label: int) -> list[Point]:
     return [Point(box.x1 + box.width * (index + 1) / (count + 1), y, label) for index in range(count)]
 
 
-def _stores(root: Path, settings: TargetSettings) -> list[TargetStore]:
-    wanted = json.loads(json.dumps(settings.deciding()))
-    found = []
+def _matching_stores(root: Path, settings: TargetSettings) -> list[TargetStore]:
+    """Return all stores under `root` with these settings."""
+    wanted = json.loads(json.dumps(settings.key_settings()))
+    stores = []
     for file in sorted(root.glob("*/key.json")):
         try:
             key = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            # Not a store's key: `prepare` says so where it is the one that it needs.
+            # An unreadable key is not an error here: `TargetStore.open` reports it if this store is needed.
             continue
         if isinstance(key, dict) and key.get("settings") == wanted:
-            found.append(TargetStore(file.parent, key))
-    return found
+            stores.append(TargetStore(file.parent, key))
+    return stores
 
 
-def _same(result: ObjectTarget | SkippedObject, item: MaskObject) -> bool:
+def _has_same_box(result: ObjectTarget | SkippedObject, item: MaskObject) -> bool:
     return isinstance(result, SkippedObject) or result.prompts[0].box == item.box

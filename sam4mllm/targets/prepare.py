@@ -1,8 +1,8 @@
-"""From samples to stored targets: each object's groups are drawn, judged by SAM and the best kept. It resumes.
+"""Compute training targets: sample groups of points per object, score them with SAM, and store the best.
 
-Work goes by shards of whole images, planned from the data alone, so a resumed run writes the same files as one that
-was never stopped, and one of several processes the same as one of a single process. This module knows no phrases and
-no text.
+Source: prompt-point generation (PPG) in SAM4MLLM, arXiv 2409.10542. The work is divided into shards of complete images,
+planned from the data only, so a resumed job and a job of several processes write the same bytes as an uninterrupted job
+of one process.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.base import Segmenter
-from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
+from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded_rng
 from sam4mllm.targets.scoring import Candidate, GroupScores, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
@@ -32,14 +32,18 @@ from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import bar
 
 SHARD_OBJECTS = 256
-"""Objects after which a shard ends with its image: what a killed run loses at most."""
+"""A shard ends with the image that reaches this number of objects; an interrupted job loses at most one per process."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageObjects:
-    """An image and the objects in it that phrases mean, each once.
+    """An image and the objects that phrases refer to in it, each once.
 
-    `ignores` holds, by object id, the mask of pixels that count for nobody, where the first phrase about it has one.
+    Attributes:
+        image: The image file.
+        size_wh: Its size according to the annotation.
+        objects: The objects.
+        ignores: The mask of ignored pixels by object id, if the first sample with the object has one.
     """
 
     image: Path
@@ -55,28 +59,35 @@ def compute_targets(
     store_root: Path,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> TargetStore:
-    """The store with a target, or a reason why there is none, for every object of `samples`; computes what is missing.
+    """Compute the missing targets of `samples` and return the store, with a target or a reason for every object.
 
-    Several processes share the shards out among them, and return when all are there.
+    Args:
+        samples: The samples; objects without a mask are left out.
+        segmenter: The segmenter that scores groups of points.
+        settings: How groups are sampled, scored and chosen.
+        store_root: The folder of all stores.
+        processes: The processes that divide the shards among them; all return when all shards exist.
 
     Raises:
-        DataError: an image that is missing, broken or of another size than its annotation; an object id that names two
-            masks; a store that cannot be used.
+        DataError: An image is missing, damaged or of another size than its annotation; an object id has two masks; the
+            store cannot be used.
     """
-    images = images_of(samples)
+    images = objects_by_image(samples)
 
-    def settle() -> dict[str, object]:
-        """The key of the store, which is then there: on several machines, several processes would meet in making it."""
+    def create_store() -> dict[str, object]:
         key = store_key(images, segmenter, settings)
         TargetStore.open(store_root, key)
         return key
 
-    store = TargetStore.open(store_root, processes.broadcast_result(settle))
+    # 1. The main process computes the key and creates the store: on a shared disk, several processes would collide.
+    store = TargetStore.open(store_root, processes.broadcast_result(create_store))
+    # 2. Plan all shards, and leave out the existing ones.
     plan = plan_shards(images)
     counts = [sum(len(image.objects) for image in shard) for shard in plan]
     done = set(processes.broadcast_result(store.shards))
     pending = [number for number in range(len(plan)) if number not in done]
     finished = sum(counts[number] for number in done if number < len(plan))
+    # 3. Compute this process's part of the missing shards.
     with bar("targets", sum(counts), done=finished, unit="objects", shown=processes.is_main) as advance:
         advance = processes.aggregate_progress(advance)
         for number in processes.distribute(pending):
@@ -85,33 +96,35 @@ def compute_targets(
                 results += score_image_objects(image, segmenter, settings)
                 advance(len(image.objects))
             store.write_shard(number, results)
+        # 4. Wait for the other processes' shards, and show the final count.
         processes.barrier()
         advance(0)
     return store
 
 
-def images_of(samples: Iterable[Sample]) -> list[ImageObjects]:
-    """The images of `samples` with their objects, in the order in which they are met.
+def objects_by_image(samples: Iterable[Sample]) -> list[ImageObjects]:
+    """Group the objects of samples by image, in the order of the samples.
 
-    An object with a box and no mask is left out: there is nothing to judge points by, and its box needs no judging.
+    Objects with a box and no mask are left out: points cannot be scored without a mask.
 
     Raises:
-        DataError: an object id that names two masks, or two images.
+        DataError: An object id has two masks, or is in two images.
     """
-    met: dict[str, tuple[Path, MaskObject]] = {}
+    known: dict[str, tuple[Path, MaskObject]] = {}
     images: dict[Path, tuple[tuple[int, int], list[MaskObject], dict[str, Rle]]] = {}
     for sample in samples:
         for item in sample.objects:
             if item.rle is None:
                 continue
-            if item.id in met:
-                if met[item.id] != (sample.image, item):
+            if item.id in known:
+                if known[item.id] != (sample.image, item):
                     raise DataError(
-                        f"two different objects are named {item.id}: in {met[item.id][0]} and {sample.image}; the ids "
-                        "of own data begin with the file's name, so rename one of the two files, or take one set out"
+                        f"two different objects have the id {item.id}: in {known[item.id][0]} and {sample.image}; the "
+                        "ids of custom data begin with the file's name, so rename one of the two files, or remove one "
+                        "data set"
                     )
                 continue
-            met[item.id] = (sample.image, item)
+            known[item.id] = (sample.image, item)
             _, objects, ignores = images.setdefault(sample.image, (sample.size_wh, [], {}))
             objects.append(item)
             if sample.ignore is not None:
@@ -122,29 +135,29 @@ def images_of(samples: Iterable[Sample]) -> list[ImageObjects]:
 
 
 def plan_shards(images: Sequence[ImageObjects]) -> list[list[ImageObjects]]:
-    """The images, in their order, in runs of at least `SHARD_OBJECTS` objects; the last run may have fewer."""
+    """Divide the images, in their order, into shards of at least `SHARD_OBJECTS` objects; the last may have fewer."""
     shards: list[list[ImageObjects]] = []
-    room = 0
+    remaining = 0
     for image in images:
-        if room <= 0:
+        if remaining <= 0:
             shards.append([])
-            room = SHARD_OBJECTS
+            remaining = SHARD_OBJECTS
         shards[-1].append(image)
-        room -= len(image.objects)
+        remaining -= len(image.objects)
     return shards
 
 
 def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: TargetSettings) -> dict[str, object]:
-    """All that decides the targets: the images' bytes and their objects, the segmenter, the settings.
+    """Compute the key of a store: a digest of image bytes and objects, the segmenter's fingerprint, and the settings.
 
-    Paths do not count, so a data set may move.
+    Paths are not part of it, so a data set may be moved.
 
     Raises:
-        DataError: an image that cannot be read.
+        DataError: An image cannot be read.
     """
     digest = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
-        for image, content in zip(images, pool.map(_content, (p.image for p in images)), strict=True):
+        for image, content in zip(images, pool.map(_sha256, (image.image for image in images)), strict=True):
             objects = [
                 [item.id, item.rle and item.rle["counts"], list(item.box)]
                 + ([image.ignores[item.id]["counts"]] if item.id in image.ignores else [])
@@ -154,7 +167,7 @@ def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: Ta
     return {
         "data": digest.hexdigest(),
         "segmenter": segmenter.fingerprint,
-        "settings": settings.deciding(),
+        "settings": settings.key_settings(),
         "shard_objects": SHARD_OBJECTS,
     }
 
@@ -162,17 +175,17 @@ def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: Ta
 def score_image_objects(
     image: ImageObjects, segmenter: Segmenter, settings: TargetSettings
 ) -> list[ObjectTarget | SkippedObject]:
-    """A target, or the reason why there is none, for each object of one image, in their order.
+    """Compute a target, or the reason for skipping it, for each object of one image, in their order.
 
     Raises:
-        DataError: the image is missing, broken or of another size than its annotation.
+        DataError: The image is missing, damaged or of another size than its annotation.
     """
-    pixels = load_annotated(image.image, image.size_wh)
+    pixels = load_annotated_image(image.image, image.size_wh)
     candidates: list[Candidate | str] = [
         _candidate(item, image.ignores.get(item.id), image.size_wh, settings) for item in image.objects
     ]
-    ready = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
-    scores = iter(score_groups(segmenter, segmenter.embed([pixels]), ready, settings.batch_size) if ready else [])
+    scorable = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
+    scores = iter(score_groups(segmenter, segmenter.embed([pixels]), scorable, settings.batch_size) if scorable else [])
     return [
         SkippedObject(item.id, candidate)
         if isinstance(candidate, str)
@@ -181,30 +194,30 @@ def score_image_objects(
     ]
 
 
-def load_annotated(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
-    """The pixels (H, W, 3) RGB, of the size that its annotation says.
+def load_annotated_image(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Load the pixels (H, W, 3) uint8 RGB of an image and check its size.
 
     Raises:
-        DataError: it is missing, broken or of another size.
+        DataError: The image is missing, damaged or of another size than `size_wh`, that of its annotation.
     """
     pixels = load_image(image)
-    found_wh = (pixels.shape[1], pixels.shape[0])
-    if found_wh != size_wh:
-        raise DataError(f"{image} is {found_wh} (W, H), but its annotation says {size_wh}")
+    actual_wh = (pixels.shape[1], pixels.shape[0])
+    if actual_wh != size_wh:
+        raise DataError(f"{image} is {actual_wh} (W, H), but its annotation is for {size_wh}")
     return pixels
 
 
 def _candidate(
     item: MaskObject, ignore: Rle | None, size_wh: tuple[int, int], settings: TargetSettings
 ) -> Candidate | str:
-    """The object's groups and the boxes to judge them under; text when no group can be drawn."""
+    """Sample the object's groups and the boxes that they are scored with; return the reason if there are no groups."""
     ignored = None if ignore is None else decode(ignore)
     truth = item.mask() if ignored is None else item.mask() & ~ignored
     try:
         groups = draw_groups(
             truth,
             item.box,
-            seeded(settings.seed, "points", item.id),
+            seeded_rng(settings.seed, "points", item.id),
             groups=settings.groups,
             positives=settings.positives,
             negatives=settings.negatives,
@@ -215,7 +228,7 @@ def _candidate(
         return str(error)
     boxes = np.array([item.box], dtype=np.float32)
     if settings.judge == "jittered":
-        rng = seeded(settings.seed, "boxes", item.id)
+        rng = seeded_rng(settings.seed, "boxes", item.id)
         boxes = jittered_boxes(item.box, size_wh, rng, share=settings.jitter, count=settings.jitter_boxes)
     return Candidate(truth, groups, None if settings.judge == "none" else boxes, boxes, ignored)
 
@@ -223,11 +236,11 @@ def _candidate(
 def _target(
     item: MaskObject, groups: PointGroups, scores: GroupScores, settings: TargetSettings
 ) -> ObjectTarget | SkippedObject:
-    """The chosen groups as prompts with the true box; a reason when even the best group stays below the floor."""
+    """Choose groups as prompts with the true box; skip the object if its best group is below `min_iou`."""
     best = float(scores.ious.max())
     if best < settings.min_iou:
         return SkippedObject(item.id, f"the best group's IoU {best:.3f} is below min_iou {settings.min_iou}")
-    # The groups are drawn at random, so the first ones are random ones. Of equal groups, the one drawn first.
+    # The first groups are a random choice, since groups are sampled at random. Among equal IoUs, the first group wins.
     chosen = np.arange(settings.keep)
     if settings.choose == "top":
         chosen = np.argsort(-scores.ious, kind="stable")[: settings.keep]
@@ -242,8 +255,7 @@ def _target(
     )
 
 
-def _content(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+def _sha256(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:

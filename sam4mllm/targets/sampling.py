@@ -1,7 +1,7 @@
-"""Groups of points drawn at random, and boxes that are a little off: seeded by the object's id.
+"""Sample groups of points on and around an object, and jittered boxes, with a seed per object.
 
-Positives lie on the mask, negatives inside the box (a little widened) and off the mask, all of them at pixel centres
-(SAM4MLLM, arXiv 2409.10542, prompt-point generation). This module knows no segmenter.
+Positive points are on the mask, negative points off the mask and inside the slightly extended box; all are at pixel
+centers. Source: prompt-point generation (PPG) in SAM4MLLM, arXiv 2409.10542.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point
 
 @dataclass(frozen=True, slots=True)
 class PointGroups:
-    """K groups of n points for one object: xy (K, n, 2) float32 in pixels, labels (n,) int64, positives first.
+    """K groups of n points for one object.
 
-    Among its positives, and among its negatives, a group goes from left to right (then downwards): order means nothing
-    to SAM, and one that is fixed leaves a model less to guess.
+    The positives of a group, and its negatives, are sorted from left to right, then downwards. SAM ignores the order; a
+    fixed one makes the answer easier to learn.
+
+    Attributes:
+        xy: (K, n, 2) float32, in pixels of the image.
+        labels: (n,) int64, positives (1) before negatives (0); the same for all groups.
     """
 
     xy: npt.NDArray[np.float32]
@@ -31,14 +35,14 @@ class PointGroups:
         return len(self.xy)
 
     def points(self, group: int) -> tuple[Point, ...]:
-        """One group as points of a prompt."""
+        """Return one group as the points of a prompt."""
         return tuple(
             Point(float(x), float(y), int(label)) for (x, y), label in zip(self.xy[group], self.labels, strict=True)
         )
 
 
-def seeded(seed: int, purpose: str, object_id: str) -> np.random.Generator:
-    """A generator that depends on these three alone, so that purposes and objects draw independently of each other."""
+def seeded_rng(seed: int, purpose: str, object_id: str) -> np.random.Generator:
+    """Return a generator that depends only on the arguments, so that objects and purposes are sampled independently."""
     digest = hashlib.sha256(f"{seed}\n{purpose}\n{object_id}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
@@ -54,28 +58,37 @@ def draw_groups(
     widen: float,
     ignored: npt.NDArray[np.bool_] | None = None,
 ) -> PointGroups:
-    """Groups of `positives` points on the mask (H, W) bool and `negatives` points off it, near the box.
+    """Sample groups of points on the mask and off it, uniformly over pixels.
 
-    The points of a group differ from each other, unless the mask has fewer pixels than `positives`: then they repeat.
-    Where the widened box has too few pixels off the mask, negatives come from the whole image. None lies on
-    pixels of `ignored` (H, W) bool, which count for nobody; the mask has none of them.
+    The points of a group are distinct, unless the mask has fewer pixels than `positives`.
+
+    Args:
+        mask: (H, W) bool, without ignored pixels.
+        box: The object's box, in pixels.
+        rng: See `seeded_rng`.
+        groups: The number of groups.
+        positives: Points on the mask per group.
+        negatives: Points off the mask per group.
+        widen: Negatives are inside the box extended by this share of its width and height on each side; if it has fewer
+            pixels off the mask than `negatives`, they are anywhere in the image.
+        ignored: (H, W) bool, pixels without a label, which get no points.
 
     Raises:
-        DataError: an empty mask; a mask that leaves no place in the image for the negatives.
+        DataError: The mask is empty, or leaves fewer than `negatives` pixels in the image.
     """
     height, width = mask.shape
-    # Column-major numbers of pixels, x * H + y: sorting them sorts points from left to right.
+    # Column-major pixel indices, x * H + y: sorting them sorts points from left to right.
     on = np.flatnonzero(mask.T)
     free = ~mask if ignored is None else ~(mask | ignored)
     if on.size == 0:
         raise DataError("the mask is empty")
-    off = np.flatnonzero(_near(mask.shape, box.widen(widen, (width, height))).T & free.T)
+    off = np.flatnonzero(_pixels_in_box(mask.shape, box.widen(widen, (width, height))).T & free.T)
     if off.size < negatives:
         off = np.flatnonzero(free.T)
         if off.size < negatives:
             raise DataError(f"the mask leaves {off.size} pixels of the image; no place for {negatives} negative points")
-    picked = np.concatenate([_draw(on, groups, positives, rng), _draw(off, groups, negatives, rng)], axis=1)
-    xy = np.stack([picked // height, picked % height], axis=-1).astype(np.float32) + np.float32(0.5)
+    pixels = np.concatenate([_draw(on, groups, positives, rng), _draw(off, groups, negatives, rng)], axis=1)
+    xy = np.stack([pixels // height, pixels % height], axis=-1).astype(np.float32) + np.float32(0.5)
     labels = np.array([POSITIVE] * positives + [NEGATIVE] * negatives, dtype=np.int64)
     return PointGroups(xy, labels)
 
@@ -83,48 +96,49 @@ def draw_groups(
 def jittered_boxes(
     box: Box, size_wh: tuple[int, int], rng: np.random.Generator, *, share: float, count: int
 ) -> npt.NDArray[np.float32]:
-    """Boxes (count, 4) xyxy, in pixels, whose sides are each off by up to `share` of the box's width or height.
+    """Sample boxes (count, 4) float32 xyxy in pixels by moving each side of `box`.
 
-    The offsets are uniform and independent; the boxes end at the image's edge. A share below 0.5 keeps corners in
-    order.
+    The offsets are uniform, independent and at most `share` of the box's width or height; below 0.5 corners keep their
+    order. Boxes are clipped to the image.
     """
     offsets = rng.uniform(-share, share, size=(count, 4)) * np.array([box.width, box.height] * 2)
     limit = np.array([*size_wh, *size_wh])
     return np.clip(np.array(box) + offsets, 0, limit).astype(np.float32)
 
 
-def poisson_disk(rng: np.random.Generator, radius: float, most: int) -> npt.NDArray[np.float64]:
-    """At most `most` points (N, 2) in the unit square, no two nearer than `radius`, by throwing darts.
+def poisson_disk(rng: np.random.Generator, radius: float, limit: int) -> npt.NDArray[np.float64]:
+    """Sample up to `limit` points (N, 2) in the unit square with pairwise distances of at least `radius`.
 
-    It ends when 30 darts for each point that is wanted have been thrown, so a square that is full earlier has fewer.
+    Candidates are rejected if they are too close to an accepted point (dart throwing). After 30 candidates per wanted
+    point the function returns what it has.
     """
-    kept = np.empty((0, 2))
-    for dart in rng.random((30 * most, 2)):
-        if len(kept) == most:
+    accepted = np.empty((0, 2))
+    for candidate in rng.random((30 * limit, 2)):
+        if len(accepted) == limit:
             break
-        if (((kept - dart) ** 2).sum(axis=1) >= radius**2).all():
-            kept = np.vstack([kept, dart])
-    return kept
+        if (((accepted - candidate) ** 2).sum(axis=1) >= radius**2).all():
+            accepted = np.vstack([accepted, candidate])
+    return accepted
 
 
-def _near(shape: tuple[int, ...], box: Box) -> npt.NDArray[np.bool_]:
-    """The pixels (H, W) whose centres lie in the box."""
+def _pixels_in_box(shape: tuple[int, ...], box: Box) -> npt.NDArray[np.bool_]:
+    """Return a mask (H, W) of the pixels with centers inside the box."""
     rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
     return ((rows >= box.y1) & (rows < box.y2))[:, None] & ((columns >= box.x1) & (columns < box.x2))[None, :]
 
 
-def _draw(places: npt.NDArray[np.int64], groups: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """`count` of `places` for each group, (groups, count) in rising order; distinct where there are enough.
+def _draw(pixels: npt.NDArray[np.int64], groups: int, count: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Sample `count` of `pixels` for each group: (groups, count), sorted; distinct if there are enough pixels.
 
-    Robert Floyd's way to draw without repetition, for all groups at once: the j-th draw is from one more place than the
-    last, and a place drawn already gives way to the new one.
+    Sampling without replacement is Robert Floyd's algorithm, for all groups at once: draw j is among the first
+    n - count + j + 1 pixels, and is replaced by the last of these if it was drawn before.
     """
-    if places.size < count:
-        return np.sort(places[rng.integers(places.size, size=(groups, count))], axis=1)
+    if pixels.size < count:
+        return np.sort(pixels[rng.integers(pixels.size, size=(groups, count))], axis=1)
     chosen = np.empty((groups, count), dtype=np.int64)
     for draw in range(count):
-        newest = places.size - count + draw
-        candidate = rng.integers(newest + 1, size=groups)
-        taken = (chosen[:, :draw] == candidate[:, None]).any(axis=1)
-        chosen[:, draw] = np.where(taken, newest, candidate)
-    return np.sort(places[chosen], axis=1)
+        last = pixels.size - count + draw
+        candidate = rng.integers(last + 1, size=groups)
+        is_drawn = (chosen[:, :draw] == candidate[:, None]).any(axis=1)
+        chosen[:, draw] = np.where(is_drawn, last, candidate)
+    return np.sort(pixels[chosen], axis=1)

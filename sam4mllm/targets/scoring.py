@@ -1,7 +1,7 @@
-"""How well SAM does with each group of points: IoU with the true mask, at the image's size, computed on the device.
+"""Score groups of points: the IoU of SAM's mask with the true mask at the image's size, computed on the device.
 
-SAM's own guess of that IoU is not used (it hardly correlates with it). The groups of all objects of an image are
-decoded in device batches from one embedding. This module draws nothing and stores nothing.
+The groups of all objects of an image are decoded in batches from one embedding. SAM's predicted IoU is not used: it
+hardly correlates with the IoU.
 """
 
 from __future__ import annotations
@@ -20,23 +20,31 @@ from sam4mllm.targets.sampling import PointGroups
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One object's groups, and what they are judged by.
+    """One object's groups of points, and what they are scored with.
 
-    truth (H, W) bool is the true mask. Each group is judged under every box of `boxes_xyxy` (B, 4) float32, or without
-    a box if that is None; the box alone is judged with `alone_xyxy` (A, 4) float32. Pixels of `ignored` (H, W) bool are
-    none of the truth, and no fault of a mask that has them.
+    Attributes:
+        truth: (H, W) bool, the true mask, without ignored pixels.
+        groups: The groups.
+        boxes_xyxy: (B, 4) float32; each group is scored with each box. None to score groups without a box.
+        box_only_xyxy: (A, 4) float32, the boxes that are scored without points.
+        ignored: (H, W) bool, pixels that count in neither mask.
     """
 
     truth: npt.NDArray[np.bool_]
     groups: PointGroups
     boxes_xyxy: npt.NDArray[np.float32] | None
-    alone_xyxy: npt.NDArray[np.float32]
+    box_only_xyxy: npt.NDArray[np.float32]
     ignored: npt.NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GroupScores:
-    """IoU of each group (K,) float32, the mean over its boxes, and the mean IoU of the boxes alone."""
+    """The scores of one object.
+
+    Attributes:
+        ious: (K,) float32, the IoU of each group, averaged over its boxes.
+        box_iou: The mean IoU of the boxes without points.
+    """
 
     ious: npt.NDArray[np.float32]
     box_iou: float
@@ -45,9 +53,16 @@ class GroupScores:
 def score_groups(
     segmenter: Segmenter, image: Embeddings, candidates: Sequence[Candidate], batch_size: int
 ) -> list[GroupScores]:
-    """The scores of the objects of one embedded image (P = 1), in their order; `batch_size` prompts per decoder call.
+    """Score the objects of one image.
 
-    All candidates have the same number of groups, of points a group and of boxes.
+    Args:
+        segmenter: The segmenter.
+        image: One embedded image (P = 1).
+        candidates: Its objects; all have the same number of groups, of points per group and of boxes.
+        batch_size: Prompts per decoder call.
+
+    Returns:
+        The scores, in the order of the candidates.
     """
     if not candidates:
         return []
@@ -59,19 +74,21 @@ def score_groups(
         )
         for candidate in candidates
     ]
-    alone = _Prompts.of_boxes([candidate.alone_xyxy for candidate in candidates])
-    alone_ious = _ious(segmenter, image, alone, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
-    group_ious = np.repeat(alone_ious[:, None], len(candidates[0].groups), axis=1)
+    # 1. Score the boxes without points. Without points in the groups, these are the groups' scores, too.
+    boxes = _Prompts.of_boxes([candidate.box_only_xyxy for candidate in candidates])
+    box_ious = _ious(segmenter, image, boxes, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
+    group_ious = np.repeat(box_ious[:, None], len(candidates[0].groups), axis=1)
+    # 2. Score the groups with each box, and average over the boxes.
     if len(candidates[0].groups.labels):
         prompts = _Prompts.of_groups(candidates)
         ious = _ious(segmenter, image, prompts, truths, batch_size)
         group_ious = ious.reshape(len(candidates), len(candidates[0].groups), -1).mean(axis=2)
-    return [GroupScores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, alone_ious, strict=True)]
+    return [GroupScores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, box_ious, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """An object's true mask (H, W) bool, and the pixels that count; None where all do."""
+    """An object's true mask (H, W) bool, and the pixels (H, W) bool that count; None if all do."""
 
     mask: torch.Tensor
     counted: torch.Tensor | None
@@ -79,7 +96,7 @@ class _Truth:
 
 @dataclass(frozen=True, slots=True)
 class _Prompts:
-    """N prompts of one shape, object by object, and which object each belongs to."""
+    """N prompts of equal shape, sorted by object; `owner` (N,) is the index of each prompt's object."""
 
     owner: npt.NDArray[np.int64]
     boxes_xyxy: npt.NDArray[np.float32] | None
@@ -98,7 +115,7 @@ class _Prompts:
 
     @staticmethod
     def of_groups(candidates: Sequence[Candidate]) -> _Prompts:
-        """Each group under each box: the groups of an object one after the other, the boxes of a group side by side."""
+        """Combine each group with each box, in the order object, group, box."""
         boxes, points = [], []
         for candidate in candidates:
             count = 1 if candidate.boxes_xyxy is None else len(candidate.boxes_xyxy)
@@ -114,33 +131,39 @@ class _Prompts:
 def _ious(
     segmenter: Segmenter, image: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch_size: int
 ) -> npt.NDArray[np.float32]:
-    """IoU (N,) of each prompt's mask with its object's true mask."""
+    """Compute the IoU (N,) float32 of each prompt's mask with its object's true mask."""
     device = segmenter.device
     upsampling = segmenter.upsampling(image.sizes_wh[0])
     points, labels = torch.from_numpy(prompts.points_xy).to(device), torch.from_numpy(prompts.labels).to(device)
     boxes = None if prompts.boxes_xyxy is None else torch.from_numpy(prompts.boxes_xyxy).to(device)
     index = torch.zeros(len(prompts.owner), dtype=torch.int64, device=device)
-    found: list[torch.Tensor] = []
+    ious: list[torch.Tensor] = []
     for start in range(0, len(prompts.owner), batch_size):
         part = slice(start, start + batch_size)
         chunk_boxes = None if boxes is None else boxes[part]
         decoded = segmenter.decode_points(image, index[part], chunk_boxes, points[part], labels[part])
+        # A batch may end within an object and hold several: compare each run of prompts with its object's mask.
         owners = prompts.owner[part]
         cuts = np.flatnonzero(np.diff(owners)) + 1
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
             truth = truths[owners[first]]
-            found.append(coarse_iou(decoded.low_res_logits[first:last], truth.mask, upsampling, truth.counted))
-    return torch.cat(found).cpu().numpy()
+            ious.append(coarse_iou(decoded.low_res_logits[first:last], truth.mask, upsampling, truth.counted))
+    return torch.cat(ious).cpu().numpy()
 
 
 def coarse_iou(
     coarse: torch.Tensor, truth: torch.Tensor, upsampling: Upsampling, counted: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """IoU (N,) float32, at the image's size, of the masks of coarse logits (N, h, w) with one mask (H, W) bool.
+    """Compute the IoU (N,) float32 of masks, given as coarse logits, with one true mask at the image's size.
 
-    Only the part of the image where some mask may have pixels is brought to full size; the figures are those of the
-    whole. Two empty masks have IoU 0, as there is nothing that was found. Where `counted` (H, W) bool is given, pixels
-    off it count for nobody; the truth has none of them.
+    Only the window of the image that contains the masks is upsampled; the result is that of the full image. Two empty
+    masks have IoU 0.
+
+    Args:
+        coarse: (N, h, w) logits.
+        truth: (H, W) bool, without pixels off `counted`.
+        upsampling: The interpolation from (h, w) to (H, W).
+        counted: (H, W) bool, the pixels that count; None for all.
     """
     truth_area = truth.sum().float()
     window = upsampling.window(coarse)
@@ -149,6 +172,6 @@ def coarse_iou(
     masks = (upsampling.logits_in(coarse, window) > 0).flatten(1).float()
     inside = truth[window.rows, window.columns].flatten().float()
     counts = torch.ones_like(inside) if counted is None else counted[window.rows, window.columns].flatten().float()
-    # Pixel counts by one product: 0 and 1 are exact in every number type, and so are sums below 2 ** 24.
+    # One product counts both areas, exactly: 0 and 1 are exact in every dtype, and so are float32 sums below 2 ** 24.
     intersection, area = (masks @ torch.stack([inside, counts], dim=1)).unbind(dim=1)
     return intersection / (area + truth_area - intersection).clamp(min=1)

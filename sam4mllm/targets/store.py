@@ -1,8 +1,10 @@
-"""TargetStore: the chosen prompts of each object, in Parquet files under a folder named by all that decides them.
+"""TargetStore: the training targets of a data set, as Parquet shards in a folder named by a hash of their key.
 
-A shard is written whole (under another name, then renamed), so the files alone say what is done. Another recipe,
-segmenter or data set has another key, hence another folder: stale targets are never read. This module computes no
-targets.
+    ROOT/{hash}/key.json                  data, segmenter and settings that the targets depend on
+    ROOT/{hash}/targets-00000.parquet     a shard: a target, or the reason for skipping it, per object
+
+Shards are written atomically, so an existing file is complete and a job can resume. Other data, another segmenter or
+other settings have another key, hence another folder: outdated targets are never read.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
 FORMAT = 1
-"""Of the files and of the way targets are made; another number makes every store anew."""
+"""The version of the file format and of the computation; a new number makes all stores be computed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectTarget:
-    """What is taught for one object: prompts with the true box and the chosen points, best first, and how they did.
+    """The training target of one object.
 
-    `ious` are those of the prompts' groups as they were judged; `box_iou` that of the box alone; `mean_iou` and
-    `std_iou` (population) those over all groups that were drawn.
+    Attributes:
+        object_id: The id of the object.
+        prompts: The true box with each chosen group of points, the best group first.
+        ious: IoU of SAM's mask with the true mask for each prompt, as it was scored.
+        box_iou: The same for the box without points.
+        mean_iou: The mean over all sampled groups.
+        std_iou: The population standard deviation over all sampled groups.
     """
 
     object_id: str
@@ -40,16 +47,18 @@ class ObjectTarget:
 
 @dataclass(frozen=True, slots=True)
 class SkippedObject:
-    """An object that cannot be taught, and why."""
+    """An object without a training target, and the reason."""
 
     object_id: str
     reason: str
 
 
 class TargetStore:
-    """The targets of one data set under one segmenter and one set of parameters.
+    """The targets of one data set for one segmenter and one set of settings; use `open` to create or open one.
 
-    `path` is the folder, `key` what decided its name. Make one by `open`.
+    Attributes:
+        path: The folder of the store.
+        key: What the targets depend on; its hash is the folder's name.
     """
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
@@ -58,10 +67,10 @@ class TargetStore:
 
     @classmethod
     def open(cls, root: Path, key: Mapping[str, Any]) -> TargetStore:
-        """The store of `key` (plain JSON values) under `root`, made if it is not there.
+        """Open the store of `key` (plain JSON values) under `root`; create it if it does not exist.
 
         Raises:
-            DataError: the folder holds the store of another key, or cannot be made.
+            DataError: The folder holds another key, or cannot be created or read.
         """
         text = json.dumps({"format": FORMAT, **key}, indent=2, sort_keys=True)
         path = root / hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -70,19 +79,19 @@ class TargetStore:
             if not file.is_file():
                 path.mkdir(parents=True, exist_ok=True)
                 atomic_write_text(file, text)
-            found = file.read_text(encoding="utf-8")
+            stored = file.read_text(encoding="utf-8")
         except OSError as error:
             raise DataError(f"cannot use {path} as a target store: {error}") from error
-        if found != text:
+        if stored != text:
             raise DataError(f"{file} is not the key of this store; delete the folder {path} to compute it again")
         return cls(path, key)
 
     def shards(self) -> list[int]:
-        """Numbers of the shards that are there, rising."""
+        """Return the numbers of the existing shards in ascending order."""
         return sorted(int(file.stem.removeprefix("targets-")) for file in self.path.glob("targets-*.parquet"))
 
     def write_shard(self, number: int, results: Sequence[ObjectTarget | SkippedObject]) -> None:
-        """Writes shard `number` whole; a reader sees all of it or nothing."""
+        """Write shard `number` atomically."""
         from datasets import Features, List, Value
         from pyarrow import Table, parquet
 
@@ -104,10 +113,10 @@ class TargetStore:
             parquet.write_table(table, unfinished)
 
     def results(self) -> Iterable[ObjectTarget | SkippedObject]:
-        """Every object of the store, shard by shard.
+        """Iterate over all objects of the store, shard by shard.
 
         Raises:
-            DataError: a shard that cannot be read.
+            DataError: A shard cannot be read.
         """
         import pyarrow
         from pyarrow import parquet
@@ -121,15 +130,15 @@ class TargetStore:
             yield from map(_result, rows)
 
     def read(self) -> dict[str, ObjectTarget]:
-        """The objects that can be taught, by their ids."""
+        """Read the targets, by object id."""
         return {result.object_id: result for result in self.results() if isinstance(result, ObjectTarget)}
 
     def skipped(self) -> dict[str, str]:
-        """Why the other objects are not taught, by their ids."""
+        """Read the reasons of the objects without a target, by object id."""
         return {result.object_id: result.reason for result in self.results() if isinstance(result, SkippedObject)}
 
     def missing(self, object_ids: Iterable[str]) -> list[str]:
-        """The ids of which the store knows nothing yet, neither a target nor a reason, in their order."""
+        """Return the ids with neither a target nor a reason in the store, in their order."""
         known = {result.object_id for result in self.results()}
         return [object_id for object_id in object_ids if object_id not in known]
 

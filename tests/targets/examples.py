@@ -28,9 +28,9 @@ SETTINGS = TargetSettings(
 )
 
 
-def disc(centre_xy: tuple[float, float], radius: float, size_wh: tuple[int, int]) -> np.ndarray:
+def disc(center_xy: tuple[float, float], radius: float, size_wh: tuple[int, int]) -> np.ndarray:
     rows, columns = np.mgrid[: size_wh[1], : size_wh[0]] + 0.5
-    return np.hypot(columns - centre_xy[0], rows - centre_xy[1]) < radius
+    return np.hypot(columns - center_xy[0], rows - center_xy[1]) < radius
 
 
 def mask_object(object_id: str, mask: np.ndarray) -> MaskObject:
@@ -38,7 +38,7 @@ def mask_object(object_id: str, mask: np.ndarray) -> MaskObject:
 
 
 def make_samples(folder: Path, images: int = 4) -> list[Sample]:
-    """Images with two discs each, three phrases an image: each disc, and both."""
+    """Write images with two discs each and return four samples per image: each disc, both, and no object."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for number in range(images):
@@ -47,7 +47,7 @@ def make_samples(folder: Path, images: int = 4) -> list[Sample]:
         image = folder / f"{number}.png"
         Image.fromarray(rng.integers(0, 256, (size_wh[1], size_wh[0], 3), dtype=np.uint8)).save(image)
         discs = [disc((15, 15), 9.5, size_wh), disc((40, 22 + number), 11, size_wh)]
-        objects = tuple(mask_object(f"ann/{number}/{place}", mask) for place, mask in enumerate(discs))
-        for name, meant in (("left", objects[:1]), ("right", objects[1:]), ("both", objects), ("none", ())):
-            samples.append(Sample(f"{number}/{name}", image, size_wh, name, meant))
+        objects = tuple(mask_object(f"ann/{number}/{index}", mask) for index, mask in enumerate(discs))
+        for name, targets in (("left", objects[:1]), ("right", objects[1:]), ("both", objects), ("none", ())):
+            samples.append(Sample(f"{number}/{name}", image, size_wh, name, targets))
     return samples

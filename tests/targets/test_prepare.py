@@ -13,7 +13,7 @@ from sam4mllm.segmenters.base import DecodedMasks
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.targets import prepare
-from sam4mllm.targets.prepare import compute_targets, images_of, plan_shards, store_key
+from sam4mllm.targets.prepare import compute_targets, objects_by_image, plan_shards, store_key
 from sam4mllm.targets.store import TargetStore
 from sam4mllm.testing import tiny_sam
 from sam4mllm.utils.distributed import DistributedContext
@@ -21,7 +21,7 @@ from tests.targets.examples import SETTINGS, make_samples, mask_object
 
 
 class Counting(BoxSegmenter):
-    """Counts the images embedded and the prompts decoded, and stops with `stop_after` images."""
+    """A BoxSegmenter that counts embedded images and decoded prompts, and is interrupted after `stop_after` images."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         super().__init__(points_cut=True)
@@ -44,10 +44,10 @@ def content(store: TargetStore) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in store.path.iterdir()}
 
 
-def test_an_object_without_a_mask_is_passed_over(samples: list[Sample], tmp_path: Path) -> None:
+def test_an_object_without_a_mask_is_left_out(samples: list[Sample], tmp_path: Path) -> None:
     boxed = MaskObject("boxed", None, samples[0].objects[0].box)
     also = [*samples, replace(samples[0], id="boxed", objects=(boxed,))]
-    assert images_of(also) == images_of(samples)
+    assert objects_by_image(also) == objects_by_image(samples)
     store = compute_targets(also, Counting(), SETTINGS, tmp_path / "store")
     assert "boxed" not in store.read() and "boxed" not in store.skipped()
 
@@ -57,10 +57,10 @@ def samples(tmp_path: Path) -> list[Sample]:
     return make_samples(tmp_path / "images")
 
 
-def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: list[Sample], tmp_path: Path) -> None:
+def test_every_object_gets_the_group_with_the_highest_iou(samples: list[Sample], tmp_path: Path) -> None:
     segmenter = Counting()
     targets = compute_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
-    assert list(targets) == [f"ann/{image}/{place}" for image in range(4) for place in range(2)]
+    assert list(targets) == [f"ann/{image}/{index}" for image in range(4) for index in range(2)]
     assert segmenter.images == 4
     assert segmenter.prompts == 8 * (8 + 1)
     boxes = {item.id: item.box for sample in samples for item in sample.objects}
@@ -79,24 +79,24 @@ def test_every_object_gets_the_group_that_the_segmenter_does_best_with(samples: 
             assert 0.6 < target.box_iou < 0.9
 
 
-def test_pixels_that_count_for_nobody_are_neither_pointed_at_nor_judged(samples: list[Sample], tmp_path: Path) -> None:
+def test_ignored_pixels_get_no_points_and_do_not_count_in_the_iou(samples: list[Sample], tmp_path: Path) -> None:
     first = replace(samples[0], id="0/first")
     (item,) = first.objects
     settings = replace(SETTINGS, keep=SETTINGS.groups)
     plain = compute_targets([first], Counting(), settings, tmp_path).read()[item.id]
-    # All around the object but its left edge; BoxSegmenter's mask is its box, whose corners are no fault then.
+    # All pixels around the object except its left edge, so the corners of BoxSegmenter's mask do not count.
     ignored = ~item.mask()
     ignored[:, : int(item.box.x1) + 1] = False
     store = compute_targets([replace(first, ignore=encode(ignored)), *samples], Counting(), settings, tmp_path)
     target = store.read()[item.id]
     assert all(not ignored[int(p.y), int(p.x)] for prompt in target.prompts for p in prompt.points)
     assert target.box_iou > 0.95 > plain.box_iou
-    # The object itself is not marked, so where both meet the mark counts.
+    # Where a mask and ignored pixels overlap, the pixels are ignored.
     hidden = replace(first, ignore=encode(item.mask()))
     assert compute_targets([hidden], Counting(), settings, tmp_path).skipped() == {item.id: "the mask is empty"}
 
 
-def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> None:
+def test_stored_targets_are_not_computed_again(samples: list[Sample], tmp_path: Path) -> None:
     first = compute_targets(samples, Counting(), SETTINGS, tmp_path / "store")
     idle = Counting(stop_after=0)
     second = compute_targets(samples, idle, replace(SETTINGS, batch_size=3), tmp_path / "store")
@@ -105,70 +105,72 @@ def test_nothing_is_computed_twice(samples: list[Sample], tmp_path: Path) -> Non
     assert second.read() == first.read()
 
 
-def test_the_main_process_alone_makes_the_store(samples: list[Sample], tmp_path: Path) -> None:
-    there: list[bool] = []
+def test_the_store_exists_before_its_key_is_broadcast(samples: list[Sample], tmp_path: Path) -> None:
+    exists: list[bool] = []
 
     class Watched(DistributedContext):
         def broadcast_result(self, decide: Any) -> Any:
             decided = decide()
-            there.append(any((tmp_path / "store").glob("*/key.json")))
+            exists.append(any((tmp_path / "store").glob("*/key.json")))
             return decided
 
     compute_targets(samples, Counting(), SETTINGS, tmp_path / "store", Watched())
-    assert there[0], "the others were told of the store before it was there"
+    assert exists[0], "the key was broadcast before the store was created"
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(
+def test_a_resumed_job_writes_the_same_bytes(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
-    whole = compute_targets(samples, Counting(), SETTINGS, tmp_path / "whole")
-    assert whole.shards() == [0, 1]
+    full = compute_targets(samples, Counting(), SETTINGS, tmp_path / "full")
+    assert full.shards() == [0, 1]
     with pytest.raises(KeyboardInterrupt):
         compute_targets(samples, Counting(stop_after=3), SETTINGS, tmp_path / "stopped")
-    stopped = TargetStore.open(tmp_path / "stopped", whole.key)
+    stopped = TargetStore.open(tmp_path / "stopped", full.key)
     assert stopped.shards() == [0]
-    assert stopped.missing(whole.read()) == [f"ann/{image}/{place}" for image in (2, 3) for place in (0, 1)]
+    assert stopped.missing(full.read()) == [f"ann/{image}/{index}" for image in (2, 3) for index in (0, 1)]
     rest = Counting()
-    assert content(compute_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(whole)
+    assert content(compute_targets(samples, rest, SETTINGS, tmp_path / "stopped")) == content(full)
     assert rest.images == 2
 
 
 @pytest.mark.parametrize("judge", ["exact", "jittered", "none"])
-def test_targets_do_not_depend_on_the_batch_or_the_company(samples: list[Sample], tmp_path: Path, judge: Any) -> None:
+def test_targets_do_not_depend_on_batch_size_or_order(samples: list[Sample], tmp_path: Path, judge: Any) -> None:
     segmenter = SegmentAnything(tiny_sam())
     settings = replace(SETTINGS, judge=judge)
-    whole = compute_targets(samples, segmenter, settings, tmp_path / "whole").read()
+    full = compute_targets(samples, segmenter, settings, tmp_path / "full").read()
     small = compute_targets(samples, segmenter, replace(settings, batch_size=5), tmp_path / "small").read()
     backwards = compute_targets(samples[::-1], segmenter, settings, tmp_path / "backwards").read()
     for other in (small, backwards):
-        assert set(other) == set(whole)
-        for object_id, target in whole.items():
+        assert set(other) == set(full)
+        for object_id, target in full.items():
             assert other[object_id].prompts == target.prompts
             assert other[object_id].mean_iou == pytest.approx(target.mean_iou, abs=2e-3)
 
 
-def test_what_decides_the_targets_is_in_the_key(samples: list[Sample], tmp_path: Path) -> None:
-    images = images_of(samples)
+def test_the_key_depends_on_all_that_changes_the_targets_and_nothing_else(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    images = objects_by_image(samples)
     key = store_key(images, BoxSegmenter(), SETTINGS)
-    assert store_key(images_of(samples), BoxSegmenter(), replace(SETTINGS, batch_size=1)) == key
+    assert store_key(objects_by_image(samples), BoxSegmenter(), replace(SETTINGS, batch_size=1)) == key
     others = [
         store_key(images, BoxSegmenter(points_cut=True), SETTINGS),
         store_key(images, BoxSegmenter(), replace(SETTINGS, seed=1)),
-        store_key(images_of(samples[:-4]), BoxSegmenter(), SETTINGS),
+        store_key(objects_by_image(samples[:-4]), BoxSegmenter(), SETTINGS),
     ]
     moved = shutil.move(tmp_path / "images", tmp_path / "moved")
     elsewhere = [replace(sample, image=Path(moved) / sample.image.name) for sample in samples]
-    assert store_key(images_of(elsewhere), BoxSegmenter(), SETTINGS) == key
-    # Another image of the same name and size.
+    assert store_key(objects_by_image(elsewhere), BoxSegmenter(), SETTINGS) == key
+    # Other bytes under the same file name.
     shutil.copy(Path(moved) / "0.png", Path(moved) / "copy.png")
     with (Path(moved) / "0.png").open("ab") as file:
         file.write(b" ")
-    others.append(store_key(images_of(elsewhere), BoxSegmenter(), SETTINGS))
+    others.append(store_key(objects_by_image(elsewhere), BoxSegmenter(), SETTINGS))
     assert len({str(sorted(other.items())) for other in [key, *others]}) == 5
 
 
-def test_objects_that_cannot_be_taught_are_kept_with_their_reason(samples: list[Sample], tmp_path: Path) -> None:
+def test_objects_without_a_target_are_stored_with_their_reason(samples: list[Sample], tmp_path: Path) -> None:
     size_wh = samples[0].size_wh
     empty = mask_object("empty", np.zeros(size_wh[::-1], dtype=bool))
     full = mask_object("full", np.ones(size_wh[::-1], dtype=bool))
@@ -184,7 +186,7 @@ def test_objects_that_cannot_be_taught_are_kept_with_their_reason(samples: list[
     assert compute_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
 
 
-def test_the_floor_takes_out_objects_and_groups(samples: list[Sample], tmp_path: Path) -> None:
+def test_min_iou_drops_groups_and_objects(samples: list[Sample], tmp_path: Path) -> None:
     segmenter = Counting()
     free = compute_targets(samples, segmenter, replace(SETTINGS, keep=8), tmp_path).read()
     floor = float(np.median([iou for target in free.values() for iou in target.ious]))
@@ -201,7 +203,7 @@ def test_the_floor_takes_out_objects_and_groups(samples: list[Sample], tmp_path:
     assert len(strict.skipped()) == 8
 
 
-def test_random_choice_takes_the_first_groups_drawn(samples: list[Sample], tmp_path: Path) -> None:
+def test_random_choice_keeps_the_first_sampled_groups(samples: list[Sample], tmp_path: Path) -> None:
     top = compute_targets(samples, Counting(), replace(SETTINGS, keep=8), tmp_path).read()
     random = compute_targets(samples, Counting(), replace(SETTINGS, keep=2, choose="random"), tmp_path).read()
     for object_id, target in random.items():
@@ -210,13 +212,13 @@ def test_random_choice_takes_the_first_groups_drawn(samples: list[Sample], tmp_p
     assert np.mean([t.ious[0] for t in random.values()]) < np.mean([t.ious[0] for t in top.values()])
 
 
-def test_a_name_for_two_objects_is_refused(samples: list[Sample], tmp_path: Path) -> None:
+def test_an_id_of_two_objects_raises_an_error(samples: list[Sample], tmp_path: Path) -> None:
     other = replace(samples[4], objects=(replace(samples[4].objects[0], id="ann/0/0"),))
-    with pytest.raises(DataError, match=r"two different objects are named ann/0/0: .* rename one of the two files"):
+    with pytest.raises(DataError, match=r"two different objects have the id ann/0/0: .* rename one of the two files"):
         compute_targets([samples[0], other], BoxSegmenter(), SETTINGS, tmp_path)
 
 
-def test_a_image_that_is_missing_or_of_another_size_is_told(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_missing_or_wrongly_sized_image_raises_an_error(samples: list[Sample], tmp_path: Path) -> None:
     missing = replace(samples[0], image=tmp_path / "none.jpg")
     with pytest.raises(DataError, match=r"none.jpg cannot be read: No such file"):
         compute_targets([missing], BoxSegmenter(), SETTINGS, tmp_path / "store")
@@ -224,18 +226,18 @@ def test_a_image_that_is_missing_or_of_another_size_is_told(samples: list[Sample
     text.write_text("no image")
     with pytest.raises(DataError, match=r"text.jpg"):
         compute_targets([replace(samples[0], image=text)], BoxSegmenter(), SETTINGS, tmp_path / "store")
-    with pytest.raises(DataError, match=r"1.png is \(61, 40\) \(W, H\), but its annotation says \(60, 40\)"):
+    with pytest.raises(DataError, match=r"1.png is \(61, 40\) \(W, H\), but its annotation is for \(60, 40\)"):
         compute_targets([replace(samples[0], image=samples[4].image)], BoxSegmenter(), SETTINGS, tmp_path / "store")
 
 
-def test_shards_hold_whole_images(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_consist_of_complete_images(samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "SHARD_OBJECTS", 3)
-    images = images_of(samples)
+    images = objects_by_image(samples)
     assert [len(shard) for shard in plan_shards(images)] == [2, 2]
     assert [image for shard in plan_shards(images) for image in shard] == images
     assert plan_shards([]) == []
 
 
-def test_phrases_that_mean_nothing_make_an_empty_store(samples: list[Sample], tmp_path: Path) -> None:
+def test_samples_without_objects_make_an_empty_store(samples: list[Sample], tmp_path: Path) -> None:
     store = compute_targets([replace(samples[0], objects=())], BoxSegmenter(), SETTINGS, tmp_path)
     assert store.read() == {}

@@ -5,11 +5,11 @@ from hypothesis import strategies as st
 
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, box_of_mask
-from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded
+from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded_rng
 
 
 def rng(object_id: str = "a") -> np.random.Generator:
-    return seeded(0, "points", object_id)
+    return seeded_rng(0, "points", object_id)
 
 
 def draw(mask: np.ndarray, positives: int = 2, negatives: int = 1, groups: int = 16, widen: float = 0.1) -> PointGroups:
@@ -27,7 +27,7 @@ def masks(draw: st.DrawFn) -> np.ndarray:
 
 @settings(max_examples=150)
 @given(mask=masks(), positives=st.integers(0, 4), negatives=st.integers(0, 3))
-def test_positives_lie_on_the_mask_and_negatives_off_it(mask: np.ndarray, positives: int, negatives: int) -> None:
+def test_positives_are_on_the_mask_and_negatives_off_it(mask: np.ndarray, positives: int, negatives: int) -> None:
     assume(mask.any() and (~mask).sum() >= negatives)
     drawn = draw(mask, positives, negatives)
     assert drawn.xy.shape == (16, positives + negatives, 2)
@@ -40,14 +40,14 @@ def test_positives_lie_on_the_mask_and_negatives_off_it(mask: np.ndarray, positi
 
 @settings(max_examples=80)
 @given(mask=masks(), count=st.integers(1, 4))
-def test_the_points_of_a_group_differ_and_go_from_left_to_right(mask: np.ndarray, count: int) -> None:
+def test_the_points_of_a_group_are_distinct_and_sorted_from_left_to_right(mask: np.ndarray, count: int) -> None:
     assume(mask.sum() >= count and (~mask).sum() >= count)
     for points in draw(mask, count, count).xy:
         for kind in (points[:count], points[count:]):
             assert [tuple(point) for point in kind] == sorted({tuple(point) for point in kind})
 
 
-def test_negatives_stay_in_the_widened_box() -> None:
+def test_negatives_are_inside_the_extended_box() -> None:
     mask = np.zeros((100, 100), dtype=bool)
     mask[40:60, 30:50] = True
     mask[45:55, 35:45] = False
@@ -77,20 +77,20 @@ def test_no_negative_lies_where_pixels_count_for_nobody() -> None:
         draw_groups(mask, box, rng(), **points, ignored=~mask)
 
 
-def test_a_mask_without_room_is_told() -> None:
+def test_a_mask_without_space_for_negatives_raises_an_error() -> None:
     with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
         draw(np.ones((4, 4), dtype=bool))
     with pytest.raises(DataError, match="the mask is empty"):
         draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, widen=0.1)
 
 
-def test_a_mask_of_one_pixel_repeats_it() -> None:
+def test_positives_repeat_on_a_mask_of_one_pixel() -> None:
     mask = np.zeros((5, 5), dtype=bool)
     mask[3, 1] = True
     assert draw(mask).xy[:, :2].tolist() == [[[1.5, 3.5], [1.5, 3.5]]] * 16
 
 
-def test_every_pair_of_places_is_as_likely_as_another() -> None:
+def test_all_pairs_of_pixels_are_equally_likely() -> None:
     mask = np.zeros((4, 4), dtype=bool)
     mask[0, :] = True
     pairs = draw(mask, groups=6000).xy[:, :2, 0]
@@ -99,17 +99,17 @@ def test_every_pair_of_places_is_as_likely_as_another() -> None:
     assert counts.min() > 850 and counts.max() < 1150
 
 
-def test_draws_depend_on_seed_purpose_and_object_alone() -> None:
+def test_samples_depend_only_on_seed_purpose_and_object() -> None:
     mask = np.random.default_rng(0).random((30, 30)) < 0.5
     first = draw(mask)
     np.testing.assert_array_equal(first.xy, draw(mask).xy)
-    others = [seeded(0, "points", "b"), seeded(1, "points", "a"), seeded(0, "boxes", "a")]
+    others = [seeded_rng(0, "points", "b"), seeded_rng(1, "points", "a"), seeded_rng(0, "boxes", "a")]
     for other in others:
         drawn = draw_groups(mask, Box(0, 0, 30, 30), other, groups=16, positives=2, negatives=1, widen=0.1)
         assert not np.array_equal(drawn.xy, first.xy)
 
 
-def test_points_carry_their_labels() -> None:
+def test_groups_convert_to_points_with_labels() -> None:
     groups = PointGroups(np.array([[[1.5, 2.5], [3.5, 0.5]]], dtype=np.float32), np.array([1, 0]))
     assert groups.points(0) == ((1.5, 2.5, 1), (3.5, 0.5, 0))
     assert len(groups) == 1
@@ -123,7 +123,7 @@ def test_points_carry_their_labels() -> None:
     height=st.floats(0.5, 50),
     share=st.floats(0, 0.49),
 )
-def test_jittered_boxes_are_off_by_at_most_the_share(
+def test_jittered_boxes_differ_by_at_most_the_share(
     x: float, y: float, width: float, height: float, share: float
 ) -> None:
     box = Box(x, y, x + width, y + height)

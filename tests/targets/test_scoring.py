@@ -13,7 +13,7 @@ from sam4mllm.segmenters.families import family_of
 from sam4mllm.segmenters.frame import InputFrame
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded
+from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded_rng
 from sam4mllm.targets.scoring import Candidate, coarse_iou, score_groups
 from sam4mllm.testing import tiny_sam, tiny_segmenter_model
 
@@ -39,15 +39,15 @@ def candidate(number: int, groups: int = 5, positives: int = 2, boxes: int | Non
     box = box_of_mask(truth)
     assert box is not None
     drawn = draw_groups(
-        truth, box, seeded(0, "points", str(number)), groups=groups, positives=positives, negatives=1, widen=0.1
+        truth, box, seeded_rng(0, "points", str(number)), groups=groups, positives=positives, negatives=1, widen=0.1
     )
-    rng = seeded(0, "boxes", str(number))
+    rng = seeded_rng(0, "boxes", str(number))
     boxes_xyxy = jittered_boxes(box, (70, 48), rng, share=0.2, count=boxes or 1)
     return Candidate(truth, drawn, None if boxes is None else boxes_xyxy, boxes_xyxy)
 
 
 def one_by_one(segmenter: Segmenter, item: Candidate) -> tuple[list[float], float]:
-    """The scores by way of `decode` and `masks`, a prompt at a time, counted in numpy."""
+    """Compute the scores one prompt at a time with `decode` and `masks`, and the IoU in numpy."""
     embeddings = segmenter.embed([IMAGE])
 
     def iou(prompt: SamPrompt) -> float:
@@ -59,35 +59,37 @@ def one_by_one(segmenter: Segmenter, item: Candidate) -> tuple[list[float], floa
         float(np.mean([iou(SamPrompt(box, item.groups.points(group))) for box in boxes]))
         for group in range(len(item.groups))
     ]
-    alone = [iou(SamPrompt(Box(*map(float, box)))) for box in item.alone_xyxy]
-    return groups, float(np.mean(alone))
+    box_only = [iou(SamPrompt(Box(*map(float, box)))) for box in item.box_only_xyxy]
+    return groups, float(np.mean(box_only))
 
 
 @pytest.mark.parametrize("boxes", [None, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 7, 256])
 @pytest.mark.parametrize("kind", ["sam", "sam2", "box"])
-def test_scores_are_those_of_prompts_one_by_one(kind: str, batch_size: int, boxes: int | None) -> None:
+def test_scores_equal_those_of_prompts_decoded_one_by_one(kind: str, batch_size: int, boxes: int | None) -> None:
     segmenter: Segmenter = SEGMENTERS[kind]()
     candidates = [candidate(number, boxes=boxes) for number in range(3)]
     scores = score_groups(segmenter, segmenter.embed([IMAGE]), candidates, batch_size)
     assert len(scores) == 3
     for score, item in zip(scores, candidates, strict=True):
-        groups, alone = one_by_one(segmenter, item)
+        groups, box_only = one_by_one(segmenter, item)
         np.testing.assert_allclose(score.ious, groups, atol=2e-3)
-        assert score.box_iou == pytest.approx(alone, abs=2e-3)
+        assert score.box_iou == pytest.approx(box_only, abs=2e-3)
         assert score.ious.dtype == np.float32
 
 
-def test_objects_may_be_none() -> None:
+def test_no_candidates_give_no_scores() -> None:
     segmenter = BoxSegmenter()
     assert score_groups(segmenter, segmenter.embed([IMAGE]), [], 8) == []
 
 
-def test_without_points_every_group_is_the_box_alone() -> None:
+def test_groups_without_points_have_the_score_of_the_box() -> None:
     segmenter = BoxSegmenter()
     truth = np.zeros((48, 70), dtype=bool)
     truth[10:20, 10:20] = True
-    drawn = draw_groups(truth, Box(10, 10, 20, 20), seeded(0, "", ""), groups=4, positives=0, negatives=0, widen=0.1)
+    drawn = draw_groups(
+        truth, Box(10, 10, 20, 20), seeded_rng(0, "", ""), groups=4, positives=0, negatives=0, widen=0.1
+    )
     box = np.array([[10, 10, 20, 15]], dtype=np.float32)
     (score,) = score_groups(segmenter, segmenter.embed([IMAGE]), [Candidate(truth, drawn, box, box)], 8)
     assert score.box_iou == 0.5
@@ -100,19 +102,19 @@ def test_without_points_every_group_is_the_box_alone() -> None:
     seed=st.integers(0, 1000),
     share=st.sampled_from([0.0, 0.02, 0.5]),
 )
-def test_counting_in_a_window_is_counting_the_whole(size_wh: tuple[int, int], seed: int, share: float) -> None:
+def test_the_iou_in_a_window_equals_that_of_the_full_image(size_wh: tuple[int, int], seed: int, share: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     upsampling = InputFrame(64).upsampling(size_wh, 16)
     coarse = torch.rand(3, 16, 16, generator=generator) - 1
     coarse[torch.rand(3, 16, 16, generator=generator) < share] += 2
     truth = torch.rand(size_wh[1], size_wh[0], generator=generator) < 0.3
     expected = [plain_iou(mask.numpy(), truth.numpy()) for mask in upsampling.masks(coarse)]
-    # One pixel whose logit is next to 0 may fall either way.
+    # One pixel with a logit near 0 may flip by rounding.
     tolerance = 1.01 / max(int(truth.sum()), 1)
     np.testing.assert_allclose(coarse_iou(coarse, truth, upsampling).numpy(), expected, atol=tolerance)
 
 
-def test_a_known_iou() -> None:
+def test_iou_of_hand_made_masks() -> None:
     upsampling = BoxSegmenter(side=8).upsampling((8, 8))
     truth = torch.zeros(8, 8, dtype=torch.bool)
     truth[:4, :4] = True
@@ -126,7 +128,7 @@ def test_a_known_iou() -> None:
     assert coarse_iou(empty, torch.zeros(8, 8, dtype=torch.bool), upsampling).tolist() == [0.0]
 
 
-def test_pixels_that_count_for_nobody_are_no_fault_of_a_mask() -> None:
+def test_ignored_pixels_do_not_count_in_the_iou() -> None:
     upsampling = BoxSegmenter(side=8).upsampling((8, 8))
     truth, counted = torch.zeros(8, 8, dtype=torch.bool), torch.ones(8, 8, dtype=torch.bool)
     truth[:4, :4], counted[:, 4:] = True, False

@@ -18,7 +18,7 @@ def target(object_id: str, keep: int = 2, points: int = 1) -> ObjectTarget:
     return ObjectTarget(object_id, prompts, (0.5, 0.25)[:keep], 0.75, 0.5, 0.125)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_shards_are_read_back(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
     store.write_shard(0, [target("a"), SkippedObject("b", "the mask is empty")])
     store.write_shard(1, [target("c", keep=1, points=3), target("d", points=0)])
@@ -34,21 +34,21 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert again.shards() == [0, 1]
 
 
-def test_a_shard_of_skipped_objects_alone_can_be_read(tmp_path: Path) -> None:
+def test_a_shard_of_only_skipped_objects_can_be_read(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
     store.write_shard(0, [SkippedObject("b", "empty")])
     assert store.read() == {}
     assert store.skipped() == {"b": "empty"}
 
 
-def test_another_key_is_another_store(tmp_path: Path) -> None:
+def test_another_key_opens_another_store(tmp_path: Path) -> None:
     TargetStore.open(tmp_path, KEY).write_shard(0, [target("a")])
     for other in (KEY | {"data": "e"}, KEY | {"segmenter": "t"}, KEY | {"settings": {"groups": 3}}):
         assert TargetStore.open(tmp_path, other).read() == {}
     assert TargetStore.open(tmp_path, dict(reversed(KEY.items()))).read() == {"a": target("a")}
 
 
-def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
+def test_temporary_files_are_not_read(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
     store.write_shard(0, [target("a")])
     (store.path / ".targets-00001.parquet.99").write_bytes(b"half a file")
@@ -57,7 +57,7 @@ def test_unfinished_files_are_not_read(tmp_path: Path) -> None:
     assert not [file for file in store.path.iterdir() if file.name.startswith(".targets-00000")]
 
 
-def test_the_same_results_are_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_results_are_written_as_equal_bytes(tmp_path: Path) -> None:
     stores = [TargetStore.open(tmp_path / name, KEY) for name in ("one", "two")]
     for store in stores:
         store.write_shard(0, [target("a"), SkippedObject("b", "empty")])
@@ -65,7 +65,7 @@ def test_the_same_results_are_the_same_bytes(tmp_path: Path) -> None:
     assert first == second
 
 
-def test_a_broken_shard_or_key_is_told(tmp_path: Path) -> None:
+def test_a_damaged_shard_or_key_raises_an_error(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
     store.write_shard(0, [target("a")])
     (store.path / "targets-00000.parquet").write_bytes(b"PAR1 no more")
@@ -80,7 +80,7 @@ def test_a_broken_shard_or_key_is_told(tmp_path: Path) -> None:
         TargetStore.open(blocked, KEY)
 
 
-def test_datasets_opens_the_shards(tmp_path: Path) -> None:
+def test_shards_can_be_loaded_by_datasets(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     store = TargetStore.open(tmp_path / "store", KEY)
