@@ -64,7 +64,7 @@ def candidates_of(number: int, scene: Scene, groups: int, seed: int) -> list[Can
     candidates = []
     for index, shape in enumerate(scene.shapes):
         rng = seeded_rng(seed, "points", f"{number}/{index}")
-        drawn = draw_groups(shape.mask, shape.box, rng, groups=groups, positives=2, negatives=1, widen=0.1)
+        drawn = draw_groups(shape.mask, shape.box, rng, groups=groups, positives=2, negatives=1, margin=0.1)
         box = np.array([shape.box], dtype=np.float32)
         candidates.append(Candidate(shape.mask, drawn, box, box))
     return candidates

@@ -63,7 +63,7 @@ def share_outside(mask: torch.Tensor, box: Box) -> float:
 def segment_with_fallback(
     segmenter: Segmenter, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], fallback: BoxFallback
 ) -> tuple[list[torch.Tensor], torch.Tensor, tuple[bool, ...]]:
-    """Segment (image index, prompt) requests, with the box's mask where `fallback` says so.
+    """Segment (image index, prompt) requests, with the mask of the box where `fallback` uses it.
 
     Prompts with box and points are decoded with and without the points, from the same embeddings in the same call.
 

@@ -221,7 +221,7 @@ def _candidate(
             groups=settings.groups,
             positives=settings.positives,
             negatives=settings.negatives,
-            widen=settings.widen,
+            margin=settings.widen,
             ignored=ignored,
         )
     except DataError as error:

@@ -55,7 +55,7 @@ def draw_groups(
     groups: int,
     positives: int,
     negatives: int,
-    widen: float,
+    margin: float,
     ignored: npt.NDArray[np.bool_] | None = None,
 ) -> PointGroups:
     """Sample groups of points on the mask and off it, uniformly over pixels.
@@ -69,8 +69,8 @@ def draw_groups(
         groups: The number of groups.
         positives: Points on the mask per group.
         negatives: Points off the mask per group.
-        widen: Negatives are inside the box extended by this share of its width and height on each side; if it has fewer
-            pixels off the mask than `negatives`, they are anywhere in the image.
+        margin: Negatives are inside the box extended by this share of its width and height on each side; if fewer than
+            `negatives` pixels of it are off the mask, they are anywhere in the image.
         ignored: (H, W) bool, pixels without a label, which get no points.
 
     Raises:
@@ -82,7 +82,7 @@ def draw_groups(
     free = ~mask if ignored is None else ~(mask | ignored)
     if on.size == 0:
         raise DataError("the mask is empty")
-    off = np.flatnonzero(_pixels_in_box(mask.shape, box.widen(widen, (width, height))).T & free.T)
+    off = np.flatnonzero(_pixels_in_box(mask.shape, box.widen(margin, (width, height))).T & free.T)
     if off.size < negatives:
         off = np.flatnonzero(free.T)
         if off.size < negatives:

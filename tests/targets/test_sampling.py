@@ -12,10 +12,12 @@ def rng(object_id: str = "a") -> np.random.Generator:
     return seeded_rng(0, "points", object_id)
 
 
-def draw(mask: np.ndarray, positives: int = 2, negatives: int = 1, groups: int = 16, widen: float = 0.1) -> PointGroups:
+def draw(
+    mask: np.ndarray, positives: int = 2, negatives: int = 1, groups: int = 16, margin: float = 0.1
+) -> PointGroups:
     box = box_of_mask(mask)
     assert box is not None
-    return draw_groups(mask, box, rng(), groups=groups, positives=positives, negatives=negatives, widen=widen)
+    return draw_groups(mask, box, rng(), groups=groups, positives=positives, negatives=negatives, margin=margin)
 
 
 @st.composite
@@ -51,9 +53,9 @@ def test_negatives_are_inside_the_extended_box() -> None:
     mask = np.zeros((100, 100), dtype=bool)
     mask[40:60, 30:50] = True
     mask[45:55, 35:45] = False
-    exact = draw(mask, groups=500, widen=0.0).xy[:, 2]
+    exact = draw(mask, groups=500, margin=0.0).xy[:, 2]
     assert exact[:, 0].min() >= 35 and exact[:, 0].max() <= 45
-    wide = draw(mask, groups=2000, widen=0.1).xy[:, 2]
+    wide = draw(mask, groups=2000, margin=0.1).xy[:, 2]
     assert (wide[:, 0].min(), wide[:, 0].max()) == (28.5, 51.5)
     assert (wide[:, 1].min(), wide[:, 1].max()) == (38.5, 61.5)
 
@@ -61,7 +63,7 @@ def test_negatives_are_inside_the_extended_box() -> None:
 def test_a_full_box_sends_negatives_to_the_whole_image() -> None:
     mask = np.zeros((20, 20), dtype=bool)
     mask[5:15, 5:15] = True
-    negatives = draw(mask, widen=0.0, groups=200).xy[:, 2]
+    negatives = draw(mask, margin=0.0, groups=200).xy[:, 2]
     assert negatives[:, 0].min() < 5 and negatives[:, 0].max() > 15
 
 
@@ -70,7 +72,7 @@ def test_no_negative_lies_where_pixels_count_for_nobody() -> None:
     mask[5:15, 5:15] = np.tri(10, dtype=bool)
     ignored = np.zeros((20, 20), dtype=bool)
     ignored[:, 10:] = ~mask[:, 10:]
-    box, points = Box(5, 5, 15, 15), {"groups": 200, "positives": 2, "negatives": 1, "widen": 0.1}
+    box, points = Box(5, 5, 15, 15), {"groups": 200, "positives": 2, "negatives": 1, "margin": 0.1}
     negatives = draw_groups(mask, box, rng(), **points, ignored=ignored).xy[:, 2].astype(int)
     assert not (mask | ignored)[negatives[:, 1], negatives[:, 0]].any()
     with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
@@ -81,7 +83,7 @@ def test_a_mask_without_space_for_negatives_raises_an_error() -> None:
     with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
         draw(np.ones((4, 4), dtype=bool))
     with pytest.raises(DataError, match="the mask is empty"):
-        draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, widen=0.1)
+        draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, margin=0.1)
 
 
 def test_positives_repeat_on_a_mask_of_one_pixel() -> None:
@@ -105,7 +107,7 @@ def test_samples_depend_only_on_seed_purpose_and_object() -> None:
     np.testing.assert_array_equal(first.xy, draw(mask).xy)
     others = [seeded_rng(0, "points", "b"), seeded_rng(1, "points", "a"), seeded_rng(0, "boxes", "a")]
     for other in others:
-        drawn = draw_groups(mask, Box(0, 0, 30, 30), other, groups=16, positives=2, negatives=1, widen=0.1)
+        drawn = draw_groups(mask, Box(0, 0, 30, 30), other, groups=16, positives=2, negatives=1, margin=0.1)
         assert not np.array_equal(drawn.xy, first.xy)
 
 

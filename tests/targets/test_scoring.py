@@ -39,7 +39,7 @@ def candidate(number: int, groups: int = 5, positives: int = 2, boxes: int | Non
     box = box_of_mask(truth)
     assert box is not None
     drawn = draw_groups(
-        truth, box, seeded_rng(0, "points", str(number)), groups=groups, positives=positives, negatives=1, widen=0.1
+        truth, box, seeded_rng(0, "points", str(number)), groups=groups, positives=positives, negatives=1, margin=0.1
     )
     rng = seeded_rng(0, "boxes", str(number))
     boxes_xyxy = jittered_boxes(box, (70, 48), rng, share=0.2, count=boxes or 1)
@@ -88,7 +88,7 @@ def test_groups_without_points_have_the_score_of_the_box() -> None:
     truth = np.zeros((48, 70), dtype=bool)
     truth[10:20, 10:20] = True
     drawn = draw_groups(
-        truth, Box(10, 10, 20, 20), seeded_rng(0, "", ""), groups=4, positives=0, negatives=0, widen=0.1
+        truth, Box(10, 10, 20, 20), seeded_rng(0, "", ""), groups=4, positives=0, negatives=0, margin=0.1
     )
     box = np.array([[10, 10, 20, 15]], dtype=np.float32)
     (score,) = score_groups(segmenter, segmenter.embed([IMAGE]), [Candidate(truth, drawn, box, box)], 8)
