@@ -54,7 +54,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
         "dataloader_pin_memory": not on_cpu,
     }
     fixed = {
-        "output_dir": str(RunFolder(recipe.output).checkpoints),
+        "output_dir": str(RunFolder(recipe.output).checkpoints.folder),
         "seed": recipe.seed,
         "remove_unused_columns": False,
         "label_names": ["labels"],

@@ -92,7 +92,7 @@ class ValidationCallback(TrainerCallback):
         if is_best:
             weights = self._weights()
             if self._processes.is_main:
-                self._run.save_best(model, step, validation.ciou, weights, validation.calibration)
+                self._run.checkpoints.save_best(model, step, validation.ciou, weights, validation.calibration)
         if self._processes.is_main:
             self._run.log.append({"step": step, "validation": validation.record()})
             logger.info(
@@ -105,5 +105,5 @@ class ValidationCallback(TrainerCallback):
             )
 
     def _is_best(self, validation: Validation) -> bool:
-        best = self._run.best()
+        best = self._run.checkpoints.best()
         return best is None or validation.ciou > best[1]

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.mixture import Mixture, read_mixture
-from sam4mllm.methods.base import PromptTarget
-from sam4mllm.methods.registry import Method, method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.base import Method, PromptTarget
+from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
@@ -67,7 +67,7 @@ def train(
     is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
     run = RunFolder(recipe.output)
     mixture = read_mixture(recipe.data, recipe.seed)
-    processes.broadcast_result(lambda: run.record_data_digest(mixture.digest(), is_finished=is_finished))
+    processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
     if is_finished:
         logger.info("%s: the training has already finished", run.path)
         return run
@@ -133,11 +133,11 @@ def fit(
         validation = ValidationCallback(run, validate, every_steps, processes, gathered_weights)
     trainer = _make_trainer(mllm, conversations, run, arguments, [*([validation] if validation else []), *callbacks])
     # 2. Find the checkpoint to resume from.
-    processes.broadcast_result(lambda: run.check_resumable(digest(conversations)))
+    processes.broadcast_result(lambda: run.checkpoints.check_resumable(digest(conversations)))
     name, step, last_step = processes.broadcast_result(
         lambda: _rewind(run, processes.world_size, only_unfinished=is_sharded)
     )
-    checkpoint = run.checkpoints / name if name else None
+    checkpoint = run.checkpoints.folder / name if name else None
     # 3. Train. Resumed at its last step, the trainer would take one step more, so the adapter is loaded instead.
     if checkpoint is not None and step >= last_step:
         _load_adapter(mllm.model, checkpoint)
@@ -147,7 +147,7 @@ def fit(
     # 4. Validate the last step, and save the best adapter, or the last one without validation.
     if validation is not None:
         validation.validate_at(step, mllm.model)
-    if (best := run.best()) is not None:
+    if (best := run.checkpoints.best()) is not None:
         logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
     weights = gathered_weights()
     if processes.is_main:
@@ -156,7 +156,7 @@ def fit(
 
 
 def _create_run(recipe: Recipe) -> RunFolder:
-    """Create the run folder, or reopen it; its method.json then says how the run's model is trained and asked."""
+    """Create the run folder, or reopen it; its method.json then has the settings for training and inference."""
     # The method is made first, because it may be refused, and a refused recipe must not leave a folder behind.
     method = None if RunFolder(recipe.output).is_started else method_of_recipe(recipe)
     return RunFolder.create(recipe, method)
@@ -236,7 +236,7 @@ def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[
         RecipeError: the checkpoints were written by another number of processes.
     """
     newest: tuple[str | None, int, int] = (None, 0, 1)
-    for checkpoint in run.complete_checkpoints(world_size):
+    for checkpoint in run.checkpoints.complete(world_size):
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         step, last_step = state["global_step"], state["max_steps"]
         if not (only_unfinished and step >= last_step):

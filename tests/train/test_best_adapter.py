@@ -12,19 +12,19 @@ from tests.train.helpers import StopAt, adapter_of, largest_difference, make_rec
 def test_the_best_adapter_is_kept(tmp_path, fast_vlm):
     recipe = make_recipe(tmp_path, fast_vlm, "training.save_total_limit=10")
     run = run_fit(recipe, validate=validations(0.2, 0.6, 0.4, 0.6))
-    assert {step: found["ciou"] for step, found in run.log.validations().items()} == {2: 0.2, 4: 0.6, 6: 0.4, 8: 0.6}
-    step, ciou, folder = run.best()
+    assert {step: each["ciou"] for step, each in run.log.validations().items()} == {2: 0.2, 4: 0.6, 6: 0.4, 8: 0.6}
+    step, ciou, folder = run.checkpoints.best()
     assert (step, ciou) == (4, 0.6)
     best, root = adapter_of(folder), adapter_of(run.path)
     assert largest_difference(best, root) == 0
-    assert largest_difference(root, adapter_of(run.checkpoints / "checkpoint-4")) == 0
-    assert largest_difference(root, adapter_of(run.checkpoints / "checkpoint-8")) > 0
-    assert not list(run.checkpoints.glob("unfinished*"))
+    assert largest_difference(root, adapter_of(run.checkpoints.folder / "checkpoint-4")) == 0
+    assert largest_difference(root, adapter_of(run.checkpoints.folder / "checkpoint-8")) > 0
+    assert not list(run.checkpoints.folder.glob("unfinished*"))
 
 
 def test_validation_does_not_change_the_weights(tmp_path, fast_vlm, uninterrupted):
     run = run_fit(make_recipe(tmp_path, fast_vlm), validate=validations(0.1, 0.2, 0.3, 0.4))
-    assert run.best()[0] == 8
+    assert run.checkpoints.best()[0] == 8
     assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) == 0
 
 
@@ -38,9 +38,9 @@ def test_the_best_adapter_survives_an_interruption_and_later_validations_are_rep
 
     with pytest.raises(KeyboardInterrupt):
         start(StopAt(7), [2, 4, 6])
-    assert RunFolder(recipe.output).best()[0] == 6
+    assert RunFolder(recipe.output).checkpoints.best()[0] == 6
     run = start(None, [6, 8])
-    assert run.best()[:2] == (6, 0.7)
+    assert run.checkpoints.best()[:2] == (6, 0.7)
     assert [record["step"] for record in run.log.read() if "validation" in record] == [2, 4, 6, 8]
 
 
@@ -64,7 +64,7 @@ def test_the_calibration_is_that_of_the_best_adapter_also_after_an_interruption(
     with pytest.raises(KeyboardInterrupt):
         start("stopped", StopAt(7), 2, 4, 6)
     assert RunFolder(tmp_path / "stopped/run").calibration is None
-    runs = [start("stopped", None, 6, 8), start("whole", None, 2, 4, 6, 8)]
+    runs = [start("stopped", None, 6, 8), start("uninterrupted", None, 2, 4, 6, 8)]
     assert runs[0].calibration == fitted[6] and runs[0].calibration is not None
     assert len({(run.path / "calibration.json").read_bytes() for run in runs}) == 1
 
@@ -73,4 +73,4 @@ def test_the_last_step_is_validated(tmp_path, fast_vlm):
     recipe = make_recipe(tmp_path, fast_vlm, "training.validate.every_steps=0")
     run = run_fit(recipe, validate=validations(0.4))
     assert list(run.log.validations()) == [8]
-    assert run.best()[0] == 8
+    assert run.checkpoints.best()[0] == 8

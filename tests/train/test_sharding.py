@@ -39,7 +39,7 @@ def run_of(home: Path, mode: str) -> RunFolder:
         if mode != "zero2":
             assert job(home, mode, stop=5) != 0
             interrupted = RunFolder(home / mode / "run")
-            assert [folder.name for folder in interrupted.complete_checkpoints(2)] == ["checkpoint-4"]
+            assert [folder.name for folder in interrupted.checkpoints.complete(2)] == ["checkpoint-4"]
         job(home, mode)
     return RunFolder.open(home / mode / "run")
 
@@ -50,7 +50,7 @@ def test_two_processes_train_and_resume_as_one_process(home: Path, mode: str) ->
     losses = [[record["loss"] for record in run.log.read() if "loss" in record] for run in (unsharded, sharded)]
     assert len(losses[1]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert largest_difference(adapter_of(unsharded.path), adapter_of(sharded.path)) <= 1e-4
-    best = f"checkpoints/best-{unsharded.best()[0]}"
+    best = f"checkpoints/best-{unsharded.checkpoints.best()[0]}"
     assert largest_difference(adapter_of(unsharded.path / best), adapter_of(sharded.path / best)) <= 1e-4
 
 

@@ -73,12 +73,12 @@ def test_two_processes_of_batch_1_train_as_one_of_batch_2(home: Path) -> None:
     moved = adapter_of(one.path)
     assert max(float(value.abs().max()) for name, value in moved.items() if "lora_B" in name) > 1e-3
     assert one.log.validations() == two.log.validations() and list(one.log.validations()) == [3, 6]
-    assert [folder.name for folder in two.complete_checkpoints(2)] == ["checkpoint-6", "checkpoint-4"]
+    assert [folder.name for folder in two.checkpoints.complete(2)] == ["checkpoint-6", "checkpoint-4"]
 
 
 def test_training_does_not_resume_with_another_number_of_processes(home: Path) -> None:
     with pytest.raises(RecipeError, match=r"2 process\(es\) trained its checkpoints, now there are 1"):
-        RunFolder(home / "two/run").complete_checkpoints(1)
+        RunFolder(home / "two/run").checkpoints.complete(1)
 
 
 def test_one_process_resumes_the_predictions_that_two_began(home: Path) -> None:
