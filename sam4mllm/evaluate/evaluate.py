@@ -1,220 +1,200 @@
-"""The evaluation run: splits predicted, scored and shown, each in a folder of its own, with baselines where wanted.
+"""The evaluation of a model on splits of data sets, beside published results; `sam4mllm evaluate` calls it.
 
-    OUTPUT/predictions.jsonl (and what the batch run keeps)    the answers
-    OUTPUT/baseline-box/predictions.jsonl                      SAM with their boxes alone
-    OUTPUT/trust.png                                           how far their scores can be trusted
-    OUTPUT/cases/index.html                                    the best, median and worst of them
-
-Answering is apart from judging, which needs no model. What is there already is not answered again. This module prints
-nothing but its progress and knows no published figure.
+OUTPUT/results.json        the scores of all splits, and all that is needed to repeat them
+OUTPUT/DATASET-SPLIT/      the files of each split, see `splits.py`, with a results.json of its own;
+                           OUTPUT itself where a single split is named
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Unpack, cast
 
-from PIL import Image
-
-from sam4mllm.data.entry import DataEntry
-from sam4mllm.data.fields import file_exists
-from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.registry import read_with_masks
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.reading import read_dialogues, read_with_masks
+from sam4mllm.data.records import file_exists
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.evaluate.cases import write_cases
-from sam4mllm.evaluate.reliability import ReliabilityReport, reliability_report
-from sam4mllm.evaluate.score import ScoredPredictions, Scores, judge, rules_for
-from sam4mllm.evaluate.suite import Suite
-from sam4mllm.pipeline.baselines import BASELINES, BOX, box_alone, filled_boxes
-from sam4mllm.pipeline.batch import BatchSummary, predict
-from sam4mllm.utils.atomic_io import atomic_path
+from sam4mllm.evaluate.chat import ChatScores, ask_chat, chat_record, chat_report, score_chat
+from sam4mllm.evaluate.report import evaluation_report
+from sam4mllm.evaluate.results import results_record, write_results
+from sam4mllm.evaluate.score import checked_protocol
+from sam4mllm.evaluate.splits import EvalSettings, EvaluatedSplit, predict_split, score_split
+from sam4mllm.evaluate.suite import DataOptions, Suite, choose_suite
+from sam4mllm.pipeline.loading import PipelineOptions
+from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
-from sam4mllm.utils.progress import bar
 
-if TYPE_CHECKING:
-    from sam4mllm.pipeline.pipeline import Pipeline
 
-TRUST = "trust.png"
+class EvaluateOptions(DataOptions, PipelineOptions, total=False):
+    """Further options of `evaluate`: how a data set is read, and how the pipeline is loaded."""
 
 
 @dataclass(frozen=True, slots=True)
-class EvalSettings:
-    """How answers are judged and shown: `protocol` and `min_pixels` as in `score`; `cases` of each kind on the page.
+class Evaluation:
+    """The results of an evaluation.
+
+    Of several processes only the main one has results: in the others, `splits` is empty and `results` is None.
+
+    Attributes:
+        model: the model, as it was named.
+        suite: which splits were evaluated.
+        splits: the results of each.
+        record: the content of results.json.
+        results: the file results.json.
+        chat: the accuracies of each model on the chat questions, if they were asked.
+    """
+
+    model: str
+    suite: Suite
+    splits: tuple[EvaluatedSplit, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    results: Path | None = None
+    chat: dict[str, ChatScores] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> int:
+        """The number of queries with the status "error" in all splits."""
+        return sum(split.summary.error for split in self.splits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `evaluate --json` writes: the scores of the one split that was named, or else `record`."""
+        if not self.suite.named:
+            return self.record
+        chat = {"chat": self.record["chat"]} if "chat" in self.record else {}
+        return self.splits[0].scores.to_json() | chat
+
+    def report(self) -> str:
+        """Return tables of the scores beside published results, as text."""
+        comparable = all(split.scores.comparable for split in self.splits)
+        text = evaluation_report(self.splits, self.model, self.suite.named, comparable)
+        return f"{text}\nchat {self.record['chat']['file']}\n{chat_report(self.chat)}" if self.chat else text
+
+
+def evaluate(
+    model: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    datasets: str | Sequence[str],
+    splits: str | Sequence[str] = (),
+    root: str | Path | None = None,
+    output: str | Path | None = None,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+    baselines: Sequence[str] = (),
+    cases: int = 8,
+    chat: str | Path | None = None,
+    chat_images: str | Path | None = None,
+    on_split: Callable[[EvaluatedSplit], object] = lambda split: None,
+    command: Sequence[str] = (),
+    processes: DistributedContext = SINGLE_PROCESS,
+    **options: Unpack[EvaluateOptions],
+) -> Evaluation:
+    """Predict and score splits of data sets. A repeated call computes only what is missing.
+
+    Args:
+        model, adapter: as in `Pipeline.from_pretrained`; `options` are its keyword arguments too.
+        datasets, splits, root: as in `choose_suite`; `options` are its other keyword arguments.
+        output: the folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
+        protocol, min_pixels, baselines, cases: as in `EvalSettings`.
+        chat, chat_images: a chat file whose questions are asked too, and the folder of its images.
+        on_split: called with the results of each split as soon as it is scored.
+        command: the command line, for results.json.
+        processes: the processes that share the work; the main one alone scores and writes.
 
     Raises:
-        ValueError: an unknown baseline.
+        DataError: a data set cannot be read or evaluated, or `output` holds another model's predictions.
+        ModelError: the model cannot be loaded.
+
+    Example:
+        >>> import tempfile
+        >>> from sam4mllm.synthetic.writer import write_dataset
+        >>> root = Path(tempfile.mkdtemp(), "data")
+        >>> write_dataset(root, scenes=1, held_out=2)
+        >>> result = evaluate("shapes", datasets="refcoco", splits="testA", root=root, output=root / "out")
+        >>> result.errors, result.splits[0].scores.missing, result.results.name
+        (0, 0, 'results.json')
     """
-
-    protocol: str | None = None
-    min_pixels: int = 1
-    baselines: tuple[str, ...] = ()
-    cases: int = 8
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.baselines).difference(BASELINES):
-            raise ValueError(f"the baselines are {', '.join(BASELINES)}; got {', '.join(sorted(unknown))}")
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedSplit:
-    """What the models made of one split: the predictions, and those of `box` where that baseline is wanted.
-
-    `calibrated_on` names the split to which the scores were fitted; None where they were to none.
-    """
-
-    summary: BatchSummary
-    alone: BatchSummary | None
-    seconds: float
-    calibrated_on: str | None = None
+    start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
+    data_options, pipeline_options = _separate(options)
+    suite = choose_suite(datasets, splits, root, **data_options)
+    samples, dialogues = read_suite(suite, settings), _read_chat(chat, chat_images)
+    pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
+    folder = Path(output) if output is not None else suite.default_output(_home(model))
+    done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
+    answers = ask_chat(pipeline.engine, dialogues, processes) if dialogues else {}
+    if not processes.is_main:
+        return Evaluation(str(model), suite)
+    chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
+    record = partial(
+        results_record, pipeline=pipeline, settings=settings, model=model, adapter=adapter, command=command
+    )
+    for split, own in zip(done, suite.folders(folder), strict=True):
+        write_results(record([split], home=own, seconds=split.seconds), own)
+    content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
+    content |= record(done, home=folder, seconds=time.perf_counter() - start)
+    return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluatedSplit:
-    """What came out for one split; `seconds` is this run's time, which may have found part of the work done.
-
-    `calibrated_on` names the split to which the scores were fitted; None where they were to none.
-    """
-
-    entry: DataEntry
-    summary: BatchSummary
-    scores: Scores
-    reliability: ReliabilityReport
-    calibrated_on: str | None = None
-    baselines: dict[str, Scores] = field(default_factory=dict)
-    page: Path | None = None
-    seconds: float = 0.0
-
-    def rows(self, name: str) -> dict[str, Scores]:
-        """The rows of the report: ours under `name`, then the baselines'."""
-        return {name: self.scores, **{f"{name}, {baseline}": each for baseline, each in self.baselines.items()}}
-
-    def to_json(self, home: Path) -> dict[str, Any]:
-        """The split's part of results.json; its files by their places in the folder `home`."""
-        return {
-            "data": self.entry.model_dump(mode="json"),
-            "scores": self.scores.to_json(),
-            "baselines": {baseline: scores.to_json() for baseline, scores in self.baselines.items()},
-            "trust": {"calibrated_on": self.calibrated_on, **self.reliability.to_json()},
-            "statuses": {name: getattr(self.summary, name) for name in ("ok", "no_object", "malformed", "error")},
-            "predictions": self.summary.predictions.relative_to(home).as_posix(),
-            "page": None if self.page is None else self.page.relative_to(home).as_posix(),
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def read_suite(suite: Suite, judging: EvalSettings) -> list[list[Sample]]:
-    """The samples of each entry, found fit for their protocol before hours are spent on them.
+def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
+    """Read the samples of each split, and check them before hours are spent on predictions.
 
     Raises:
-        DataError: a data set cannot be read; a protocol that does not fit; a data set without any of its images.
+        DataError: a data set cannot be read, does not fit the protocol, or has none of its images.
     """
     everything = []
     for entry in suite.entries:
         samples = read_with_masks(entry)
-        rules_for(samples, dataset=entry.dataset, split=entry.split_name, protocol=judging.protocol)
+        checked_protocol(samples, dataset=entry.dataset, split=entry.split_name, protocol=settings.protocol)
         images = dict.fromkeys(sample.image for sample in samples)
         if not any(map(file_exists, images)):
             raise DataError(
-                f"{entry.name}: none of its {len(images)} images is there (the first would be "
+                f"{entry.name}: none of its {len(images)} images exists (the first would be "
                 f"{next(iter(images))}); name their folder by --images"
             )
         everything.append(samples)
     return everything
 
 
-def predict_split(
+def _separate(options: EvaluateOptions) -> tuple[DataOptions, PipelineOptions]:
+    given = cast(dict[str, Any], options)
+    data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
+    pipeline = {key: value for key, value in given.items() if key not in data}
+    return cast(DataOptions, data), cast(PipelineOptions, pipeline)
+
+
+def _read_chat(chat: str | Path | None, images: str | Path | None) -> list[Dialogue]:
+    if chat is not None:
+        return read_dialogues(data_entry("chat", path=chat, images=images))
+    if images is not None:
+        raise DataError("chat_images: has no meaning without chat; name the chat file")
+    return []
+
+
+def _home(model: str | Path) -> Path:
+    """Return the folder that results go to by default: the run folder, or one in runs/ with the model's name."""
+    return Path(model) if Path(model).is_dir() else Path("runs") / Path(model).name
+
+
+def _evaluate_splits(
     pipeline: Pipeline,
-    entry: DataEntry,
-    samples: Sequence[Sample],
+    suite: Suite,
+    samples: Sequence[Sequence[Sample]],
     output: Path,
-    judging: EvalSettings,
-    processes: DistributedContext = SINGLE_PROCESS,
-) -> PredictedSplit:
-    """All of a split's work that needs the models: the answers, and SAM's masks of their boxes alone where wanted.
-
-    Several processes share it.
-
-    Raises:
-        DataError: `output` holds the predictions of other queries or another model.
-    """
-    start = time.perf_counter()
-    queries = queries_of(samples)
-    with bar(f"{entry.dataset} {entry.split_name}", len(queries), unit="phrases", shown=processes.is_main) as advance:
-        summary = predict(pipeline, queries, output, advance=advance, processes=processes)
-    alone = None
-    if BOX in judging.baselines:
-        folder = output / f"baseline-{BOX}"
-        with bar("box alone", len(queries), unit="phrases", shown=processes.is_main) as advance:
-            answers = read_predictions(summary.predictions)
-            alone = box_alone(pipeline, queries, answers, folder, advance=advance, processes=processes)
-    calibrated_on = None if pipeline.calibration is None else pipeline.calibration.fitted_on
-    return PredictedSplit(summary, alone, time.perf_counter() - start, calibrated_on)
-
-
-def score_split(
-    answered: PredictedSplit, entry: DataEntry, samples: Sequence[Sample], judging: EvalSettings
-) -> EvaluatedSplit:
-    """The scores of the answers and of the baselines; an image of trust and the page of cases beside the answers."""
-    start = time.perf_counter()
-
-    def judged(lines: Iterable[PredictionLine]) -> ScoredPredictions:
-        return judge(
-            lines,
-            samples,
-            dataset=entry.dataset,
-            split=entry.split_name,
-            protocol=judging.protocol,
-            min_pixels=judging.min_pixels,
-        )
-
-    answers = list(read_predictions(answered.summary.predictions))
-    ours = judged(answers)
-    baselines = {}
-    for baseline in judging.baselines:
-        if baseline == BOX and answered.alone is not None:
-            lines = read_predictions(answered.alone.predictions)
-        else:
-            lines = filled_boxes(answers)
-        baselines[baseline] = judged(lines).scores
-    folder = answered.summary.predictions.parent
-    trusted = reliability_report(answers, ours)
-    said = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"
-    with atomic_path(folder / TRUST) as unfinished:
-        _reliability_figure(trusted, said).save(unfinished, format="PNG")
-    page = _show(samples, answers, ours, folder / "cases", judging.cases) if judging.cases else None
-    seconds = answered.seconds + time.perf_counter() - start
-    return EvaluatedSplit(
-        entry, answered.summary, ours.scores, trusted, answered.calibrated_on, baselines, page, seconds
-    )
-
-
-def _reliability_figure(report: ReliabilityReport, caption: str) -> Image.Image:
-    """Draw the reliability diagram and the coverage curve of a split."""
-    from sam4mllm.viz.plots import ReliabilityBin, draw_reliability
-
-    objects = report.objects
-    bins = [ReliabilityBin(b.low, b.high, b.n, b.score, b.right) for b in objects.bins] if objects is not None else []
-    coverage = [(point.coverage, point.ciou) for point in report.coverage or ()]
-    return draw_reliability(bins, coverage, ece=None if objects is None else objects.ece, caption=caption)
-
-
-def _show(
-    samples: Sequence[Sample], answers: Sequence[PredictionLine], ours: ScoredPredictions, folder: Path, count: int
-) -> Path:
-    scores = ours.scores
-    figures = {"cIoU": scores.ciou, "gIoU": scores.giou}
-    said = ", ".join(f"{title} {100 * figure:.1f}" for title, figure in figures.items() if figure is not None)
-    return write_cases(
-        samples,
-        answers,
-        ours.by_id,
-        folder,
-        title=f"{scores.dataset} {scores.split}: best, median and worst answers",
-        summary=f"{scores.n} phrases, protocol {scores.protocol}: {said}.",
-        count=count,
-        figure=f"../{TRUST}",
-    )
+    settings: EvalSettings,
+    on_split: Callable[[EvaluatedSplit], object],
+    processes: DistributedContext,
+) -> tuple[EvaluatedSplit, ...]:
+    """Predict the splits and, in the main process, score them."""
+    done = []
+    for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
+        predicted = predict_split(pipeline, entry, each, folder, settings, processes)
+        if processes.is_main:
+            done.append(score_split(predicted, entry, each, settings))
+            on_split(done[-1])
+    return tuple(done)

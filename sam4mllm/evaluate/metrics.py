@@ -1,8 +1,8 @@
-"""Overlaps of masks and the figures made of them. Pure arrays: this module knows no files, no data set and no protocol.
+"""Overlaps of masks, and the metrics computed from them: cIoU, gIoU, Pr@, N-acc, T-acc.
 
-A sentence adds its intersection I = |P and G| and union U = |P or G|, in pixels at the original image's size, to sums
-that are whole numbers, and its IoU to a mean that is summed exactly, so a figure depends neither on the order of the
-sentences nor on how they were batched.
+Each sentence adds its intersection I = |P and G| and union U = |P or G|, in pixels at the original image's size, to
+integer sums, and its IoU to a mean that is summed exactly. So a metric depends neither on the order of the sentences
+nor on how they were batched.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy.typing as npt
 
 Mask = npt.NDArray[np.bool_]
 
-RIGHT_ABOVE = 0.5
-"""The IoU above which a mask, or a box, counts as right."""
+CORRECT_IOU = 0.5
+"""The IoU above which a mask, or a box, is correct."""
 
 
 class SentenceScore(NamedTuple):
-    """What one sentence adds to the figures, after its protocol has had its say.
+    """The scores of one sentence under a protocol, from which the metrics are computed.
 
-    `intersection` and `union` are pixels for the sums of cIoU; `iou` is its share in gIoU and Pr@; `targeted` says
-    whether the truth has a pixel, `answered` whether the answer named a target.
+    `intersection` and `union` are pixels, for the sums of cIoU; `iou` is for gIoU and Pr@. `targeted` is whether the
+    annotation has a pixel, `answered` whether the answer named a target.
     """
 
     intersection: int
@@ -44,12 +44,12 @@ class Overlap:
 
     @property
     def iou(self) -> float:
-        """Intersection over union; 0 for two empty masks, which a protocol may see otherwise."""
+        """Intersection over union; 0 for two empty masks, which some protocols define differently."""
         return self.intersection / self.union if self.union else 0.0
 
 
 def overlap(predicted: Mask, truth: Mask) -> Overlap:
-    """Intersection and union of two masks (H, W), bool.
+    """Compute intersection and union of two masks (H, W) bool.
 
     Raises:
         ValueError: masks of different shapes.
@@ -61,30 +61,31 @@ def overlap(predicted: Mask, truth: Mask) -> Overlap:
 
 
 def union_of(masks: Sequence[Mask], size_wh: tuple[int, int]) -> Mask:
-    """The pixels (H, W), bool, of any of the masks (H, W); none for no mask."""
+    """Return the union (H, W) bool of masks (H, W); all False for no mask."""
     union: Mask = np.zeros(size_wh[::-1], dtype=bool)
     for mask in masks:
         union |= mask
     return union
 
 
-def right_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: Mask | None = None) -> tuple[bool, ...]:
-    """Which of the predicted masks (H, W) bool have IoU > 0.5 with a true one that no other predicted one has taken.
+def correct_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: Mask | None = None) -> tuple[bool, ...]:
+    """Return which of the predicted masks (H, W) bool are correct: matched with an annotated mask with IoU > 0.5.
 
-    The pairs are taken by IoU, the best first; among equals the earlier mask. `ignored` pixels count for nobody.
+    Masks are matched one to one, greedily by IoU; among equals the earlier mask comes first. `ignored` pixels are
+    excluded.
     """
     if ignored is not None:
         predicted, truth = [mask & ~ignored for mask in predicted], [mask & ~ignored for mask in truth]
     pairs = [(overlap(mask, other).iou, i, j) for i, mask in enumerate(predicted) for j, other in enumerate(truth)]
-    taken: dict[int, int] = {}
-    for _, i, j in sorted((pair for pair in pairs if pair[0] > RIGHT_ABOVE), key=lambda pair: (-pair[0], *pair[1:])):
-        if i not in taken and j not in taken.values():
-            taken[i] = j
-    return tuple(i in taken for i in range(len(predicted)))
+    matches: dict[int, int] = {}
+    for _, i, j in sorted((pair for pair in pairs if pair[0] > CORRECT_IOU), key=lambda pair: (-pair[0], *pair[1:])):
+        if i not in matches and j not in matches.values():
+            matches[i] = j
+    return tuple(i in matches for i in range(len(predicted)))
 
 
 def cumulative_iou(sentences: Iterable[SentenceScore]) -> float | None:
-    """cIoU: the sum of I over the sum of U; None where no sentence added a pixel."""
+    """Compute cIoU: the sum of I over the sum of U; None if no sentence has a pixel."""
     intersection = union = 0
     for sentence in sentences:
         intersection += sentence.intersection
@@ -93,25 +94,25 @@ def cumulative_iou(sentences: Iterable[SentenceScore]) -> float | None:
 
 
 def mean_iou(sentences: Sequence[SentenceScore]) -> float | None:
-    """gIoU: the mean of the sentences' IoU (not Generalized IoU); None for no sentence."""
+    """Compute gIoU: the mean of the sentences' IoU (not Generalized IoU); None for no sentence."""
     return math.fsum(sentence.iou for sentence in sentences) / len(sentences) if sentences else None
 
 
 def precision_at(threshold: float, sentences: Sequence[SentenceScore]) -> float | None:
-    """Pr@threshold: the share of sentences with IoU >= threshold; None for no sentence."""
+    """Compute Pr@threshold: the share of sentences with IoU >= threshold; None for no sentence."""
     return share([sentence.iou >= threshold for sentence in sentences])
 
 
 def no_target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
-    """N-acc: the share of no-target sentences that were answered with no target; None where there is none."""
+    """Compute N-acc: the share of sentences without a target that were answered so; None if there is none."""
     return share([not sentence.answered for sentence in sentences if not sentence.targeted])
 
 
 def target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
-    """T-acc: the share of targeted sentences that were answered with a target; None where there is none."""
+    """Compute T-acc: the share of sentences with a target that were answered with one; None if there is none."""
     return share([sentence.answered for sentence in sentences if sentence.targeted])
 
 
 def share(facts: Sequence[bool]) -> float | None:
-    """The share of the true ones; None for none at all."""
+    """Return the share of true values; None for no value."""
     return sum(facts) / len(facts) if facts else None

@@ -1,22 +1,19 @@
-"""The report: our figures beside published ones, and how far scores can be trusted, as tables of text, in percent.
-
-This module measures nothing.
-"""
+"""The printed report: our scores beside published ones, and how reliable the confidence scores are, in percent."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sam4mllm.evaluate.published import published
+from sam4mllm.evaluate.published import PublishedRow, published
 from sam4mllm.evaluate.reliability import COVERAGES, ReliabilityReport
 from sam4mllm.evaluate.score import Scores
 
 if TYPE_CHECKING:
-    from sam4mllm.evaluate.evaluate import EvaluatedSplit
+    from sam4mllm.evaluate.splits import EvaluatedSplit
 
-# Column titles and the fields of Scores, and of PublishedRow where it has them, that they show.
-_FIGURES = {
+# Column titles and the fields of Scores, and of PublishedRow if it has them, that they show.
+_METRICS = {
     "cIoU": "ciou",
     "gIoU": "giou",
     "N-acc": "n_acc",
@@ -27,15 +24,18 @@ _FIGURES = {
     "Acc@0.5": "acc_50",
 }
 
-# What the papers print of each benchmark, by the protocol that belongs to it.
+# The metrics that papers report on each benchmark, by its protocol.
 _HEADLINES = {"refcoco": ("cIoU",), "grefcoco": ("gIoU", "cIoU", "N-acc"), "reasonseg": ("gIoU", "cIoU")}
+
+_PROPERTIES = ("text only", "COCO masks", "source")
+"""The titles of the last columns, which are about the published rows."""
 
 
 def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
-    """Our rows of one split, by name, and below them the published rows of the same split; the counts stand above.
+    """Return a table of our rows of one split, by name, above the published rows of the same split.
 
     Raises:
-        ValueError: no rows, or rows of several data sets or splits, which no one table can compare.
+        ValueError: no rows, or rows of several data sets, splits or protocols.
     """
     splits = {(scores.dataset, scores.split, scores.protocol) for scores in ours.values()}
     if len(splits) != 1:
@@ -43,19 +43,22 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     dataset, split, protocol = splits.pop()
     lines = [f"{dataset} {split}, protocol {protocol}, percent"]
     lines += [f"{name}: {_counts(scores)}" for name, scores in ours.items()]
-    rows = [[name, *(_percent(getattr(scores, key)) for key in _FIGURES.values()), ""] for name, scores in ours.items()]
-    for row in published(dataset, split) if beside_published else ():
-        printed = [_quoted(getattr(row, key, None)) for key in _FIGURES.values()]
-        rows.append([row.system, *printed, row.source])
-    return "\n".join([*lines, "", *text_table(["", *_FIGURES, "source"], rows)]) + "\n"
+    rows = []
+    for name, scores in ours.items():
+        rows.append([name, *(_percent(getattr(scores, key)) for key in _METRICS.values()), "", "", ""])
+    quoted = published(dataset, split) if beside_published else []
+    for row in quoted:
+        cells = [_quoted(getattr(row, key, None)) for key in _METRICS.values()]
+        rows.append([row.system, *cells, *_properties([row])])
+    return "\n".join([*lines, "", *text_table(["", *_METRICS, *_PROPERTIES], rows, left=3)]) + "\n"
 
 
 def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bool = True) -> str:
-    """A table for each data set, its splits side by side, with the figures that papers print of it.
+    """Return a table for each data set, its splits side by side, with the metrics that papers report on it.
 
     Args:
         splits: our rows by name, a mapping for each split; the same names and one protocol for all splits of a set.
-        beside_published: whether the published rows stand below ours.
+        beside_published: whether to print the published rows below ours.
 
     Raises:
         ValueError: no split, or one without rows.
@@ -68,80 +71,55 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
 
 
-def report_of(splits: Sequence[EvaluatedSplit], name: str, named: bool, beside_published: bool) -> str:
-    """All that is printed of an evaluation; `name` is our rows', `named` says that one split was named and no more."""
+def evaluation_report(splits: Sequence[EvaluatedSplit], name: str, named: bool, beside_published: bool) -> str:
+    """Return the text of an evaluation: tables of scores, and how reliable the confidence scores are.
+
+    `name` is the name of our rows; `named` is whether a single split was named.
+    """
     rows = [split.rows(name) for split in splits]
     if named:
         tables = report(rows[0], beside_published=beside_published)
     else:
         tables = suite_report(rows, beside_published=beside_published)
-    trusts = {f"{split.entry.dataset} {split.entry.split_name}": split.reliability for split in splits}
-    flattered = [split.entry.name for split in splits if split.entry.name == split.calibrated_on]
-    words = "the scores were fitted to its answers, so this flatters them; ask it on another split"
-    warning = "".join(f"{name}: {words}\n" for name in flattered)
-    return f"{tables}\n{reliability_text(trusts)}{warning}"
+    reliability = {f"{split.entry.dataset} {split.entry.split_name}": split.reliability for split in splits}
+    warnings = [
+        f"{split.entry.name}: the confidence scores were calibrated on this split, so their reliability is "
+        "overestimated here; measure it on another split\n"
+        for split in splits
+        if split.entry.name == split.calibrated_on
+    ]
+    return f"{tables}\n{reliability_text(reliability)}{''.join(warnings)}"
 
 
-def reliability_text(trusts: Mapping[str, ReliabilityReport]) -> str:
-    """How far the scores of each split can be trusted: a row for each, by its name."""
+def reliability_text(reports: Mapping[str, ReliabilityReport]) -> str:
+    """Return a table of how reliable the confidence scores of each split are, with a row for each split by its name."""
     rows = []
-    for split, reliability in trusts.items():
-        objects = (
-            ["-", "-"]
-            if reliability.objects is None
-            else [str(reliability.objects.n), _percent(reliability.objects.ece)]
-        )
-        kept = (
-            ["-"] * len(COVERAGES)
-            if reliability.coverage is None
-            else [_percent(each.ciou) for each in reliability.coverage]
-        )
-        rows.append([split, *objects, *kept, ""])
+    for split, reliability in reports.items():
+        objects, coverage = reliability.objects, reliability.coverage
+        ece = ["-", "-"] if objects is None else [str(objects.n), _percent(objects.ece)]
+        kept = ["-"] * len(COVERAGES) if coverage is None else [_percent(point.ciou) for point in coverage]
+        rows.append([split, *ece, *kept, ""])
     header = ["", "objects", "ECE", *(f"{100 * coverage:.0f} %" for coverage in COVERAGES), ""]
-    title = "trust in scores, percent: ECE over objects; cIoU of the surest answers, by the share that is kept"
+    title = (
+        "reliability of confidence scores, percent: ECE over objects; cIoU of the most confident answers, by the share "
+        "that is kept"
+    )
     return "\n".join([title, "", *text_table(header, rows)]) + "\n"
 
 
-def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside_published: bool) -> str:
-    protocol = next(iter(splits[0].values())).protocol
-    titles = _HEADLINES[protocol]
-    by_split = {next(iter(ours.values())).split: ours for ours in splits}
-    lines = [f"{dataset}, protocol {protocol}, percent"]
-    for split, ours in by_split.items():
-        # Baselines are made of the same answers, so one line says it for all, unless an image was lost in between.
-        counts = {name: _counts(scores) for name, scores in ours.items()}
-        agreed = len(set(counts.values())) == 1
-        told = {split: next(iter(counts.values()))} if agreed else {f"{split}, {name}": counts[name] for name in counts}
-        lines += [f"{where}: {count}" for where, count in told.items()]
-    rows = []
-    for name in dict.fromkeys(name for ours in splits for name in ours):
-        cells = [
-            _percent(getattr(ours[name], _FIGURES[title])) if name in ours else "-"
-            for ours in by_split.values()
-            for title in titles
-        ]
-        rows.append([name, *cells, ""])
-    quoted = [row for split in by_split for row in published(dataset, split)] if beside_published else []
-    for system in dict.fromkeys(row.system for row in quoted):
-        own = {row.split: row for row in quoted if row.system == system}
-        cells = [
-            _quoted(getattr(own[split], _FIGURES[title])) if split in own else "-"
-            for split in by_split
-            for title in titles
-        ]
-        rows.append([system, *cells, "; ".join(dict.fromkeys(row.source for row in own.values()))])
-    header = ["", *(f"{split} {title}" for split in by_split for title in titles), "source"]
-    return "\n".join([*lines, "", *text_table(header, rows)]) + "\n"
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Return the lines of a table without its empty columns.
 
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table: first and last column to the left, figures to the right; columns that say nothing left out."""
+    The first and the last `left` columns are aligned to the left, the others to the right.
+    """
     kept = [column for column in range(len(header)) if any(row[column] not in ("", "-") for row in rows)]
     widths = {column: max(len(header[column]), *(len(row[column]) for row in rows)) for column in kept}
     lines = []
     for row in (header, *rows):
         cells = [
-            row[column].ljust(widths[column]) if column in (0, len(header) - 1) else row[column].rjust(widths[column])
+            row[column].ljust(widths[column])
+            if column == 0 or column >= len(header) - left
+            else row[column].rjust(widths[column])
             for column in kept
         ]
         lines.append("  ".join(cells).rstrip())
@@ -149,8 +127,51 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str
     return lines
 
 
+def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside_published: bool) -> str:
+    # 1. The heading and the counts. Baselines are made from the same answers, so one line is for all rows of a split,
+    # unless an image was lost in between.
+    protocol = next(iter(splits[0].values())).protocol
+    titles = _HEADLINES[protocol]
+    by_split = {next(iter(ours.values())).split: ours for ours in splits}
+    lines = [f"{dataset}, protocol {protocol}, percent"]
+    for split, ours in by_split.items():
+        counts = {name: _counts(scores) for name, scores in ours.items()}
+        if len(set(counts.values())) == 1:
+            counts = {"": next(iter(counts.values()))}
+        lines += [f"{split}, {name}: {count}" if name else f"{split}: {count}" for name, count in counts.items()]
+
+    # 2. Our rows.
+    rows = []
+    for name in dict.fromkeys(name for ours in splits for name in ours):
+        cells = [
+            _percent(getattr(ours[name], _METRICS[title])) if name in ours else "-"
+            for ours in by_split.values()
+            for title in titles
+        ]
+        rows.append([name, *cells, "", "", ""])
+
+    # 3. The published rows, a line for each system.
+    quoted = [row for split in by_split for row in published(dataset, split)] if beside_published else []
+    for system in dict.fromkeys(row.system for row in quoted):
+        own = {row.split: row for row in quoted if row.system == system}
+        cells = [
+            _quoted(getattr(own[split], _METRICS[title])) if split in own else "-"
+            for split in by_split
+            for title in titles
+        ]
+        rows.append([system, *cells, *_properties(list(own.values()))])
+    header = ["", *(f"{split} {title}" for split in by_split for title in titles), *_PROPERTIES]
+    return "\n".join([*lines, "", *text_table(header, rows, left=3)]) + "\n"
+
+
+def _properties(rows: Sequence[PublishedRow]) -> list[str]:
+    """Return the last cells of a system's row: whether it is text only, whether it saw COCO masks, and its sources."""
+    words = {True: "yes", False: "no", None: "?"}
+    return [words[rows[0].text_only], words[rows[0].coco_masks], "; ".join(dict.fromkeys(row.source for row in rows))]
+
+
 def _counts(scores: Scores) -> str:
-    """How many sentences the figures rest on, and how many of them have no answer that can be read."""
+    """Return how many sentences the metrics are over, and how many of them have no usable answer."""
     errors = f", {scores.errors} errors" if scores.errors else ""
     return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed{errors}"
 
@@ -160,5 +181,5 @@ def _percent(fraction: float | None) -> str:
 
 
 def _quoted(percent: float | None) -> str:
-    """As it is printed there: one digit behind the point, or two."""
+    """Return the figure as it is printed in its source, with one or two decimals."""
     return "-" if percent is None else f"{percent:.2f}".removesuffix("0")

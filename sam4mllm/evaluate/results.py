@@ -1,7 +1,6 @@
 """results.json: the scores of an evaluation with all that is needed to repeat it.
 
-It says which code, model, data and settings gave the figures, and nothing of it has to be remembered: what the program
-cannot know (no checkout, no recipe) is null. This module measures nothing.
+It records the code, model, data and settings that gave the scores; what is unknown (no checkout, no recipe) is null.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam4mllm.evaluate.evaluate import EvalSettings, EvaluatedSplit
+from sam4mllm.evaluate.splits import EvalSettings, EvaluatedSplit
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.versions import commit, versions
@@ -27,7 +26,7 @@ RESULTS = "results.json"
 def results_record(
     splits: Sequence[EvaluatedSplit],
     pipeline: Pipeline,
-    judging: EvalSettings,
+    settings: EvalSettings,
     home: Path,
     *,
     model: str | Path,
@@ -35,52 +34,45 @@ def results_record(
     command: Sequence[str] = (),
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of results.json.
+    """Return the content of results.json.
 
     Args:
-        splits: what came out, split by split.
-        pipeline: what answered.
-        judging: how it was judged.
-        home: the folder that results.json goes to; the splits' files lie in it.
+        splits: the results of each split.
+        pipeline: the pipeline that answered.
+        settings: how the answers were scored.
+        home: the folder of results.json, which holds the splits' files.
         model: the run folder or base model, as it was named.
         adapter: the adapter, as it was named.
         command: the command line; empty for a call from Python.
-        seconds: how long this evaluation took, which may have found part of the work done.
+        seconds: the time of this evaluation, which may have found part of the work done.
     """
-    recipe = _recipe_file(model if adapter is None else adapter)
-    settings = None if recipe is None else load_recipe(recipe)
+    recipe_file = Path(model if adapter is None else adapter) / "recipe.yaml"
+    recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
     return {
         "command": list(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
         "versions": versions(),
         "commit": commit(),
-        "machine": {"platform": platform.platform(), "device": _device(pipeline)},
+        "machine": {"platform": platform.platform(), "device": _device_name(pipeline)},
         "model": str(model),
         "adapter": None if adapter is None else str(adapter),
-        "recipe": None if settings is None else settings.hash(),
-        "seed": None if settings is None else settings.seed,
+        "recipe": None if recipe is None else recipe.hash(),
+        "seed": None if recipe is None else recipe.seed,
         "pipeline": pipeline.identity,
-        "min_pixels": judging.min_pixels,
+        "min_pixels": settings.min_pixels,
         "splits": [split.to_json(home) for split in splits],
     }
 
 
 def write_results(record: dict[str, Any], home: Path) -> Path:
-    """The record as `home`/results.json, whole or not at all; returns the file."""
-    place = home / RESULTS
-    atomic_write_text(place, json.dumps(record, indent=2, allow_nan=False) + "\n")
-    return place
+    """Write the record atomically as `home`/results.json, and return the file."""
+    file = home / RESULTS
+    atomic_write_text(file, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return file
 
 
-def _recipe_file(run: str | Path) -> Path | None:
-    """The resolved recipe of a run folder; None for a model or adapter that is none."""
-    file = Path(run) / "recipe.yaml"
-    return file if file.is_file() else None
-
-
-def _device(pipeline: Pipeline) -> str:
-    """The device as torch names it, with the GPU's name."""
+def _device_name(pipeline: Pipeline) -> str:
     import torch
 
     device = pipeline.device

@@ -102,7 +102,7 @@ def _choose_benchmarks(datasets: Sequence[str], splits: Sequence[str], root: Pat
         raise DataError(f"{root}: holds no data set to evaluate ({', '.join(dataset_names('benchmark'))})")
     several = everything or len(names) > 1
     if split_by is not None and several:
-        raise DataError(f"split_by {split_by!r} selects the split file of one data set; name a single data set with it")
+        raise DataError(f"split_by: {split_by!r} is the split file of one data set; name a single data set with it")
     entries = []
     for name in names:
         chosen = list(dict.fromkeys(splits))

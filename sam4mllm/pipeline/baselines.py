@@ -1,8 +1,7 @@
-"""Baselines made of answers that are there already: what the box says without the points, and without SAM.
+"""Baselines computed from a run's predictions.jsonl, without asking a model again: what the box alone is worth.
 
-`box` gives SAM the boxes of the answers alone; `filled-box` takes the boxes, filled, for the masks. No model is asked
-again: both go by a run's predictions.jsonl, and what was no object, malformed or an error there is so here, too. This
-module knows no scores and no data set.
+`box` prompts SAM with the boxes of the answers and no points; `filled-box` takes the filled boxes as masks. An answer
+that is "no object", malformed or an error is the same in the baseline.
 """
 
 from __future__ import annotations
@@ -34,15 +33,15 @@ FILLED_BOX = "filled-box"
 BASELINES = (BOX, FILLED_BOX)
 
 
-class BoxAlone:
-    """Answers queries by the boxes of answers that were given before: `batch.predict` takes it for a pipeline.
+class BoxPredictor:
+    """A `batch.Predictor` that prompts SAM with the boxes of existing answers.
 
     Args:
-        pipeline: whose segmenter draws the masks.
-        answers: by query id, the lines that the run wrote.
+        pipeline: the pipeline whose segmenter is used.
+        answers: the run's predictions, by query id.
 
     Raises:
-        DataError: an answer that prompts with points alone.
+        DataError: an answer with an object that has points and no box.
     """
 
     def __init__(self, pipeline: Pipeline, answers: Mapping[str, PredictionLine]) -> None:
@@ -56,15 +55,15 @@ class BoxAlone:
             "segmenter": pipeline.segmenter.fingerprint,
         }
 
-    def respond(self, images: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
-        """The results of (index of the image, query) pairs, in their order.
+    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
+        """Return the results of (index of the image, query) pairs, in their order.
 
         Raises:
-            DataError: a query that came out as an error, so that there is no answer to take a box from.
+            DataError: a query with the status "error", whose answer has no box.
         """
-        answers = [self._answer(self._answers[query.id]) for _, query in asked]
+        answers = [self._answer(self._answers[query.id]) for _, query in queries]
         with torch.no_grad():
-            return self._pipeline.segment(images, [owner for owner, _ in asked], answers)
+            return self._pipeline.segment(images, [index for index, _ in queries], answers)
 
     def _answer(self, line: PredictionLine) -> Answer:
         if line.status == "error":
@@ -73,7 +72,7 @@ class BoxAlone:
         return Answer(line.status, prompts, line.answer or "", line.error)
 
 
-def box_alone(
+def predict_from_boxes(
     pipeline: Pipeline,
     queries: Sequence[Query],
     answers: Iterable[PredictionLine],
@@ -82,25 +81,25 @@ def box_alone(
     advance: Advance = ignore,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> BatchSummary:
-    """SAM's masks of the answers' boxes as predictions of their own in `output`, resumed as any batch run is.
+    """Compute SAM's masks for the boxes of `answers` as a batch job in `output`, which is resumed like any other.
 
-    What `output` holds of other answers is done again: it follows from them, so nothing is lost.
+    Predictions in `output` that were made from other answers are replaced.
 
     Raises:
-        DataError: an answer that prompts with points alone.
+        DataError: an answer with an object that has points and no box.
         KeyError: a query without an answer.
     """
-    alone = BoxAlone(pipeline, {line.id: line for line in answers})
+    predictor = BoxPredictor(pipeline, {line.id: line for line in answers})
     if processes.is_main:
-        _discard_other(output, alone.identity["answers"])
-    return predict(alone, queries, output, advance=advance, processes=processes)
+        _remove_outdated(output, predictor.identity["answers"])
+    return predict(predictor, queries, output, advance=advance, processes=processes)
 
 
 def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
-    """The lines with each object's mask replaced by its box, filled: every pixel whose centre lies in it.
+    """Yield the lines with each object's mask replaced by its filled box: every pixel with its center in the box.
 
     Raises:
-        DataError: an answer that prompts with points alone.
+        DataError: an answer with an object that has points and no box.
     """
     for line in answers:
         objects = []
@@ -117,15 +116,15 @@ def _box(item: PredictedObject, line: PredictionLine) -> Box:
     return item.prompt.box
 
 
-def _discard_other(output: Path, answers: str) -> None:
-    """Removes what `output` holds of other answers than those of this digest."""
+def _remove_outdated(output: Path, digest: str) -> None:
+    """Remove the job in `output` if its answers have another digest."""
     job = output / "job.json"
-    if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("answers") != answers:
+    if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("answers") != digest:
         shutil.rmtree(output)
 
 
 def _digest(answers: Iterable[PredictionLine]) -> str:
-    """sha256 of all that the baseline depends on, whatever the order of the lines."""
+    """Return the sha256 of all that the baseline depends on, in the order of the ids."""
     content = hashlib.sha256()
     for line in sorted(answers, key=lambda line: line.id):
         boxes = [None if item.prompt is None else item.prompt.box for item in line.objects]

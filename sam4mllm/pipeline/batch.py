@@ -1,19 +1,12 @@
-"""The batch run: many queries to DIR/predictions.jsonl, killed anywhere and taken up again, to the same bytes.
+"""Batch prediction: answer many queries into DIR/predictions.jsonl; a killed run resumes and gives the same bytes.
 
-    DIR/job.json              what is asked of what; a folder belongs to one job
-    DIR/shards/00000.jsonl    whole shards: a file that is there is complete
-    DIR/predictions.jsonl     all shards, written when the last one is done
-
-Queries of one image stand in one shard, so an image is read and embedded once. An image that cannot be read and a
-query that cannot be answered give lines of status "error", and the rest goes on; a later run asks those shards again.
-Several processes share the shards out among them; what is in one does not depend on who computed it. Shards hold
-evidence, and scores without calibration, so that a calibration which comes later changes predictions.jsonl alone.
+Queries about an unreadable image, and queries that cannot be answered, get the status "error"; all others are answered.
+A later run repeats the shards with errors. Several processes share the shards; the content of a shard does not depend
+on which process computes it. `job.py` describes the files.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,43 +17,39 @@ import torch
 from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.predictions import PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
-from sam4mllm.pipeline.lines import line_of, rescored
+from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
 from sam4mllm.pipeline.pipeline import Pipeline, batched
-from sam4mllm.pipeline.result import Result
-from sam4mllm.runs.calibration import Calibration
-from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
+from sam4mllm.pipeline.result import Result, prediction_line
+from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import Advance, ignore
 
-SHARD_SIZE = 64
-"""Queries of a shard, at least: what a killed run may have to do again."""
+_FATAL = (torch.OutOfMemoryError, MemoryError, ServerError)
+"""Errors that end the run, because no single image or phrase causes them."""
 
-_ENDS_THE_RUN = (torch.OutOfMemoryError, MemoryError, ServerError)
-"""What no image is to blame for."""
-
-_Asked = tuple[Rgb, Sequence[Query]]
+_ImageQueries = tuple[Rgb, Sequence[Query]]
 """An image and the queries about it."""
 
 
-class Responder(Protocol):
-    """What answers queries: a `Pipeline`, or what stands in for one.
-
-    `identity` names all that decides its results; `image_batch` is how many images it is given at once.
-    """
+class Predictor(Protocol):
+    """What answers queries: a `Pipeline`, or a baseline that computes masks in another way."""
 
     image_batch: int
+    """How many images are passed to one call."""
 
     @property
-    def identity(self) -> dict[str, Any]: ...
+    def identity(self) -> dict[str, Any]:
+        """All that decides the results; plain JSON."""
+        ...
 
-    def respond(self, images: Sequence[Rgb], asked: Sequence[tuple[int, Query]]) -> list[Result]:
-        """The results of (index of the image, query) pairs, in their order; it raises what it cannot answer."""
+    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
+        """Return the results of (index of the image, query) pairs, in their order; any exception is allowed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """How a batch run ended: the file of predictions, and how many lines it has of each status."""
+    """The file of predictions, and how many lines it has of each status."""
 
     predictions: Path
     ok: int
@@ -70,9 +59,11 @@ class BatchSummary:
 
     @property
     def total(self) -> int:
+        """The number of lines."""
         return self.ok + self.no_object + self.malformed + self.error
 
     def to_json(self) -> dict[str, Any]:
+        """Return what `predict --json` writes."""
         return {
             "predictions": str(self.predictions),
             "total": self.total,
@@ -83,81 +74,8 @@ class BatchSummary:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Queries packed into shards, in a folder that holds what is done of them.
-
-    Raises:
-        DataError: (`open`) the folder belongs to another job.
-    """
-
-    output: Path
-    shards: tuple[tuple[Query, ...], ...]
-
-    @classmethod
-    def open(cls, pipeline: Responder, queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE) -> Job:
-        """The job of asking `queries` of `pipeline` in the folder `output`, new or taken up again."""
-        shards = _pack(queries, shard_size)
-        text = "".join(dump_line(query) for shard in shards for query in shard)
-        about = {
-            "queries": hashlib.sha256(text.encode()).hexdigest(),
-            "shards": [len(shard) for shard in shards],
-            **pipeline.identity,
-        }
-        place = output / "job.json"
-        (output / "shards").mkdir(parents=True, exist_ok=True)
-        if place.is_file():
-            found = json.loads(place.read_text(encoding="utf-8"))
-            differing = sorted(key for key in about.keys() | found.keys() if about.get(key) != found.get(key))
-            if differing:
-                raise DataError(
-                    f"{output}: holds another job's predictions (different: {', '.join(differing)}); choose another "
-                    "--output, or remove the folder"
-                )
-        else:
-            atomic_write_text(place, json.dumps(about, indent=2, sort_keys=True) + "\n")
-        return cls(output, shards)
-
-    def place(self, index: int) -> Path:
-        """Where shard `index` is when it is done."""
-        return self.output / "shards" / f"{index:05d}.jsonl"
-
-    def done(self, index: int) -> bool:
-        """Whether shard `index` is there, with no line that an image which has been mended since could change."""
-        place = self.place(index)
-        if not place.is_file():
-            return False
-        with place.open(encoding="utf-8") as lines:
-            return all(json.loads(line)["status"] != "error" for line in lines)
-
-    def pending(self) -> list[int]:
-        """The shards that are not done."""
-        return [index for index in range(len(self.shards)) if not self.done(index)]
-
-    @property
-    def merged(self) -> Path:
-        """The file of all predictions."""
-        return self.output / "predictions.jsonl"
-
-    def merge(self, calibration: Calibration | None = None) -> dict[str, int]:
-        """Writes all shards as one file, in the shards' order; returns how many lines it has of each status.
-
-        With a calibration the scores are those that it makes of the evidence in the lines, so a new one asks nothing
-        anew.
-        """
-        statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
-        with atomic_path(self.merged) as unfinished, unfinished.open("w", encoding="utf-8") as out:
-            for index in range(len(self.shards)):
-                with self.place(index).open(encoding="utf-8") as lines:
-                    for line in lines:
-                        record = json.loads(line)
-                        statuses[record["status"]] += 1
-                        out.write(line if calibration is None else dump_line(rescored(record, calibration)))
-        return statuses
-
-
 def predict(
-    pipeline: Responder,
+    pipeline: Predictor,
     queries: Sequence[Query],
     output: Path,
     *,
@@ -165,101 +83,90 @@ def predict(
     advance: Advance = ignore,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> BatchSummary:
-    """Answer all queries into `output`; shards that an earlier run left there are not computed again.
+    """Answer all queries into the folder `output`; shards that an earlier run completed are not computed again.
 
-    `advance` is told of the queries done, those of earlier runs at once; of several processes only the main one's.
+    Args:
+        pipeline: what answers.
+        queries: the queries, in any order; ids are not checked.
+        output: the folder of the job.
+        shard_size: the minimum number of queries of a shard.
+        advance: called with the number of finished queries, first with those of earlier runs; only in the main process.
+        processes: the processes that share the shards.
 
     Raises:
-        DataError: `output` holds the predictions of other queries or another model.
+        DataError: `output` holds the predictions of other queries or of another model.
     """
+    # 1. Shards hold scores without calibration, which is applied when they are merged.
     calibration = None
     if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
         calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
+
+    # 2. The main process creates the job before the others open it, and all agree on what is to be done.
     if processes.is_main:
-        Job.open(pipeline, queries, output, shard_size)
-    processes.wait()
-    job = Job.open(pipeline, queries, output, shard_size)
+        Job.open(pipeline.identity, queries, output, shard_size)
+    processes.barrier()
+    job = Job.open(pipeline.identity, queries, output, shard_size)
     pending = processes.broadcast_result(job.pending)
     if processes.is_main:
         advance(len(queries) - sum(len(job.shards[index]) for index in pending))
     advance = processes.aggregate_progress(advance)
+
+    # 3. Each process computes the next shard that no other has taken.
     for index in processes.distribute(pending):
         lines: list[str] = []
-        groups = list(_by_image(job.shards[index]).values())
-        for batch in batched(groups, pipeline.image_batch):
-            lines += [dump_line(line) for line in _answer(pipeline, batch)]
-            advance(sum(len(group) for group in batch))
-        atomic_write_text(job.place(index), "".join(lines))
-    processes.wait()
+        for groups in batched(group_by_image(job.shards[index]), pipeline.image_batch):
+            lines += [dump_line(line) for line in _answer_groups(pipeline, groups)]
+            advance(sum(len(group) for group in groups))
+        atomic_write_text(job.shard_file(index), "".join(lines))
+
+    # 4. The main process merges the shards when all of them are there.
+    processes.barrier()
     advance(0)
-    return BatchSummary(job.merged, **processes.broadcast_result(lambda: job.merge(calibration)))
+    return BatchSummary(job.predictions, **processes.broadcast_result(lambda: job.merge(calibration)))
 
 
-def _answer(pipeline: Responder, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
-    """The lines of some images' queries, in their order. What is wrong with one of them spoils its own line alone."""
+def _answer_groups(pipeline: Predictor, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
+    """Return the lines of some images' queries, in their order; unreadable images get error lines."""
     lines: dict[int, list[PredictionLine]] = {}
     images: dict[int, Rgb] = {}
-    for owner, group in enumerate(groups):
+    for index, group in enumerate(groups):
         try:
-            images[owner] = load_image(group[0].image)
+            images[index] = load_image(group[0].image)
         except DataError as error:
-            lines[owner] = [_error_line(query, str(error)) for query in group]
-    answered = _answer_apart(pipeline, [(image, groups[owner]) for owner, image in images.items()])
+            lines[index] = [_error_line(query, str(error)) for query in group]
+    answered = _answer_isolated(pipeline, [(image, groups[index]) for index, image in images.items()])
     lines |= zip(images, answered, strict=True)
-    return [line for owner in range(len(groups)) for line in lines[owner]]
+    return [line for index in range(len(groups)) for line in lines[index]]
 
 
-def _answer_apart(pipeline: Responder, asked: Sequence[_Asked]) -> list[list[PredictionLine]]:
-    """The lines of each image's queries.
+def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:
+    """Return the lines of each image's queries; a query that cannot be answered gets an error line.
 
-    Something may not be to the model's liking: an image (a side of one pixel, say) or a phrase (with the model's sign
-    for images in it). To find out which, the images are asked about one by one, then the queries of an image.
+    A model may fail on an image (with a side of one pixel, say) or on a phrase (which contains its image token). To
+    isolate the query that fails, the images of a failed batch are answered one by one, then the queries of an image.
     """
     try:
-        return _answer_together(pipeline, asked)
-    except _ENDS_THE_RUN:
+        return _answer(pipeline, groups)
+    except _FATAL:
         raise
     except Exception as error:
-        if len(asked) > 1:
-            return [lines for one in asked for lines in _answer_apart(pipeline, [one])]
-        ((image, queries),) = asked
+        if len(groups) > 1:
+            return [lines for group in groups for lines in _answer_isolated(pipeline, [group])]
+        ((image, queries),) = groups
         if len(queries) > 1:
-            return [[line for query in queries for (line,) in _answer_apart(pipeline, [(image, [query])])]]
+            return [[line for query in queries for (line,) in _answer_isolated(pipeline, [(image, [query])])]]
         message = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"
         return [[_error_line(queries[0], message)]]
 
 
-def _answer_together(pipeline: Responder, asked: Sequence[_Asked]) -> list[list[PredictionLine]]:
-    pairs = [(place, query) for place, (_, queries) in enumerate(asked) for query in queries]
-    results = pipeline.respond([image for image, _ in asked], pairs) if pairs else []
-    lines: list[list[PredictionLine]] = [[] for _ in asked]
-    for (place, query), result in zip(pairs, results, strict=True):
-        lines[place].append(line_of(query, result))
+def _answer(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:
+    pairs = [(index, query) for index, (_, queries) in enumerate(groups) for query in queries]
+    results = pipeline.answer_queries([image for image, _ in groups], pairs) if pairs else []
+    lines: list[list[PredictionLine]] = [[] for _ in groups]
+    for (index, query), result in zip(pairs, results, strict=True):
+        lines[index].append(prediction_line(query, result))
     return lines
 
 
 def _error_line(query: Query, message: str) -> PredictionLine:
     return PredictionLine(id=query.id, status="error", image=query.image, phrase=query.phrase, error=message)
-
-
-def _by_image(queries: Sequence[Query]) -> dict[Path, list[Query]]:
-    groups: dict[Path, list[Query]] = {}
-    for query in queries:
-        groups.setdefault(query.image, []).append(query)
-    return groups
-
-
-def _pack(queries: Sequence[Query], size: int) -> tuple[tuple[Query, ...], ...]:
-    """Shards of `size` queries or a few more, images in the order of their first query, no image in two shards.
-
-    Raises:
-        ValueError: a size below 1.
-    """
-    if size < 1:
-        raise ValueError(f"a shard holds at least one query; got {size}")
-    shards: list[list[Query]] = []
-    for group in _by_image(queries).values():
-        if not shards or len(shards[-1]) >= size:
-            shards.append([])
-        shards[-1] += group
-    return tuple(tuple(shard) for shard in shards)

@@ -1,8 +1,9 @@
-"""From names to a pipeline: which files are the model, the adapter, the method and the segmenter, and what they are.
+"""Load the parts of a pipeline from the names of a model, an adapter, a method and a segmenter.
 
-A run folder names all four, and so does one that `merge` wrote, which is its own base. A base model names itself
-alone, so the rest is asked for or has one stated default. A server takes the place of model and adapter. This module
-answers no question.
+1. `resolve` decides from names and settings what is loaded from where. A run folder names all four parts, and so does a
+   merged run, which is its own base model. A base model names only itself, so the others are given or have a default. A
+   server takes the place of model and adapter.
+2. `load_parts` loads segmenter, engine and method, and returns the arguments of `Pipeline`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,8 +20,8 @@ from sam4mllm.errors import ModelError
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.mllm.image_size import own_coordinates
-from sam4mllm.mllm.loading import EMBEDDED, load_mllm, load_processor
+from sam4mllm.mllm.image_size import native_coordinates
+from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization, load_mllm, load_processor, resolve_base
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
@@ -27,10 +29,23 @@ from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.run_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, RunFolder
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.fallback import BoxFallback
+from sam4mllm.utils.atomic_io import file_sha256
 from sam4mllm.utils.device import resolve_device
-from sam4mllm.utils.digests import file_sha256
 
-_WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+
+
+class PipelineOptions(TypedDict, total=False):
+    """The keyword arguments of `Pipeline.from_pretrained`."""
+
+    device: str
+    dtype: DType
+    segmenter: str | Path | Segmenter | None
+    method: Mapping[str, Any] | None
+    batch_size: int | None
+    server: str | None
+    server_model: str | None
+    fallback: BoxFallback | None
 
 
 class PipelineParts(TypedDict):
@@ -46,208 +61,236 @@ class PipelineParts(TypedDict):
     calibration: Calibration | None
 
 
-def load_pipeline_parts(
+@dataclass(frozen=True, slots=True)
+class PipelinePlan:
+    """What a pipeline is loaded from; nothing of it is loaded yet.
+
+    `run` is the run folder, if one was named. A merged run is its own `base`, without adapter. `method` is None for the
+    run's own; `calibration` is the run's, unless something was given that it was not fitted to.
+    """
+
+    run: RunFolder | None
+    base: str
+    adapter: str | Path | None
+    device: str
+    dtype: DType
+    quantization: Quantization | None
+    attn_implementation: str | None
+    method: Mapping[str, Any] | None
+    segmenter: SegmenterSection | Segmenter
+    server: str | None
+    server_model: str | None
+    generation: GenerationSection
+    fallback: BoxFallback | None
+    calibration: Calibration | None
+
+
+def resolve(
     model: str | Path,
-    adapter: str | Path | None,
+    adapter: str | Path | None = None,
     *,
-    device: str,
-    dtype: str,
-    segmenter: str | Path | Segmenter | None,
-    method: Mapping[str, Any] | None,
-    batch_size: int | None,
-    server: str | None,
-    server_model: str | None,
-    fallback: BoxFallback | None,
-) -> PipelineParts:
-    """The arguments of `Pipeline`; see `Pipeline.from_pretrained`, which describes the arguments here."""
-    run = _run_of(model, adapter)
-    place = resolve_device(device)
-    if server is not None:
-        if run is None:
-            raise ModelError(
-                f"{model}: is no run folder, which must say how to ask the model of --server and with which SAM"
-            )
-        return _served_pipeline(run, place, segmenter, method, batch_size, server, server_model, fallback)
-    if server_model is not None:
-        raise ModelError(f"--server-model {server_model!r} names a model of no server; give its address by --server")
-    # An adapter that is a run folder brings its method and segmenter along, on whatever base it is put.
-    base = str(model) if adapter is not None or run is None else run.recipe.model.base
-    weights = run.path if run is not None else adapter
-    settings = run.recipe.model if run is not None else None
-    if run is not None and run.is_merged:
-        if adapter is not None:
-            raise ModelError(f"{adapter}: is a merged checkpoint, no adapter; give it alone")
-        base, weights = str(run.path), None
-    if dtype == "auto" and settings is not None:
-        dtype = settings.dtype
-    quantization = settings.quantization if settings is not None else None
-    eyes = _segmenter(segmenter, base, run, place)
-    mllm = load_mllm(
-        base,
-        weights,
-        device=place,
-        dtype=dtype,  # type: ignore[arg-type]
-        quantization=quantization,
-        attn_implementation=settings.attn_implementation if settings is not None else None,
-    )
-    if method is not None:
-        asks = method_from_settings(method, own_coordinates(mllm.family.coordinates, mllm.processor))
-    elif run is not None:
-        asks = run.method
-    else:
-        boxes_alone = MethodSection(positives=0, negatives=0).model_dump()
-        asks = method_from_settings(boxes_alone, own_coordinates(mllm.family.coordinates, mllm.processor))
-    generation = run.recipe.generation if run is not None else GenerationSection()
-    at_once = batch_size or generation.batch_size
-    return PipelineParts(
-        method=asks,
-        engine=TransformersEngine(mllm, at_once),
-        segmenter=eyes,
-        image_batch=at_once,
-        max_new_tokens=generation.max_new_tokens,
-        engine_identity=cache(
-            lambda: {
-                "base": base,
-                "base_files": _files_of(base),
-                "adapter": _digest(weights),
-                "dtype": str(mllm.dtype),
-                "quantization": quantization,
-            }
-        ),
-        fallback=_fallback(fallback, run),
-        calibration=_calibration(run, segmenter, method, fallback),
+    device: str = "auto",
+    dtype: DType = "auto",
+    segmenter: str | Path | Segmenter | None = None,
+    method: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    server: str | None = None,
+    server_model: str | None = None,
+    fallback: BoxFallback | None = None,
+) -> PipelinePlan:
+    """Decide what a pipeline is loaded from; arguments and errors as in `Pipeline.from_pretrained`."""
+    run = _find_run(model, adapter)
+    device = resolve_device(device)
+    if server is not None and run is None:
+        raise ModelError(f"{model}: --server needs a run folder, which holds the method and the segmenter; give one")
+    if server is None and server_model is not None:
+        raise ModelError(f"--server-model {server_model!r} needs the address of its server; give --server")
+    if server is None and run is not None and run.is_merged and adapter is not None:
+        raise ModelError(f"{adapter}: is a merged checkpoint, not an adapter; give it alone")
+    recipe = run.recipe if run is not None else None
+    base, weights = _model_files(model, adapter, run)
+    generation = recipe.generation if recipe is not None else GenerationSection()
+    run_fallback = box_fallback(recipe.segmenter) if recipe is not None else None
+    # The run's calibration is for its own segmenter, method and fallback.
+    own = segmenter is None and method is None and fallback in (None, run_fallback)
+    if method is None and run is None:
+        method = MethodSection(positives=0, negatives=0).model_dump()
+    return PipelinePlan(
+        run=run,
+        base=base,
+        adapter=weights,
+        device=device,
+        dtype=recipe.model.dtype if dtype == "auto" and recipe is not None else dtype,
+        quantization=recipe.model.quantization if recipe is not None else None,
+        attn_implementation=recipe.model.attn_implementation if recipe is not None else None,
+        method=method,
+        segmenter=_segmenter_section(segmenter, base, run),
+        server=server,
+        server_model=server_model,
+        generation=generation.model_copy(update={"batch_size": batch_size or generation.batch_size}),
+        fallback=run_fallback if fallback is None else fallback,
+        calibration=run.calibration if run is not None and own else None,
     )
 
 
-def _served_pipeline(
-    run: RunFolder,
-    device: str,
-    segmenter: str | Path | Segmenter | None,
-    method: Mapping[str, Any] | None,
-    batch_size: int | None,
-    server: str,
-    server_model: str | None,
-    fallback: BoxFallback | None,
-) -> PipelineParts:
-    """The run's pipeline with the answers of a server. Its key, if it wants one, is where its users have it."""
-    from sam4mllm.mllm.server_engine import ServerEngine
-
-    generation = run.recipe.generation
-    at_once = batch_size or generation.batch_size
-    engine = ServerEngine(server, server_model, concurrency=at_once, api_key=os.environ.get("OPENAI_API_KEY"))
-    return PipelineParts(
-        method=method_from_settings(method, _native(run, method)) if method is not None else run.method,
-        engine=engine,
-        segmenter=_segmenter(segmenter, run.recipe.model.base, run, device),
-        image_batch=at_once,
-        max_new_tokens=generation.max_new_tokens,
-        # Not its address: a server may move between two runs of one job.
-        engine_identity=cache(
-            lambda: {
-                "server_model": engine.model,
-                "run": _files_of(str(run.path)) if run.is_merged else _digest(run.path),
-            }
-        ),
-        fallback=_fallback(fallback, run),
-        calibration=_calibration(run, segmenter, method, fallback),
-    )
-
-
-def _native(run: RunFolder, method: Mapping[str, Any]) -> Coordinates | None:
-    """How the run's model was taught to write places, by its processor; None where `method` leaves nothing to it."""
-    if method.get("coordinates") != "family":
-        return None
-    base, adapter = (str(run.path), None) if run.is_merged else (run.recipe.model.base, run.path)
-    processor, family = load_processor(base, adapter=adapter)
-    return own_coordinates(family.coordinates, processor)
-
-
-def _calibration(
-    run: RunFolder | None,
-    segmenter: str | Path | Segmenter | None,
-    method: Mapping[str, Any] | None,
-    fallback: BoxFallback | None,
-) -> Calibration | None:
-    """The run's, which is about its own segmenter, way of asking and fallback; None where another one was given."""
-    if run is None or segmenter is not None or method is not None or _fallback(fallback, run) != _fallback(None, run):
-        return None
-    return run.calibration
-
-
-def _run_of(model: str | Path, adapter: str | Path | None) -> RunFolder | None:
-    """The run folder among the names, if one is.
+def load_parts(plan: PipelinePlan) -> PipelineParts:
+    """Load segmenter, engine and method.
 
     Raises:
-        ModelError: a folder that is neither a run nor a model; a path where nothing is; an unfinished run.
+        ModelError: model, adapter or segmenter cannot be loaded.
+        ServerError: the server does not answer.
     """
-    named = Path(adapter if adapter is not None else model)
-    if (named / "recipe.yaml").is_file():
-        return RunFolder.open(named)
+    segmenter = _load_segmenter(plan)
+    engine, method, identity = _local_model(plan) if plan.server is None else _served_model(plan, plan.server)
+    return PipelineParts(
+        method=method,
+        engine=engine,
+        segmenter=segmenter,
+        image_batch=plan.generation.batch_size,
+        max_new_tokens=plan.generation.max_new_tokens,
+        engine_identity=cache(identity),
+        fallback=plan.fallback,
+        calibration=plan.calibration,
+    )
+
+
+def box_fallback(section: SegmenterSection) -> BoxFallback:
+    """Return the box fallback that a recipe's `segmenter` section sets."""
+    return BoxFallback(section.fallback_margin, section.fallback_outside)
+
+
+def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None:
+    """Open the run folder among the names, if there is one.
+
+    Raises:
+        ModelError: a folder that is neither a run nor a model; a path that does not exist; an unfinished run.
+    """
+    path = Path(adapter if adapter is not None else model)
+    if (path / "recipe.yaml").is_file():
+        return RunFolder.open(path)
     if adapter is not None:
         return None
-    if named.is_dir() and not (named / "config.json").is_file():
-        if (named / ADAPTER_CONFIG).is_file():
-            raise ModelError(f"{model}: is an adapter alone; give its base model first, and it with --adapter")
-        return RunFolder.open(named)
-    if not named.is_dir() and str(model) != EMBEDDED and _is_path(str(model)):
-        return RunFolder.open(named)
+    if path.is_dir() and not (path / "config.json").is_file():
+        if (path / ADAPTER_CONFIG).is_file():
+            raise ModelError(f"{model}: is an adapter alone; give its base model first, and the adapter with --adapter")
+        return RunFolder.open(path)
+    if not path.is_dir() and str(model) != EMBEDDED and _is_path(str(model)):
+        return RunFolder.open(path)
     return None
 
 
 def _is_path(name: str) -> bool:
-    """Whether `name` cannot be a Hub id ("owner/name"), or stands in a folder that is here."""
+    """Return whether `name` cannot be a Hub id ("owner/name"), or is in a folder that exists."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
 
 
-def _segmenter(given: str | Path | Segmenter | None, base: str, run: RunFolder | None, device: str) -> Segmenter:
+def _model_files(model: str | Path, adapter: str | Path | None, run: RunFolder | None) -> tuple[str, str | Path | None]:
+    """Return base model and adapter; an adapter that is a run folder may be used with another base than its own."""
+    if run is None:
+        return str(model), adapter
+    if run.is_merged:
+        return str(run.path), None
+    return str(model) if adapter is not None else run.recipe.model.base, run.path
+
+
+def _segmenter_section(
+    given: str | Path | Segmenter | None, base: str, run: RunFolder | None
+) -> SegmenterSection | Segmenter:
+    if isinstance(given, str | Path):
+        return SegmenterSection(checkpoint=str(given))
+    if given is not None:
+        return given
+    if run is not None:
+        return run.recipe.segmenter
+    if base == EMBEDDED:
+        return SegmenterSection(checkpoint=EMBEDDED)
+    raise ModelError(f"base model {base!r} has no segmenter of its own; give a SAM checkpoint (--segmenter CHECKPOINT)")
+
+
+def _load_segmenter(plan: PipelinePlan) -> Segmenter:
     from sam4mllm.segmenters.loading import load_segmenter
 
-    if given is not None and not isinstance(given, str | Path):
-        return given
-    if given is not None:
-        section = SegmenterSection(checkpoint=str(given))
-    elif run is not None:
-        section = run.recipe.segmenter
-    elif base == EMBEDDED:
-        section = SegmenterSection(checkpoint=EMBEDDED)
-    else:
-        raise ModelError(f"base model {base!r} names no segmenter; give a SAM checkpoint (--segmenter CHECKPOINT)")
-    return load_segmenter(section.checkpoint, device, section.dtype)
+    if isinstance(plan.segmenter, SegmenterSection):
+        return load_segmenter(plan.segmenter.checkpoint, plan.device, plan.segmenter.dtype)
+    return plan.segmenter
 
 
-def box_fallback(section: SegmenterSection) -> BoxFallback:
-    """The fallback to the mask of the box alone that a recipe's `segmenter` section sets."""
-    return BoxFallback(section.fallback_margin, section.fallback_outside)
+def _local_model(plan: PipelinePlan) -> tuple[Engine, Method, Callable[[], Mapping[str, Any]]]:
+    """Load the model; return its engine, the method, and the function that computes the identity of the engine."""
+    mllm = load_mllm(
+        plan.base,
+        plan.adapter,
+        device=plan.device,
+        dtype=plan.dtype,
+        quantization=plan.quantization,
+        attn_implementation=plan.attn_implementation,
+    )
+
+    def identity() -> Mapping[str, Any]:
+        return {
+            "base": plan.base,
+            "base_files": _weight_digests(plan.base),
+            "adapter": _adapter_digest(plan.adapter),
+            "dtype": str(mllm.dtype),
+            "quantization": plan.quantization,
+        }
+
+    native = native_coordinates(mllm.family.coordinates, mllm.processor)
+    return TransformersEngine(mllm, plan.generation.batch_size), _method(plan, native), identity
 
 
-def _fallback(given: BoxFallback | None, run: RunFolder | None) -> BoxFallback | None:
-    return box_fallback(run.recipe.segmenter) if given is None and run is not None else given
+def _served_model(plan: PipelinePlan, server: str) -> tuple[Engine, Method, Callable[[], Mapping[str, Any]]]:
+    """Connect to the server; return as `_local_model`. The variable OPENAI_API_KEY holds its key, if it needs one."""
+    from sam4mllm.mllm.server_engine import ServerEngine
+
+    run = plan.run
+    assert run is not None, "checked by resolve"
+    engine = ServerEngine(
+        server,
+        plan.server_model,
+        concurrency=plan.generation.batch_size,
+        api_key=os.environ.get("OPENAI_API_KEY"),
+    )
+
+    def identity() -> Mapping[str, Any]:
+        # Without the address, because a server may move between two runs of one job.
+        return {
+            "server_model": engine.model,
+            "run": _weight_digests(str(run.path)) if run.is_merged else _adapter_digest(run.path),
+        }
+
+    native = None
+    if plan.method is not None and plan.method.get("coordinates") == "family":
+        base, adapter = (str(run.path), None) if run.is_merged else (run.recipe.model.base, run.path)
+        processor, family = load_processor(base, adapter=adapter)
+        native = native_coordinates(family.coordinates, processor)
+    return engine, _method(plan, native), identity
 
 
-def _digest(adapter: str | Path | None) -> str | None:
-    """sha256 of an adapter's weights; the name of one that is not a folder here; None for none."""
+def _method(plan: PipelinePlan, native: Coordinates | None) -> Method:
+    """Build the method that was given, or the run's; `native` are the coordinates that the model was pretrained on."""
+    if plan.method is not None:
+        return method_from_settings(plan.method, native)
+    assert plan.run is not None, "checked by resolve"
+    return plan.run.method
+
+
+def _adapter_digest(adapter: str | Path | None) -> str | None:
+    """Return the sha256 of an adapter's weights, or the name of an adapter that is not a folder; None for None."""
     if adapter is None:
         return None
     weights = Path(adapter) / ADAPTER_WEIGHTS
-    if not weights.is_file():
-        return str(adapter)
-    return file_sha256(weights)
+    return file_sha256(weights) if weights.is_file() else str(adapter)
 
 
-def _files_of(base: str) -> list[str] | None:
-    """Names and sha256 of the weights in a base model's folder, in which another model may lie tomorrow.
+def _weight_digests(base: str) -> list[str] | None:
+    """Return name and sha256 of each weight file in a base model's folder; None for a Hub id, whose name is enough.
 
-    Two of one kind have files of one size, so they are read whole, side by side. None for a Hub id, whose name is
-    enough.
+    Another model may be at the same path later, and its files may have the same sizes, so they are read completely.
     """
-    if base == EMBEDDED:
-        from sam4mllm import models
-
-        folder = models.path("mllm")
-    else:
-        folder = Path(base).expanduser()
+    folder = Path(resolve_base(base))
     if not folder.is_dir():
         return None
-    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern)})
+    files = sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
         return [f"{file.name} {digest}" for file, digest in zip(files, pool.map(file_sha256, files), strict=True)]

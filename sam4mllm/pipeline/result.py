@@ -1,14 +1,18 @@
-"""Result: what a pipeline answers about one phrase. This module computes nothing but the union and an image of it."""
+"""The result of a pipeline for one phrase, and its line of predictions.jsonl."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from sam4mllm.data.images import ImageInput, as_rgb
-from sam4mllm.data.predictions import Confidence
+from sam4mllm.data.masks import encode
+from sam4mllm.data.predictions import Confidence, PredictedObject, PredictionLine, Query
+from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
 
 if TYPE_CHECKING:
@@ -17,18 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one phrase means in one image.
+    """The masks of one phrase in one image, with the answer that they were made from.
 
-    masks: bool (N, H, W) at the image's own size, on the pipeline's device; N = 0 unless status is "ok".
-    prompts: the N prompts that the model's answer makes, in pixels of the original image.
-    scores: float32 (N,), from 0 to 1: the probability that each mask is right (IoU > 0.5); not calibrated, SAM's own
-        guess of its IoU.
-    status: "ok"; "no_object", the model said that nothing fits; "malformed", its answer could not be read.
-    answer: the text that the model wrote. reason: why it could not be read, else None.
-    evidence: what speaks for each of the N masks, or, as the only one, for "no_object".
-    score: how sure the whole answer is, from 0 to 1, or None; see `calibration.scores_of`.
-    box_alone: for each of the N masks, whether its prompt's points were left out because they seemed to hurt; empty in
-        a pipeline that does not fall back on the box.
+    Attributes:
+        masks: bool (N, H, W) at the image's size, on the pipeline's device; N = 0 unless the status is "ok".
+        prompts: the N prompts that were parsed from the answer, in pixels of the original image.
+        scores: float32 (N,), from 0 to 1: the calibrated probability that each mask is correct (IoU > 0.5); without
+            calibration, SAM's estimate of its IoU.
+        status: "ok"; "no_object" if the answer is that nothing fits; "malformed" if it could not be parsed.
+        answer: the text that the model generated.
+        reason: why it could not be parsed, else None.
+        confidence: the quantities that the scores are computed from: of each of the N masks, or one for "no_object".
+        score: the score of the whole answer, from 0 to 1, or None; see `calibration.scores_of`.
+        box_alone: for each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
+            without fallback.
     """
 
     masks: torch.Tensor
@@ -47,7 +53,45 @@ class Result:
         return self.masks.any(dim=0)
 
     def draw(self, image: ImageInput, long_side: int = 0) -> Image.Image:
-        """The image with masks, boxes and points over it; see `render.overlay`."""
+        """Draw masks, boxes and points over the image; see `viz.drawing.overlay`."""
         from sam4mllm.viz.drawing import overlay
 
         return overlay(as_rgb(image), list(self.masks.cpu().numpy()), self.prompts, long_side=long_side)
+
+
+def prediction_line(query: Query, result: Result) -> PredictionLine:
+    """Return the line of predictions.jsonl for a query and its result, with scores rounded to four digits.
+
+    Raises:
+        DataError: a score that is not finite, which half precision can cause.
+    """
+    scores = [float(score) for score in result.scores.cpu()]
+    _check_finite(query, result, scores)
+    masks = result.masks.cpu().numpy()
+    confidences: Sequence[Confidence | None] = result.confidence if result.status == "ok" else ()
+    box_alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)
+    return PredictionLine(
+        id=query.id,
+        status=result.status,
+        objects=tuple(
+            PredictedObject(encode(mask), prompt, round(score, 4), confidence, alone)
+            for mask, prompt, score, confidence, alone in zip(
+                masks, result.prompts, scores, confidences, box_alone, strict=True
+            )
+        ),
+        image=query.image,
+        phrase=query.phrase,
+        answer=result.answer,
+        error=result.reason,
+        score=None if result.score is None else round(result.score, 4),
+        confidence=result.confidence[0] if result.status == "no_object" and result.confidence else None,
+    )
+
+
+def _check_finite(query: Query, result: Result, scores: Sequence[float]) -> None:
+    ious = [each.iou for each in result.confidence if each.iou is not None]
+    if not all(map(math.isfinite, ious)):
+        raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
+    values = [value for each in result.confidence for value in (each.text, each.points) if value is not None]
+    if not all(map(math.isfinite, (*values, *scores, result.score or 0.0))):
+        raise DataError(f"{query.image}: the model's probabilities are not finite: {values}; give it --dtype float32")

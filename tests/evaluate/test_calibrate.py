@@ -1,18 +1,16 @@
-"""Calibrating a run that is trained: resumed to the same bytes, and honest about how well the fit does."""
+"""Calibration of a trained run: resumed with equal bytes, and measured by cross-fitting."""
 
 from __future__ import annotations
 
 import json
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from sam4mllm.cli import answer_commands
 from sam4mllm.cli.main import main
 from sam4mllm.data.entry import DataEntry
 from sam4mllm.errors import DataError, ModelError
-from sam4mllm.evaluate.calibrate import calibrate
+from sam4mllm.evaluate.calibrate import calibrate, calibrate_pipeline
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
@@ -65,25 +63,30 @@ def run(tmp_path: Path) -> RunFolder:
 PHRASES = ["clear", "vague", "a dragon", "clear", "riddle", "vague", "clear", "a dragon", "clear"] * 4
 
 
-def test_a_split_is_answered_and_fitted_and_told_by_cross_fitting(run: RunFolder, tmp_path: Path) -> None:
-    found = calibrate(make_pipeline(), run, write_data(tmp_path, PHRASES))
-    assert found is not None and run.calibration == found.calibration
-    assert (found.objects.n, found.objects.right) == (24, 16) and (found.no_object.n, found.no_object.right) == (8, 8)
+def test_a_split_is_answered_and_fitted_and_the_fit_is_measured_by_cross_fitting(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    found = calibrate_pipeline(make_pipeline(), run, write_data(tmp_path, PHRASES), tmp_path / "out")
+    assert run.calibration == found.calibration
+    assert (found.objects.n, found.objects.correct) == (24, 16) and (found.no_object.n, found.no_object.correct) == (
+        8,
+        8,
+    )
     # The segmenter is sure of all, and a third is wrong.
-    assert found.objects.before == pytest.approx(1 / 3)
-    assert found.objects.after is not None and found.objects.after < 0.2
+    assert found.objects.ece_before == pytest.approx(1 / 3)
+    assert found.objects.ece_cross_fitted is not None and found.objects.ece_cross_fitted < 0.2
     calibrated = Pipeline(Ppg(0, 0, 10, 1), ScriptedEngine(ANSWERS), BoxSegmenter(), calibration=run.calibration)
     clear, vague = calibrated([(tmp_path / "0.png", "clear"), (tmp_path / "0.png", "vague")])
     assert clear.score is not None and vague.score is not None and clear.score > 0.6 > 0.4 > vague.score
-    assert "24 objects, 16 right: ECE 33.3 % before" in found.text() and "cross-fitted" in found.text()
+    assert "24 objects, 16 correct: ECE 33.3 % before" in found.report() and "cross-fitted" in found.report()
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_a_second_time_nothing_is_asked_and_the_same_comes_out_whatever_calibration_was_there(
+def test_a_repeated_calibration_asks_nothing_and_gives_the_same_result_whatever_calibration_exists(
     run: RunFolder, tmp_path: Path
 ) -> None:
     entry = write_data(tmp_path, PHRASES)
-    first = calibrate(make_pipeline(), run, entry)
+    first = calibrate_pipeline(make_pipeline(), run, entry, tmp_path / "out")
     written = (run.path / "calibration.json").read_bytes()
     again = Pipeline(
         Ppg(0, 0, 10, 1),
@@ -92,46 +95,49 @@ def test_a_second_time_nothing_is_asked_and_the_same_comes_out_whatever_calibrat
         engine_identity={"name": "test"},
         calibration=run.calibration,
     )
-    assert calibrate(again, run, entry) == first and (run.path / "calibration.json").read_bytes() == written
+    assert (
+        calibrate_pipeline(again, run, entry, tmp_path / "out") == first
+        and (run.path / "calibration.json").read_bytes() == written
+    )
 
 
-def test_what_was_trained_on_and_what_cannot_be_read_fits_nothing(run: RunFolder, tmp_path: Path) -> None:
+def test_a_training_split_and_answers_that_cannot_be_parsed_are_refused(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was trained on it"):
-        calibrate(make_pipeline(), run, run.recipe.data.train[0])
+        calibrate(run, dataset="jsonl", path=tmp_path / "train.jsonl")
     with pytest.raises(ModelError, match="none of 1 answers could be read"):
-        calibrate(make_pipeline(), run, write_data(tmp_path, ["riddle"]))
+        calibrate_pipeline(make_pipeline(), run, write_data(tmp_path, ["riddle"]), tmp_path / "out")
     assert run.calibration is None
 
 
-def test_a_split_that_was_trained_on_is_known_in_another_folder_and_by_its_usual_splitter(tmp_path: Path) -> None:
+def test_a_training_split_is_recognized_in_another_folder_and_with_its_default_split_file(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"output: {tmp_path}/run\nmodel: {{base: shapes}}\nsegmenter: {{checkpoint: shapes}}\n"
         "data: {train: [{dataset: refcoco, root: data, split: train}]}\n"
     )
-    entry = DataEntry(dataset="refcoco", root=tmp_path / "data", split="train", split_by="unc")
+    run = RunFolder.create(load_recipe(recipe))
     with pytest.raises(DataError, match="was trained on it"):
-        calibrate(make_pipeline(), RunFolder.create(load_recipe(recipe)), entry)
+        calibrate(run, dataset="refcoco", root=tmp_path / "data", split="train", split_by="unc")
 
 
 def test_one_image_cannot_be_cross_fitted(run: RunFolder, tmp_path: Path) -> None:
-    found = calibrate(make_pipeline(), run, write_data(tmp_path, ["clear"]))
-    assert found is not None and found.objects.after is None and "- cross-fitted" in found.text()
+    found = calibrate_pipeline(make_pipeline(), run, write_data(tmp_path, ["clear"]), tmp_path / "out")
+    assert found.objects.ece_cross_fitted is None and "- cross-fitted" in found.report()
 
 
-def test_the_verb(
+def test_the_subcommand_writes_the_calibration_and_prints_its_figures(
     run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pipeline(options: Namespace) -> Pipeline:
-        assert options.adapter is None and options.segmenter is None
+    def scripted(run: str, adapter: str | None, **settings: object) -> Pipeline:
+        assert adapter is None and settings.get("segmenter") is None
         return make_pipeline()
 
-    monkeypatch.setattr(answer_commands, "pipeline_of", pipeline)
+    monkeypatch.setattr(Pipeline, "from_pretrained", scripted)
     write_data(tmp_path, PHRASES)
     data = ["--dataset", "jsonl", "--path", str(tmp_path / "own.jsonl")]
     assert main(["calibrate", str(run.path), *data, "--json", str(tmp_path / "c.json")]) == 0
-    printed, told = capsys.readouterr()
-    assert printed.count("cross-fitted") == 2 and "36 predictions" in told
+    printed, logged = capsys.readouterr()
+    assert printed.count("cross-fitted") == 2 and "36 predictions" in logged
     record = json.loads((tmp_path / "c.json").read_text())
     assert record["objects"]["n"] == 24 and record["calibration"] == json.loads(
         (run.path / "calibration.json").read_text()

@@ -1,4 +1,4 @@
-"""Trust in scores: ECE and the coverage curve, by hand and by their properties; and the image of both."""
+"""Reliability of scores: ECE and the coverage curve, by hand and by their properties; and the plot of both."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sam4mllm.evaluate.reliability import (
     reliability_bins,
     reliability_report,
 )
-from sam4mllm.evaluate.reliability_plot import draw_reliability
-from sam4mllm.evaluate.score import judge
+from sam4mllm.evaluate.score import score_sentences
+from sam4mllm.evaluate.splits import _plot_reliability
 from sam4mllm.geometry import Box
 
 SHARES = st.floats(0, 1)
 SCORED = st.lists(st.tuples(SHARES, st.booleans()), min_size=1, max_size=40)
-JUDGED = st.builds(
+SENTENCES = st.builds(
     lambda union, part: SentenceScore(int(union * part), union, int(union * part) / union, True, True),
     st.integers(1, 50),
     SHARES,
@@ -77,13 +77,13 @@ def test_ece_is_from_0_to_1_and_does_not_depend_on_the_order(scored: list[tuple[
 
 
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=8))
-def test_scores_that_tell_the_truth_have_no_error(rights: list[int]) -> None:
+def test_calibrated_scores_have_no_error(rights: list[int]) -> None:
     scores = [right / 10 for right in rights for _ in range(10)]
     facts = [index < right for right in rights for index in range(10)]
     assert expected_calibration_error(scores, facts) == pytest.approx(0, abs=1e-12)
 
 
-def test_an_error_over_nothing_is_none_and_a_score_beyond_1_is_refused() -> None:
+def test_ece_of_no_score_is_none_and_a_score_beyond_1_is_refused() -> None:
     assert expected_calibration_error([], []) is None
     for wrong in (1.01, -0.01, math.nan):
         with pytest.raises(ValueError, match="from 0 to 1"):
@@ -91,44 +91,44 @@ def test_an_error_over_nothing_is_none_and_a_score_beyond_1_is_refused() -> None
 
 
 def test_coverage_by_hand() -> None:
-    judged = {
+    sentences = {
         "sure": SentenceScore(9, 10, 0.9, True, True),
         "fair": SentenceScore(5, 10, 0.5, True, True),
         "poor": SentenceScore(0, 20, 0.0, True, True),
         "nothing": SentenceScore(0, 0, 1.0, False, False),
     }
     scores = {"nothing": 0.99, "sure": 0.9, "fair": 0.5, "poor": 0.1}
-    curve = coverage_curve(scores, judged, (1.0, 0.75, 0.5, 0.25))
+    curve = coverage_curve(scores, sentences, (1.0, 0.75, 0.5, 0.25))
     assert curve is not None
     assert [each.n for each in curve] == [4, 3, 2, 1] and [each.score for each in curve] == [0.1, 0.5, 0.9, 0.99]
     assert [each.ciou for each in curve] == [pytest.approx(14 / 40), pytest.approx(14 / 20), 0.9, None]
     assert [each.giou for each in curve] == pytest.approx([2.4 / 4, 2.4 / 3, 1.9 / 2, 1.0])
 
 
-@given(st.lists(st.tuples(SHARES, JUDGED), min_size=1, max_size=30), st.randoms())
+@given(st.lists(st.tuples(SHARES, SENTENCES), min_size=1, max_size=30), st.randoms())
 def test_only_the_order_of_scores_matters_and_not_that_of_the_answers(
     answers: list[tuple[float, SentenceScore]], shuffled: random.Random
 ) -> None:
-    judged = {str(place): sentence for place, (_, sentence) in enumerate(answers)}
+    sentences = {str(place): sentence for place, (_, sentence) in enumerate(answers)}
     scores = {str(place): score for place, (score, _) in enumerate(answers)}
-    curve = coverage_curve(scores, judged)
+    curve = coverage_curve(scores, sentences)
     # A transform that keeps the order, ties included.
     ranks = {score: rank for rank, score in enumerate(sorted(set(scores.values())))}
     other = [(name, ranks[score] / len(ranks)) for name, score in scores.items()]
     shuffled.shuffle(other)
-    again = coverage_curve(dict(other), judged)
-    assert curve is not None and again is not None and curve[0].ciou == cumulative_iou(judged.values())
+    again = coverage_curve(dict(other), sentences)
+    assert curve is not None and again is not None and curve[0].ciou == cumulative_iou(sentences.values())
     for each, same in zip(curve, again, strict=True):
         assert (each.coverage, each.n) == (same.coverage, same.n)
         assert (each.ciou, each.giou) == (pytest.approx(same.ciou), pytest.approx(same.giou))
 
 
 def test_answers_of_one_score_make_a_flat_curve_and_an_answer_without_one_no_curve() -> None:
-    judged = {str(number): SentenceScore(number, 10, number / 10, True, True) for number in range(10)}
-    flat = coverage_curve(dict.fromkeys(judged, 0.5), judged)
+    sentences = {str(number): SentenceScore(number, 10, number / 10, True, True) for number in range(10)}
+    flat = coverage_curve(dict.fromkeys(sentences, 0.5), sentences)
     assert flat is not None and all(each.ciou == pytest.approx(0.45) for each in flat)
     assert [each.n for each in flat] == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
-    assert coverage_curve({**dict.fromkeys(judged, 0.5), "3": None}, judged) is None
+    assert coverage_curve({**dict.fromkeys(sentences, 0.5), "3": None}, sentences) is None
     assert coverage_curve({}, {}) is None
 
 
@@ -140,39 +140,41 @@ def test_a_split_by_hand() -> None:
         line("denied", score=0.6),
         PredictionLine("failed", "error", error="no such file"),
     ]
-    found = reliability_report(lines, judge(lines, samples, dataset="grefcoco", split="val"))
+    found = reliability_report(lines, score_sentences(lines, samples, dataset="grefcoco", split="val"))
     assert found.objects is not None and found.objects.n == 3
     assert found.objects.ece == pytest.approx((0.1 + 0.7 + 0.3) / 3)
     assert found.no_object is not None and found.no_object.ece == pytest.approx((0.2 + 0.6) / 2)
-    # What failed stands last, with nobody's word for it.
+    # A failed query is last, with confidence 0.
     assert found.coverage is not None and found.coverage[0].score == 0 and len(found.coverage) == len(COVERAGES)
 
 
-@pytest.mark.parametrize("wanting", [None, 1.5])
-def test_scores_of_another_program_that_are_wanting_or_no_share_are_no_figure(wanting: float | None) -> None:
-    samples, lines = [sample("a", (0, 4)), sample("b")], [line("a", (0, 4, wanting), score=None), line("b", score=None)]
-    assert reliability_report(lines, judge(lines, samples, dataset="grefcoco", split="val")) == ReliabilityReport(
-        None, None, None
-    )
+@pytest.mark.parametrize("missing", [None, 1.5])
+def test_missing_scores_and_scores_beyond_1_give_no_figure(missing: float | None) -> None:
+    samples, lines = [sample("a", (0, 4)), sample("b")], [line("a", (0, 4, missing), score=None), line("b", score=None)]
+    assert reliability_report(
+        lines, score_sentences(lines, samples, dataset="grefcoco", split="val")
+    ) == ReliabilityReport(None, None, None)
 
 
-def test_ignored_pixels_count_for_no_object() -> None:
+def test_ignored_pixels_are_excluded_from_the_objects() -> None:
     samples, lines = [sample("a", (0, 4), ignore=(4, 10))], [line("a", (0, 10, 0.9))]
-    assert judge(lines, samples, dataset="reasonseg", split="val").right == {"a": (True,)}
+    assert score_sentences(lines, samples, dataset="reasonseg", split="val").correct == {"a": (True,)}
 
 
-def test_the_image_is_drawn_with_figures_and_without() -> None:
-    judged = {str(number): SentenceScore(number, 10, number / 10, True, True) for number in range(10)}
-    curve = coverage_curve({name: int(name) / 10 for name in judged}, judged)
+def test_the_plot_is_drawn_with_figures_and_without() -> None:
+    sentences = {str(number): SentenceScore(number, 10, number / 10, True, True) for number in range(10)}
+    curve = coverage_curve({name: int(name) / 10 for name in sentences}, sentences)
     lines = [line("a", (0, 4, 0.9))]
     full = ReliabilityReport(
-        reliability_report(lines, judge(lines, [sample("a", (0, 4))], dataset="grefcoco", split="val")).objects,
+        reliability_report(
+            lines, score_sentences(lines, [sample("a", (0, 4))], dataset="grefcoco", split="val")
+        ).objects,
         None,
         curve,
     )
     drawn, empty = (
-        draw_reliability(full, "a caption"),
-        draw_reliability(ReliabilityReport(None, None, None), "a caption"),
+        _plot_reliability(full, "a caption"),
+        _plot_reliability(ReliabilityReport(None, None, None), "a caption"),
     )
     assert drawn.size == empty.size and drawn.tobytes() != empty.tobytes()
-    assert draw_reliability(full, "a caption").tobytes() == drawn.tobytes()
+    assert _plot_reliability(full, "a caption").tobytes() == drawn.tobytes()

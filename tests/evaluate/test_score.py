@@ -1,3 +1,5 @@
+"""Scores of predictions: the metrics of each protocol by hand, ids, masks and counts."""
+
 from __future__ import annotations
 
 import json
@@ -12,8 +14,8 @@ from sam4mllm.data.predictions import PredictedObject, PredictionLine, Status
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError, PredictionsError
-from sam4mllm.evaluate.protocols import PROTOCOL_OF_DATASET
-from sam4mllm.evaluate.score import judge, score
+from sam4mllm.evaluate.protocols import PROTOCOLS
+from sam4mllm.evaluate.score import score_predictions, score_sentences
 from sam4mllm.geometry import Box, SamPrompt
 
 HEIGHT, WIDTH = 2, 10
@@ -49,11 +51,11 @@ def test_refcoco_by_hand() -> None:
         _line("a", (0, 4)),  # I 8, U 8
         _line("b", (0, 2)),  # I 4, U 8; its box has IoU exactly 0.5, which is not above it
         _line("c", status="no_object"),  # I 0, U 8
-        _line("d", (0, 4), status="malformed"),  # its objects count for nothing: I 0, U 8
+        _line("d", (0, 4), status="malformed"),  # its objects are ignored: I 0, U 8
         _line("e", status="error"),  # I 0, U 8
         # f has no line: I 0, U 8
     ]
-    scores = score(predictions, samples, dataset="refcoco", split="val")
+    scores = score_predictions(predictions, samples, dataset="refcoco", split="val")
     assert scores.to_json() == {
         "dataset": "refcoco",
         "split": "val",
@@ -75,8 +77,10 @@ def test_refcoco_by_hand() -> None:
 
 
 @pytest.mark.parametrize("order", [((0, 2), (4, 6)), ((4, 6), (0, 2))])
-def test_of_several_objects_none_is_the_first_box(order: tuple[tuple[int, int], ...]) -> None:
-    scores = score([_line("cups", *order)], [_sample("cups", (0, 2), (4, 6))], dataset="refcoco", split="val")
+def test_acc_50_is_not_defined_for_phrases_of_several_objects(order: tuple[tuple[int, int], ...]) -> None:
+    scores = score_predictions(
+        [_line("cups", *order)], [_sample("cups", (0, 2), (4, 6))], dataset="refcoco", split="val"
+    )
     assert (scores.ciou, scores.acc_50) == (1.0, None)
 
 
@@ -97,7 +101,7 @@ def test_grefcoco_by_hand() -> None:
         _line("none", status="no_object"),  # IoU 1, nothing to U
         _line("invented", (0, 3)),  # IoU 0, U 6
     ]
-    scores = score(predictions, samples, dataset="grefcoco", split="val")
+    scores = score_predictions(predictions, samples, dataset="grefcoco", split="val")
     assert (scores.n, scores.missing, scores.malformed) == (7, 2, 0)
     assert scores.ciou == pytest.approx((8 + 8) / (10 + 8 + 12 + 8 + 6))
     # "unanswered" has IoU 0, and "none missing" is an empty mask where none was meant.
@@ -122,7 +126,7 @@ def test_reasonseg_by_hand() -> None:
         _line("empty", status="no_object"),  # IoU 1
         _line("invented", (0, 1)),  # IoU 0, U 2
     ]
-    scores = score(predictions, samples, dataset="reasonseg", split="val")
+    scores = score_predictions(predictions, samples, dataset="reasonseg", split="val")
     assert scores.protocol == "reasonseg"
     assert scores.ciou == pytest.approx(12 / 18)
     assert scores.giou == pytest.approx((0.5 + 1 + 1 + 0) / 4)
@@ -130,24 +134,24 @@ def test_reasonseg_by_hand() -> None:
     assert scores.pr_70 == pytest.approx(2 / 4)
 
 
-def test_each_sentence_has_its_own_judgement_in_the_order_of_the_split() -> None:
+def test_each_sentence_has_its_score_in_the_order_of_the_split() -> None:
     samples = [_sample(name, (0, 4)) for name in "abc"]
     lines = [_line("c", (0, 2)), _line("a", (0, 4))]
-    judgement = judge(lines, samples, dataset="refcoco", split="val")
-    assert {name: judged.iou for name, judged in judgement.by_id.items()} == {"a": 1.0, "b": 0.0, "c": 0.5}
-    assert list(judgement.by_id) == ["a", "b", "c"]
-    assert judgement.scores == score(lines, samples, dataset="refcoco", split="val")
+    scored = score_sentences(lines, samples, dataset="refcoco", split="val")
+    assert {name: sentence.iou for name, sentence in scored.by_id.items()} == {"a": 1.0, "b": 0.0, "c": 0.5}
+    assert list(scored.by_id) == ["a", "b", "c"]
+    assert scored.scores == score_predictions(lines, samples, dataset="refcoco", split="val")
 
 
 def test_overlapping_objects_are_counted_once() -> None:
-    scores = score([_line("a", (0, 3), (1, 4))], [_sample("a", (0, 4))], dataset="refcoco", split="val")
+    scores = score_predictions([_line("a", (0, 3), (1, 4))], [_sample("a", (0, 4))], dataset="refcoco", split="val")
     assert (scores.ciou, scores.giou) == (1.0, 1.0)
 
 
 def test_acc_50_takes_the_first_box_alone() -> None:
     samples = [_sample("a", (0, 4)), _sample("b", (0, 4))]
     predictions = [_line("a", (0, 4), (6, 9)), _line("b", (6, 9), (0, 4))]
-    assert score(predictions, samples, dataset="refcoco", split="val").acc_50 == 0.5
+    assert score_predictions(predictions, samples, dataset="refcoco", split="val").acc_50 == 0.5
 
 
 @pytest.mark.parametrize(
@@ -159,28 +163,28 @@ def test_acc_50_takes_the_first_box_alone() -> None:
         ([], 0.0),
     ],
 )
-def test_acc_50_has_no_meaning_for_a_program_without_boxes(
+def test_acc_50_is_not_defined_for_a_program_without_boxes(
     predictions: list[PredictionLine], expected: float | None
 ) -> None:
     samples = [_sample("a", (0, 4)), _sample("b", (0, 4))]
-    assert score(predictions, samples, dataset="refcoco", split="val").acc_50 == expected
+    assert score_predictions(predictions, samples, dataset="refcoco", split="val").acc_50 == expected
 
 
-def test_a_split_without_predictions_scores_0_and_says_so() -> None:
-    scores = score([], [_sample("a", (0, 4))], dataset="refcoco", split="val")
+def test_a_split_without_predictions_scores_0_and_counts_them_as_missing() -> None:
+    scores = score_predictions([], [_sample("a", (0, 4))], dataset="refcoco", split="val")
     assert (scores.n, scores.missing, scores.ciou, scores.giou) == (1, 1, 0.0, 0.0)
 
 
-def test_nothing_meant_and_nothing_answered_leaves_no_ciou() -> None:
-    scores = score([_line("a", status="no_object")], [_sample("a")], dataset="grefcoco", split="val")
+def test_without_any_pixel_ciou_is_not_defined() -> None:
+    scores = score_predictions([_line("a", status="no_object")], [_sample("a")], dataset="grefcoco", split="val")
     assert (scores.ciou, scores.giou, scores.n_acc, scores.t_acc, scores.pr_70) == (None, 1.0, 1.0, None, None)
 
 
 def test_min_pixels_turns_small_masks_into_no_target() -> None:
     samples, predictions = [_sample("a"), _sample("b", (0, 4))], [_line("a", (0, 2)), _line("b", (0, 4))]
-    assert score(predictions, samples, dataset="grefcoco", split="val").n_acc == 0.0
-    assert score(predictions, samples, dataset="grefcoco", split="val", min_pixels=5).n_acc == 1.0
-    assert score(predictions, samples, dataset="grefcoco", split="val", min_pixels=9).t_acc == 0.0
+    assert score_predictions(predictions, samples, dataset="grefcoco", split="val").n_acc == 0.0
+    assert score_predictions(predictions, samples, dataset="grefcoco", split="val", min_pixels=5).n_acc == 1.0
+    assert score_predictions(predictions, samples, dataset="grefcoco", split="val", min_pixels=9).t_acc == 0.0
 
 
 def test_the_order_of_the_lines_does_not_matter_and_each_is_read_once() -> None:
@@ -190,31 +194,32 @@ def test_the_order_of_the_lines_does_not_matter_and_each_is_read_once() -> None:
     def once() -> Iterator[PredictionLine]:
         yield from reversed(predictions)
 
-    backwards = score(once(), samples, dataset="refcoco", split="val")
-    assert backwards == score(predictions, samples, dataset="refcoco", split="val")
+    backwards = score_predictions(once(), samples, dataset="refcoco", split="val")
+    assert backwards == score_predictions(predictions, samples, dataset="refcoco", split="val")
 
 
-def test_unknown_and_doubled_ids_are_told_together() -> None:
+def test_unknown_and_repeated_ids_are_reported_together() -> None:
     predictions = [_line("a", (0, 4)), _line("a", (0, 4)), *(_line(f"x{index}", (0, 4)) for index in range(5))]
     with pytest.raises(
-        PredictionsError, match=r"5 id\(s\) name no query of refcoco val \(x0, x1, x2 and 2 more\); 1 id.* twice \(a\)"
+        PredictionsError,
+        match=r"5 id\(s\) are not queries of refcoco val \(x0, x1, x2 and 2 more\); 1 id.* twice \(a\)",
     ):
-        score(predictions, [_sample("a", (0, 4))], dataset="refcoco", split="val")
+        score_predictions(predictions, [_sample("a", (0, 4))], dataset="refcoco", split="val")
 
 
 @pytest.mark.parametrize("status", ["ok", "malformed"])
-def test_a_mask_of_another_size_is_told(status: Status) -> None:
+def test_a_mask_of_another_size_is_refused(status: Status) -> None:
     line = PredictionLine("a", status, (PredictedObject(encode(np.ones((HEIGHT * 2, WIDTH), dtype=bool))),))
     with pytest.raises(PredictionsError, match=r"prediction a: a mask is \(4, 10\) \(H, W\), its image is \(2, 10\)"):
-        score([line], [_sample("a", (0, 4))], dataset="refcoco", split="val")
+        score_predictions([line], [_sample("a", (0, 4))], dataset="refcoco", split="val")
 
 
-def test_a_protocol_that_does_not_fit_the_samples_is_told() -> None:
-    with pytest.raises(DataError, match=r"refcoco has no place for a phrase without target \(b\); use grefcoco"):
-        score([], [_sample("a", (0, 4)), _sample("b")], dataset="grefcoco", split="val", protocol="refcoco")
+def test_a_protocol_that_does_not_fit_the_samples_is_refused() -> None:
+    with pytest.raises(DataError, match=r"refcoco is not defined for a phrase without target \(b\); use grefcoco"):
+        score_predictions([], [_sample("a", (0, 4)), _sample("b")], dataset="grefcoco", split="val", protocol="refcoco")
     with pytest.raises(DataError, match="no samples"):
-        score([], [], dataset="refcoco", split="val")
+        score_predictions([], [], dataset="refcoco", split="val")
 
 
 def test_every_data_set_that_is_read_can_be_scored() -> None:
-    assert set(PROTOCOL_OF_DATASET) == set(DATASETS)
+    assert all(row.protocol in PROTOCOLS for row in DATASETS.values() if row.kind != "chat")

@@ -107,7 +107,9 @@ def test_a_root_without_data_or_with_training_data_alone_is_refused(root: Path, 
         choose_suite(["all"], [], tmp_path / "empty")
 
 
-def test_only_a_complete_split_of_real_data_with_the_usual_split_file_is_comparable_with_published_results(root: Path) -> None:
+def test_only_a_complete_split_of_real_data_with_the_usual_split_file_is_comparable_with_published_results(
+    root: Path,
+) -> None:
     def entry(name: str, **more: Any) -> DataEntry:
         return DataEntry(dataset=name, root=root, split="val", **more)
 

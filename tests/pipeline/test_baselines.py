@@ -1,4 +1,4 @@
-"""What the box says without the points, and without SAM: from a run's own answers, with no model asked again."""
+"""Baselines from the boxes of a run's answers, with and without SAM; no model is asked again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, Point, SamPrompt, box_of_mask, mask_of_box
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
-from sam4mllm.pipeline.baselines import box_alone, filled_boxes
+from sam4mllm.pipeline.baselines import filled_boxes, predict_from_boxes
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation
@@ -32,11 +32,11 @@ ANSWERS = {
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside."""
+    """Simulates a kill: it is not caught by `except Exception`."""
 
 
 class Counting(BoxSegmenter):
-    """Takes the negative points out of the mask; counts the images that it embeds, and dies at one if told to."""
+    """Cuts the negative points out of the mask; counts the images that it embeds, and is killed at number `die_at`."""
 
     def __init__(self, die_at: int | None = None) -> None:
         super().__init__(points_cut=True)
@@ -50,13 +50,13 @@ class Counting(BoxSegmenter):
         return super().embed(images)
 
 
-def unasked(conversation: Conversation) -> str:
+def refuse(conversation: Conversation) -> str:
     raise AssertionError("the model was asked again")
 
 
 def make_pipeline(segmenter: BoxSegmenter, *, asked: bool = False) -> Pipeline:
     method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
-    return Pipeline(method, ScriptedEngine(ANSWERS if asked else unasked), segmenter, image_batch=2)
+    return Pipeline(method, ScriptedEngine(ANSWERS if asked else refuse), segmenter, image_batch=2)
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def pixels(line: PredictionLine) -> list[int]:
 def test_sam_is_given_the_box_alone_and_no_model_is_asked(
     queries: list[Query], answers: list[PredictionLine], tmp_path: Path
 ) -> None:
-    segmenter, told = Counting(), list[int]()
-    summary = box_alone(make_pipeline(segmenter), queries, answers, tmp_path / "box", advance=told.append)
+    segmenter, advanced = Counting(), list[int]()
+    summary = predict_from_boxes(make_pipeline(segmenter), queries, answers, tmp_path / "box", advance=advanced.append)
     assert (summary.ok, summary.no_object, summary.malformed, summary.error) == (71, 1, 1, 0)
     alone = {line.id: line for line in read_predictions(summary.predictions)}
-    assert sum(told) == len(queries) and segmenter.embedded == 70
+    assert sum(advanced) == len(queries) and segmenter.embedded == 70
     for line in answers:
         other = alone[line.id]
         assert (other.status, other.answer, other.phrase) == (line.status, line.answer, line.phrase)
@@ -95,34 +95,36 @@ def test_sam_is_given_the_box_alone_and_no_model_is_asked(
         assert all(here > there for here, there in zip(pixels(other), pixels(line), strict=True))
 
 
-def test_killed_and_taken_up_again_ends_in_the_same_bytes(
+def test_a_killed_job_resumes_to_the_same_bytes(
     queries: list[Query], answers: list[PredictionLine], tmp_path: Path
 ) -> None:
-    whole = box_alone(make_pipeline(Counting()), queries, answers, tmp_path / "whole").predictions
+    complete = predict_from_boxes(make_pipeline(Counting()), queries, answers, tmp_path / "complete").predictions
     with pytest.raises(Killed):
-        box_alone(make_pipeline(Counting(die_at=66)), queries, answers, tmp_path / "killed")
+        predict_from_boxes(make_pipeline(Counting(die_at=66)), queries, answers, tmp_path / "killed")
     segmenter = Counting()
-    again = box_alone(make_pipeline(segmenter), queries, answers, tmp_path / "killed").predictions
-    assert again.read_bytes() == whole.read_bytes() and 0 < segmenter.embedded < 70
+    again = predict_from_boxes(make_pipeline(segmenter), queries, answers, tmp_path / "killed").predictions
+    assert again.read_bytes() == complete.read_bytes() and 0 < segmenter.embedded < 70
 
 
-def test_other_answers_are_done_anew(queries: list[Query], answers: list[PredictionLine], tmp_path: Path) -> None:
-    box_alone(make_pipeline(Counting()), queries, answers, tmp_path / "box")
+def test_predictions_from_other_answers_are_replaced(
+    queries: list[Query], answers: list[PredictionLine], tmp_path: Path
+) -> None:
+    predict_from_boxes(make_pipeline(Counting()), queries, answers, tmp_path / "box")
     moved = PredictedObject(answers[0].objects[0].segmentation, SamPrompt(Box(0, 0, 40, 30)))
     other = [replace(answers[0], objects=(moved,)), *answers[1:]]
-    summary = box_alone(make_pipeline(Counting()), queries, other, tmp_path / "box")
+    summary = predict_from_boxes(make_pipeline(Counting()), queries, other, tmp_path / "box")
     assert pixels(next(read_predictions(summary.predictions))) == [40 * 30]
 
 
-def test_what_was_an_error_is_one_here_until_it_is_answered(
+def test_an_error_stays_an_error_until_the_query_is_answered(
     queries: list[Query], answers: list[PredictionLine], tmp_path: Path
 ) -> None:
     lost = PredictionLine("5/left", "error", error="no such file")
     broken = [lost if line.id == lost.id else line for line in answers]
-    summary = box_alone(make_pipeline(Counting()), queries, broken, tmp_path / "box")
+    summary = predict_from_boxes(make_pipeline(Counting()), queries, broken, tmp_path / "box")
     (line,) = [line for line in read_predictions(summary.predictions) if line.status == "error"]
     assert line.id == "5/left" and line.error is not None and "was not answered: no such file" in line.error
-    assert box_alone(make_pipeline(Counting()), queries, answers, tmp_path / "box").error == 0
+    assert predict_from_boxes(make_pipeline(Counting()), queries, answers, tmp_path / "box").error == 0
 
 
 def test_a_filled_box_is_the_mask(answers: list[PredictionLine]) -> None:
@@ -134,17 +136,17 @@ def test_a_filled_box_is_the_mask(answers: list[PredictionLine]) -> None:
             assert np.array_equal(decode(item.segmentation), mask_of_box(item.prompt.box, (40, 30)))
 
 
-def test_points_alone_make_no_baseline_of_boxes(answers: list[PredictionLine], tmp_path: Path) -> None:
+def test_an_answer_without_box_is_refused(answers: list[PredictionLine], tmp_path: Path) -> None:
     prompt = SamPrompt(None, (Point(1, 1, 1),))
     lines = [PredictionLine("a", "ok", (PredictedObject(answers[0].objects[0].segmentation, prompt),))]
     with pytest.raises(DataError, match="prediction a: an object has no box"):
         list(filled_boxes(lines))
     with pytest.raises(DataError, match="prediction a: an object has no box"):
-        box_alone(make_pipeline(Counting()), [], lines, tmp_path / "box")
+        predict_from_boxes(make_pipeline(Counting()), [], lines, tmp_path / "box")
 
 
 @given(st.integers(0, 20), st.integers(0, 10), st.integers(0, 20), st.integers(0, 10))
-def test_a_box_of_whole_pixels_comes_back_from_its_mask(x1: int, y1: int, x2: int, y2: int) -> None:
+def test_a_box_with_integer_edges_is_recovered_from_its_mask(x1: int, y1: int, x2: int, y2: int) -> None:
     box = Box(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
     mask = mask_of_box(box, (20, 10))
     assert mask.shape == (10, 20) and mask.sum() == box.area
@@ -154,5 +156,5 @@ def test_a_box_of_whole_pixels_comes_back_from_its_mask(x1: int, y1: int, x2: in
 @pytest.mark.parametrize(
     ("box", "columns"), [((0.5, 0, 2.5, 1), [0, 1]), ((0.6, 0, 2.6, 1), [1, 2]), ((-3, -3, 1, 9), [0])]
 )
-def test_a_pixel_belongs_to_the_box_that_holds_its_centre(box: tuple[float, ...], columns: list[int]) -> None:
+def test_a_pixel_belongs_to_a_box_that_contains_its_center(box: tuple[float, ...], columns: list[int]) -> None:
     assert np.flatnonzero(mask_of_box(Box(*box), (4, 1))[0]).tolist() == columns

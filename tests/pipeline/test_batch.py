@@ -1,4 +1,4 @@
-"""The batch run: resumed to the same bytes, one bad input spoiling one line, one folder for one job."""
+"""Batch prediction: resumed to the same bytes, an error line for each bad input, one folder for one job."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from sam4mllm.errors import DataError
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.batch import predict
-from sam4mllm.pipeline.lines import line_of
 from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.pipeline.result import Result
+from sam4mllm.pipeline.result import Result, prediction_line
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.segmenters.fake import BoxSegmenter
 
 
 def answer(conversation: Conversation) -> str:
-    """Another box for each phrase: "thing 7" lies at 7."""
+    """Return another box for each phrase: that of "thing 7" begins at 7."""
     question = conversation.turns[-1].text
     if "dragon" in question:
         return "No object found."
@@ -38,7 +37,7 @@ def answer(conversation: Conversation) -> str:
 
 
 class Killed(BaseException):
-    """What a kill looks like from inside: no `except Exception` holds it up."""
+    """Simulates a kill: it is not caught by `except Exception`."""
 
 
 def make_pipeline(image_batch: int = 2, die_after: int | None = None) -> tuple[Pipeline, ScriptedEngine]:
@@ -53,7 +52,7 @@ def make_pipeline(image_batch: int = 2, die_after: int | None = None) -> tuple[P
 
 
 def make_queries(folder: Path, images: int = 6, phrases: int = 3) -> list[Query]:
-    """Queries of several images in turn, so that those of one image do not stand together."""
+    """Return queries of several images in turn, so that those of one image are not adjacent."""
     for index in range(images):
         Image.fromarray(np.full((40 + index, 60, 3), index, dtype=np.uint8)).save(folder / f"{index}.png")
     return [
@@ -67,7 +66,7 @@ def lines_of(output: Path) -> dict[str, dict]:
     return {line["id"]: line for line in map(json.loads, (output / "predictions.jsonl").read_text().splitlines())}
 
 
-def test_every_query_has_its_line_and_reads_back(tmp_path: Path) -> None:
+def test_every_query_has_a_line_that_can_be_read(tmp_path: Path) -> None:
     queries = make_queries(tmp_path)
     queries += [Query("none", queries[0].image, "a dragon"), Query("odd", queries[1].image, "a riddle")]
     pipeline, _ = make_pipeline()
@@ -94,34 +93,36 @@ def test_the_line_has_the_fields_of_the_contract(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("die_after", [0, 1, 5, 9, 17])
-def test_killed_and_taken_up_again_ends_in_the_same_bytes(tmp_path: Path, die_after: int) -> None:
+def test_a_killed_job_resumes_to_the_same_bytes(tmp_path: Path, die_after: int) -> None:
     queries = make_queries(tmp_path)
-    predict(make_pipeline()[0], queries, tmp_path / "whole", shard_size=4)
+    predict(make_pipeline()[0], queries, tmp_path / "complete", shard_size=4)
     with pytest.raises(Killed):
         predict(make_pipeline(die_after=die_after)[0], queries, tmp_path / "killed", shard_size=4)
     assert not (tmp_path / "killed" / "predictions.jsonl").exists()
     pipeline, engine = make_pipeline()
     predict(pipeline, queries, tmp_path / "killed", shard_size=4)
     assert len(engine.asked) == 18 - die_after // 6 * 6
-    assert (tmp_path / "killed/predictions.jsonl").read_bytes() == (tmp_path / "whole/predictions.jsonl").read_bytes()
+    assert (tmp_path / "killed/predictions.jsonl").read_bytes() == (
+        tmp_path / "complete/predictions.jsonl"
+    ).read_bytes()
 
 
-def test_a_finished_job_asks_nothing_again_and_counts_what_was_done(tmp_path: Path) -> None:
+def test_a_finished_job_asks_nothing_again_and_reports_its_progress(tmp_path: Path) -> None:
     queries = make_queries(tmp_path)
     first = predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
     pipeline, engine = make_pipeline(image_batch=5)
-    told: list[int] = []
-    assert predict(pipeline, queries, tmp_path / "out", shard_size=4, advance=told.append) == first
-    assert engine.asked == [] and sum(told) == len(queries)
+    advanced: list[int] = []
+    assert predict(pipeline, queries, tmp_path / "out", shard_size=4, advance=advanced.append) == first
+    assert engine.asked == [] and sum(advanced) == len(queries)
 
 
 def test_progress_counts_every_query_once(tmp_path: Path) -> None:
-    told: list[int] = []
-    predict(make_pipeline()[0], make_queries(tmp_path), tmp_path / "out", shard_size=4, advance=told.append)
-    assert sum(told) == 18
+    advanced: list[int] = []
+    predict(make_pipeline()[0], make_queries(tmp_path), tmp_path / "out", shard_size=4, advance=advanced.append)
+    assert sum(advanced) == 18
 
 
-def test_bad_images_spoil_their_own_lines_and_a_later_run_asks_them_again(tmp_path: Path) -> None:
+def test_queries_about_bad_images_are_errors_and_a_later_run_answers_them(tmp_path: Path) -> None:
     queries = make_queries(tmp_path)
     (tmp_path / "1.png").unlink()
     (tmp_path / "4.png").write_text("not an image")
@@ -135,24 +136,24 @@ def test_bad_images_spoil_their_own_lines_and_a_later_run_asks_them_again(tmp_pa
     assert (summary.ok, summary.error) == (18, 0)
 
 
-def test_a_image_that_breaks_the_model_spoils_only_its_own_lines(tmp_path: Path) -> None:
-    class Picky(BoxSegmenter):
+def test_an_image_that_the_model_fails_on_gives_errors_for_its_queries_alone(tmp_path: Path) -> None:
+    class Failing(BoxSegmenter):
         def embed(self, images):  # type: ignore[no-untyped-def]
             if any(image.shape == (42, 60, 3) for image in images):
-                raise ValueError("not to my liking")
+                raise ValueError("too odd")
             return super().embed(images)
 
     pipeline, _ = make_pipeline(image_batch=6)
-    pipeline.segmenter = Picky()
+    pipeline.segmenter = Failing()
     summary = predict(pipeline, make_queries(tmp_path), tmp_path / "out")
     assert (summary.ok, summary.error) == (15, 3)
-    assert lines_of(tmp_path / "out")["q/2/0"]["error"] == "ValueError: not to my liking"
+    assert lines_of(tmp_path / "out")["q/2/0"]["error"] == "ValueError: too odd"
 
 
 @pytest.mark.parametrize("image_batch", [1, 3])
-def test_a_phrase_that_is_refused_spoils_its_own_line_alone(tmp_path: Path, image_batch: int) -> None:
+def test_a_phrase_that_is_refused_gives_an_error_for_its_query_alone(tmp_path: Path, image_batch: int) -> None:
     queries = make_queries(tmp_path)
-    spoiled = [replace(query, phrase="a sign <image> 1") if query.id == "q/2/1" else query for query in queries]
+    changed = [replace(query, phrase="a token <image> 1") if query.id == "q/2/1" else query for query in queries]
     pipeline, engine = make_pipeline(image_batch)
     generate = engine.generate
 
@@ -163,7 +164,7 @@ def test_a_phrase_that_is_refused_spoils_its_own_line_alone(tmp_path: Path, imag
 
     engine.generate = refusing
     predict(make_pipeline()[0], queries, tmp_path / "clean")
-    summary = predict(pipeline, spoiled, tmp_path / "out")
+    summary = predict(pipeline, changed, tmp_path / "out")
     assert (summary.ok, summary.error) == (17, 1)
     clean, out = lines_of(tmp_path / "clean"), lines_of(tmp_path / "out")
     assert out.pop("q/2/1")["error"] == "the model's processor refuses the text"
@@ -181,11 +182,11 @@ def test_running_out_of_memory_ends_the_run(tmp_path: Path) -> None:
         predict(pipeline, make_queries(tmp_path), tmp_path / "out")
 
 
-def test_a_score_that_is_no_number_is_an_error_not_a_value(tmp_path: Path) -> None:
+def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     class Overflowing(BoxSegmenter):
         def decode_points(self, *arguments):  # type: ignore[no-untyped-def]
             decoded = super().decode_points(*arguments)
-            return type(decoded)(decoded.low_logits, decoded.iou * torch.nan, decoded.index, decoded.sizes_wh)
+            return type(decoded)(decoded.low_res_logits, decoded.iou * torch.nan, decoded.index, decoded.sizes_wh)
 
     pipeline, _ = make_pipeline()
     pipeline.segmenter = Overflowing()
@@ -193,14 +194,14 @@ def test_a_score_that_is_no_number_is_an_error_not_a_value(tmp_path: Path) -> No
     assert summary.error == 2 and "scores are not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
 
 
-def test_a_probability_that_is_no_number_is_an_error_not_a_value() -> None:
+def test_a_probability_that_is_not_finite_is_an_error() -> None:
     masks = torch.zeros((0, 4, 4), dtype=torch.bool)
     result = Result(masks, [], torch.zeros(0), "no_object", "No object found.", None, (Confidence(math.nan),), math.nan)
     with pytest.raises(DataError, match=r"the model's probabilities are not finite: .nan.; give it --dtype float32"):
-        line_of(Query("a", Path("a.png"), "a"), result)
+        prediction_line(Query("a", Path("a.png"), "a"), result)
 
 
-def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path) -> None:
+def test_a_folder_of_another_job_is_refused_with_the_difference(tmp_path: Path) -> None:
     queries = make_queries(tmp_path)
     pipeline, _ = make_pipeline()
     predict(pipeline, queries, tmp_path / "out")
@@ -211,7 +212,7 @@ def test_a_folder_of_another_job_is_refused_and_says_what_differs(tmp_path: Path
         predict(other, queries, tmp_path / "out")
 
 
-def test_a_calibration_that_comes_later_scores_the_answers_that_are_there(tmp_path: Path) -> None:
+def test_a_later_calibration_rescores_existing_answers(tmp_path: Path) -> None:
     queries, out = make_queries(tmp_path), tmp_path / "out"
     first, _ = make_pipeline()
     predict(first, queries, out)
@@ -228,7 +229,7 @@ def test_a_calibration_that_comes_later_scores_the_answers_that_are_there(tmp_pa
     assert lines_of(out) == plain
 
 
-def test_a_image_is_embedded_once_however_its_queries_are_scattered(tmp_path: Path) -> None:
+def test_an_image_is_embedded_once_wherever_its_queries_are(tmp_path: Path) -> None:
     embedded: list[int] = []
 
     class Counting(BoxSegmenter):

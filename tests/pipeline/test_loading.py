@@ -1,4 +1,4 @@
-"""Pipelines from names: a run folder, a base model, a base with an adapter; tiny random models of the real classes."""
+"""Loading of pipelines: a run folder, a base model, a base with an adapter; tiny random models of the real classes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_run_folder_brings_everything(home: Path) -> None:
+def test_a_run_folder_names_all_parts(home: Path) -> None:
     pipe = Pipeline.from_pretrained(home / "run", device="cpu")
     assert pipe.method.settings()["grid"] == 500 and pipe.method.settings()["positives"] == 1
     assert pipe.max_new_tokens == 6 and pipe.device.type == "cpu"
@@ -62,7 +62,7 @@ def test_a_run_folder_brings_everything(home: Path) -> None:
     assert result.status in ("ok", "no_object", "malformed") and result.masks.shape[1:] == (40, 60)
 
 
-def test_a_run_folder_may_be_moved_and_a_base_named_for_it(home: Path, tmp_path: Path) -> None:
+def test_another_base_may_be_given_for_a_run(home: Path, tmp_path: Path) -> None:
     (home / "base").rename(tmp_path / "base")
     try:
         pipe = Pipeline.from_pretrained(str(tmp_path / "base"), home / "run", device="cpu")
@@ -107,18 +107,18 @@ def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path:
     assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
 
 
-def test_weights_are_read_for_a_name_only_when_it_is_asked_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_digested_only_when_the_identity_is_accessed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> str:
-        raise AssertionError(f"{path} was read whole")
+        raise AssertionError(f"{path} was read completely")
 
     monkeypatch.setattr("sam4mllm.pipeline.loading.file_sha256", refuse)
     pipe = Pipeline.from_pretrained(home / "run", device="cpu")
     assert pipe(home / "a.png", "the ring").status in ("ok", "no_object", "malformed")
-    with pytest.raises(AssertionError, match="was read whole"):
+    with pytest.raises(AssertionError, match="was read completely"):
         _ = pipe.identity
 
 
-def test_another_model_of_the_same_size_in_the_same_place_is_another(home: Path, tmp_path: Path) -> None:
+def test_another_model_of_the_same_size_at_the_same_path_has_another_identity(home: Path, tmp_path: Path) -> None:
     def identity() -> dict[str, object]:
         pipe = Pipeline.from_pretrained(str(tmp_path / "base"), device="cpu", segmenter=BoxSegmenter())
         return pipe.identity
@@ -130,7 +130,7 @@ def test_another_model_of_the_same_size_in_the_same_place_is_another(home: Path,
     assert weights.stat().st_size == size and identity() != first
 
 
-def test_a_run_says_when_to_fall_back_on_the_box_and_a_caller_may_say_otherwise(home: Path, tmp_path: Path) -> None:
+def test_the_box_fallback_is_the_runs_unless_another_is_given(home: Path, tmp_path: Path) -> None:
     assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.enabled
     shutil.copytree(home / "run", tmp_path / "run")
     recipe = tmp_path / "run" / "recipe.yaml"
@@ -143,44 +143,44 @@ def test_a_run_says_when_to_fall_back_on_the_box_and_a_caller_may_say_otherwise(
     assert other.fallback == BoxFallback(outside=0.2)
 
 
-def test_the_command_line_says_when_to_fall_back_on_the_box(home: Path, tmp_path: Path) -> None:
+def test_the_command_line_sets_the_box_fallback(home: Path, tmp_path: Path) -> None:
     queries = tmp_path / "q.jsonl"
     queries.write_text(json.dumps({"id": "1", "image": str(home / "a.png"), "phrase": "x"}) + "\n")
     arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
     with Server(answer=lambda question: "[100,100,400,400] +(200,200)") as server:
         arguments += ["--server", server.url]
         assert main([*arguments, "--fallback-margin", "0.05", "--fallback-outside", "0"]) == 0
-        # Another way to segment makes another job of it.
+        # Another fallback is another job.
         assert main(arguments) == 2
     (line,) = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
-    # The mask of a SAM that has learned nothing keeps to no box.
+    # An untrained SAM predicts masks that leave the box.
     assert line["objects"][0]["box_alone"] is True and line["objects"][0]["points_xy"]
 
 
 @pytest.mark.parametrize("text", ["1.5", "-0.1", "nan", "much"])
-def test_a_fallback_that_is_no_fraction_is_refused(text: str) -> None:
+def test_a_fallback_that_is_not_a_fraction_is_refused(text: str) -> None:
     with pytest.raises(SystemExit):
         main(["predict", "run", "q.jsonl", "--output", "out", "--fallback-margin", text])
 
 
 @pytest.mark.parametrize(
-    ("model", "adapter", "says"),
+    ("model", "adapter", "message"),
     [
         ("{home}/nowhere", None, "no such run folder"),
-        ("{home}/empty", None, "is no run folder"),
+        ("{home}/empty", None, "not a run folder"),
         ("{home}/unfinished", None, "no adapter"),
         ("{home}/adapter", None, "--adapter"),
-        ("{home}/base", None, "names no segmenter"),
+        ("{home}/base", None, "has no segmenter of its own"),
         ("{home}/base", "{home}/empty", "no LoRA adapter"),
     ],
 )
-def test_what_is_missing_is_named(home: Path, model: str, adapter: str | None, says: str) -> None:
+def test_what_is_missing_is_named(home: Path, model: str, adapter: str | None, message: str) -> None:
     for name in ("empty", "unfinished", "adapter"):
         (home / name).mkdir(exist_ok=True)
     (home / "unfinished" / "recipe.yaml").write_text("seed: 0\n")
     (home / "adapter" / "adapter_config.json").write_text("{}")
-    segmenter = None if says == "names no segmenter" else BoxSegmenter()
-    with pytest.raises(ModelError, match=says):
+    segmenter = None if message == "has no segmenter of its own" else BoxSegmenter()
+    with pytest.raises(ModelError, match=message):
         Pipeline.from_pretrained(
             model.format(home=home),
             adapter and adapter.format(home=home),
@@ -190,7 +190,7 @@ def test_what_is_missing_is_named(home: Path, model: str, adapter: str | None, s
 
 
 @pytest.mark.parametrize("name", ["warp", "cuda:x"])
-def test_a_device_that_is_none_is_refused(name: str) -> None:
+def test_an_unknown_device_is_refused(name: str) -> None:
     with pytest.raises(ModelError, match=name):
         resolve_device(name)
 
@@ -203,14 +203,14 @@ def test_cuda_without_a_device_is_refused_before_anything_is_loaded() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_the_masks_stay_there_and_are_the_cpus(home: Path) -> None:
+def test_on_cuda_the_masks_stay_there_and_the_answer_is_that_of_the_cpu(home: Path) -> None:
     pipe = Pipeline.from_pretrained(home / "run", device="cuda")
     result = pipe(home / "a.png", "the ring")
     assert result.masks.device.type == "cuda" and result.scores.device.type == "cuda"
     assert result.answer == Pipeline.from_pretrained(home / "run", device="cpu")(home / "a.png", "the ring").answer
 
 
-def test_predict_runs_from_end_to_end_and_takes_up_its_own_work(home: Path, tmp_path: Path) -> None:
+def test_predict_runs_from_end_to_end_and_resumes(home: Path, tmp_path: Path) -> None:
     queries = tmp_path / "q.jsonl"
     lines = [{"id": str(n), "image": str(home / "a.png"), "phrase": f"thing {n}"} for n in range(4)]
     lines.append({"id": "bad", "image": str(home / "none.png"), "phrase": "x"})
@@ -263,14 +263,14 @@ def test_with_a_server_the_familys_coordinates_are_those_of_the_runs_own_process
     assert served.method.coordinates.frame == ResizedGrid(28, 784, 4704)
 
 
-def test_a_server_wants_a_run_folder_and_its_model_a_server(home: Path) -> None:
-    with pytest.raises(ModelError, match="is no run folder, which must say how to ask the model of --server"):
+def test_a_server_needs_a_run_folder_and_a_server_model_needs_a_server(home: Path) -> None:
+    with pytest.raises(ModelError, match="--server needs a run folder"):
         Pipeline.from_pretrained(str(home / "base"), device="cpu", server="http://127.0.0.1:1")
-    with pytest.raises(ModelError, match="--server-model 'm' names a model of no server"):
+    with pytest.raises(ModelError, match="--server-model 'm' needs the address of its server"):
         Pipeline.from_pretrained(home / "run", device="cpu", server_model="m")
 
 
-def test_a_server_that_is_gone_ends_the_run_and_spoils_no_line(
+def test_a_server_that_does_not_answer_ends_the_run_without_error_lines(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)

@@ -1,4 +1,4 @@
-"""What is taught, recited to a segmenter whose mask is the box: only the grid's rounding may be lost."""
+"""Oracle predictions with a segmenter whose mask is the box: only the rounding of the grid is lost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
-from sam4mllm.methods.registry import Method, method_from_settings
+from sam4mllm.methods.base import Method
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.targets.prepare import compute_targets
@@ -47,7 +48,7 @@ def _mask(line: PredictionLine, size_wh: tuple[int, int]) -> np.ndarray:
     return np.logical_or.reduce([_box_mask([], size_wh), *(decode(item.segmentation) for item in line.objects)])
 
 
-def test_the_lesson_comes_back_as_the_boxes_that_were_taught(
+def test_the_targets_are_reproduced_up_to_the_rounding_of_the_grid(
     samples: list[Sample], targets: dict[str, ObjectTarget]
 ) -> None:
     method = _method()
@@ -68,7 +69,9 @@ def test_the_lesson_comes_back_as_the_boxes_that_were_taught(
     assert sum(advanced) == len(samples)
 
 
-def test_what_the_text_cannot_say_is_lost_and_shows(samples: list[Sample], targets: dict[str, ObjectTarget]) -> None:
+def test_the_rounding_of_a_coarse_grid_changes_the_masks(
+    samples: list[Sample], targets: dict[str, ObjectTarget]
+) -> None:
     """On a grid of four bins a box is moved by up to an eighth of the image."""
     for line, sample in zip(
         oracle_predictions(samples, targets, _method(grid=4), BoxSegmenter()), samples, strict=True
@@ -77,18 +80,23 @@ def test_what_the_text_cannot_say_is_lost_and_shows(samples: list[Sample], targe
         assert np.array_equal(_mask(line, sample.size_wh), wanted) == (not sample.objects)
 
 
-def test_a_phrase_without_all_its_targets_has_no_line(samples: list[Sample], targets: dict[str, ObjectTarget]) -> None:
+def test_a_phrase_without_all_its_targets_has_no_prediction(
+    samples: list[Sample], targets: dict[str, ObjectTarget]
+) -> None:
     left = samples[0].objects[0].id
     known = {object_id: target for object_id, target in targets.items() if object_id != left}
     advanced: list[int] = []
     lines = list(oracle_predictions(samples, known, _method(), BoxSegmenter(), advance=advanced.append))
-    said = [line.id for line in lines]
-    assert said == ["0/right", "0/none", *(f"1/{phrase}" for phrase in ("left", "right", "both", "none"))]
+    assert [line.id for line in lines] == [
+        "0/right",
+        "0/none",
+        *(f"1/{phrase}" for phrase in ("left", "right", "both", "none")),
+    ]
     assert sum(advanced) == len(samples)
     assert [line.id for line in oracle_predictions(samples, {}, _method(), BoxSegmenter())] == ["0/none", "1/none"]
 
 
-def test_phrases_of_one_image_are_said_together_wherever_they_stand(
+def test_phrases_of_one_image_are_answered_together_wherever_they_are(
     samples: list[Sample], targets: dict[str, ObjectTarget]
 ) -> None:
     mixed = [samples[0], samples[4], samples[1]]
@@ -96,7 +104,7 @@ def test_phrases_of_one_image_are_said_together_wherever_they_stand(
     assert [line.id for line in lines] == ["0/left", "0/right", "1/left"]
 
 
-def test_a_image_that_is_gone_is_an_error(samples: list[Sample], targets: dict[str, ObjectTarget]) -> None:
+def test_a_missing_image_is_a_data_error(samples: list[Sample], targets: dict[str, ObjectTarget]) -> None:
     one = samples[0]
     gone = Sample(one.id, Path("nowhere.png"), one.size_wh, one.phrase, one.objects)
     with pytest.raises(DataError, match=r"nowhere\.png"):

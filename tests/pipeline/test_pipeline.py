@@ -1,4 +1,4 @@
-"""The pipeline with a scripted model and a segmenter whose mask is the box: what goes in, what comes out."""
+"""The pipeline with a scripted model and a segmenter whose mask is the box."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sam4mllm.geometry import box_of_mask
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
-from sam4mllm.pipeline.lines import line_of
 from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.result import prediction_line
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.calibration import Calibration, fit_calibration
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.fallback import BoxFallback
-from tests.segmenters.fakes import Straying
+from tests.segmenters.fakes import MisledSegmenter
 
 SCRIPT = {
     "ring": "[100,200,499,599] +(300,400)(350,400) -(110,210)",
@@ -59,7 +59,7 @@ def test_several_objects_come_in_the_order_of_the_answer_and_their_union_is_the_
 
 
 @pytest.mark.parametrize(("phrase", "status"), [("a dragon", "no_object"), ("a riddle", "malformed")])
-def test_no_object_and_malformed_are_two_things_and_both_have_no_mask(phrase: str, status: str) -> None:
+def test_no_object_and_malformed_are_different_and_both_have_no_mask(phrase: str, status: str) -> None:
     result = make_pipeline()(image(), phrase)
     assert result.status == status
     assert result.masks.shape == (0, 80, 100) and result.prompts == [] and result.scores.shape == (0,)
@@ -67,7 +67,7 @@ def test_no_object_and_malformed_are_two_things_and_both_have_no_mask(phrase: st
     assert (result.reason is None) == (status == "no_object")
 
 
-def test_a_list_of_pairs_comes_back_in_its_order_whatever_the_batch() -> None:
+def test_results_of_a_list_are_in_its_order_whatever_the_batch() -> None:
     small, large = image(60, 40), image(200, 120)
     pairs = [(small, "ring"), (large, "all"), (small, "dragon"), (large, "ring"), (small, "riddle"), (small, "all")]
     runs = [make_pipeline(image_batch=size)(pairs) for size in (1, 2, 8)]
@@ -80,7 +80,7 @@ def test_a_list_of_pairs_comes_back_in_its_order_whatever_the_batch() -> None:
             assert torch.equal(result.masks, other.masks) and result.prompts == other.prompts
 
 
-def test_a_image_of_several_phrases_is_embedded_once_and_one_without_prompts_never() -> None:
+def test_an_image_of_several_phrases_is_embedded_once_and_one_without_prompts_never() -> None:
     seen: list[int] = []
 
     class Counting(BoxSegmenter):
@@ -112,12 +112,12 @@ def test_paths_pil_images_and_arrays_are_the_same_image_to_the_model(tmp_path: P
     assert len(shown) == 4 and all(np.array_equal(image, pixels) for image in shown)
 
 
-def test_the_empty_list_is_answered_by_the_empty_list() -> None:
+def test_the_empty_list_has_no_results() -> None:
     assert make_pipeline()([]) == []
 
 
 @pytest.mark.parametrize("wrong", ["street.jpg", image(), [("a.jpg",)], [("a.jpg", 3)], 7])
-def test_what_is_no_pair_is_refused_in_words(wrong: object) -> None:
+def test_other_arguments_than_pairs_are_refused(wrong: object) -> None:
     with pytest.raises(TypeError, match=r"\(image, phrase\)"):
         make_pipeline()(wrong)  # type: ignore[call-overload]
 
@@ -127,12 +127,12 @@ def test_a_missing_image_is_a_data_error() -> None:
         make_pipeline()("nowhere.jpg", "ring")
 
 
-def test_a_result_draws_itself_over_its_image() -> None:
+def test_a_result_is_drawn_over_its_image() -> None:
     drawn = make_pipeline()(image(), "ring").draw(image(), long_side=300)
     assert drawn.size == (300, 240) and np.asarray(drawn).any()
 
 
-def test_identity_tells_settings_and_segmenters_apart() -> None:
+def test_identity_depends_on_settings_and_models_and_not_on_the_batch_size() -> None:
     assert make_pipeline().identity == make_pipeline(image_batch=3).identity
     assert make_pipeline().identity != make_pipeline(max_new_tokens=7).identity
     assert make_pipeline().identity != make_pipeline(engine_identity={"adapter": "another"}).identity
@@ -146,68 +146,68 @@ ASTRAY = {
 }
 
 
-def astray(fallback: BoxFallback | None, segmenter: Straying | None = None) -> Pipeline:
+def astray(fallback: BoxFallback | None, segmenter: MisledSegmenter | None = None) -> Pipeline:
     method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
-    return Pipeline(method, ScriptedEngine(ASTRAY), segmenter or Straying(), fallback=fallback)
+    return Pipeline(method, ScriptedEngine(ASTRAY), segmenter or MisledSegmenter(), fallback=fallback)
 
 
 @pytest.mark.parametrize("fallback", [BoxFallback(margin=0.05), BoxFallback(outside=0.1)])
-def test_where_points_hurt_the_boxs_mask_is_taken_and_the_result_says_so(fallback: BoxFallback) -> None:
+def test_with_a_fallback_the_mask_of_the_box_replaces_a_worse_mask_and_is_marked(fallback: BoxFallback) -> None:
     pairs = [(image(), "both"), (image(), "dragon"), (image(), "box")]
     both, dragon, box = astray(fallback)(pairs)
     assert (both.box_alone, dragon.box_alone, box.box_alone) == ((True, False), (), (False,))
     assert torch.equal(both.masks[0], box.masks[0])
-    # The prompt is still what the model said; the score is that of the mask that was taken.
+    # The prompt is still the model's; the score is that of the mask that is used.
     assert len(both.prompts[0].points) == 2
     assert both.scores.tolist() == pytest.approx([0.9, 0.95])
     assert [confidence.iou for confidence in both.confidence] == pytest.approx([0.9, 0.95])
 
-    line = line_of(Query("a", Path("a.png"), "both"), both)
+    line = prediction_line(Query("a", Path("a.png"), "both"), both)
     assert [item.box_alone for item in line.objects] == [True, False]
     assert prediction_from_json(json.loads(dump_line(line))).objects[0].box_alone is True
 
 
-def test_without_a_fallback_nothing_is_decoded_twice_or_said() -> None:
-    segmenter = Straying()
+def test_without_a_fallback_nothing_is_decoded_twice_or_marked() -> None:
+    segmenter = MisledSegmenter()
     result = astray(None, segmenter)(image(), "both")
     assert segmenter.decoded == [2] and result.box_alone == ()
     assert result.masks[0].all() and result.scores.tolist() == pytest.approx([0.6, 0.95])
-    line = line_of(Query("a", Path("a.png"), "both"), result)
+    line = prediction_line(Query("a", Path("a.png"), "both"), result)
     assert "box_alone" not in line.objects[0].to_json()
 
-    segmenter = Straying()
+    segmenter = MisledSegmenter()
     astray(BoxFallback(margin=0.05), segmenter)(image(), "both")
     assert segmenter.decoded == [4]
 
 
-def test_identity_holds_the_fallback_where_there_is_one() -> None:
+def test_identity_contains_the_fallback_if_it_is_on() -> None:
     assert astray(None).identity == astray(BoxFallback()).identity
     found = [astray(fallback).identity for fallback in (None, BoxFallback(margin=0.1), BoxFallback(outside=0.1))]
     assert found[0] != found[1] != found[2] and found[1] == json.loads(json.dumps(found[1]))
 
 
 def calibration() -> Calibration:
-    """One that believes in IoUs, and in "no object" more the likelier its tokens."""
+    """Return a calibration whose probabilities grow with the IoU, and for "no object" with that of the tokens."""
     objects = [(Confidence(-0.1, None, iou), iou > 0.5) for iou in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) * 5]
     made = fit_calibration(objects, [(Confidence(text), text > -1) for text in (-3.0, -2.0, -0.2, -0.1) * 5], "val")
     assert made is not None
     return made
 
 
-def test_without_a_calibration_scores_are_sams_guess_held_to_0_and_1() -> None:
-    class Boasting(BoxSegmenter):
+def test_without_a_calibration_scores_are_sams_predicted_iou_clipped_to_0_and_1() -> None:
+    class Overestimating(BoxSegmenter):
         def decode_points(self, *arguments):  # type: ignore[no-untyped-def]
             decoded = super().decode_points(*arguments)
-            return type(decoded)(decoded.low_logits, decoded.iou * 1.25, decoded.index, decoded.sizes_wh)
+            return type(decoded)(decoded.low_res_logits, decoded.iou * 1.25, decoded.index, decoded.sizes_wh)
 
     pipe = make_pipeline()
-    pipe.segmenter = Boasting()
+    pipe.segmenter = Overestimating()
     ring, dragon, riddle = pipe([(image(), phrase) for phrase in ("ring", "dragon", "riddle")])
     assert ring.scores.tolist() == [1.0] and ring.score == 1.0 and ring.confidence[0].iou == 1.25
     assert (dragon.score, riddle.score) == (None, 0.0)
 
 
-def test_a_calibration_makes_the_scores_and_an_answer_is_no_surer_than_its_least_sure_object() -> None:
+def test_a_calibration_computes_the_scores_and_an_answer_has_the_lowest_of_its_objects() -> None:
     made = calibration()
     logprobs = tuple((place + 1, -0.1) for place in range(len("No object found.")))
     pipe = make_pipeline({**SCRIPT, "dragon": Reply("No object found.", True, logprobs)}, calibration=made)
@@ -220,7 +220,7 @@ def test_a_calibration_makes_the_scores_and_an_answer_is_no_surer_than_its_least
     assert results[2].score == 0
 
 
-def test_identity_names_the_calibration_and_is_as_it_was_without_one() -> None:
+def test_identity_contains_the_calibration_if_there_is_one() -> None:
     plain, calibrated = make_pipeline(), make_pipeline(calibration=calibration())
     assert calibrated.identity == {**plain.identity, "calibration": calibration().to_json()}
     assert calibrated.uncalibrated().identity == plain.identity and calibrated.calibration is not None

@@ -1,4 +1,4 @@
-"""Calibration: probabilities from evidence, sane for few pairs and for pairs of one kind, the same each time."""
+"""Calibration: probabilities from confidences, also for few pairs and for pairs of one outcome; deterministic."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sam4mllm.runs.calibration import (
 )
 
 SHARES = st.floats(0, 1)
-EVIDENCE = st.builds(
+CONFIDENCES = st.builds(
     Confidence, text=st.none() | st.floats(-12, 0), points=st.none() | SHARES, iou=st.none() | st.floats(-1, 2)
 )
-PAIRS = st.lists(st.tuples(EVIDENCE, st.booleans()), max_size=12)
-SOME_PAIRS = st.lists(st.tuples(EVIDENCE, st.booleans()), min_size=1, max_size=12)
+PAIRS = st.lists(st.tuples(CONFIDENCES, st.booleans()), max_size=12)
+SOME_PAIRS = st.lists(st.tuples(CONFIDENCES, st.booleans()), min_size=1, max_size=12)
 
 
 def drawn(count: int, seed: int = 0) -> list[Pair]:
-    """Pairs whose probability of being right is the logistic function of 8 * (iou - 0.6) + text; points say nothing."""
+    """Draw pairs with the probability sigmoid(8 * (iou - 0.6) + text) of being correct; points do not matter."""
     rng = np.random.default_rng(seed)
     pairs = []
     for _ in range(count):
@@ -47,26 +47,26 @@ def loss(probabilities: list[float], targets: np.ndarray) -> float:
     return float(-(targets * np.log(found) + (1 - targets) * np.log(1 - found)).sum())
 
 
-@given(PAIRS, PAIRS, EVIDENCE)
+@given(PAIRS, PAIRS, CONFIDENCES)
 def test_every_score_is_a_probability_whatever_was_fitted(
     objects: list[Pair], no_object: list[Pair], confidence: Confidence
 ) -> None:
     calibration = fit_calibration(objects, no_object, "val")
     assert (calibration is None) == (not objects and not no_object)
     for status in ("ok", "no_object", "malformed"):
-        scores, whole = scores_of(status, [confidence], calibration)
-        assert all(0 <= score <= 1 for score in scores) and (whole is None or 0 <= whole <= 1)
+        scores, score = scores_of(status, [confidence], calibration)
+        assert all(0 <= each <= 1 for each in scores) and (score is None or 0 <= score <= 1)
 
 
 @given(PAIRS, PAIRS)
-def test_what_is_written_reads_back_the_same(objects: list[Pair], no_object: list[Pair]) -> None:
+def test_a_calibration_survives_json(objects: list[Pair], no_object: list[Pair]) -> None:
     calibration = fit_calibration(objects, no_object, "val")
     if calibration is not None:
         assert Calibration.from_json(json.loads(json.dumps(calibration.to_json(), allow_nan=False))) == calibration
 
 
 @given(SOME_PAIRS)
-def test_fitting_is_no_worse_on_its_own_pairs_than_their_share_of_right_ones(pairs: list[Pair]) -> None:
+def test_a_fit_is_not_worse_on_its_own_pairs_than_a_constant(pairs: list[Pair]) -> None:
     regression = fit_regression(pairs, OBJECT_FEATURES)
     assert regression is not None
     targets = smoothed(np.array([right for _, right in pairs]))
@@ -75,7 +75,7 @@ def test_fitting_is_no_worse_on_its_own_pairs_than_their_share_of_right_ones(pai
     assert loss(found, targets) <= loss(constant, targets) + 1e-4
 
 
-def test_many_pairs_bring_back_what_they_were_drawn_from() -> None:
+def test_many_pairs_recover_the_distribution_that_they_were_drawn_from() -> None:
     regression = fit_regression(drawn(4000), OBJECT_FEATURES)
     assert regression is not None and regression.n == 4000
     for text, iou in ((-0.1, 0.9), (-0.1, 0.5), (-1.0, 0.6), (-0.5, 0.2)):
@@ -86,7 +86,7 @@ def test_many_pairs_bring_back_what_they_were_drawn_from() -> None:
 
 @pytest.mark.parametrize("right", [True, False])
 @pytest.mark.parametrize("count", [1, 3, 50])
-def test_pairs_of_one_kind_give_the_smoothed_share_whatever_the_evidence(right: bool, count: int) -> None:
+def test_pairs_of_one_outcome_give_the_smoothed_share_whatever_the_confidence(right: bool, count: int) -> None:
     pairs = [(Confidence(-0.1 * index, 0.5, 0.01 * index), right) for index in range(count)]
     regression = fit_regression(pairs, OBJECT_FEATURES)
     assert regression is not None and (regression.n, regression.right) == (count, count * right)
@@ -95,7 +95,7 @@ def test_pairs_of_one_kind_give_the_smoothed_share_whatever_the_evidence(right: 
         assert regression.probability(confidence) == pytest.approx(expected, abs=1e-5)
 
 
-def test_no_pairs_are_no_calibration_and_a_part_without_pairs_is_none() -> None:
+def test_without_pairs_there_is_no_calibration_and_a_part_without_pairs_is_none() -> None:
     assert fit_calibration([], [], "val") is None
     one = fit_calibration(drawn(9), [], "val")
     assert one is not None and one.objects is not None and one.no_object is None
@@ -103,7 +103,7 @@ def test_no_pairs_are_no_calibration_and_a_part_without_pairs_is_none() -> None:
     assert other is not None and other.objects is None and other.no_object is not None
 
 
-def test_a_value_that_nobody_said_counts_as_the_mean_and_as_a_sign_where_that_varied() -> None:
+def test_a_missing_value_counts_as_the_mean_or_as_a_feature_if_it_was_missing_in_some_pairs() -> None:
     always = fit_regression(drawn(200), OBJECT_FEATURES)
     assert always is not None and all(feature.missing == 0 for feature in always.features.values())
     mean = Confidence(*(feature.mean for feature in always.features.values()))
@@ -113,24 +113,29 @@ def test_a_value_that_nobody_said_counts_as_the_mean_and_as_a_sign_where_that_va
     regression = fit_regression(gaps, OBJECT_FEATURES)
     assert regression is not None and regression.features["points"].missing < 0
     assert (
-        regression.probability(Confidence(-0.1, None, 0.8)) < 0.2 < 0.8 < regression.probability(Confidence(-0.1, 0.9, 0.8))
+        regression.probability(Confidence(-0.1, None, 0.8))
+        < 0.2
+        < 0.8
+        < regression.probability(Confidence(-0.1, 0.9, 0.8))
     )
 
 
-def test_a_value_that_no_pair_had_is_left_out_and_no_number_is_nothing_said() -> None:
-    regression = fit_regression([(Confidence(text=-0.1, iou=0.9), True), (Confidence(text=-2.0), False)], OBJECT_FEATURES)
+def test_a_value_that_no_pair_had_is_left_out_and_nan_counts_as_missing() -> None:
+    regression = fit_regression(
+        [(Confidence(text=-0.1, iou=0.9), True), (Confidence(text=-2.0), False)], OBJECT_FEATURES
+    )
     assert regression is not None and set(regression.features) == {"text", "iou"}
     assert regression.probability(Confidence(-0.1, 0.5, 0.9)) == regression.probability(Confidence(-0.1, None, 0.9))
     assert regression.probability(Confidence(-0.1, None, math.nan)) == regression.probability(Confidence(-0.1))
 
 
 @given(SOME_PAIRS)
-def test_the_fifth_digit_of_evidence_which_batches_may_change_decides_nothing(pairs: list[Pair]) -> None:
+def test_the_fifth_digit_of_confidences_which_batches_may_change_is_ignored(pairs: list[Pair]) -> None:
     written = [(Confidence(**confidence.to_json()), right) for confidence, right in pairs]
     assert fit_regression(written, OBJECT_FEATURES) == fit_regression(pairs, OBJECT_FEATURES)
 
 
-def test_without_a_calibration_scores_are_sams_guess_and_the_tokens_mean_probability() -> None:
+def test_without_a_calibration_scores_are_the_predicted_iou_and_the_mean_token_probability() -> None:
     ok = [Confidence(-0.1, None, 0.8), Confidence(-0.2, None, 1.3), Confidence(-0.2, None, -0.1)]
     assert scores_of("ok", ok, None) == ([0.8, 1.0, 0.0], 0.0)
     assert scores_of("ok", ok[:2], None) == ([0.8, 1.0], 0.8)
@@ -139,7 +144,7 @@ def test_without_a_calibration_scores_are_sams_guess_and_the_tokens_mean_probabi
     assert scores_of("malformed", [], None) == ([], 0.0)
 
 
-def test_cross_fitting_never_scores_a_image_by_itself() -> None:
+def test_cross_fitting_never_scores_an_image_by_a_fit_to_it() -> None:
     pairs, images = drawn(40), [index // 4 for index in range(40)]
     found = cross_fitted(pairs, images, OBJECT_FEATURES)
     assert found is not None
@@ -166,7 +171,7 @@ def test_cross_fitting_never_scores_a_image_by_itself() -> None:
         lambda found: found.update(no_object=7),
     ],
 )
-def test_what_is_no_calibration_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_calibration_is_refused(damage) -> None:  # type: ignore[no-untyped-def]
     calibration = fit_calibration(drawn(9), [], "val")
     assert calibration is not None
     found = calibration.to_json()

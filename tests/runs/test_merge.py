@@ -1,4 +1,4 @@
-"""A merged checkpoint answers as the run does, alone in its folder and in transformers' own hands."""
+"""A merged checkpoint answers as the run does, on its own and loaded by transformers alone."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ generation: {{batch_size: 3, max_new_tokens: 12}}
 
 
 def save_run(folder: Path, *overrides: str) -> RunFolder:
-    """A run whose adapter moves the answers: lora_B, zero in a fresh one, is random."""
+    """Save a run whose adapter changes the answers: lora_B, zero in a fresh one, is random."""
     (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder))
     recipe = load_recipe(folder / "recipe.yaml", overrides)
     mllm = attach_lora(load_mllm(recipe.model.base), recipe.lora, seed=0)
@@ -52,7 +52,7 @@ def save_run(folder: Path, *overrides: str) -> RunFolder:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     model = save_tiny_mllm("fast_vlm", folder / "base", seed=1)
-    # As some chat models come: with settings that would change greedy answers.
+    # Some chat models have settings that would change greedy answers.
     settings = json.loads((model / "generation_config.json").read_text())
     settings |= {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.3}
     (model / "generation_config.json").write_text(json.dumps(settings))
@@ -78,7 +78,7 @@ def test_the_merged_model_answers_as_the_run(home: Path, tmp_path: Path, capsys:
     assert str(output) in capsys.readouterr().out
     run = Pipeline.from_pretrained(home / "run", device="cpu")
     base = Pipeline.from_pretrained(home / "base", device="cpu", segmenter=run.segmenter, method=run.method.settings())
-    # Moved, and without the base it came from.
+    # Moved, and without its base.
     moved = output.rename(tmp_path / "moved")
     (home / "base").rename(home / "away")
     try:
@@ -91,7 +91,7 @@ def test_the_merged_model_answers_as_the_run(home: Path, tmp_path: Path, capsys:
     assert not list((tmp_path / "deep").iterdir())
 
 
-def test_transformers_alone_loads_it_and_its_own_settings_are_greedy(home: Path, tmp_path: Path) -> None:
+def test_transformers_loads_it_and_its_generation_config_is_greedy(home: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     merged = merge(RunFolder.open(home / "run"), tmp_path / "merged")
@@ -109,8 +109,8 @@ def test_transformers_alone_loads_it_and_its_own_settings_are_greedy(home: Path,
     )
 
 
-def test_a_quantised_run_is_merged_into_the_unquantised_base(home: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "quantised"
+def test_a_quantized_run_is_merged_into_the_base_without_quantization(home: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "quantized"
     folder.mkdir()
     run = save_run(folder, f"model.base={home}/base", f"segmenter.checkpoint={home}/sam.pth")
     text = (run.path / "recipe.yaml").read_text()
@@ -122,7 +122,7 @@ def test_a_quantised_run_is_merged_into_the_unquantised_base(home: Path, tmp_pat
     assert answers(Pipeline.from_pretrained(merged.path, device="cpu"), home) == answers(plain, home)
 
 
-def test_the_calibration_comes_along(home: Path, tmp_path: Path) -> None:
+def test_the_calibration_is_copied(home: Path, tmp_path: Path) -> None:
     run = RunFolder.open(home / "run")
     assert merge(run, tmp_path / "plain").calibration is None
     run.write_calibration(fit_calibration([(Confidence(-0.1, None, 0.9), True)], [], "val"))
@@ -134,16 +134,16 @@ def test_the_calibration_comes_along(home: Path, tmp_path: Path) -> None:
         run.write_calibration(None)
 
 
-def test_another_type_of_weights_is_stored_as_asked(home: Path, tmp_path: Path) -> None:
+def test_weights_are_saved_in_the_requested_dtype(home: Path, tmp_path: Path) -> None:
     merged = merge(RunFolder.open(home / "run"), tmp_path / "half", dtype="bfloat16")
     assert load_mllm(str(merged.path)).dtype == torch.bfloat16
 
 
-def test_what_is_there_is_not_written_over(home: Path, tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(home: Path, tmp_path: Path) -> None:
     merged = merge(RunFolder.open(home / "run"), tmp_path / "merged")
-    with pytest.raises(ModelError, match="is there already; choose another folder"):
+    with pytest.raises(ModelError, match="exists already; choose another folder"):
         merge(RunFolder.open(home / "run"), tmp_path / "merged")
     with pytest.raises(ModelError, match="is merged already"):
         merge(merged, tmp_path / "again")
-    with pytest.raises(ModelError, match="is a merged checkpoint, no adapter"):
+    with pytest.raises(ModelError, match="is a merged checkpoint, not an adapter"):
         Pipeline.from_pretrained(str(home / "base"), merged.path, device="cpu")

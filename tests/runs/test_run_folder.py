@@ -1,3 +1,5 @@
+"""Run folders: what training records, what may resume, and what is refused."""
+
 import json
 
 import pytest
@@ -7,21 +9,20 @@ from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.calibration import fit_calibration
-from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.runs.train_log import TrainLog
+from sam4mllm.runs.run_folder import RunFolder, TrainLog
 from tests.train.helpers import make_recipe
 
 
-def test_a_new_folder_says_what_it_is(tmp_path):
+def test_a_new_folder_records_recipe_method_and_versions(tmp_path):
     recipe = make_recipe(tmp_path, "some/base", "method.positives=1")
     run = RunFolder.create(recipe)
     assert run.recipe == recipe
     assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5)
-    assert not run.is_finished and run.complete_checkpoints() == [] and run.best() is None
+    assert not run.is_finished and run.checkpoints.complete() == [] and run.checkpoints.best() is None
     assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
 
 
-def test_the_same_recipe_may_go_on_and_another_may_not(tmp_path):
+def test_the_same_recipe_resumes_and_another_is_refused(tmp_path):
     recipe = make_recipe(tmp_path, "some/base")
     RunFolder.create(recipe)
     assert RunFolder.create(recipe).recipe == recipe
@@ -35,14 +36,14 @@ def test_the_same_recipe_may_go_on_and_another_may_not(tmp_path):
         RunFolder.create(many)
 
 
-def test_a_run_may_go_on_with_smaller_batches_of_answers_and_other_workers(tmp_path):
+def test_a_run_resumes_with_other_generation_batches_and_workers(tmp_path):
     RunFolder.create(make_recipe(tmp_path, "some/base"))
     free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
     recipe = make_recipe(tmp_path, "some/base", *free)
     assert RunFolder.create(recipe).recipe == recipe
 
 
-def test_what_is_trained_can_be_asked_when_the_libraries_have_other_keys(tmp_path):
+def test_a_trained_run_can_be_used_when_the_libraries_have_other_keys(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
     written = (run.path / "recipe.yaml").read_text()
     (run.path / "recipe.yaml").write_text(written.replace("warmup_steps: 2", "warmed_up_steps: 2"))
@@ -51,26 +52,26 @@ def test_what_is_trained_can_be_asked_when_the_libraries_have_other_keys(tmp_pat
         load_recipe(run.path / "recipe.yaml")
 
 
-def test_a_trained_run_does_not_pass_for_one_of_more_data(tmp_path):
+def test_a_finished_run_is_refused_if_the_data_have_changed(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
-    run.record_data_digest("few", is_finished=False)
-    run.record_data_digest("more", is_finished=False)
-    run.record_data_digest("more", is_finished=True)
-    with pytest.raises(RecipeError, match="is trained, and the data have changed since; set another output"):
-        run.record_data_digest("still more", is_finished=True)
+    run.checkpoints.record_data_digest("few", is_finished=False)
+    run.checkpoints.record_data_digest("more", is_finished=False)
+    run.checkpoints.record_data_digest("more", is_finished=True)
+    with pytest.raises(RecipeError, match="training has finished, and the data have changed since; set another output"):
+        run.checkpoints.record_data_digest("still more", is_finished=True)
 
 
-def test_checkpoints_go_on_with_what_taught_them(tmp_path):
+def test_checkpoints_of_other_conversations_are_refused(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
-    run.check_resumable("these")
-    run.check_resumable("others")
-    (run.checkpoints / "checkpoint-2").mkdir()
-    run.check_resumable("others")
-    with pytest.raises(RecipeError, match="its checkpoints were taught other conversations"):
-        run.check_resumable("these")
+    run.checkpoints.check_resumable("these")
+    run.checkpoints.check_resumable("others")
+    (run.checkpoints.folder / "checkpoint-2").mkdir()
+    run.checkpoints.check_resumable("others")
+    with pytest.raises(RecipeError, match="its checkpoints were trained on other conversations"):
+        run.checkpoints.check_resumable("these")
 
 
-def test_a_moved_run_goes_on(tmp_path):
+def test_a_moved_run_resumes(tmp_path):
     RunFolder.create(make_recipe(tmp_path, "some/base"))
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = f"output={tmp_path / 'moved'}"
@@ -81,8 +82,8 @@ def test_a_moved_run_goes_on(tmp_path):
     ("left", "message"),
     [
         (None, "no such run folder"),
-        ([], r"is no run folder \(recipe.yaml is missing\)"),
-        (["recipe.yaml"], r"has no adapter \(adapter_config.json is missing\); train it to its end"),
+        ([], r"not a run folder \(recipe.yaml is missing\)"),
+        (["recipe.yaml"], r"has no adapter \(adapter_config.json is missing\); finish its training"),
     ],
 )
 def test_a_folder_that_cannot_be_opened(tmp_path, left, message):
@@ -104,7 +105,7 @@ def test_a_damaged_method_file(tmp_path, text):
         _ = run.method
 
 
-def test_the_log_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
+def test_the_log_drops_records_after_a_step_and_ignores_a_truncated_line(tmp_path):
     log = TrainLog(tmp_path / "train_log.jsonl")
     assert log.read() == [] and log.validations() == {}
     for step in (2, 4, 6):
@@ -118,7 +119,7 @@ def test_the_log_drops_what_came_after_a_step_and_a_line_cut_short(tmp_path):
     assert log.file.read_text() == '{"step": 2, "loss": 0.5}\n{"step": 4, "loss": 0.25}\n'
 
 
-def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
+def test_a_calibration_is_written_replaced_and_removed(tmp_path):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
     assert run.calibration is None
     for right in (True, False):
@@ -134,6 +135,6 @@ def test_a_calibration_is_kept_replaced_and_taken_away(tmp_path):
 def test_a_damaged_calibration(tmp_path, text):
     run = RunFolder.create(make_recipe(tmp_path, "some/base"))
     (run.path / "calibration.json").write_text(text)
-    with pytest.raises(ModelError, match=r"calibration\.json: is no calibration: .*; remove it") as caught:
+    with pytest.raises(ModelError, match=r"calibration\.json: not a calibration: .*; remove it") as caught:
         _ = run.calibration
     assert "\n" not in str(caught.value)

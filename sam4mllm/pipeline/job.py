@@ -1,0 +1,134 @@
+"""A batch job: queries packed into shards, in a folder that records which of them are done.
+
+    DIR/job.json              the digest of the queries and the identity of the pipeline; a folder belongs to one job
+    DIR/shards/00000.jsonl    completed shards, written atomically
+    DIR/predictions.jsonl     all shards, written when the last one is done
+
+Queries about one image are in one shard, so an image is read and embedded once. Shards hold confidences, and scores
+without calibration, so a calibration that is fitted later changes predictions.jsonl alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.predictions import Confidence, PredictionLine, Query, dump_line, prediction_from_json
+from sam4mllm.errors import DataError
+from sam4mllm.runs.calibration import Calibration, scores_of
+from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
+
+SHARD_SIZE = 64
+"""The minimum number of queries of a shard; a killed run repeats at most one shard per process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Queries packed into shards, and the folder of their predictions."""
+
+    output: Path
+    shards: tuple[tuple[Query, ...], ...]
+
+    @classmethod
+    def open(
+        cls, identity: Mapping[str, Any], queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE
+    ) -> Job:
+        """Open the job of answering `queries` by a pipeline of this identity, new or resumed.
+
+        Raises:
+            DataError: the folder belongs to another job.
+        """
+        shards = pack_shards(queries, shard_size)
+        text = "".join(dump_line(query) for shard in shards for query in shard)
+        content = {
+            "queries": hashlib.sha256(text.encode()).hexdigest(),
+            "shards": [len(shard) for shard in shards],
+            **identity,
+        }
+        file = output / "job.json"
+        (output / "shards").mkdir(parents=True, exist_ok=True)
+        if file.is_file():
+            existing = json.loads(file.read_text(encoding="utf-8"))
+            different = sorted(key for key in content.keys() | existing.keys() if content.get(key) != existing.get(key))
+            if different:
+                raise DataError(
+                    f"{output}: holds another job's predictions (different: {', '.join(different)}); choose another "
+                    "--output, or remove the folder"
+                )
+        else:
+            atomic_write_text(file, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        return cls(output, shards)
+
+    def shard_file(self, index: int) -> Path:
+        """Return the file of shard `index`."""
+        return self.output / "shards" / f"{index:05d}.jsonl"
+
+    def pending(self) -> list[int]:
+        """Return the shards to compute: those without a file, and those with errors, whose images may be fixed now."""
+        return [index for index in range(len(self.shards)) if not self._is_done(index)]
+
+    def _is_done(self, index: int) -> bool:
+        file = self.shard_file(index)
+        if not file.is_file():
+            return False
+        with file.open(encoding="utf-8") as lines:
+            return all(json.loads(line)["status"] != "error" for line in lines)
+
+    @property
+    def predictions(self) -> Path:
+        """The file of all predictions."""
+        return self.output / "predictions.jsonl"
+
+    def merge(self, calibration: Calibration | None = None) -> dict[str, int]:
+        """Write all shards as one file, in their order, and return how many lines it has of each status.
+
+        With a calibration, the scores are recomputed from the confidences in the lines.
+        """
+        statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
+        with atomic_path(self.predictions) as unfinished, unfinished.open("w", encoding="utf-8") as out:
+            for index in range(len(self.shards)):
+                with self.shard_file(index).open(encoding="utf-8") as lines:
+                    for line in lines:
+                        record = json.loads(line)
+                        statuses[record["status"]] += 1
+                        out.write(line if calibration is None else dump_line(rescored(record, calibration)))
+        return statuses
+
+
+def rescored(record: object, calibration: Calibration) -> PredictionLine:
+    """Return the prediction of a line's JSON with the scores that `calibration` computes from its confidences."""
+    line = prediction_from_json(record)
+    confidences = [item.confidence or Confidence() for item in line.objects] if line.status == "ok" else []
+    if line.confidence is not None:
+        confidences = [line.confidence]
+    scores, score = scores_of(line.status, confidences, calibration)
+    objects = [replace(item, score=round(each, 4)) for item, each in zip(line.objects, scores, strict=True)]
+    return replace(line, objects=tuple(objects), score=None if score is None else round(score, 4))
+
+
+def group_by_image(queries: Sequence[Query]) -> list[list[Query]]:
+    """Group queries by image, in the order of each image's first query."""
+    groups: dict[Path, list[Query]] = {}
+    for query in queries:
+        groups.setdefault(query.image, []).append(query)
+    return list(groups.values())
+
+
+def pack_shards(queries: Sequence[Query], size: int) -> tuple[tuple[Query, ...], ...]:
+    """Pack queries into shards of `size` or a few more, with all queries of an image in one shard.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if size < 1:
+        raise ValueError(f"a shard holds at least one query; got {size}")
+    shards: list[list[Query]] = []
+    for group in group_by_image(queries):
+        if not shards or len(shards[-1]) >= size:
+            shards.append([])
+        shards[-1] += group
+    return tuple(tuple(shard) for shard in shards)

@@ -1,0 +1,157 @@
+"""The folder `checkpoints` of a run: what training needs to resume, and the best adapter so far.
+
+checkpoint-100/          as the Trainer saves it
+best-200/                the adapter with the best validation, its cIoU and its calibration
+learnt                   the digest of the data
+taught                   the digest of the training conversations
+world_size               the number of processes that wrote the checkpoints
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.errors import RecipeError
+from sam4mllm.runs.calibration import Calibration
+from sam4mllm.utils.atomic_io import atomic_write_text
+
+CALIBRATION = "calibration.json"
+
+_CHECKPOINT = "checkpoint-"
+_BEST = "best-"
+_BEST_METRICS = "validation.json"
+_TRAINER_STATE = "trainer_state.json"
+_WORLD_SIZE = "world_size"
+# File names of the first runs; kept, so that these can be resumed.
+_DATA_DIGEST = "learnt"
+_CONVERSATIONS_DIGEST = "taught"
+
+
+class Checkpoints:
+    """The checkpoints in `folder`, which is the folder `checkpoints` of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def record_data_digest(self, digest: str, *, is_finished: bool) -> None:
+        """Record the digest of the data.
+
+        Raises:
+            RecipeError: training has finished, and it was on other data.
+        """
+        file = self.folder / _DATA_DIGEST
+        if is_finished and file.is_file() and file.read_text("utf-8") != digest:
+            raise RecipeError(
+                f"{self.folder.parent}: training has finished, and the data have changed since; set another output to "
+                "train on them, or remove the folder"
+            )
+        if not is_finished:
+            atomic_write_text(file, digest)
+
+    def check_resumable(self, digest: str) -> None:
+        """Record the digest of the training conversations.
+
+        Raises:
+            RecipeError: there are checkpoints of a training on other conversations, so their position in the data is
+                meaningless.
+        """
+        file = self.folder / _CONVERSATIONS_DIGEST
+        if _numbered(self.folder, _CHECKPOINT) and file.is_file() and file.read_text("utf-8") != digest:
+            raise RecipeError(
+                f"{self.folder.parent}: its checkpoints were trained on other conversations: the data, the targets or "
+                "the samples removed by the leakage filter have changed since; restore them, or remove "
+                f"{self.folder} to start again"
+            )
+        atomic_write_text(file, digest)
+
+    def complete(self, world_size: int = 1) -> list[Path]:
+        """Return the complete checkpoints of `world_size` processes, the latest first; remove the incomplete ones.
+
+        A checkpoint is complete if the trainer's state can be read and every process has saved its random state.
+
+        Raises:
+            RecipeError: the checkpoints were written by another number of processes.
+        """
+        numbered = _numbered(self.folder, _CHECKPOINT)
+        file = self.folder / _WORLD_SIZE
+        saved_size = int(file.read_text(encoding="utf-8")) if file.is_file() else 1
+        if numbered and saved_size != world_size:
+            raise RecipeError(
+                f"{self.folder.parent}: its checkpoints were written by {saved_size} process(es), now there are "
+                f"{world_size}, which would change the order of the data; start {saved_size}, or remove {self.folder} "
+                "to start again"
+            )
+        atomic_write_text(file, str(world_size))
+        complete = []
+        for _, folder in numbered:
+            if _is_json(folder / _TRAINER_STATE) and len(list(folder.glob("rng_state*.pth"))) == world_size:
+                complete.append(folder)
+            else:
+                shutil.rmtree(folder)
+        return complete[::-1]
+
+    def best(self) -> tuple[int, float, Path] | None:
+        """Return step, cIoU and folder of the best adapter so far, or None."""
+        numbered = _numbered(self.folder, _BEST)
+        if not numbered:
+            return None
+        step, folder = max(numbered)
+        metrics = json.loads((folder / _BEST_METRICS).read_text(encoding="utf-8"))
+        return step, float(metrics["ciou"]), folder
+
+    def save_best(
+        self,
+        model: Any,
+        step: int,
+        ciou: float,
+        weights: dict[str, Any] | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
+        """Save the adapter of `model` as the best so far, with the calibration on its answers.
+
+        The previous one is removed when this one is complete. `weights` is the state dict of a model whose parameters
+        are sharded over several processes.
+        """
+        folder = self.folder / f"{_BEST}{step}"
+        unfinished = folder.with_name(f"unfinished-{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished, state_dict=weights)
+        atomic_write_text(unfinished / _BEST_METRICS, json.dumps({"step": step, "ciou": ciou}) + "\n")
+        write_calibration(unfinished, calibration)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+        for other, previous in _numbered(self.folder, _BEST):
+            if other != step:
+                shutil.rmtree(previous)
+
+    def drop_best_after(self, step: int) -> None:
+        """Remove the best adapter if it is from after `step`."""
+        for other, folder in _numbered(self.folder, _BEST):
+            if other > step:
+                shutil.rmtree(folder)
+
+
+def write_calibration(folder: Path, calibration: Calibration | None) -> None:
+    """Write the calibration into `folder`; for None, remove the file of an earlier one."""
+    if calibration is None:
+        (folder / CALIBRATION).unlink(missing_ok=True)
+    else:
+        atomic_write_text(folder / CALIBRATION, json.dumps(calibration.to_json(), indent=2, allow_nan=False) + "\n")
+
+
+def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
+    """Return the sub-folders `{prefix}{number}` with their numbers, in ascending order."""
+    suffixes = [(path.name.removeprefix(prefix), path) for path in folder.glob(f"{prefix}*") if path.is_dir()]
+    return sorted((int(suffix), path) for suffix, path in suffixes if suffix.isdecimal())
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
