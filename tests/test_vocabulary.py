@@ -72,7 +72,7 @@ def test_replaced_words_do_not_come_back(path: Path) -> None:
 
 
 BRITISH = re.compile(
-    r"\b(\w*(optimis|quantis|normalis|initialis|recognis|utilis|minimis)\w*|colours?|coloured|licence|centred?|"
+    r"\b((optim|quant|normal|initial|recogn|util|minim)is(e[drs]?|ers|ing|ations?)|colours?|coloured|licence|centred?|"
     r"behaviours?|labelled|neighbours?|greys?)\b",
     re.IGNORECASE,
 )
