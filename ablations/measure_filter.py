@@ -15,8 +15,8 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError
 from sam4mllm.evaluate.report import text_table
 from sam4mllm.segmenters.base import Segmenter
-from sam4mllm.targets.prepare import compute_targets, images_of
-from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded
+from sam4mllm.targets.prepare import compute_targets, objects_by_image
+from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded_rng
 from sam4mllm.targets.scoring import Candidate, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget
@@ -69,7 +69,7 @@ def measure(
 
     # 2. Score all of them again with the same boxes.
     ious: dict[str, dict[str, list[float]]] = {variant: {judge: [] for judge in JUDGES} for variant in settings}
-    images = images_of(samples)
+    images = objects_by_image(samples)
     with bar("score again", len(images), unit="images") as advance:
         for image in images:
             embedded = segmenter.embed([load_image(image.image)])
@@ -106,7 +106,7 @@ def _rescore(
         np.array([point.label for point in first], dtype=np.int64),
     )
     # This text is a part of the seed: with another one the boxes, and the figures in docs/, would change.
-    rng = seeded(first_settings.seed, "boxes that judge nobody", item.id)
+    rng = seeded_rng(first_settings.seed, "boxes that judge nobody", item.id)
     exact = np.array([item.box], dtype=np.float32)
     others = jittered_boxes(item.box, size_wh, rng, share=first_settings.jitter, count=OTHER_BOXES)
     for judge, boxes, alone in zip(JUDGES, (exact, others, None), (exact, others, exact), strict=True):
