@@ -72,7 +72,7 @@ class ServerEngine:
         self.concurrency = concurrency
         self._client = openai.OpenAI(
             base_url=self.url,
-            # The client does not work without a key.
+            # The client requires a key, even for servers that need none.
             api_key=api_key or "none",
             timeout=openai.Timeout(REPLY_TIMEOUT_S, connect=10.0),
             max_retries=ATTEMPTS - 1,
