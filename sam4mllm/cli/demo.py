@@ -39,7 +39,8 @@ def _doctor_options(parser: ArgumentParser) -> None:
 
 def _doctor(options: Namespace) -> int:
     from sam4mllm.doctor.examine import examine
-    from sam4mllm.doctor.report import any_failed, as_markdown, as_text
+    from sam4mllm.doctor.report import as_markdown, as_text
+    from sam4mllm.doctor.result import any_failed
 
     record = examine(options.only, options.device)
     if options.json != STDOUT:

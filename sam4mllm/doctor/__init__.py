@@ -1,1 +1,5 @@
-"""Checks that every kind of model runs here, on small random models of the real classes."""
+"""The checks of `sam4mllm doctor`: every family of MLLMs and every segmenter works with the installed libraries.
+
+They run on tiny random models (`sam4mllm.testing`). `families.check_family` runs them on a checkpoint of yours, and
+`segmenters.check_segmenter` on a segmenter of yours.
+"""

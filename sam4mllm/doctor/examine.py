@@ -1,34 +1,54 @@
-"""The doctor's whole examination: the machine, the families and the segmenters that are asked for, as one record.
-
-This module knows no single check and prints nothing but its progress.
-"""
+"""The doctor's examination: the machine, and the chosen families and segmenters, as one record."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from sam4mllm.doctor.families import check_families, chosen_families
-from sam4mllm.doctor.family_checks import FAMILY_CHECKS
-from sam4mllm.doctor.report import machine
+from sam4mllm.doctor.families import FAMILY_CHECKS, check_families
+from sam4mllm.doctor.report import describe_machine
+from sam4mllm.errors import ModelError
+from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.progress import bar
 
 
 def examine(only: Sequence[str], device: str) -> dict[str, Any]:
-    """The record of what the words of `--only` mean (none: all), checked on the device of that name.
+    """Run the chosen checks and return the record of versions, device and results.
+
+    Args:
+        only: "families", "segmenters" or model types; none for all.
+        device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        ModelError: a word that means nothing; no such device.
+        ModelError: an unknown name in `only`, or no such device.
     """
-    place = resolve_device(device)
-    model_types, with_segmenters = chosen_families(only)
-    record: dict[str, Any] = {**machine(place), "families": {}, "segmenters": {}}
+    device = resolve_device(device)
+    model_types, with_segmenters = choose_checks(only)
+    record: dict[str, Any] = {**describe_machine(device), "families": {}, "segmenters": {}}
     if model_types:
         with bar("check", len(model_types) * len(FAMILY_CHECKS), unit="checks") as advance:
-            record["families"] = check_families(model_types, device=place, advance=advance)
+            record["families"] = check_families(model_types, device=device, advance=advance)
     if with_segmenters:
         from sam4mllm.doctor.segmenters import check_segmenters
 
-        record["segmenters"] = check_segmenters(place)
+        record["segmenters"] = check_segmenters(device)
     return record
+
+
+def choose_checks(only: Sequence[str]) -> tuple[list[str], bool]:
+    """Return the model types that the names in `only` choose (none: all), and whether segmenters are checked.
+
+    Raises:
+        ModelError: an unknown name.
+    """
+    known = ["families", "segmenters", *FAMILIES]
+    for name in only:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}"
+            raise ModelError(f"--only {name}: no such family; {hint}")
+    if not only:
+        return list(FAMILIES), True
+    return [name for name in FAMILIES if name in only or "families" in only], "segmenters" in only

@@ -1,80 +1,114 @@
-"""The families of multimodal LLMs, checked one by one on small random models of their real classes.
-
-This module knows no single check; they stand in `family_checks.py`.
-"""
+"""The checks of MLLM families: the table of checks, and running them on tiny models or on a checkpoint."""
 
 from __future__ import annotations
 
-import difflib
+import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from sam4mllm.doctor.family_checks import FAMILY_CHECKS
-from sam4mllm.doctor.subject import Subject
-from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, verdict_of
-from sam4mllm.errors import ModelError
+from sam4mllm.doctor import input_checks, training_checks
+from sam4mllm.doctor.family_under_test import FamilyUnderTest
+from sam4mllm.doctor.result import NOT_APPLICABLE, CheckResult, run_check
 from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.testing.tiny_mllms import TINY_MLLMS
 from sam4mllm.utils.progress import Advance, ignore
 
+FamilyCheck = Callable[[FamilyUnderTest], None]
 
-def chosen_families(only: Sequence[str]) -> tuple[list[str], bool]:
-    """The model types that the words of `--only` mean (none: all), and whether the segmenters are meant as well.
+FAMILY_CHECKS: dict[str, FamilyCheck] = {
+    check.__name__: check
+    for check in (
+        input_checks.loads,
+        input_checks.loss_on_answers_only,
+        input_checks.prompts_match_training,
+        training_checks.loss_falls,
+        input_checks.batch_equals_singles,
+        input_checks.yes_no_probabilities,
+        training_checks.lora_in_language_model_only,
+        training_checks.loads_with_peft,
+        training_checks.merges,
+        training_checks.projector_fully_fine_tuned,
+        input_checks.coordinates_round_trip,
+        input_checks.image_size_limits,
+        input_checks.images_not_cropped,
+        training_checks.gradient_checkpointing,
+        training_checks.optimizer_8bit,
+        training_checks.nf4,
+        training_checks.int8,
+    )
+}
+"""The checks by name, in the order of the table. Each returns None, or raises what it found."""
 
-    Raises:
-        ModelError: a word that means nothing.
+
+def check_family(
+    base: str | Path, *, device: str = "cpu", folder: Path | None = None, advance: Advance = ignore
+) -> dict[str, CheckResult]:
+    """Run all checks of a family on a checkpoint of yours, which should be a small one: it is trained several times.
+
+    Args:
+        base: the checkpoint's folder, with config, weights and processor.
+        device: where it computes.
+        folder: where run folders are written; None for a temporary folder.
+        advance: called after each check.
+
+    Returns:
+        True, or the reason of a failure, or "n/a: ..." with the reason why a check does not apply here, by check.
     """
-    known = ["families", "segmenters", *FAMILIES]
-    for word in only:
-        if word not in known:
-            near = difflib.get_close_matches(word, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}"
-            raise ModelError(f"--only {word}: no such family; {hint}")
-    if not only:
-        return list(FAMILIES), True
-    return [name for name in FAMILIES if name in only or "families" in only], "segmenters" in only
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return check_family(base, device=device, folder=Path(temporary), advance=advance)
+    config = json.loads((Path(base) / "config.json").read_text(encoding="utf-8"))
+    with quiet():
+        return _run_checks(FamilyUnderTest(config["model_type"], Path(base), folder, device), advance)
 
 
 def check_families(
     model_types: Sequence[str] | None = None, *, device: str = "cpu", advance: Advance = ignore
-) -> dict[str, dict[str, Verdict]]:
-    """The verdict of each check for each of `model_types` (None: all of the table), in the table's order.
+) -> dict[str, dict[str, CheckResult]]:
+    """Run all checks on tiny random models of `model_types` (None: all families), in the order of `FAMILIES`.
 
-    `advance` is told of each check that is done.
+    Returns:
+        The results as `check_family`, by model type.
     """
     chosen = [name for name in FAMILIES if model_types is None or name in model_types]
     with quiet():
-        return {name: _check_family(name, device, advance) for name in chosen}
+        return {name: _check_tiny_model(name, device, advance) for name in chosen}
 
 
-def _check_family(model_type: str, device: str, advance: Advance) -> dict[str, Verdict]:
-    lacking = [package for package in FAMILIES[model_type].needs if find_spec(package) is None]
-    if lacking:
+def _check_tiny_model(model_type: str, device: str, advance: Advance) -> dict[str, CheckResult]:
+    missing = [package for package in FAMILIES[model_type].needs if find_spec(package) is None]
+    if missing:
         advance(len(FAMILY_CHECKS))
-        return dict.fromkeys(
-            FAMILY_CHECKS, f"{NOT_APPLICABLE}needs {', '.join(lacking)}: pip install {' '.join(lacking)}"
-        )
-    verdicts: dict[str, Verdict] = {}
+        reason = f"{NOT_APPLICABLE}needs {', '.join(missing)}: pip install {' '.join(missing)}"
+        return dict.fromkeys(FAMILY_CHECKS, reason)
     with tempfile.TemporaryDirectory() as folder:
-        subject = Subject(model_type, Path(folder), device)
-        built = verdict_of(lambda: _build(subject))
-        for name, check in FAMILY_CHECKS.items():
-            verdicts[name] = verdict_of(lambda check=check: check(subject)) if built is True else built  # type: ignore[misc]
-            advance()
-    return verdicts
+        base = Path(folder) / "base"
+        saved = run_check(lambda: _save_tiny_model(model_type, base))
+        if saved is not True:
+            advance(len(FAMILY_CHECKS))
+            return dict.fromkeys(FAMILY_CHECKS, saved)
+        return _run_checks(FamilyUnderTest(model_type, base, Path(folder), device), advance)
 
 
-def _build(subject: Subject) -> None:
-    TINY_MLLMS[subject.model_type](Path(subject.base))
+def _save_tiny_model(model_type: str, base: Path) -> None:
+    TINY_MLLMS[model_type](base)
+
+
+def _run_checks(family: FamilyUnderTest, advance: Advance) -> dict[str, CheckResult]:
+    results: dict[str, CheckResult] = {}
+    for name, check in FAMILY_CHECKS.items():
+        results[name] = run_check(lambda check=check: check(family))  # type: ignore[misc]
+        advance()
+    return results
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' progress bars and warnings, which would bury the table."""
+    """Suppress the libraries' progress bars and warnings inside the block."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

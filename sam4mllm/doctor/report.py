@@ -1,7 +1,4 @@
-"""The doctor's report: this machine, the libraries, and the tables of verdicts, as a record, as text and as Markdown.
-
-This module checks nothing; it is given the verdicts.
-"""
+"""The doctor's report: the machine, the libraries' versions and the tables of results, as text and as Markdown."""
 
 from __future__ import annotations
 
@@ -9,17 +6,17 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sam4mllm.doctor.verdict import NOT_APPLICABLE, Verdict, failed
+from sam4mllm.doctor.result import NOT_APPLICABLE, CheckResult, is_not_applicable
 from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
 from sam4mllm.mllm.families import FAMILIES, Family
 from sam4mllm.prompts.coordinates import PLAIN, Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.utils.versions import versions
 
-Verdicts = Mapping[str, Mapping[str, Verdict]]
-"""By name, then by check."""
+Results = Mapping[str, Mapping[str, CheckResult]]
+"""Results by model, then by check."""
 
-NEEDED = (
+REQUIRED = (
     "sam4mllm",
     "torch",
     "torchvision",
@@ -35,95 +32,90 @@ NEEDED = (
     "pydantic",
 )
 OPTIONAL = {
-    "bitsandbytes": "model.quantization and eight-bit optimisers: pip install sam4mllm[quantization]",
+    "bitsandbytes": "model.quantization and 8-bit optimizers: pip install sam4mllm[quantization]",
     "num2words": "SmolVLM's processor: pip install sam4mllm[smolvlm]",
 }
-"""Packages that only some recipes need, and what for."""
+"""Packages that only some recipes need, and their purposes."""
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the checks ran with: versions (None for a package that is missing) and the device."""
+def describe_machine(device: str) -> dict[str, Any]:
+    """Return the versions of libraries (None for a missing package) and the device."""
     import torch
 
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else platform.processor() or platform.machine()
-    return {"versions": versions((*NEEDED, *OPTIONAL)), "device": {"name": name, "torch": device}}
+    return {"versions": versions((*REQUIRED, *OPTIONAL)), "device": {"name": name, "torch": device}}
 
 
 def missing_packages(versions: Mapping[str, str | None]) -> dict[str, str]:
-    """The packages that are not installed, and what each is needed for."""
-    purposes = {**dict.fromkeys(NEEDED, "everything: pip install sam4mllm"), **OPTIONAL}
+    """Return the packages that are not installed, with their purposes."""
+    purposes = {**dict.fromkeys(REQUIRED, "everything: pip install sam4mllm"), **OPTIONAL}
     return {package: purpose for package, purpose in purposes.items() if versions.get(package, "") is None}
 
 
-def any_failed(*tables: Verdicts) -> bool:
-    """Whether a check of the tables failed."""
-    return any(failed(verdict) for table in tables for row in table.values() for verdict in row.values())
-
-
 def as_text(record: Mapping[str, Any]) -> str:
-    """The whole report for a terminal: one line a family or segmenter, and one for each check that is not true."""
+    """Return the report for a terminal: a line for each family or segmenter, and for each check that did not pass."""
     device = record["device"]
     lines = [f"device  {device['torch']} ({device['name']})"]
     lines += [f"{name}  {version or 'missing'}" for name, version in record["versions"].items()]
     lines += [f"missing: {name}, for {what}" for name, what in missing_packages(record["versions"]).items()]
     for title in ("families", "segmenters"):
         if record.get(title):
-            lines += ["", title, *_rows_of_text(record[title])]
+            lines += ["", title, *_text_rows(record[title])]
     return "\n".join(lines) + "\n"
 
 
 def as_markdown(record: Mapping[str, Any]) -> str:
-    """The tables as Markdown: what is known of each family, then the verdicts, checks across."""
+    """Return the tables as Markdown: the facts about each family, then the results of families and of segmenters."""
     parts = []
     if record.get("families"):
-        parts += [facts_table(list(record["families"])), _verdict_table("family", record["families"])]
+        parts += [family_facts_table(list(record["families"])), _result_table("family", record["families"])]
     if record.get("segmenters"):
-        parts.append(_verdict_table("segmenter", record["segmenters"]))
+        parts.append(_result_table("segmenter", record["segmenters"]))
     return "\n".join(parts)
 
 
-def _rows_of_text(table: Verdicts) -> list[str]:
+def _text_rows(table: Results) -> list[str]:
     lines = []
     width = max(map(len, table))
     for name, row in table.items():
-        shown = [verdict for verdict in row.values() if not _not_applicable(verdict)]
-        good = sum(verdict is True for verdict in shown)
-        lines.append(f"  {name:{width}}  {good} of {len(shown)} checks")
-        for verdict in dict.fromkeys(verdict for verdict in row.values() if verdict is not True):
-            checks = [check for check in row if row[check] == verdict]
-            lines.append(f"    {', '.join(checks) if len(checks) < len(row) else 'all'}: {verdict}")
+        applicable = [result for result in row.values() if not is_not_applicable(result)]
+        passed = sum(result is True for result in applicable)
+        lines.append(f"  {name:{width}}  {passed} of {len(applicable)} checks")
+        for result in dict.fromkeys(result for result in row.values() if result is not True):
+            checks = [check for check in row if row[check] == result]
+            lines.append(f"    {', '.join(checks) if len(checks) < len(row) else 'all'}: {result}")
     return lines
 
 
-def _verdict_table(what: str, table: Verdicts) -> str:
-    """Names down, checks across; what is not true has a number and is told below."""
+def _result_table(what: str, table: Results) -> str:
+    """Return a table with a row for each model; results that are not true have a number that refers to a note below."""
     checks = list(dict.fromkeys(check for row in table.values() for check in row))
     notes: list[str] = []
-    lines = [_line([what, *(check.replace("_", " ") for check in checks)]), _line(["---"] * (len(checks) + 1))]
+    lines = [_row([what, *(check.replace("_", " ") for check in checks)]), _row(["---"] * (len(checks) + 1))]
     for name, row in table.items():
         cells = [FAMILIES[name].title if name in FAMILIES else name]
         for check in checks:
-            verdict = row.get(check, f"{NOT_APPLICABLE}not checked")
-            if verdict is True:
+            result = row.get(check, f"{NOT_APPLICABLE}not checked")
+            if result is True:
                 cells.append("yes")
                 continue
-            text = "no" if verdict is False else str(verdict)
+            text = "no" if result is False else str(result)
             if text not in notes:
                 notes.append(text)
-            cells.append(f"{'-' if _not_applicable(verdict) else 'NO'} ({notes.index(text) + 1})")
-        lines.append(_line(cells))
-    told = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
-    return "\n".join([*lines, *(["", *told] if told else [])]) + "\n"
+            cells.append(f"{'-' if is_not_applicable(result) else 'NO'} ({notes.index(text) + 1})")
+        lines.append(_row(cells))
+    numbered = [f"{number}. {note}" for number, note in enumerate(notes, 1)]
+    return "\n".join([*lines, *(["", *numbered] if numbered else [])]) + "\n"
 
 
-def facts_table(model_types: Sequence[str]) -> str:
-    """What is known of each family, one row each, as Markdown."""
-    lines = [_line(["family", "model type", "grid", "an object", "images", "limited by", "projector"])]
-    lines.append(_line(["---"] * 7))
+def family_facts_table(model_types: Sequence[str]) -> str:
+    """Return the facts about each family as a Markdown table."""
+    lines = [_row(["family", "model type", "grid", "an object", "images", "limited by", "projector"])]
+    lines.append(_row(["---"] * 7))
     for family in (FAMILIES[name] for name in model_types):
         lines.append(
-            _line(
+            _row(
                 [
                     family.title,
                     f"`{family.model_type}`",
@@ -152,9 +144,5 @@ def _example(coordinates: Coordinates) -> str:
     return AnswerGrammar(coordinates).write([prompt], (640, 480))
 
 
-def _line(cells: list[str]) -> str:
+def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-
-def _not_applicable(verdict: Verdict) -> bool:
-    return isinstance(verdict, str) and verdict.startswith(NOT_APPLICABLE)

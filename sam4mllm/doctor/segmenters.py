@@ -1,11 +1,12 @@
-"""Does every kind of segmenter run here, and does it answer as its own library does? Shown on small random models.
+"""The checks of segmenters: each real class runs here, and agrees with its own library on a small random model.
 
-Each check returns None, or why it failed. What the masks are worth is not checked: the weights are random.
+The quality of masks is not checked, because the weights are random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,14 +18,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from sam4mllm.doctor.library_answers import library_answer
-from sam4mllm.doctor.renamed_sam import as_sam_model
+from sam4mllm.doctor.reference_segmenters import library_answer, to_sam_model
+from sam4mllm.doctor.result import CheckResult, expect, run_check
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.segmenters.base import DecodedMasks
+from sam4mllm.segmenters.base import DecodedMasks, Segmenter
 from sam4mllm.segmenters.families import FAMILIES, family_of
 from sam4mllm.segmenters.loading import load_segmenter
-from sam4mllm.segmenters.segment_anything import SegmentAnything, error_summary
+from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.testing.tiny_segmenters import (
     SEGMENT_ANYTHING,
@@ -43,12 +44,12 @@ REQUESTS = (
     (2, SamPrompt(Box(1, 8, 30, 31), (Point(10.5, 20.5, 1), Point(2.5, 3.5, 0)))),
     (0, SamPrompt(None, (Point(30.5, 40.5, 1), Point(100.5, 80.5, 0)))),
 )
-"""Boxes, points and both, of images of several shapes, in no order."""
+"""Index of the image and prompt: boxes, points and both, of images of several shapes, in mixed order."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A segmenter to be checked: its name, a checkpoint of a small random one, and where it computes."""
+class SegmenterUnderTest:
+    """A segmenter: its family's name or "segment_anything", a checkpoint of a tiny random one, and its device."""
 
     name: str
     checkpoint: Path
@@ -61,120 +62,103 @@ class Subject:
 
     @cached_property
     def on_cpu(self) -> SegmentAnything | TransformersSam:
-        """The same on the CPU, to be compared with its own library, which computes there."""
-        return self.segmenter if self.device == "cpu" else Subject(self.name, self.checkpoint).segmenter
+        """The segmenter on the CPU, where its own library computes the reference."""
+        return self.segmenter if self.device == "cpu" else SegmenterUnderTest(self.name, self.checkpoint).segmenter
 
     def load(self, dtype: str = "float32") -> SegmentAnything | TransformersSam:
-        """The segmenter of the checkpoint.
+        """Load the checkpoint in `dtype`.
 
         Raises:
-            ModelError: see `load_segmenter`.
+            ModelError: as `load_segmenter`.
         """
         segmenter = load_segmenter(self.checkpoint, self.device, dtype)
         if not isinstance(segmenter, SegmentAnything | TransformersSam):
-            raise ModelError(f"{self.checkpoint} gave a {type(segmenter).__name__}")
+            raise ModelError(f"{self.checkpoint} was loaded as a {type(segmenter).__name__}")
         return segmenter
 
 
-Check = Callable[[Subject], str | None]
+SegmenterCheck = Callable[[SegmenterUnderTest], None]
 
 
-def check_segmenters(device: str = "cpu") -> dict[str, dict[str, bool | str]]:
-    """The outcome of each check by the segmenter's name and the check's: True, or the reason why it failed."""
-    outcomes: dict[str, dict[str, bool | str]] = {}
-    # A GPU's convolutions have ten bits in float32 unless told otherwise, and float32 is compared to 1e-4 here.
-    with TemporaryDirectory() as folder, torch.backends.cudnn.flags(allow_tf32=False):
-        for name in (SEGMENT_ANYTHING, *(family.name for family in FAMILIES)):
-            try:
-                subject = Subject(name, save_tiny_segmenter(name, Path(folder) / name), device)
-            # A library that lacks the model may fail in any way; the table is there to say so.
-            except Exception as error:
-                outcomes[name] = {"builds": error_summary(error)}
-                continue
-            outcomes[name] = {check: _outcome(run, subject) for check, run in checks_of(name).items()}
-    return outcomes
+def check_segmenter(segmenter: Segmenter) -> dict[str, CheckResult]:
+    """Check a segmenter of yours: a batch equals single prompts, and masks have the right dtype, size and device.
+
+    Returns:
+        True or the reason of a failure, by check.
+    """
+    with _exact_convolutions():
+        return {
+            "batch_equals_singles": run_check(lambda: expect_batch_equals_singles(segmenter)),
+            "masks_have_image_size": run_check(lambda: expect_masks_of_image_size(segmenter)),
+        }
 
 
-def checks_of(name: str) -> dict[str, Check]:
-    """The checks of the segmenter `name`, by their names."""
-    return CHECKS | ({"agrees_with_sam_model": agrees_with_sam_model} if name == SEGMENT_ANYTHING else {})
+def check_segmenters(device: str = "cpu") -> dict[str, dict[str, CheckResult]]:
+    """Run all checks on tiny random models of all segmenters.
+
+    Returns:
+        True or the reason of a failure, by segmenter, then by check; `builds` alone where no model could be made.
+    """
+    with TemporaryDirectory() as folder, _exact_convolutions():
+        names = (SEGMENT_ANYTHING, *(family.name for family in FAMILIES))
+        return {name: _check_tiny_model(name, Path(folder) / name, device) for name in names}
 
 
-def _outcome(check: Check, subject: Subject) -> bool | str:
-    try:
-        reason = check(subject)
-    # As above: an error is what the table is to show.
-    except Exception as error:
-        return error_summary(error)
-    return True if reason is None else reason
+def checks_of(name: str) -> dict[str, SegmenterCheck]:
+    """Return the checks of the segmenter `name`, by their names."""
+    return SEGMENTER_CHECKS | ({"matches_sam_model": matches_sam_model} if name == SEGMENT_ANYTHING else {})
 
 
-def loads(subject: Subject) -> str | None:
-    """Saved and loaded, it is the model that it was."""
-    built: SegmentAnything | TransformersSam
-    if subject.name == SEGMENT_ANYTHING:
-        built = SegmentAnything(tiny_sam())
+def loads(under_test: SegmenterUnderTest) -> None:
+    """The loaded segmenter has the fingerprint of the one that was saved."""
+    saved: SegmentAnything | TransformersSam
+    if under_test.name == SEGMENT_ANYTHING:
+        saved = SegmentAnything(tiny_sam())
     else:
-        built = TransformersSam(tiny_segmenter_model(subject.name), family_of(subject.name))
-    return None if subject.segmenter.fingerprint == built.fingerprint else "the loaded model has another fingerprint"
+        saved = TransformersSam(tiny_segmenter_model(under_test.name), family_of(under_test.name))
+    expect(under_test.segmenter.fingerprint == saved.fingerprint, "the loaded model has another fingerprint")
 
 
-def refuses_missing_weights(subject: Subject) -> str | None:
-    """A checkpoint that lacks a weight is an error, not a model with a random weight."""
+def refuses_missing_weights(under_test: SegmenterUnderTest) -> None:
+    """A checkpoint without one weight is an error; the weight is not initialized at random."""
     name = "mask_decoder.iou_token.weight"
     with TemporaryDirectory() as folder:
-        checkpoint = _without(subject.checkpoint, name, Path(folder))
+        checkpoint = _copy_without(under_test.checkpoint, name, Path(folder))
         try:
             load_segmenter(checkpoint)
         except ModelError as error:
-            return None if f"no weights ['{name}']" in str(error) else f"it is refused for another reason: {error}"
-    return f"it loads without {name}"
+            expect(f"missing weights ['{name}']" in str(error), f"it is refused for another reason: {error}")
+            return
+    expect(False, f"it loads without {name}")
 
 
-def batch_is_one_by_one(subject: Subject) -> str | None:
-    """Several images and prompts at once give what each gives alone: logits and predicted IoU to 1e-4, in order."""
-    segmenter, images = subject.segmenter, example_images()
-    decoded = segmenter.decode(segmenter.embed(images), REQUESTS)
-    for place, (index, prompt) in enumerate(REQUESTS):
-        alone = segmenter.decode(segmenter.embed([images[index]]), [(0, prompt)])
-        difference = max(
-            float((decoded.low_res_logits[place] - alone.low_res_logits[0]).abs().max()),
-            float((decoded.iou[place] - alone.iou[0]).abs()),
-        )
-        if not difference <= 1e-4:
-            return f"prompt {place} is off by {difference:.1e} in the batch"
-    return None
+def batch_equals_singles(under_test: SegmenterUnderTest) -> None:
+    """See `expect_batch_equals_singles`."""
+    expect_batch_equals_singles(under_test.segmenter)
 
 
-def masks_have_image_size(subject: Subject) -> str | None:
-    """Masks are bool, as large as their images, and on the segmenter's device."""
-    segmenter = subject.segmenter
-    masks = segmenter.masks(segmenter.decode(segmenter.embed(example_images()), REQUESTS))
-    for (image, _), mask in zip(REQUESTS, masks, strict=True):
-        if mask.dtype != torch.bool or tuple(mask.shape) != SIZES_WH[image][::-1]:
-            return f"an image of {SIZES_WH[image]} has a mask {tuple(mask.shape)} {mask.dtype}"
-        if mask.device.type != segmenter.device.type:
-            return f"a mask is on {mask.device}, the segmenter on {segmenter.device}"
-    return None
+def masks_have_image_size(under_test: SegmenterUnderTest) -> None:
+    """See `expect_masks_of_image_size`."""
+    expect_masks_of_image_size(under_test.segmenter)
 
 
-def pixels_of_library(subject: Subject) -> str | None:
-    """The image encoder sees what the library's processor would show it, to one level of 255."""
-    segmenter = subject.on_cpu
+def pixels_match_library(under_test: SegmenterUnderTest) -> None:
+    """The pixels that the image encoder gets are those of the library's processor, to one level of 255."""
+    segmenter = under_test.on_cpu
     for image in example_images():
         ours, theirs = segmenter.pixels([image]), library_answer(segmenter, image, REQUESTS[0][1]).pixels
-        # The smallest standard deviation of a channel is 0.224; resizing rounds to a level, in either library.
-        if ours.shape != theirs.shape or not float((ours - theirs).abs().max()) <= 1.01 / 255 / 0.224:
-            return f"an image of {image.shape[1::-1]} is another one to the image encoder"
-    return None
+        # The smallest standard deviation of a channel is 0.224; both libraries round to a level when resizing.
+        equal = ours.shape == theirs.shape and float((ours - theirs).abs().max()) <= 1.01 / 255 / 0.224
+        expect(equal, f"the pixels of an image of {image.shape[1::-1]} differ from the library's")
 
 
-def masks_of_library(subject: Subject) -> str | None:
+def masks_match_library(under_test: SegmenterUnderTest) -> None:
     """Full-size logits and predicted IoU are those of the library's processor, model and `post_process_masks`.
 
-    The images have one colour, which every way of resizing leaves alone, so that half a pixel in a prompt would show.
+    The images have a single color, which no way of resizing changes, so that an offset of half a pixel in a prompt
+    shows.
     """
-    segmenter = subject.on_cpu
+    segmenter = under_test.on_cpu
     for index, prompt in REQUESTS:
         width, height = SIZES_WH[index]
         image = np.full((height, width, 3), (200, 120, 40), np.uint8)
@@ -182,50 +166,83 @@ def masks_of_library(subject: Subject) -> str | None:
         logits = segmenter.upsampling((width, height)).logits(decoded.low_res_logits)[0]
         theirs = library_answer(segmenter, image, prompt)
         difference = float((logits - theirs.logits).abs().max() / theirs.logits.std())
-        if not (difference <= 5e-4 and abs(float(decoded.iou[0]) - theirs.iou) <= 1e-4):
-            return f"{prompt} in a index of {(width, height)}: logits are off by {difference:.1e} of their spread"
-    return None
+        equal = difference <= 5e-4 and abs(float(decoded.iou[0]) - theirs.iou) <= 1e-4
+        expect(
+            equal, f"{prompt} in an image of {(width, height)}: logits differ by {difference:.1e} standard deviations"
+        )
 
 
-def bfloat16(subject: Subject) -> str | None:
-    """It runs in bfloat16 and stays near to float32."""
-    return _near_float32(subject, "bfloat16")
+def bfloat16(under_test: SegmenterUnderTest) -> None:
+    """In bfloat16 masks and predicted IoU are close to those in float32."""
+    _expect_close_to_float32(under_test, "bfloat16")
 
 
-def float16(subject: Subject) -> str | None:
-    """It runs in float16 and stays near to float32."""
-    return _near_float32(subject, "float16")
+def float16(under_test: SegmenterUnderTest) -> None:
+    """In float16 masks and predicted IoU are close to those in float32."""
+    _expect_close_to_float32(under_test, "float16")
 
 
-def agrees_with_sam_model(subject: Subject) -> str | None:
-    """The same weights under transformers' names give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
-    ours = subject.segmenter
-    theirs = TransformersSam(as_sam_model(tiny_sam(), TINY_SAM), family_of("sam"), subject.device)
-    (masks, decoded), (other_masks, other_decoded) = (_answers(segmenter) for segmenter in (ours, theirs))
-    if not any(mask.any() for mask in masks):
-        return "all masks are empty, so nothing is compared"
+def matches_sam_model(under_test: SegmenterUnderTest) -> None:
+    """The same weights in transformers' SamModel give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
+    theirs = TransformersSam(to_sam_model(tiny_sam(), TINY_SAM), family_of("sam"), under_test.device)
+    (masks, decoded), (other_masks, other_decoded) = map(_segment_examples, (under_test.segmenter, theirs))
+    expect(any(bool(mask.any()) for mask in masks), "all masks are empty, so nothing is compared")
     for mask, other in zip(masks, other_masks, strict=True):
         union = int((mask | other).sum())
-        if union and int((mask & other).sum()) / union <= 0.99:
-            return "masks differ"
+        expect(not union or int((mask & other).sum()) / union > 0.99, "masks differ")
     difference = float((decoded.iou - other_decoded.iou).abs().max())
-    return None if difference <= 1e-4 else f"the predicted IoU differs by {difference:.1e}"
+    expect(difference <= 1e-4, f"the predicted IoU differs by {difference:.1e}")
 
 
-CHECKS: dict[str, Check] = {
-    "loads": loads,
-    "refuses_missing_weights": refuses_missing_weights,
-    "batch_is_one_by_one": batch_is_one_by_one,
-    "masks_have_image_size": masks_have_image_size,
-    "pixels_of_library": pixels_of_library,
-    "masks_of_library": masks_of_library,
-    "bfloat16": bfloat16,
-    "float16": float16,
+SEGMENTER_CHECKS: dict[str, SegmenterCheck] = {
+    check.__name__: check
+    for check in (
+        loads,
+        refuses_missing_weights,
+        batch_equals_singles,
+        masks_have_image_size,
+        pixels_match_library,
+        masks_match_library,
+        bfloat16,
+        float16,
+    )
 }
+"""The checks of every segmenter by name, in the order of the table."""
+
+
+def expect_batch_equals_singles(segmenter: Segmenter) -> None:
+    """Several images and prompts in one batch give what each gives alone: logits and predicted IoU to 1e-4, in order.
+
+    Raises:
+        CheckError: they differ.
+    """
+    images = example_images()
+    batch = segmenter.decode(segmenter.embed(images), REQUESTS)
+    for row, (index, prompt) in enumerate(REQUESTS):
+        single = segmenter.decode(segmenter.embed([images[index]]), [(0, prompt)])
+        difference = max(
+            float((batch.low_res_logits[row] - single.low_res_logits[0]).abs().max()),
+            float((batch.iou[row] - single.iou[0]).abs()),
+        )
+        expect(difference <= 1e-4, f"prompt {row} differs by {difference:.1e} in the batch")
+
+
+def expect_masks_of_image_size(segmenter: Segmenter) -> None:
+    """Masks are bool, have the size of their images, and are on the segmenter's device.
+
+    Raises:
+        CheckError: one is not.
+    """
+    masks, _ = _segment_examples(segmenter)
+    for (index, _), mask in zip(REQUESTS, masks, strict=True):
+        equal = mask.dtype == torch.bool and tuple(mask.shape) == SIZES_WH[index][::-1]
+        expect(equal, f"the mask of an image of {SIZES_WH[index]} is {mask.dtype} {tuple(mask.shape)}")
+        same = mask.device.type == segmenter.device.type
+        expect(same, f"a mask is on {mask.device}, the segmenter on {segmenter.device}")
 
 
 def example_images() -> list[npt.NDArray[np.uint8]]:
-    """Soft patches of colour, one image (H, W, 3) for each of `SIZES_WH`."""
+    """Return images (H, W, 3) of smooth random colors, one for each of `SIZES_WH`."""
     rng = np.random.default_rng(0)
     patches = [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in SIZES_WH]
     return [
@@ -234,23 +251,40 @@ def example_images() -> list[npt.NDArray[np.uint8]]:
     ]
 
 
-def _answers(segmenter: SegmentAnything | TransformersSam) -> tuple[list[torch.Tensor], DecodedMasks]:
+def _check_tiny_model(name: str, folder: Path, device: str) -> dict[str, CheckResult]:
+    checkpoints: list[Path] = []
+    saved = run_check(lambda: checkpoints.append(save_tiny_segmenter(name, folder)))
+    if saved is not True:
+        return {"builds": saved}
+    under_test = SegmenterUnderTest(name, checkpoints[0], device)
+    return {
+        title: run_check(lambda check=check: check(under_test))  # type: ignore[misc]
+        for title, check in checks_of(name).items()
+    }
+
+
+def _exact_convolutions() -> AbstractContextManager[None]:
+    """Compute convolutions on a GPU in full float32: by default cuDNN uses TF32 with 10 bits, too few for 1e-4."""
+    return torch.backends.cudnn.flags(allow_tf32=False)
+
+
+def _segment_examples(segmenter: Segmenter) -> tuple[list[torch.Tensor], DecodedMasks]:
     decoded = segmenter.decode(segmenter.embed(example_images()), REQUESTS)
     return segmenter.masks(decoded), decoded
 
 
-def _near_float32(subject: Subject, dtype: str) -> str | None:
-    """Nine of ten pixels are the same, and the predicted IoU is to 0.1."""
-    (exact, decoded), (half, half_decoded) = (_answers(one) for one in (subject.segmenter, subject.load(dtype)))
-    same = torch.stack([(one == other).float().mean() for one, other in zip(exact, half, strict=True)]).mean()
-    difference = float((decoded.iou - half_decoded.iou).abs().max())
-    if same >= 0.9 and difference <= 0.1:
-        return None
-    return f"{float(same):.0%} of the pixels are the same, the predicted IoU differs by up to {difference:.2f}"
+def _expect_close_to_float32(under_test: SegmenterUnderTest, dtype: str) -> None:
+    """Nine of ten pixels are equal, and the predicted IoU is equal to 0.1."""
+    exact, exact_decoded = _segment_examples(under_test.segmenter)
+    half, half_decoded = _segment_examples(under_test.load(dtype))
+    equal = torch.stack([(one == other).float().mean() for one, other in zip(exact, half, strict=True)]).mean()
+    difference = float((exact_decoded.iou - half_decoded.iou).abs().max())
+    message = f"{float(equal):.0%} of the pixels are equal, the predicted IoU differs by up to {difference:.2f}"
+    expect(float(equal) >= 0.9 and difference <= 0.1, message)
 
 
-def _without(checkpoint: Path, name: str, folder: Path) -> Path:
-    """A copy of `checkpoint`, made in `folder`, that lacks the weight `name`."""
+def _copy_without(checkpoint: Path, name: str, folder: Path) -> Path:
+    """Copy `checkpoint` to `folder` without the weight `name`."""
     if checkpoint.is_file():
         content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
         del content["model"][name]
@@ -258,7 +292,7 @@ def _without(checkpoint: Path, name: str, folder: Path) -> Path:
         return folder / checkpoint.name
     from safetensors.torch import load_file, save_file
 
-    # SAM3's names begin with the part of the whole model that they belong to.
+    # SAM3's names have the name of a part of the whole model as a prefix.
     weights = load_file(checkpoint / "model.safetensors")
     rest = {key: weight for key, weight in weights.items() if not key.endswith(name)}
     save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})

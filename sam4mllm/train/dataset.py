@@ -18,8 +18,7 @@ import numpy as np
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.methods.base import PromptTarget, has_targets
-from sam4mllm.methods.registry import Method
+from sam4mllm.methods.base import Method, PromptTarget, has_targets
 from sam4mllm.prompts.conversation import Conversation, training_conversation
 
 Item = TypeVar("Item")

@@ -14,7 +14,8 @@ from typing import Any
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.errors import ModelError
-from sam4mllm.methods.registry import Method, method_from_settings, recipe_needs_targets
+from sam4mllm.methods.base import Method
+from sam4mllm.methods.registry import method_from_settings, recipe_needs_targets
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import Mllm, is_hub_id
 from sam4mllm.recipe.schema import Recipe
@@ -112,7 +113,7 @@ def _meta_model(recipe: Recipe, notes: list[str]) -> Mllm | None:
     import torch
 
     from sam4mllm.mllm.lora import attach_lora
-    from sam4mllm.mllm.meta_device import load_meta_mllm
+    from sam4mllm.mllm.meta_loading import load_meta_mllm
 
     try:
         mllm = load_meta_mllm(recipe.model.base, dtype=recipe.model.dtype, image_size=recipe.model.image_size)
@@ -153,13 +154,13 @@ def _open_first_images(mixture: Mixture) -> None:
     Raises:
         DataError: an image is missing, broken, or of another size than its annotation.
     """
-    from sam4mllm.targets.prepare import load_annotated
+    from sam4mllm.targets.prepare import load_annotated_image
 
     sizes = {sample.image: sample.size_wh for sample in mixture.samples}
     for sampled in mixture.sets:
         for image in sampled.images[:IMAGES_PER_SET]:
             if image in sizes:
-                load_annotated(image, sizes[image])
+                load_annotated_image(image, sizes[image])
             else:
                 load_image(image)
 

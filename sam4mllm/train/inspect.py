@@ -13,7 +13,8 @@ from pathlib import Path
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.sample import Sample
-from sam4mllm.methods.registry import Method, method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.base import Method
+from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.store import ObjectTarget

@@ -14,7 +14,7 @@ from sam4mllm.data.reading import read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.metrics import Mask, correct_objects, overlap, union_of
-from sam4mllm.methods.registry import Method
+from sam4mllm.methods.base import Method
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.pipeline.loading import box_fallback
@@ -65,7 +65,7 @@ def make_validator(
     samples: Sequence[Sample],
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> Callable[[], Validation] | None:
-    """Return a function that validates the current weights of `mllm` as the recipe says; None without samples."""
+    """Return a function that validates the current weights of `mllm`; None without samples."""
     if not samples or recipe.data.validation is None:
         return None
     settings, name = recipe.training.validation, recipe.data.validation.name

@@ -7,8 +7,8 @@ import pytest
 
 from sam4mllm.cli.main import main, parse
 from sam4mllm.doctor import families
-from sam4mllm.doctor.report import any_failed, as_markdown, as_text, facts_table, machine, missing_packages
-from sam4mllm.doctor.verdict import NotApplicableError, expect, failed, verdict_of
+from sam4mllm.doctor.report import as_markdown, as_text, describe_machine, family_facts_table, missing_packages
+from sam4mllm.doctor.result import NotApplicableError, any_failed, expect, is_failure, run_check
 from sam4mllm.mllm.families import FAMILIES
 
 DOCS = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def raises(error):
 
 
 @pytest.mark.parametrize(
-    ("check", "verdict", "fails"),
+    ("check", "result", "fails"),
     [
         (lambda: None, True, False),
         (lambda: expect(True, "wrong"), True, False),
@@ -38,12 +38,12 @@ def raises(error):
         (lambda: raises(ValueError("x" * 1000)), "ValueError: " + "x" * 288, True),
     ],
 )
-def test_what_a_check_comes_to(check, verdict, fails):
-    assert verdict_of(check) == verdict
-    assert failed(verdict_of(check)) is fails
+def test_results_of_checks(check, result, fails):
+    assert run_check(check) == result
+    assert is_failure(run_check(check)) is fails
 
 
-def test_the_text_tells_what_is_missing_and_what_failed():
+def test_the_text_has_missing_packages_and_failures():
     text = as_text(RECORD)
     assert "device  cpu (x86)" in text and "bitsandbytes  missing" in text
     assert "missing: bitsandbytes, for model.quantization" in text
@@ -51,7 +51,7 @@ def test_the_text_tells_what_is_missing_and_what_failed():
     assert "    loads: KeyError: 'a|b'" in text and "    all: False" in text
 
 
-def test_the_markdown_numbers_what_is_not_true():
+def test_the_markdown_numbers_results_that_are_not_true():
     lines = as_markdown(RECORD).splitlines()
     assert "| Qwen2-VL | yes | - (1) |" in lines
     assert "| Gemma 3 | NO (2) | - (1) |" in lines
@@ -59,22 +59,22 @@ def test_the_markdown_numbers_what_is_not_true():
     assert "| sam_vit | NO (1) |" in lines
 
 
-def test_a_failure_of_either_table_is_one():
+def test_a_failure_in_either_table_is_found():
     assert any_failed(RECORD["families"], {}) and any_failed({}, RECORD["segmenters"])
     assert not any_failed({"a": {"b": True, "c": "n/a: no GPU"}}, {})
 
 
-def test_the_machine_has_its_versions():
-    found = machine("cpu")
-    assert found["versions"]["torch"] and found["device"]["torch"] == "cpu" and found["device"]["name"]
+def test_the_machine_is_described_with_versions_and_device():
+    machine = describe_machine("cpu")
+    assert machine["versions"]["torch"] and machine["device"]["torch"] == "cpu" and machine["device"]["name"]
     assert missing_packages({"timm": None, "torch": "1"}).keys() == {"timm"}
 
 
-def test_the_page_of_families_holds_the_table_of_facts():
-    assert facts_table(list(FAMILIES)) in DOCS
+def test_the_page_of_families_has_the_table_of_facts():
+    assert family_facts_table(list(FAMILIES)) in DOCS
 
 
-def test_the_page_of_families_tells_every_verdict_and_its_commands_parse():
+def test_the_page_of_families_has_every_result_and_its_commands_parse():
     for family in FAMILIES.values():
         assert f"| {family.title} | `{family.model_type}` |" in DOCS
         assert re.search(rf"^\| {re.escape(family.title)} \| (yes|-|NO)", DOCS, re.MULTILINE)
@@ -84,7 +84,7 @@ def test_the_page_of_families_tells_every_verdict_and_its_commands_parse():
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_subcommand_writes_json_and_its_status_says_whether_a_check_failed(failing, tmp_path, monkeypatch, capsys):
-    checks = {"passes": lambda subject: None, "may_fail": lambda subject: expect(not failing, "it failed")}
+    checks = {"passes": lambda family: None, "may_fail": lambda family: expect(not failing, "it failed")}
     monkeypatch.setattr(families, "FAMILY_CHECKS", checks)
     status = main(["doctor", "--only", "qwen2_vl", "--device", "cpu", "--json", str(tmp_path / "out.json")])
     written = json.loads((tmp_path / "out.json").read_text())
@@ -95,6 +95,6 @@ def test_the_subcommand_writes_json_and_its_status_says_whether_a_check_failed(f
 
 
 def test_the_subcommand_prints_markdown(monkeypatch, capsys):
-    monkeypatch.setattr(families, "FAMILY_CHECKS", {"passes": lambda subject: None})
+    monkeypatch.setattr(families, "FAMILY_CHECKS", {"passes": lambda family: None})
     assert main(["doctor", "--only", "qwen2_vl", "--device", "cpu", "--markdown"]) == 0
     assert "| Qwen2-VL | yes |" in capsys.readouterr().out

@@ -58,7 +58,7 @@ def let_fsdp_run_on_a_cpu() -> None:
 
 
 class Watch(TrainerCallback):
-    """Checks that the weights are sharded as `mode` says, and ends the process before step `stop`."""
+    """Checks that the weights are sharded as `mode` requires, and ends the process before step `stop`."""
 
     def __init__(self, mode: str, stop: int) -> None:
         self._mode, self._stop = mode, stop
@@ -91,9 +91,9 @@ def record_answers(file: Path, *, is_main: bool) -> None:
         return [Reply("[10,10,60,70]") for _ in replies]
 
     def scored(self: TransformersEngine, *given: Any) -> Any:
-        found = score_answers(self, *given)
-        record([each.yes for inquiry in found for question in inquiry for each in question])
-        return found
+        scores = score_answers(self, *given)
+        record([each.yes for query in scores for question in query for each in question])
+        return scores
 
     TransformersEngine.generate, TransformersEngine.score_answers = generated, scored
 

@@ -66,9 +66,9 @@ def test_an_empty_training_set_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("total", "count", "places"),
+    ("total", "count", "expected"),
     [(0, 3, []), (2, 3, [0, 1]), (4, 4, [0, 1, 2, 3]), (10, 4, [0, 2, 5, 7]), (5, 1, [0])],
 )
-def test_a_part_is_spread_evenly(total, count, places):
-    samples = [sample("1.jpg", str(place)) for place in range(total)]
-    assert [int(each.phrase) for each in spread(samples, count)] == places
+def test_a_part_is_spread_evenly(total, count, expected):
+    samples = [sample("1.jpg", str(index)) for index in range(total)]
+    assert [int(each.phrase) for each in spread(samples, count)] == expected

@@ -125,7 +125,7 @@ def test_for_an_unreachable_hub_id_tokens_are_estimated(here: Path, monkeypatch:
     assert report.tokens["counted_by"] == "characters" and report.tokens["mean"] > 10
     assert report.memory is None and report.seconds_per_epoch is None and report.model is None
     (note,) = report.notes
-    assert "'owner/no-such-model' is no folder here" in note and "memory and time are not known" in note
+    assert "'owner/no-such-model' is not a folder" in note and "memory and time are not known" in note
     assert report.shown[0].supervised is None and "user: Where is" in report.shown[0].text
     assert "GiB" not in report.summary() and note in report.summary()
 

@@ -90,7 +90,7 @@ def models() -> dict[int, Mllm]:
     """Language models with real proportions, with 2 and 4 layers."""
     from transformers import AutoModelForImageTextToText, Qwen3VLConfig
 
-    found = {}
+    models = {}
     for layers in (2, 4):
         text = {
             "hidden_size": 256,
@@ -107,8 +107,8 @@ def models() -> dict[int, Mllm]:
         vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 256}
         config = Qwen3VLConfig(text_config=text, vision_config={**vision, "deepstack_visual_indexes": []})
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-        found[layers] = Mllm(model, None, family_of("qwen3_vl"))
-    return found
+        models[layers] = Mllm(model, None, family_of("qwen3_vl"))
+    return models
 
 
 def counted(mllm: Mllm, quantization: Quantization | None = None) -> ModelSize:
@@ -153,7 +153,7 @@ def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout
 
 def test_quantized_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -> None:
     tuned = attach_lora(models[2], {"r": 4}, 0)
-    whole, four = counted(tuned).weight_bytes, counted(tuned, "4bit").weight_bytes
+    stored, four = counted(tuned).weight_bytes, counted(tuned, "4bit").weight_bytes
     base = tuned.model.unload()
     linear = sum(
         module.weight.numel()
@@ -161,5 +161,5 @@ def test_quantized_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -
         if isinstance(module, torch.nn.Linear) and name != "lm_head" and "merger" not in name
     )
     rest = sum(parameter.numel() for parameter in base.parameters()) - linear
-    assert whole == 2 * (linear + rest)
+    assert stored == 2 * (linear + rest)
     assert four == pytest.approx(4 * rest + linear * (0.5 + 1 / 64 + 1 / 4096))

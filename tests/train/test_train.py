@@ -36,18 +36,18 @@ generation: {{max_new_tokens: 4}}
 
 
 def write_reasonseg(folder, split: str, count: int) -> None:
-    place = folder / "ReasonSeg" / split
-    place.mkdir(parents=True)
+    directory = folder / "ReasonSeg" / split
+    directory.mkdir(parents=True)
     rng = np.random.default_rng(count)
     for index in range(count):
-        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(place / f"{split}{index}.jpg")
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(directory / f"{split}{index}.jpg")
         outline = [[8, 8], [40, 8], [40, 30 + index], [8, 30]]
         record = {
             "text": [f"what is {index}?"],
             "is_sentence": True,
             "shapes": [{"label": "target", "points": outline}],
         }
-        (place / f"{split}{index}.json").write_text(json.dumps(record))
+        (directory / f"{split}{index}.json").write_text(json.dumps(record))
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
     assert [(each["set"], each["phrases"]) for each in leakage["sets"]] == [("reasonseg train", 0)]
     validations = run.log.validations()
     assert list(validations) == [1, 2]
-    assert all(found["n"] == 2 and 0 <= found["malformed"] <= 1 for found in validations.values())
+    assert all(each["n"] == 2 and 0 <= each["malformed"] <= 1 for each in validations.values())
 
     result = Pipeline.from_pretrained(run.path, device="cpu")(tmp_path / "ReasonSeg/val/val0.jpg", "what is 0?")
     assert result.status in ("ok", "no_object", "malformed") and result.masks.shape[1:] == (48, 64)
@@ -128,8 +128,8 @@ def test_an_image_of_the_validation_split_is_left_out_of_training(recipe, tmp_pa
         shutil.copy(tmp_path / f"ReasonSeg/val/val0.{ending}", tmp_path / f"ReasonSeg/train/copy.{ending}")
     with caplog.at_level("INFO"):
         run = trainer.train(recipe, device="cpu")
-    (found,) = json.loads((run.path / "leakage.json").read_text())["sets"]
-    assert found == {
+    (removed,) = json.loads((run.path / "leakage.json").read_text())["sets"]
+    assert removed == {
         "set": "reasonseg train",
         "phrases": 1,
         "images": 1,

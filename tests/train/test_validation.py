@@ -15,7 +15,7 @@ from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.train.validation import validate
 from tests.launch import in_threads
 
-ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "all": "[0,0,9,9]"}
+ANSWERS = {"half": "[0,0,4,9]", "none": "No object validation.", "broken": "[1,", "all": "[0,0,9,9]"}
 
 
 @pytest.fixture
@@ -39,10 +39,10 @@ def pipeline() -> Pipeline:
 def test_figures_are_those_computed_by_hand(image):
     # Bins are 2 pixels wide and are read as their centers: "[0,0,4,9]" is (1, 1, 9, 19), that is, 8 x 18 pixels.
     samples = [sample(image, "half", 10), sample(image, "none", 0), sample(image, "broken", 5)]
-    found = validate(pipeline(), samples, "val")
-    assert found.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
-    assert (found.malformed, found.n) == (pytest.approx(1 / 3), 3)
-    assert found.record() == {"ciou": found.ciou, "malformed": found.malformed, "n": 3}
+    validation = validate(pipeline(), samples, "val")
+    assert validation.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
+    assert (validation.malformed, validation.n) == (pytest.approx(1 / 3), 3)
+    assert validation.record() == {"ciou": validation.ciou, "malformed": validation.malformed, "n": 3}
 
 
 def test_ciou_is_0_where_all_masks_are_empty(image):
@@ -58,10 +58,10 @@ def test_the_answers_calibrate_the_scores(image):
     # "[0,0,4,9]" has IoU 0.72 with ten columns and 0.42 with four; "none" is right once of twice.
     samples = [sample(image, "half", 10), sample(image, "half", 4), sample(image, "broken", 5)]
     samples += [sample(image, "none", 0), sample(image, "none", 3)]
-    found = validate(pipeline(), samples, "val").calibration
-    assert (found.objects.n, found.objects.right) == (2, 1)
+    calibration = validate(pipeline(), samples, "val").calibration
+    assert (calibration.objects.n, calibration.objects.right) == (2, 1)
     # This engine returns no probabilities, so the probability is how often "no object" was right.
-    assert found.no_object.probability(Confidence()) == found.no_object.probability(Confidence(-3.0)) == 0.5
+    assert calibration.no_object.probability(Confidence()) == calibration.no_object.probability(Confidence(-3.0)) == 0.5
     assert validate(pipeline(), samples[2:3], "val").calibration is None
 
 
@@ -69,7 +69,7 @@ def test_the_answers_calibrate_the_scores(image):
 def test_several_processes_return_the_figures_of_one(image, count):
     def asking() -> Pipeline:
         replies = {
-            phrase: Reply(text, True, tuple((place + 1, -0.01 * len(phrase) * place) for place in range(len(text))))
+            phrase: Reply(text, True, tuple((index + 1, -0.01 * len(phrase) * index) for index in range(len(text))))
             for phrase, text in ANSWERS.items()
         }
         return Pipeline(Ppg(0, 0, 10, 5), ScriptedEngine(replies), BoxSegmenter())

@@ -1,0 +1,172 @@
+"""Checks of a family's inputs: which tokens are trained on and asked with, coordinates, and image sizes."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise, product
+from typing import Any
+
+import numpy as np
+
+from sam4mllm.doctor.family_under_test import FamilyUnderTest, random_images
+from sam4mllm.doctor.result import expect
+from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
+from sam4mllm.mllm.families import FAMILIES
+from sam4mllm.mllm.image_size import native_coordinates
+from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
+from sam4mllm.prompts.coordinates import PLAIN
+from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
+from sam4mllm.train.collator import IGNORED, Collator
+
+
+def loads(family: FamilyUnderTest) -> None:
+    """Model and processor load with all weights, and the model type has a row in the table of families."""
+    model_type = family.mllm.family.model_type
+    expect(model_type == family.model_type and model_type in FAMILIES, f"its config has the model type {model_type!r}")
+
+
+def loss_on_answers_only(family: FamilyUnderTest) -> None:
+    """The labels are the tokens of the answers and of the end of each, and nothing else but white space."""
+    mllm = family.mllm
+    labels = Collator(mllm)(family.conversations)["labels"]
+    for row, conversation in zip(labels.tolist(), family.conversations, strict=True):
+        supervised = mllm.processor.tokenizer.decode([token for token in row if token != IGNORED])
+        end = mllm.processor.tokenizer.decode([mllm.end_ids[0]])
+        expected = "".join(turn.text + end for turn in conversation.turns if turn.supervised)
+        # The space before an answer is often one token with its first character.
+        expect("".join(supervised.split()) == expected, f"{supervised!r} carries loss, not {expected!r}")
+
+
+def prompts_match_training(family: FamilyUnderTest) -> None:
+    """The tokens of the prompt at inference are those before the answer in training, and the loss begins after them."""
+    mllm = family.mllm
+    batch = Collator(mllm)(family.conversations)
+    for row, conversation in enumerate(family.conversations):
+        ids, labels = batch["input_ids"][row].tolist(), batch["labels"][row].tolist()
+        for turn in range(1, len(conversation.turns), 2):
+            messages = [messages_with_image(conversation, turn)]
+            inputs = model_inputs(mllm.processor, messages, padding_side="left", add_generation_prompt=True)
+            (prompt,) = inputs["input_ids"].tolist()
+            differing = next((index for index, token in enumerate(prompt) if token != ids[index]), None)
+            expect(differing is None, f"token {differing} of the prompt differs from the one trained on")
+            end = len(prompt)
+            expect(labels[end - 1] == IGNORED != labels[end], f"the loss does not begin at token {end}, as the answer")
+
+
+def batch_equals_singles(family: FamilyUnderTest) -> None:
+    """A left-padded batch generates the same answers as the questions one by one."""
+    singles = TransformersEngine(family.mllm, 1).generate(family.questions, 8)
+    batch = TransformersEngine(family.mllm, len(family.questions)).generate(family.questions, 8)
+    expect(len(set(singles)) > 1, "every question gets the same answer, so the check shows nothing")
+    expect(batch == singles, f"a batch generates {batch}, singles {singles}")
+
+
+def yes_no_probabilities(family: FamilyUnderTest) -> None:
+    """The yes-no probabilities computed together after a shared image equal those computed answer by answer."""
+    mllm = family.mllm
+    histories = [Conversation(q.image, (*q.turns, Turn("assistant", "[1,2]"))) for q in family.questions[:2]]
+    questions = (YesNoQuestion("On (1,2)(3,4)(5,6)?", 3), YesNoQuestion("And on (7,8)?", 1))
+    queries = [YesNoQuery(histories[0], questions), YesNoQuery(histories[1], questions[:1])]
+    for query, scored in zip(queries, TransformersEngine(mllm, 3).score_answers(queries), strict=True):
+        for question, probabilities in zip(query.questions, scored, strict=True):
+            answers: list[bool] = []
+            for together in probabilities:
+                single = single_yes_no(mllm, query.history, question.text, answers)
+                difference = max(abs(math.log(a / b)) for a, b in zip(single, together, strict=True))
+                expect(difference < 1e-3, f"after {answers} the probabilities are {together} together, {single} alone")
+                answers.append(single[0] > single[1])
+
+
+def single_yes_no(mllm: Mllm, history: Conversation, question: str, answers: list[bool]) -> tuple[float, float]:
+    """Return the probabilities of yes and no for the answer after `answers`, by one pass over the conversation."""
+    import torch
+
+    turns = (*history.turns, Turn("user", question))
+    rows = []
+    for answer in (True, False):
+        conversation = Conversation(history.image, (*turns, Turn("assistant", write_answers([*answers, answer]))))
+        messages = [messages_with_image(conversation)]
+        rows.append(model_inputs(mllm.processor, messages, padding_side="left").to(mllm.device))
+    yes, no = (row["input_ids"][0].tolist() for row in rows)
+    index = next(index for index, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b)
+    with torch.no_grad():
+        probabilities = mllm.model(**rows[0].to(mllm.dtype)).logits[0, index - 1].float().softmax(dim=-1)
+    return float(probabilities[yes[index]]), float(probabilities[no[index]])
+
+
+def coordinates_round_trip(family: FamilyUnderTest) -> None:
+    """Pixels written as text and parsed back are off by half a bin at most, on the grid of the model's processor."""
+    coordinates = native_coordinates(family.mllm.family.coordinates, family.mllm.processor) or PLAIN
+    grammar = AnswerGrammar(coordinates)
+    for size_wh in [(640, 480), (37, 211), (333, 1001), (1, 1), (29, 31)]:
+        grid = coordinates.frame.of_image(size_wh)
+        if isinstance(coordinates.frame, ResizedGrid):
+            resized_wh = _resized_wh(family.mllm.processor, size_wh)
+            expect(grid.bins_wh == resized_wh, f"{size_wh} pixels are resized to {resized_wh}, not {grid.bins_wh}")
+        half_wh = [size / bins / 2 + 1e-6 for size, bins in zip(size_wh, grid.bins_wh, strict=True)]
+        ticks = [[side * share for share in (0, 0.2, 0.4999, 0.77, 1)] for side in size_wh]
+        for (x1, x2), (y1, y2) in product(pairwise(ticks[0]), pairwise(ticks[1])):
+            text = grammar.write([SamPrompt(Box(x1, y1, x2, y2), (Point(x2, y1, POSITIVE),))], size_wh)
+            parsed = grammar.parse(text, size_wh)
+            expect(len(parsed.prompts) == 1, f"{text!r} cannot be parsed: {parsed.reason}")
+            (prompt,) = parsed.prompts
+            off = max(
+                abs(written - read) / half_wh[index % 2]
+                for index, (written, read) in enumerate(
+                    zip([x1, y1, x2, y2, x2, y1], [*(prompt.box or ()), *prompt.points[0][:2]], strict=True)
+                )
+            )
+            expect(off <= 1, f"{text!r} is {off / 2:.2f} bins off in an image of {size_wh}")
+
+
+def image_size_limits(family: FamilyUnderTest) -> None:
+    """The recipe's limits bound what the model sees of an image of any size; they are saved with the processor."""
+    rule = family.mllm.family.image_size
+    small, large, huge = random_images([(300, 400), (900, 1200), (1800, 2400)])
+    processor = family.mllm.processor
+    of_large, of_huge = (_pixel_values(processor, image).numel() for image in (large, huge))
+    expect(of_large == of_huge, f"an image of 2400 x 1800 has {of_huge} values, one of 1200 x 900 {of_large}")
+    if not rule.limits:
+        expect(_pixel_values(processor, small).numel() == of_large, "an image of 400 x 300 has another size")
+        return
+    limits = {"max_pixels": 64 * 32} if "max_pixels" in rule.limits else {"longest_side": 32}
+    limited = family.load(image_size=limits)
+    of_limited = _pixel_values(limited.processor, huge).numel()
+    expect(of_limited < of_large, f"{limits} has no effect")
+    limited.processor.save_pretrained(family.folder / "limited")
+    saved = type(limited.processor).from_pretrained(family.folder / "limited")
+    expect(_pixel_values(saved, huge).numel() == of_limited, "the limit is lost when the processor is saved")
+    TransformersEngine(limited, 1).generate([inference_conversation(huge, "Where is it?")], 2)
+
+
+def images_not_cropped(family: FamilyUnderTest) -> None:
+    """The corners of a long image reach the model, in landscape and portrait format."""
+    for size_hw in ((40, 160), (160, 40)):
+        black = np.zeros((*size_hw, 3), np.uint8)
+        for corner in (np.s_[:20, :20], np.s_[-20:, -20:]):
+            marked = black.copy()
+            marked[corner] = 255
+            processor = family.mllm.processor
+            equal = _pixel_values(processor, marked).equal(_pixel_values(processor, black))
+            expect(not equal, f"a corner of an image of {size_hw[1]} x {size_hw[0]} is cropped")
+
+
+def _resized_wh(processor: Any, size_wh: tuple[int, int]) -> tuple[int, int]:
+    """Return the size to which the processor resizes an image."""
+    from PIL import Image
+
+    (image,) = random_images([(size_wh[1], size_wh[0])])
+    grid = processor.image_processor(Image.fromarray(image), return_tensors="pt")["image_grid_thw"]
+    _, rows, columns = grid[0].tolist()
+    patch = processor.image_processor.patch_size
+    return columns * patch, rows * patch
+
+
+def _pixel_values(processor: Any, image: Any) -> Any:
+    """Return the tensor of an image that the model gets."""
+    messages = [messages_with_image(inference_conversation(image, "?"))]
+    return model_inputs(processor, messages, padding_side="left")["pixel_values"]
