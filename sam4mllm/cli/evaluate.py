@@ -17,7 +17,6 @@ from sam4mllm.cli.options import (
     add_score_options,
     data_arguments,
     errors_name_options,
-    load_pipeline,
     non_negative_int,
     pipeline_arguments,
 )
@@ -126,9 +125,6 @@ def _calibrate_options(parser: ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder")
     add_device_option(parser)
     add_dtype_option(parser)
-    # A calibration is fitted to the answers that the run gives by default, so no option changes them.
-    parser.set_defaults(adapter=None, segmenter=None, server=None, server_model=None)
-    parser.set_defaults(fallback_margin=None, fallback_outside=None)
     add_dataset_options(parser)
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: calibration/DATASET-SPLIT in RUN")
     add_limit_option(parser)
@@ -137,22 +133,27 @@ def _calibrate_options(parser: ArgumentParser) -> None:
 
 
 def _calibrate(options: Namespace) -> int:
-    """Fit a run's calibration to its answers about a split; the exit status is 1 when a query has status "error"."""
-    from sam4mllm.data.entry import data_entry
+    """Calibrate a run on a held-out split; the exit status is 1 when a query has status "error"."""
     from sam4mllm.evaluate.calibrate import calibrate
-    from sam4mllm.runs.run_folder import RunFolder
 
     with errors_name_options():
-        entry = data_entry(options.dataset, **data_arguments(options))
-    run = RunFolder.open(options.run)
-    calibrated = calibrate(load_pipeline(options), run, entry, options.output, options.processes)
-    if calibrated is None:
+        result = calibrate(
+            options.run,
+            dataset=options.dataset,
+            output=options.output,
+            device=options.processes.device(options.device),
+            dtype=options.dtype,
+            batch_size=options.batch_size,
+            processes=options.processes,
+            **data_arguments(options),
+        )
+    if not options.processes.is_main:
         return 0
-    print_summary(calibrated.summary)
+    print_summary(result.summary)
     if options.json != STDOUT:
-        print(calibrated.text())
-    write_json(calibrated.to_json(), options.json)
-    return 1 if calibrated.summary.error else 0
+        print(result.report())
+    write_json(result.to_json(), options.json)
+    return 1 if result.summary.error else 0
 
 
 EVALUATE = Subcommand(

@@ -17,7 +17,6 @@ from sam4mllm.errors import DataError
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.loading import PipelineOptions
-    from sam4mllm.pipeline.pipeline import Pipeline
 
 _OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "chat_images")}
 _OPTION_OF_KEY["columns"] = "--column"
@@ -72,13 +71,6 @@ def pipeline_arguments(options: Namespace) -> PipelineOptions:
         "server_model": options.server_model,
         "fallback": fallback if fallback.enabled else None,
     }
-
-
-def load_pipeline(options: Namespace) -> Pipeline:
-    """Load the pipeline of the options."""
-    from sam4mllm.pipeline.pipeline import Pipeline
-
-    return Pipeline.from_pretrained(options.run, options.adapter, **pipeline_arguments(options))
 
 
 def add_dtype_option(parser: ArgumentParser) -> None:

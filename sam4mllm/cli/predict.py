@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam4mllm.cli.options import (
     add_batch_option,
@@ -13,11 +14,14 @@ from sam4mllm.cli.options import (
     data_arguments,
     errors_name_options,
     given_data_options,
-    load_pipeline,
+    pipeline_arguments,
 )
 from sam4mllm.cli.output import STDOUT, check_image_files, check_not_input, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from sam4mllm.pipeline.pipeline import Pipeline
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 """Suffixes of the image formats that keep every pixel of a mask as it is."""
@@ -35,10 +39,10 @@ def _segment_options(parser: ArgumentParser) -> None:
 
 def _segment(options: Namespace) -> int:
     """Segment one image; the exit status is 1 when the model's answer is malformed."""
-    from sam4mllm.data.fields import check_not_empty, check_phrase
     from sam4mllm.data.images import load_image
     from sam4mllm.data.predictions import Query
-    from sam4mllm.pipeline.lines import prediction_line
+    from sam4mllm.data.records import check_not_empty, check_phrase
+    from sam4mllm.pipeline.result import prediction_line
     from sam4mllm.viz.drawing import mask_image
 
     # 1. Everything that can be wrong is checked before a model is loaded.
@@ -51,7 +55,7 @@ def _segment(options: Namespace) -> int:
         raise DataError(f"{options.mask}: this format would not keep a mask's 0 and 255; use .png")
 
     # 2. The answer.
-    result = load_pipeline(options)(image, options.phrase)
+    result = _load_pipeline(options)(image, options.phrase)
 
     # 3. What was asked for is printed and written.
     if options.json != STDOUT:
@@ -98,7 +102,7 @@ def _predict(options: Namespace) -> int:
         if given := ", ".join(given_data_options(options)):
             raise DataError(f"{given}: belongs to a data set, but {options.queries} is a file of queries; leave it out")
         queries = read_queries(options.queries)
-    pipeline = load_pipeline(options)
+    pipeline = _load_pipeline(options)
     processes = options.processes
     with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
@@ -107,6 +111,12 @@ def _predict(options: Namespace) -> int:
     print_summary(summary)
     write_json(summary.to_json(), options.json)
     return 1 if summary.error else 0
+
+
+def _load_pipeline(options: Namespace) -> Pipeline:
+    from sam4mllm.pipeline.pipeline import Pipeline
+
+    return Pipeline.from_pretrained(options.run, options.adapter, **pipeline_arguments(options))
 
 
 SEGMENT = Subcommand(

@@ -56,7 +56,7 @@ def test_evaluate_asks_a_chat_file_and_keeps_the_figures(
     chat = ["--chat", str(tmp_path / "chat.jsonl"), "--json", str(tmp_path / "s.json")]
     chat += ["--chat-images", str(image.parent)]
     assert main(["evaluate", "run", *data, *chat]) == 0
-    assert "1 yes/no questions, 1 with a short answer, 0 not judged" in capsys.readouterr().out
+    assert "1 yes/no questions, 1 with a short answer, 0 not scored" in capsys.readouterr().out
     found = json.loads((tmp_path / "s.json").read_text())["chat"]["model"]
     assert found == {"yes_no": 1, "yes_no_accuracy": 1.0, "short": 1, "exact_match": 0.0, "unjudged": 0}
 
@@ -103,7 +103,7 @@ def test_one_command_evaluates_all_that_a_root_holds(
         assert found["scores"]["protocol"] == ("reasonseg" if dataset == "reasonseg" else "refcoco")
     described = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
     assert not [key for key in (*results, *results["splits"][0]) if f"`{key}`" not in described]
-    assert "cIoU of the surest answers" in printed and "refcoco testA" in printed
+    assert "cIoU of the most confident answers" in printed and "refcoco testA" in printed
     assert "val cIoU  testA cIoU" in printed and "run, filled-box" in printed and "LISA-7B" in printed
     again = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "results.json"}
     assert main(["evaluate", "run", *arguments]) == 0
