@@ -16,6 +16,7 @@ The public names are imported on first use (PEP 562), so `import sam4mllm` loads
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -114,18 +115,6 @@ _MODULES = {
 }
 
 
-class CallablePackage(ModuleType):
-    """A subpackage that is called like its function of the same name: `sam4mllm.train`, `sam4mllm.evaluate`.
-
-    The first import of any of its modules sets the subpackage as the attribute of `sam4mllm`, where the function would
-    be expected. A subpackage takes this class in its `__init__.py`.
-    """
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        """Call the function."""
-        return _load(self.__name__.rpartition(".")[2])(*arguments, **settings)
-
-
 def _load(name: str) -> Any:
     return getattr(import_module(f"sam4mllm.{_MODULES[name]}"), name)
 
@@ -138,3 +127,26 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _CallablePackage(ModuleType):
+    """A subpackage that is called like its function of the same name."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        return _load(self.__name__.rpartition(".")[2])(*arguments, **settings)
+
+
+class _Package(ModuleType):
+    """This module, whose functions `train` and `evaluate` have the names of subpackages.
+
+    The first import from such a subpackage sets it as an attribute here, where the function is expected, so it is made
+    callable.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _MODULES and isinstance(value, ModuleType):
+            value.__class__ = _CallablePackage
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -177,7 +177,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         ),
         "data.guard.1: is trained on as well (data.train.0)",
     ),
-    "a query of 10,000 characters": (predict("long"), "query 'q7': the phrase has 10000 characters"),
+    "a query of 10,000 characters": (
+        predict("long"),
+        "query 'q7': the phrase has 10000 characters, but at most 2000 are supported",
+    ),
     "a phrase of 10,000 characters": (
         ["segment", "run", "{home}/a.png", "x" * 10_000],
         "PHRASE: the phrase has 10000 characters",
