@@ -17,8 +17,8 @@ from sam4mllm.evaluate.score import ScoredPredictions, score_sentences
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.pipeline.batch import predict
-from sam4mllm.pipeline.lines import prediction_line
 from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.result import prediction_line
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.progress import Advance, bar
 

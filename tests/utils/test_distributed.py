@@ -77,7 +77,7 @@ def test_two_processes_of_batch_1_train_as_one_of_batch_2(home: Path) -> None:
 
 
 def test_training_does_not_resume_with_another_number_of_processes(home: Path) -> None:
-    with pytest.raises(RecipeError, match=r"2 process\(es\) trained its checkpoints, now there are 1"):
+    with pytest.raises(RecipeError, match=r"its checkpoints were written by 2 process\(es\), now there are 1"):
         RunFolder(home / "two/run").checkpoints.complete(1)
 
 
@@ -112,7 +112,7 @@ def test_the_command_line_is_launched_by_torchrun(tmp_path: Path) -> None:
     job = torchrun("-m", "sam4mllm", "segment", "run", "image.png", "a phrase")
     assert job.returncode != 0
     assert (
-        "sam4mllm: error: segment runs in one process; only prepare, train, predict, evaluate, calibrate share"
+        "sam4mllm: error: segment runs in one process; only prepare, train, predict, evaluate, calibrate can be started"
         in job.stderr
     )
 
