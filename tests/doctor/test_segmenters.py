@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sam4mllm.doctor import segmenters as doctor
+from sam4mllm.doctor import segmenter_checks, segmenters
 from sam4mllm.doctor.result import CheckError
-from sam4mllm.doctor.segmenters import SegmenterUnderTest, check_segmenter, check_segmenters, checks_of
+from sam4mllm.doctor.segmenter_checks import SegmenterUnderTest
+from sam4mllm.doctor.segmenters import check_segmenter, check_segmenters, checks_of
 from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings
 from sam4mllm.segmenters.families import FAMILIES
@@ -30,9 +31,9 @@ def sam2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_images_in_the_wrong_frame_fail(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SquareFrame, "resized_wh", InputFrame.resized_wh)
     with pytest.raises(CheckError, match=r"the pixels of an image of .* differ from the library's"):
-        doctor.pixels_match_library(SegmenterUnderTest("sam2", sam2))
+        segmenter_checks.pixels_match_library(SegmenterUnderTest("sam2", sam2))
     with pytest.raises(CheckError, match="logits differ by"):
-        doctor.masks_match_library(SegmenterUnderTest("sam2", sam2))
+        segmenter_checks.masks_match_library(SegmenterUnderTest("sam2", sam2))
 
 
 def test_prompts_that_are_half_a_pixel_off_fail(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,8 +47,8 @@ def test_prompts_that_are_half_a_pixel_off_fail(sam2: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(TransformersSam, "decode_points", decode_points)
     with pytest.raises(CheckError, match="logits differ by"):
-        doctor.masks_match_library(SegmenterUnderTest("sam2", sam2))
-    doctor.batch_equals_singles(SegmenterUnderTest("sam2", sam2))
+        segmenter_checks.masks_match_library(SegmenterUnderTest("sam2", sam2))
+    segmenter_checks.batch_equals_singles(SegmenterUnderTest("sam2", sam2))
 
 
 def test_a_batch_in_another_order_fails(sam2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_a_batch_in_another_order_fails(sam2: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(TransformersSam, "decode_points", decode_points)
     with pytest.raises(CheckError, match=r"differs by .* in the batch"):
-        doctor.batch_equals_singles(SegmenterUnderTest("sam2", sam2))
+        segmenter_checks.batch_equals_singles(SegmenterUnderTest("sam2", sam2))
 
 
 def test_the_checks_run_on_the_given_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +69,7 @@ def test_the_checks_run_on_the_given_device(monkeypatch: pytest.MonkeyPatch) -> 
         devices.append(device)
         raise ModelError("no such device")
 
-    monkeypatch.setattr(doctor, "load_segmenter", refuse)
+    monkeypatch.setattr(segmenter_checks, "load_segmenter", refuse)
     check_segmenters("cuda")
     assert set(devices) == {"cpu", "cuda"}
     assert devices.count("cuda") >= len(NAMES) * 5
@@ -78,7 +79,7 @@ def test_a_segmenter_that_cannot_be_built_is_reported_in_one_line(monkeypatch: p
     def broken(name: str, folder: Path) -> Path:
         raise ImportError(f"no {name} in this library\nand more")
 
-    monkeypatch.setattr(doctor, "save_tiny_segmenter", broken)
+    monkeypatch.setattr(segmenters, "save_tiny_segmenter", broken)
     assert check_segmenters() == {name: {"builds": f"ImportError: no {name} in this library"} for name in NAMES}
 
 
