@@ -98,8 +98,7 @@ def evaluate(
     """Predict and score splits of data sets. A repeated call computes only what is missing.
 
     Args:
-        model, adapter: as in `Pipeline.from_pretrained`; `options` are its keyword arguments too.
-        datasets, splits, root: as in `choose_suite`; `options` are its other keyword arguments.
+        model, adapter, datasets, splits, root, options: as in `Pipeline.from_pretrained` and `choose_suite`.
         output: the folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
         protocol, min_pixels, baselines, cases: as in `EvalSettings`.
         chat, chat_images: a chat file whose questions are asked too, and the folder of its images.
@@ -131,9 +130,7 @@ def evaluate(
     if not processes.is_main:
         return Evaluation(str(model), suite)
     chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
-    record = partial(
-        results_record, pipeline=pipeline, settings=settings, model=model, adapter=adapter, command=command
-    )
+    record = partial(results_record, pipeline, settings, model, adapter, command)
     for split, own in zip(done, suite.folders(folder), strict=True):
         write_results(record([split], home=own, seconds=split.seconds), own)
     content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}

@@ -6,7 +6,7 @@ Codebases differ here, so every score names its protocol:
 - `grefcoco`: ReLA, for gRefCOCO, where a sentence may have no target.
 - `reasonseg`: LISA, for ReasonSeg.
 
-An answer is a "no target" answer when the model says so or when its mask has fewer than `min_pixels` pixels. Ignored
+An answer is a "no target" answer if the model answers so or if its mask has fewer than `min_pixels` pixels. Ignored
 pixels are excluded from intersection and union under every protocol; ReasonSeg has such pixels, and custom data may.
 """
 

@@ -24,27 +24,27 @@ RESULTS = "results.json"
 
 
 def results_record(
-    splits: Sequence[EvaluatedSplit],
     pipeline: Pipeline,
     settings: EvalSettings,
-    home: Path,
-    *,
     model: str | Path,
-    adapter: str | Path | None = None,
-    command: Sequence[str] = (),
+    adapter: str | Path | None,
+    command: Sequence[str],
+    splits: Sequence[EvaluatedSplit],
+    *,
+    home: Path,
     seconds: float,
 ) -> dict[str, Any]:
     """Return the content of results.json.
 
     Args:
-        splits: the results of each split.
         pipeline: the pipeline that answered.
         settings: how the answers were scored.
-        home: the folder of results.json, which holds the splits' files.
         model: the run folder or base model, as it was named.
         adapter: the adapter, as it was named.
         command: the command line; empty for a call from Python.
-        seconds: the time of this evaluation, which may have found part of the work done.
+        splits: the results of each split.
+        home: the folder of results.json, which contains the splits' files.
+        seconds: the duration of this evaluation; shorter if some predictions existed already.
     """
     recipe_file = Path(model if adapter is None else adapter) / "recipe.yaml"
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None

@@ -121,14 +121,8 @@ def score(
         lines = read_predictions(Path(predictions))
     else:
         lines = (line if isinstance(line, PredictionLine) else prediction_from_json(line) for line in predictions)
-    scores = score_predictions(
-        lines,
-        read_with_masks(entry),
-        dataset=dataset,
-        split=entry.split_name,
-        protocol=protocol,
-        min_pixels=min_pixels,
-    )
+    samples, split = read_with_masks(entry), entry.split_name
+    scores = score_predictions(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
     return replace(scores, comparable=is_comparable(entry, protocol))
 
 
@@ -142,8 +136,8 @@ def score_predictions(
     min_pixels: int = 1,
 ) -> Scores:
     """Return the metrics of a split; arguments and errors as in `score_sentences`."""
-    found = score_sentences(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
-    return found.scores
+    scored = score_sentences(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
+    return scored.scores
 
 
 def score_sentences(

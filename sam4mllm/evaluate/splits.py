@@ -75,7 +75,7 @@ class PredictedSplit:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedSplit:
-    """The results of one split; `seconds` is the time of this run, which may have found part of the work done.
+    """The results of one split; `seconds` is the duration of this run, shorter if some predictions existed.
 
     `calibrated_on` names the split that the scores were calibrated on; None for scores that were not calibrated.
     """
@@ -144,7 +144,7 @@ def score_split(
     comparable = is_comparable(entry, settings.protocol)
 
     def scored(lines: Iterable[PredictionLine]) -> ScoredPredictions:
-        found = score_sentences(
+        result = score_sentences(
             lines,
             samples,
             dataset=entry.dataset,
@@ -152,7 +152,7 @@ def score_split(
             protocol=settings.protocol,
             min_pixels=settings.min_pixels,
         )
-        return replace(found, scores=replace(found.scores, comparable=comparable))
+        return replace(result, scores=replace(result.scores, comparable=comparable))
 
     # 1. The answers, and the baselines that follow from them.
     answers = list(read_predictions(predicted.summary.predictions))

@@ -35,8 +35,7 @@ class Pipeline:
     """Referring expression segmentation of (image, phrase) pairs.
 
     Attributes:
-        method: how the model is asked.
-        engine: what generates the answers.
+        method, engine: how the model is asked, and what generates its answers.
         segmenter: what turns prompts into masks; the results are on its device.
         max_new_tokens: the length limit of an answer; by default that of a recipe.
         image_batch: how many images are in memory, and their phrases asked, at once.

@@ -32,7 +32,7 @@ class Result:
         answer: the text that the model generated.
         reason: why it could not be parsed, else None.
         confidence: the quantities that the scores are computed from: of each of the N masks, or one for "no_object".
-        score: the score of the whole answer, from 0 to 1, or None; see `calibration.scores_of`.
+        score: the score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
         box_alone: for each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
             without fallback.
     """

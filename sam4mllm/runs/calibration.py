@@ -101,10 +101,10 @@ class Calibration:
 def scores_of(
     status: str, confidence: Sequence[Confidence], calibration: Calibration | None
 ) -> tuple[list[float], float | None]:
-    """Return the scores, from 0 to 1, of an answer's objects, and the score of the whole answer.
+    """Return the scores, from 0 to 1, of an answer's objects, and the score of the complete answer.
 
     The score of an object is the calibrated probability or, without calibration, SAM's predicted IoU. The score of a
-    whole answer is the lowest of its objects. That of a "no object" answer is the calibrated probability or, without
+    complete answer is the lowest of its objects. That of a "no object" answer is the calibrated probability or, without
     calibration, the geometric mean of the probabilities of its tokens; None if these are unknown. For any other status
     it is 0.
     """

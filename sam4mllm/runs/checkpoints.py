@@ -1,10 +1,10 @@
 """The folder `checkpoints` of a run: what training needs to resume, and the best adapter so far.
 
-checkpoint-100/          as the Trainer saves it
-best-200/                the adapter with the best validation, its cIoU and its calibration
-learnt                   the digest of the data
-taught                   the digest of the training conversations
-world_size               the number of processes that wrote the checkpoints
+checkpoints/checkpoint-100/    as the Trainer saves it
+checkpoints/best-200/          the adapter with the best validation, its cIoU and its calibration
+checkpoints/learnt             the digest of the data
+checkpoints/taught             the digest of the training conversations
+checkpoints/world_size         the number of processes that wrote the checkpoints
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ _CHECKPOINT = "checkpoint-"
 _BEST = "best-"
 _BEST_METRICS = "validation.json"
 _TRAINER_STATE = "trainer_state.json"
-_WORLD_SIZE = "world_size"
-# File names of the first runs; kept, so that these can be resumed.
-_DATA_DIGEST = "learnt"
-_CONVERSATIONS_DIGEST = "taught"
+_WORLD_SIZE = "checkpoints/world_size"
+# These names are kept, so that runs of older versions can be resumed.
+_DATA_DIGEST = "checkpoints/learnt"
+_CONVERSATIONS_DIGEST = "checkpoints/taught"
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, which is the folder `checkpoints` of a run."""
+    """The checkpoints in `folder`, of the run folder `run`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        self.folder = run / "checkpoints"
 
     def record_data_digest(self, digest: str, *, is_finished: bool) -> None:
         """Record the digest of the data.
@@ -43,10 +44,10 @@ class Checkpoints:
         Raises:
             RecipeError: training has finished, and it was on other data.
         """
-        file = self.folder / _DATA_DIGEST
+        file = self.run / _DATA_DIGEST
         if is_finished and file.is_file() and file.read_text("utf-8") != digest:
             raise RecipeError(
-                f"{self.folder.parent}: training has finished, and the data have changed since; set another output to "
+                f"{self.run}: training has finished, and the data have changed since; set another output to "
                 "train on them, or remove the folder"
             )
         if not is_finished:
@@ -59,10 +60,10 @@ class Checkpoints:
             RecipeError: there are checkpoints of a training on other conversations, so their position in the data is
                 meaningless.
         """
-        file = self.folder / _CONVERSATIONS_DIGEST
+        file = self.run / _CONVERSATIONS_DIGEST
         if _numbered(self.folder, _CHECKPOINT) and file.is_file() and file.read_text("utf-8") != digest:
             raise RecipeError(
-                f"{self.folder.parent}: its checkpoints were trained on other conversations: the data, the targets or "
+                f"{self.run}: its checkpoints were trained on other conversations: the data, the targets or "
                 "the samples removed by the leakage filter have changed since; restore them, or remove "
                 f"{self.folder} to start again"
             )
@@ -77,11 +78,11 @@ class Checkpoints:
             RecipeError: the checkpoints were written by another number of processes.
         """
         numbered = _numbered(self.folder, _CHECKPOINT)
-        file = self.folder / _WORLD_SIZE
+        file = self.run / _WORLD_SIZE
         saved_size = int(file.read_text(encoding="utf-8")) if file.is_file() else 1
         if numbered and saved_size != world_size:
             raise RecipeError(
-                f"{self.folder.parent}: its checkpoints were written by {saved_size} process(es), now there are "
+                f"{self.run}: its checkpoints were written by {saved_size} process(es), now there are "
                 f"{world_size}, which would change the order of the data; start {saved_size}, or remove {self.folder} "
                 "to start again"
             )

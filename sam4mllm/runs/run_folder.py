@@ -159,7 +159,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Checkpoints:
         """The folder that training resumes from."""
-        return Checkpoints(self.path / "checkpoints")
+        return Checkpoints(self.path)
 
     @property
     def log(self) -> TrainLog:

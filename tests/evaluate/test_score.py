@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.predictions import PredictedObject, PredictionLine, Status
+from sam4mllm.data.predictions import PredictedObject, PredictionLine, Status, prediction_from_json
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluate.protocols import PROTOCOLS
-from sam4mllm.evaluate.score import score_predictions, score_sentences
+from sam4mllm.evaluate.score import score, score_predictions, score_sentences
 from sam4mllm.geometry import Box, SamPrompt
+from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_refs
 
 HEIGHT, WIDTH = 2, 10
 
@@ -223,3 +224,20 @@ def test_a_protocol_that_does_not_fit_the_samples_is_refused() -> None:
 
 def test_every_data_set_that_is_read_can_be_scored() -> None:
     assert all(row.protocol in PROTOCOLS for row in DATASETS.values() if row.kind != "chat")
+
+
+def test_a_file_and_json_objects_are_scored_on_a_named_data_set(tmp_path: Path) -> None:
+    write_instances(tmp_path / "refcoco", [image_record(1)], [annotation(1, 1)])
+    (tmp_path / "images/mscoco/images/train2014").mkdir(parents=True)
+    write_refs(tmp_path / "refcoco", [ref(1, 1, 1, "val", "it"), ref(2, 1, 1, "val", "that")])
+    rle = encode(np.ones((10, 20), dtype=bool))
+    line = {"id": "refcoco/val/1/10", "status": "ok", "objects": [{"segmentation": rle}]}
+    (tmp_path / "p.jsonl").write_text(json.dumps(line) + "\n")
+    data = {"dataset": "refcoco", "root": tmp_path, "split": "val"}
+    scores = score(tmp_path / "p.jsonl", **data)
+    assert scores == score([line], **data) == score([prediction_from_json(line)], **data)
+    assert (scores.n, scores.missing, scores.comparable) == (2, 1, True)
+    assert not score([line], **data, protocol="reasonseg").comparable
+    assert score([line], **data, limit=1).missing == 0
+    with pytest.raises(DataError, match="root: is missing"):
+        score([line], dataset="refcoco", split="val")
