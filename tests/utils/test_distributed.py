@@ -163,8 +163,9 @@ def test_waiting_has_a_limit(call: Callable[[DistributedContext], object]) -> No
     from torch.distributed import HashStore
 
     alone = DistributedContext(1, 2, 1, store=HashStore(), time_limit=timedelta(milliseconds=10))
-    message = "process 1 of 2: timed out after 0.01 s waiting for the other ranks; one crashed or hangs: restart the job"
-    with pytest.raises(LaunchError, match=message):
+    expected = "process 1 of 2: timed out after 0.01 s waiting for the other ranks; "
+    expected += "one crashed or hangs: restart the job"
+    with pytest.raises(LaunchError, match=expected):
         call(alone)
 
 
