@@ -1,50 +1,71 @@
-"""Images where they enter: a path, a PIL image or an array becomes one RGB array, or an error says why not.
+"""Image input: a path, a PIL image or an array becomes an RGB array; and an image file's size without decoding it.
 
-This module knows nothing about models.
+Files are rotated and mirrored according to their EXIF orientation; PIL images and arrays are used as they are.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.Image import Transpose
+from PIL.PngImagePlugin import PngImageFile
 
-from sam4mllm.data.fields import file_exists
-from sam4mllm.data.image_header import turn_of
+from sam4mllm.data.records import file_exists
 from sam4mllm.errors import DataError
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
 
+# EXIF's orientation tag, and the transposition that corrects each of its values.
+_ORIENTATION = 0x0112
+_UPRIGHT = 1
+_TRANSPOSES = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)
+
+# A PNG is 8 bytes, then chunks: length and type, the content, and a checksum of 4 bytes.
+_PNG_SIGNATURE = 8
+_CHUNK_HEAD = struct.Struct(">I4s")
+_CHUNK_CHECKSUM = 4
+
 
 def load_image(path: str | os.PathLike[str]) -> Rgb:
-    """The image in a file as it is meant to be seen: RGB (H, W, 3) uint8, turned as its EXIF tag says.
+    """Load an image file as RGB (H, W, 3) uint8, with its EXIF orientation applied.
 
     Raises:
-        DataError: no such file, no image, or an image that is cut short.
+        DataError: no such file; not an image, or a damaged one.
     """
-    place = Path(path)
-    if not file_exists(place):
-        raise DataError(f"{place}: no such file; an image was expected")
+    path = Path(path)
+    if not file_exists(path):
+        raise DataError(f"{path}: no such file; an image was expected")
     try:
-        with Image.open(place) as image:
-            turn = turn_of(image)
+        with Image.open(path) as image:
+            transpose = _transpose_of(image)
             image.load()
-            # Turned here, not by ImageOps.exif_transpose: that writes all EXIF anew, and odd EXIF cannot be written.
-            return to_rgb(image if turn is None else image.transpose(turn))
+            # Not by ImageOps.exif_transpose: it writes all EXIF data again, and fails for malformed EXIF data.
+            return to_rgb(image if transpose is None else image.transpose(transpose))
     except UnidentifiedImageError:
-        raise DataError(f"{place}: not an image that can be read (JPEG, PNG, WebP, ...)") from None
-    # A damaged image may raise nearly anything: Pillow's decoders have no error of their own.
+        raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)") from None
+    # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
     except Exception as error:
-        raise DataError(f"{place}: the image is damaged: {error}") from error
+        raise DataError(f"{path}: the image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Rgb:
-    """RGB (H, W, 3) uint8 of a PIL image; transparent pixels are laid over white, 16 bits are brought down to 8."""
+    """Convert a PIL image to RGB (H, W, 3) uint8; transparent pixels become white, 16 bits are reduced to 8."""
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         with_alpha = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha)
@@ -54,10 +75,10 @@ def to_rgb(image: Image.Image) -> Rgb:
 
 
 def as_rgb(image: ImageInput) -> Rgb:
-    """RGB (H, W, 3) uint8 of whatever a caller holds: a path, a PIL image, or such an array already.
+    """Return RGB (H, W, 3) uint8 of a path, a PIL image, or such an array itself.
 
     Raises:
-        DataError: a file that is no image; an array of another shape or dtype.
+        DataError: a file that is not an image; an array of another shape or dtype.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)
@@ -66,3 +87,51 @@ def as_rgb(image: ImageInput) -> Rgb:
             raise DataError(f"an image array is (H, W, 3) uint8, RGB; got {image.shape} {image.dtype}")
         return image
     return load_image(image)
+
+
+def known_size_wh(path: Path) -> tuple[int, int] | None:
+    """Return an image file's width and height in pixels, with its EXIF orientation applied, without decoding it.
+
+    None if there is no such file, or if it cannot be opened as an image.
+    """
+    if not file_exists(path):
+        return None
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            swapped = _transpose_of(image) in _SWAPS_SIDES
+    # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
+    except Exception:
+        return None
+    return (height, width) if swapped else (width, height)
+
+
+def _transpose_of(image: Image.Image) -> Transpose | None:
+    """Return the transposition that corrects the EXIF orientation of an opened, not yet decoded image; None for none.
+
+    None also if Pillow applies it while decoding.
+    """
+    # Pillow applies a TIFF's orientation while decoding, and reports the size after it from the beginning.
+    if image.format == "TIFF":
+        return None
+    if not isinstance(image, PngImageFile):
+        return _TRANSPOSES.get(image.getexif().get(_ORIENTATION, _UPRIGHT))
+    # EXIF data may follow a PNG's pixels, so its own getexif decodes all of them.
+    if "exif" not in image.info and image.fp is not None and (late := _exif_chunk(image.fp)):
+        image.info["exif"] = late
+    return _TRANSPOSES.get(Image.Image.getexif(image).get(_ORIENTATION, _UPRIGHT))
+
+
+def _exif_chunk(file: IO[bytes]) -> bytes | None:
+    """Find the EXIF data of a PNG by skipping from chunk to chunk; None if it has none. The file position is kept."""
+    position = file.tell()
+    file.seek(_PNG_SIGNATURE)
+    exif = None
+    while exif is None and len(head := file.read(_CHUNK_HEAD.size)) == _CHUNK_HEAD.size:
+        length, kind = _CHUNK_HEAD.unpack(head)
+        if kind == b"eXIf":
+            exif = file.read(length)
+        else:
+            file.seek(length + _CHUNK_CHECKSUM, os.SEEK_CUR)
+    file.seek(position)
+    return exif

@@ -1,8 +1,8 @@
-"""Queries and predictions: the lines of queries.jsonl and predictions.jsonl, read, checked and written.
+"""Queries and predictions: reading, validating and writing the lines of queries.jsonl and predictions.jsonl.
 
-A query asks one phrase of one image; a prediction is one answer, from this program or any other. Scores need only
-`id`, `status` and the objects' `segmentation`; what else is there is checked too, what is not there stays None. Files
-are read line by line, so that their length costs no memory. This module knows nothing about models or scores.
+A query is one phrase about one image; a prediction is the answer to it, by this program or any other. Scores need only
+`id`, `status` and the objects' `segmentation`; the other fields are validated if they are given, and None if not. Files
+are read line by line, so that their length does not cost memory.
 """
 
 from __future__ import annotations
@@ -11,40 +11,53 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, Literal, cast, get_args
 
-from sam4mllm.data.fields import check_not_empty, check_phrase, require_field, shorten
-from sam4mllm.data.json_lines import raise_faults, read_lines
+from pydantic import AliasChoices, Field
+
 from sam4mllm.data.masks import Rle, check_rle
+from sam4mllm.data.records import (
+    Record,
+    Text,
+    check_not_empty,
+    check_phrase,
+    parse_record,
+    raise_problems,
+    read_lines,
+    shorten,
+)
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.geometry import Box, Point, SamPrompt
 
 Status = Literal["ok", "no_object", "malformed", "error"]
 
-Record = TypeVar("Record")
-
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One phrase asked of one image. `image` is the path as given; the phrase may be empty (RefCOCOg has such)."""
+    """One phrase about one image, to be answered by a model.
+
+    id: unique in its file; the prediction carries it again.
+    image: the path as it was given.
+    phrase: the referring expression; it may be empty in published data sets (RefCOCOg has such).
+    """
 
     id: str
     image: Path
     phrase: str
 
     def to_json(self) -> dict[str, Any]:
-        """The line of queries.jsonl."""
+        """Return the line of queries.jsonl."""
         return {"id": self.id, "image": str(self.image), "phrase": self.phrase}
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """What speaks for one object of an answer, or for an answer that nothing fits; None where nobody said.
+    """The signals from which a score is calibrated, of one object or of a "no object" answer; None if not measured.
 
-    text: the mean natural logarithm of the probabilities of the tokens that wrote the object's box (or the answer).
-    points: the mean probability of the yes and no answers whose points SAM was given.
-    iou: SAM's own guess of its mask's IoU.
+    text: the mean log probability (natural) of the tokens of the object's box, or of the "no object" answer.
+    points: the mean probability of the yes/no answers for the points that were given to SAM.
+    iou: SAM's own prediction of its mask's IoU.
     """
 
     text: float | None = None
@@ -52,17 +65,23 @@ class Confidence:
     iou: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The values to four digits, which do not depend on what else was computed in the same batch."""
+        """Return the values rounded to four digits, which do not depend on the rest of the batch."""
         return {name: None if value is None else round(value, 4) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedObject:
-    """One object of an answer: its mask at the original image's size, what SAM was asked, and how sure it is.
+    """One object of an answer.
 
-    `score` is from 0 to 1: the probability that the mask is right (IoU > 0.5), or SAM's own guess of its IoU in a run
-    that is not calibrated. `prompt`, `score` and `evidence` are None where another program gave none. `box_alone` says
-    whether the prompt's points were left out because they seemed to hurt; None where a run does not look at that.
+    segmentation: the mask, at the original image's size.
+    prompt: the box and points that were given to SAM, in pixels of the original image.
+    score: from 0 to 1: the probability that the mask's IoU is above 0.5 if the run is calibrated, else SAM's own
+        prediction of the IoU.
+    confidence: the signals behind the score.
+    box_alone: whether the points were dropped because the box alone gave the better mask; None if a run does not
+        compare the two.
+
+    All but the mask are None if another program does not give them.
     """
 
     segmentation: Rle
@@ -72,9 +91,7 @@ class PredictedObject:
     box_alone: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The entry of `objects`; coordinates in pixels of the original image. What this program adds to the
-        contract, `evidence` and `box_alone`, stands in it where it is known.
-        """
+        """Return the entry of `objects`, in pixels of the image; `confidence` and `box_alone` only if known."""
         box = self.prompt.box if self.prompt is not None else None
         points = self.prompt.points if self.prompt is not None else ()
         return {
@@ -83,18 +100,22 @@ class PredictedObject:
             "point_labels": [int(point.label) for point in points],
             "segmentation": {"size": list(self.segmentation["size"]), "counts": self.segmentation["counts"]},
             "score": self.score,
-            **({} if self.confidence is None else {"evidence": self.confidence.to_json()}),
+            **({} if self.confidence is None else {"confidence": self.confidence.to_json()}),
             **({} if self.box_alone is None else {"box_alone": self.box_alone}),
         }
 
 
 @dataclass(frozen=True, slots=True)
 class PredictionLine:
-    """One line of predictions.jsonl. The union of the objects' masks is the answer's mask.
+    """One line of predictions.jsonl: the answer to the query with the same id.
 
-    `status` tells three things apart: the model found nothing ("no_object"), its text was no answer ("malformed"), or
-    something failed before it could answer ("error"). `error` tells why for the last two. `score` is how sure the whole
-    answer is, from 0 to 1; `evidence` is what speaks for an answer that nothing fits.
+    status: "ok" (objects were found), "no_object" (the model answered that there is none), "malformed" (its text could
+        not be parsed), or "error" (an exception prevented an answer).
+    objects: the answer's mask is the union of their masks.
+    answer: the text that the model generated.
+    error: the reason for the status "malformed" or "error".
+    score: the confidence in the answer as a whole, from 0 to 1.
+    confidence: the signals behind the score of a "no object" answer.
     """
 
     id: str
@@ -108,7 +129,7 @@ class PredictionLine:
     confidence: Confidence | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The line of predictions.jsonl; `score` and `evidence` stand in it where they are known."""
+        """Return the line of predictions.jsonl; `score` and `confidence` only if known."""
         return {
             "id": self.id,
             "image": None if self.image is None else str(self.image),
@@ -118,130 +139,144 @@ class PredictionLine:
             "objects": [item.to_json() for item in self.objects],
             "error": self.error,
             **({} if self.score is None else {"score": self.score}),
-            **({} if self.confidence is None else {"evidence": self.confidence.to_json()}),
+            **({} if self.confidence is None else {"confidence": self.confidence.to_json()}),
         }
 
 
+class _QueryRecord(Record):
+    id: Text
+    image: Text
+    phrase: Text
+
+
+class _ConfidenceRecord(Record):
+    text: float | None = None
+    points: float | None = None
+    iou: float | None = None
+
+    def confidence(self) -> Confidence:
+        return Confidence(self.text, self.points, self.iou)
+
+
+# Older files call the confidence "evidence".
+_CONFIDENCE = Field(default=None, validation_alias=AliasChoices("confidence", "evidence"))
+
+
+class _ObjectRecord(Record):
+    segmentation: Any = None
+    box_xyxy: list[float] | None = None
+    points_xy: list[list[float]] | None = None
+    point_labels: list[int | float] | None = None
+    score: float | None = None
+    confidence: _ConfidenceRecord | None = _CONFIDENCE
+    box_alone: bool | None = None
+
+    def predicted_object(self) -> PredictedObject:
+        return PredictedObject(
+            check_rle(self.segmentation),
+            self._prompt(),
+            self.score,
+            None if self.confidence is None else self.confidence.confidence(),
+            self.box_alone,
+        )
+
+    def _prompt(self) -> SamPrompt | None:
+        box, points, labels = self.box_xyxy, self.points_xy or [], self.point_labels or []
+        if box is not None and len(box) != 4:
+            raise DataError(f"box_xyxy is [x1, y1, x2, y2] in pixels; found {shorten(box)}")
+        if len(points) != len(labels) or not all(len(point) == 2 for point in points):
+            raise DataError(
+                f"points_xy is a list of [x, y], each with its label; found {shorten(points)}, {shorten(labels)}"
+            )
+        if box is None and not points:
+            return None
+        labeled = tuple(Point(x, y, cast(int, label)) for (x, y), label in zip(points, labels, strict=True))
+        return SamPrompt(None if box is None else Box(*box), labeled)
+
+
+class _PredictionRecord(Record):
+    id: Text
+    status: Status
+    objects: list[_ObjectRecord] = Field(default=[])
+    image: Text | None = None
+    phrase: Text | None = None
+    answer: Text | None = None
+    error: Text | None = None
+    score: float | None = None
+    confidence: _ConfidenceRecord | None = _CONFIDENCE
+
+
 def queries_of(samples: Iterable[Sample]) -> list[Query]:
-    """The queries that a data set asks, in its order."""
+    """Return a data set's queries, in the order of its samples."""
     return [Query(sample.id, sample.image, sample.phrase) for sample in samples]
 
 
 def read_queries(path: Path) -> list[Query]:
-    """All queries of a queries.jsonl, in order; blank lines are skipped.
+    """Read all queries of a queries.jsonl, in order; blank lines are skipped.
 
     Raises:
-        DataError: no such file, no query in it, or bad lines (all counted, the first ten told by line number): no JSON
-            object, a field missing or of another type, an id that an earlier line has.
+        DataError: no such file, no query in it, or bad lines (all are counted, the first ten listed): not a JSON
+            object, a field missing or of another type, an empty phrase, an id that an earlier line has.
     """
     first_lines: dict[str, int] = {}
     queries: list[Query] = []
-    faults: list[str] = []
-    for number, query in read_lines(path, _query, faults):
+    problems: list[str] = []
+    for number, query in read_lines(path, _query, problems):
         if query.id in first_lines:
-            faults.append(f"line {number}: the id {query.id!r} is line {first_lines[query.id]}'s too")
+            problems.append(f"line {number}: the id {query.id!r} is also in line {first_lines[query.id]}")
         first_lines.setdefault(query.id, number)
         queries.append(query)
-    raise_faults(path, faults)
+    raise_problems(path, problems)
     if not queries:
         raise DataError(f'{path}: no query in it; a line is {{"id": text, "image": path, "phrase": text}}')
     return queries
 
 
 def read_predictions(path: Path) -> Iterator[PredictionLine]:
-    """The predictions of a predictions.jsonl, one by one in order; blank lines are skipped.
+    """Read the predictions of a predictions.jsonl one by one, in order; blank lines are skipped.
 
     Raises:
-        PredictionsError: no such file; or, once the file is read through, bad lines (all counted, the first ten told by
-            line number).
+        PredictionsError: no such file; or, after the last line, bad lines (all are counted, the first ten listed).
     """
-    faults: list[str] = []
-    for _, prediction in read_lines(path, prediction_from_json, faults, PredictionsError):
+    problems: list[str] = []
+    for _, prediction in read_lines(path, prediction_from_json, problems, PredictionsError):
         yield prediction
-    raise_faults(path, faults, PredictionsError)
+    raise_problems(path, problems, PredictionsError)
 
 
 def dump_line(record: Query | PredictionLine) -> str:
-    """The record as one line of JSON, with its line end; one record has one text, whoever writes it."""
+    """Return the record as one line of JSON with a line end; equal records give equal bytes."""
     return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def prediction_from_json(value: object) -> PredictionLine:
-    """The prediction that a line's JSON holds.
+    """Parse the JSON value of a line of predictions.jsonl.
 
     Raises:
-        DataError: a field that is missing or of another type; an unknown status; run lengths that do not fill their
-            size.
-        ValueError: a box or points that are no SAM prompt.
+        DataError: a field that is missing or of another type; an unknown status.
+        ValueError: an invalid RLE, box or point.
     """
-    identity, status = require_field(value, "id", str, "prediction"), require_field(value, "status", str, "prediction")
-    if status not in get_args(Status):
-        raise DataError(f"the status is one of {', '.join(get_args(Status))}; found {status!r}")
-    record = cast(dict[str, Any], value)
-    # Only an answer that found something must hold objects.
-    entries = require_field(record, "objects", list, "prediction") if status == "ok" or "objects" in record else []
-    image = _maybe(record, "image", str)
+    if isinstance(value, dict) and isinstance(value.get("status"), str) and value["status"] not in get_args(Status):
+        raise DataError(f"the status is one of {', '.join(get_args(Status))}; found {value['status']!r}")
+    record = parse_record(_PredictionRecord, value)
+    # Only an answer with objects must list them.
+    if record.status == "ok" and "objects" not in record.model_fields_set:
+        raise DataError("the field 'objects' is missing; a prediction with status ok lists its objects")
     return PredictionLine(
-        id=identity,
-        status=cast(Status, status),
-        objects=tuple(_object(entry) for entry in entries),
-        image=None if image is None else Path(image),
-        phrase=_maybe(record, "phrase", str),
-        answer=_maybe(record, "answer", str),
-        error=_maybe(record, "error", str),
-        score=_number(record, "score"),
-        confidence=_evidence(record),
+        id=record.id,
+        status=record.status,
+        objects=tuple(item.predicted_object() for item in record.objects),
+        image=None if record.image is None else Path(record.image),
+        phrase=record.phrase,
+        answer=record.answer,
+        error=record.error,
+        score=record.score,
+        confidence=None if record.confidence is None else record.confidence.confidence(),
     )
-
-
-def _object(entry: object) -> PredictedObject:
-    record = require_field({"object": entry}, "object", dict, "prediction")
-    box = _maybe(record, "box_xyxy", list)
-    points = _maybe(record, "points_xy", list) or []
-    labels = _maybe(record, "point_labels", list) or []
-    if box is not None and len(box) != 4:
-        raise DataError(f"box_xyxy is [x1, y1, x2, y2] in pixels; found {shorten(box)}")
-    if len(points) != len(labels) or not all(isinstance(point, list) and len(point) == 2 for point in points):
-        raise DataError(
-            f"points_xy is a list of [x, y], each with its label; found {shorten(points)}, {shorten(labels)}"
-        )
-    numbers = [*(box or ()), *(value for point in points for value in point), *labels]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
-        raise DataError(f"coordinates and labels are numbers; found {shorten(numbers)}")
-    prompt = None
-    if box is not None or points:
-        marked = tuple(Point(float(x), float(y), label) for (x, y), label in zip(points, labels, strict=True))
-        prompt = SamPrompt(None if box is None else Box(*map(float, box)), marked)
-    return PredictedObject(
-        check_rle(record.get("segmentation")),
-        prompt,
-        _number(record, "score"),
-        _evidence(record),
-        _maybe(record, "box_alone", bool),
-    )
-
-
-def _evidence(record: dict[str, Any]) -> Confidence | None:
-    found = _maybe(record, "evidence", dict)
-    return None if found is None else Confidence(*(_number(found, name) for name in ("text", "points", "iou")))
-
-
-def _number(record: dict[str, Any], key: str) -> float | None:
-    """The number, None where it is missing or null."""
-    value = record.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-        raise DataError(f"{key} is a number or null; found {shorten(value)}")
-    return None if value is None else float(value)
 
 
 def _query(value: object) -> Query:
-    where = "query"
-    identity, image = require_field(value, "id", str, where), require_field(value, "image", str, where)
-    phrase = require_field(value, "phrase", str, where)
-    check_phrase(check_not_empty(phrase, f"query {shorten(identity)}"), f"query {shorten(identity)}")
-    return Query(identity, Path(image), phrase)
-
-
-def _maybe(record: dict[str, Any], key: str, kind: type[Record]) -> Record | None:
-    """The field, None where it is missing or null."""
-    return None if record.get(key) is None else require_field(record, key, kind, "prediction")
+    record = parse_record(_QueryRecord, value)
+    where = f"query {shorten(record.id)}"
+    check_phrase(check_not_empty(record.phrase, where), where)
+    return Query(record.id, Path(record.image), record.phrase)

@@ -1,7 +1,6 @@
-"""Sample: one phrase about one image, with the objects it means; the record that readers make and every stage takes.
+"""Sample: one phrase about one image with the objects that it refers to; the record that all stages share.
 
-Masks travel as COCO's compressed run lengths and are decoded when asked for, so a list of 120,000 samples stays light.
-This module knows no file format.
+Masks are stored as COCO's RLE and decoded on request, so a list of 120,000 samples needs little memory.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm.data.fields import check_phrase
 from sam4mllm.data.masks import Rle, decode
+from sam4mllm.data.records import check_phrase
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 
@@ -22,9 +21,10 @@ from sam4mllm.geometry import Box
 class MaskObject:
     """One annotated object of an image.
 
-    `id` names the object wherever it is spoken of ("refcoco/ann/1719310"): it seeds the point groups and keys the
-    target store. `rle` is the mask; None where a box alone is annotated. `box` is the annotated box where the format
-    has one, else the tight box of the mask.
+    id: unique among all data sets ("refcoco/ann/1719310"); it seeds the object's point groups and is its key in the
+        target store.
+    rle: the mask; None if only a box is annotated.
+    box: the annotated box if the format has one, else the tight box of the mask; in pixels, x2 and y2 exclusive.
     """
 
     id: str
@@ -32,25 +32,42 @@ class MaskObject:
     box: Box
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The mask (H, W), bool, at the image's size.
+        """Decode the mask (H, W), bool, at the image's size.
 
         Raises:
-            DataError: a box alone is annotated.
+            DataError: only a box is annotated.
         """
         if self.rle is None:
-            raise DataError(f"the object {self.id} has a box and no mask, and masks are asked for; give it a mask")
+            raise DataError(f"the object {self.id} has a box and no mask, but a mask is needed here; annotate a mask")
         return decode(self.rle)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One phrase about one image. `objects` is what the phrase means: none ("no object"), one or several.
+    """One phrase about one image.
 
-    `ignore` marks the pixels that count for nobody when scores are taken (ReasonSeg's 255), or None.
+    id: unique in its data set, such as "refcoco/val/{ref_id}/{sent_id}".
+    image: the path of the image.
+    size_wh: the image's width and height in pixels, with its EXIF orientation applied.
+    phrase: the referring expression.
+    objects: the objects that the phrase refers to: none ("no object"), one or several.
+    ignore: the mask of the ignored pixels, which scores exclude (ReasonSeg's 255); None for none.
 
     Raises:
-        DataError: a phrase too long to be one.
+        DataError: a phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`.
         ValueError: a mask whose size is not the image's.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from sam4mllm import Box, MaskObject, Sample
+        >>> from sam4mllm.data.masks import encode
+        >>> mask = np.zeros((4, 6), dtype=bool)
+        >>> mask[1:3, 2:5] = True
+        >>> cat = MaskObject("mine/cat", encode(mask), Box(2, 1, 5, 3))
+        >>> sample = Sample("mine/1", Path("cat.jpg"), (6, 4), "the cat", (cat,))
+        >>> sample.has_masks, int(sample.mask().sum())
+        (True, 6)
     """
 
     id: str
@@ -63,22 +80,22 @@ class Sample:
     def __post_init__(self) -> None:
         check_phrase(self.phrase, f"sample {self.id}")
         width, height = self.size_wh
-        for what, rle in [(f"object {o.id}", o.rle) for o in self.objects] + [("ignore mask", self.ignore)]:
+        for name, rle in [(f"object {item.id}", item.rle) for item in self.objects] + [("ignore mask", self.ignore)]:
             if rle is not None and tuple(rle["size"]) != (height, width):
                 raise ValueError(
-                    f"sample {self.id}: the {what} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
+                    f"sample {self.id}: the {name} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
                 )
 
     @property
     def has_masks(self) -> bool:
-        """Whether every object that is meant has a mask; true for a phrase that means nothing."""
+        """Whether every object has a mask; True if there is no object."""
         return all(item.rle is not None for item in self.objects)
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """The union of the objects' masks (H, W), bool; all False when the phrase means nothing in the image.
+        """Return the union of the objects' masks (H, W), bool; all False if there is no object.
 
         Raises:
-            DataError: an object of which a box alone is annotated.
+            DataError: only a box is annotated for an object.
         """
         width, height = self.size_wh
         union = np.zeros((height, width), dtype=bool)
@@ -87,5 +104,5 @@ class Sample:
         return union
 
     def ignored(self) -> npt.NDArray[np.bool_] | None:
-        """The pixels (H, W), bool, that count for nobody; None where all count."""
+        """Decode the mask of the ignored pixels (H, W), bool; None if there are none."""
         return None if self.ignore is None else decode(self.ignore)

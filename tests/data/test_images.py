@@ -1,4 +1,4 @@
-"""Images where they enter: what is read, how it is turned, what is refused and in which words."""
+"""Image input: which files and arrays are accepted, how EXIF orientation is applied, and what errors say."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.images import as_rgb, load_image
+from sam4mllm.data.images import as_rgb, known_size_wh, load_image
 from sam4mllm.errors import DataError
-from tests.data.tiny_datasets import write_broken_avif
+from tests.data.tiny_datasets import write_broken_avif, write_image
 
 
-def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (30, 20), "black")
     image.paste("white", (0, 0, 10, 10))
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    exif[0x0112] = 6  # upright after a rotation by 90 degrees clockwise
     image.save(tmp_path / "turned.png", exif=exif)
     upright = load_image(tmp_path / "turned.png")
     assert upright.shape == (30, 20, 3)
@@ -26,7 +26,7 @@ def test_an_exif_turn_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-def test_a_turned_photo_with_a_tag_of_the_wrong_type_is_read(tmp_path: Path, ending: str) -> None:
+def test_exif_data_with_a_tag_of_the_wrong_type_are_no_obstacle(tmp_path: Path, ending: str) -> None:
     orientation, unit_as_text = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHI4s", 0x0128, 2, 2, b"2")
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + orientation + unit_as_text + bytes(4)
     Image.new("RGB", (30, 20)).save(tmp_path / f"odd.{ending}", exif=exif)
@@ -39,11 +39,11 @@ def test_every_mode_becomes_rgb_uint8(mode: str) -> None:
     assert pixels.shape == (5, 7, 3) and pixels.dtype == np.uint8
 
 
-def test_what_is_transparent_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     assert as_rgb(Image.new("RGBA", (2, 2), (0, 0, 0, 0))).min() == 255
 
 
-def test_sixteen_bits_are_brought_down_not_cut_off() -> None:
+def test_sixteen_bits_are_scaled_to_eight() -> None:
     image = Image.fromarray(np.full((2, 2), 0x8000, dtype=np.uint16))
     assert int(as_rgb(image)[0, 0, 0]) == 0x80
 
@@ -55,13 +55,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_image(tmp_path / ("iVBORw0KG" * 60))
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_named(tmp_path: Path) -> None:
     (tmp_path / "note.jpg").write_text("not an image")
     with pytest.raises(DataError, match=r"note\.jpg: not an image"):
         load_image(tmp_path / "note.jpg")
 
 
-def test_a_image_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_is_reported_as_damaged(tmp_path: Path) -> None:
     path = tmp_path / "cut.jpg"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
@@ -70,7 +70,7 @@ def test_a_image_cut_short_is_damaged_not_half_black(tmp_path: Path) -> None:
         load_image(path)
 
 
-def test_what_a_decoder_trips_over_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_a_decoding_error_is_reported_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"broken\.avif: the image is damaged: \w+"):
         load_image(write_broken_avif(tmp_path / "broken.avif"))
 
@@ -79,6 +79,46 @@ def test_what_a_decoder_trips_over_is_told_with_its_reason(tmp_path: Path) -> No
     "array",
     [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)],
 )
-def test_an_array_of_another_kind_is_refused_with_its_shape(array: np.ndarray) -> None:
+def test_an_array_of_another_shape_or_dtype_is_refused(array: np.ndarray) -> None:
     with pytest.raises(DataError, match=r"\(H, W, 3\) uint8"):
         as_rgb(array)
+
+
+# Pillow applies the orientation of a TIFF itself; for the other formats, images.py does.
+FORMATS = ("jpg", "png", "webp", "tif")
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_image_as_it_is_loaded(tmp_path: Path, ending: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+    height, width = load_image(path).shape[:2]
+    assert known_size_wh(path) == (width, height) == ((20, 30) if orientation > 4 else (30, 20))
+
+
+def test_exif_data_behind_the_pixels_of_a_png_are_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = write_image(tmp_path / "a.png", 30, 20, exif=exif)
+    content = path.read_bytes()
+    start = content.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    path.write_bytes(content[:start] + content[end:-12] + content[start:end] + content[-12:])
+    assert known_size_wh(path) == (20, 30) and load_image(path).shape == (30, 20, 3)
+
+
+def test_the_size_of_a_truncated_png_is_known(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "cut.png", 30, 20)
+    path.write_bytes(path.read_bytes()[:50])
+    assert known_size_wh(path) == (30, 20)
+    with pytest.raises(DataError, match=r"cut\.png: the image is damaged"):
+        load_image(path)
+
+
+def test_the_size_of_a_file_that_is_not_an_image_is_unknown(tmp_path: Path) -> None:
+    (tmp_path / "note.jpg").write_text("not an image")
+    assert known_size_wh(tmp_path / "note.jpg") is known_size_wh(tmp_path / "nowhere.jpg") is None
+    assert known_size_wh(write_broken_avif(tmp_path / "broken.avif")) is None

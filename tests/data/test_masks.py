@@ -70,9 +70,9 @@ def test_a_mask_of_another_size_is_refused() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        (None, "list of polygons or run lengths"),
-        ([], "list of polygons or run lengths"),
-        ("text", "list of polygons or run lengths"),
+        (None, "list of polygons or an RLE"),
+        ([], "list of polygons or an RLE"),
+        ("text", "list of polygons or an RLE"),
         # pycocotools would take four numbers for a box.
         ([[1, 1, 3, 3]], "three points"),
         ([[0, 0, 4, 0, 4, 4, 0]], "three points"),
@@ -82,13 +82,13 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ([[0, 0, 4, 0, 4, 10**400]], "finite numbers"),
         ([[0, 0, 4, 0, 4, 41]], r"in pixels of its image, which is \(4, 4\) \(width, height\); got 41, which is far"),
         ([[0, 0, 4, 0, -2e7, 4]], "got -2e.07, which is far outside"),
-        ({"size": [4, 4]}, "run lengths are"),
-        ({"size": [4], "counts": "d0"}, "whole and positive"),
-        ({"size": [4, -4], "counts": "d0"}, "whole and positive"),
+        ({"size": [4, 4]}, "an RLE is"),
+        ({"size": [4], "counts": "d0"}, "two positive integers"),
+        ({"size": [4, -4], "counts": "d0"}, "two positive integers"),
         ({"size": [4, 4], "counts": [10, 5]}, "fill"),
         ({"size": [4, 4], "counts": [20, -4]}, "fill"),
-        ({"size": [4, 4], "counts": [8.0, 8.0]}, "whole numbers"),
-        ({"size": [4, 4], "counts": 16}, "whole numbers"),
+        ({"size": [4, 4], "counts": [8.0, 8.0]}, "list of integers"),
+        ({"size": [4, 4], "counts": 16}, "list of integers"),
     ],
 )
 def test_what_is_no_segmentation_is_refused(segmentation: Any, message: str) -> None:

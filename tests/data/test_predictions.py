@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sam4mllm.data.masks import encode
 from sam4mllm.data.predictions import (
+    Confidence,
     PredictedObject,
     PredictionLine,
     Query,
@@ -37,7 +39,7 @@ LINE = PredictionLine(
 )
 
 
-def test_a_prediction_line_is_the_contracts() -> None:
+def test_a_prediction_line_has_the_documented_format() -> None:
     assert json.loads(dump_line(LINE)) == {
         "id": "refcoco/val/1/2",
         "image": "a b.jpg",
@@ -95,13 +97,25 @@ def test_any_prediction_survives_its_line(
     assert prediction_from_json(json.loads(line)) == written
 
 
-def test_whether_the_box_alone_was_taken_stands_in_the_line_where_it_is_known() -> None:
+def test_box_alone_is_written_only_if_known() -> None:
     for box_alone in (True, False, None):
         written = PredictionLine("a", "ok", (PredictedObject(RLE, PROMPT, 0.5, box_alone=box_alone),))
         record = json.loads(dump_line(written))
         assert record["objects"][0].get("box_alone") is box_alone
         assert ("box_alone" in record["objects"][0]) == (box_alone is not None)
         assert prediction_from_json(record).objects == written.objects
+
+
+def test_confidence_is_written_by_its_name_and_read_by_its_former_name_too() -> None:
+    confidence = Confidence(text=-0.25, points=0.5)
+    written = PredictionLine("a", "ok", (PredictedObject(RLE, confidence=confidence),), answer="")
+    written = replace(written, confidence=Confidence(iou=0.75))
+    record = json.loads(dump_line(written))
+    assert record["confidence"] == {"text": None, "points": None, "iou": 0.75} and "evidence" not in record
+    assert prediction_from_json(record) == written
+    former = dict(record, evidence=record.pop("confidence"))
+    former["objects"] = [dict(item, evidence=item.pop("confidence")) for item in record["objects"]]
+    assert prediction_from_json(former) == written
 
 
 def _object(**changes: Any) -> dict[str, Any]:
@@ -111,34 +125,34 @@ def _object(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "expected an object with the field 'id'"),
+        ([], "expected an object with id, status; found"),
         ({"status": "ok"}, "the field 'id' is missing"),
-        ({"id": 1, "status": "ok"}, "the field 'id' must be str"),
+        ({"id": 1, "status": "ok"}, "the field 'id' must be text"),
         ({"id": "a", "status": "fine", "objects": []}, "the status is one of ok, no_object, malformed, error"),
         ({"id": "a", "status": "ok"}, "the field 'objects' is missing"),
-        ({"id": "a", "status": "ok", "objects": [1]}, "the field 'object' must be dict"),
-        (_object(segmentation=None), "run lengths are"),
+        ({"id": "a", "status": "ok", "objects": [1]}, r"the field 'objects\[0\]' must be an object; found 1"),
+        (_object(segmentation=None), "an RLE is"),
         (_object(segmentation={"size": [4, 6], "counts": "zz"}), "counts"),
         (_object(box_xyxy=[1, 2, 3]), "box_xyxy is"),
         (_object(box_xyxy=[3, 2, 1, 4]), "a box is"),
-        (_object(box_xyxy=[1, 2, 3, "4"]), "coordinates and labels are numbers"),
+        (_object(box_xyxy=[1, 2, 3, "4"]), r"the field 'objects\[0\].box_xyxy\[3\]' must be a number; found '4'"),
         (_object(points_xy=[[1, 2]], point_labels=[]), "each with its label"),
         (_object(points_xy=[[1]], point_labels=[1]), "points_xy is"),
         (_object(points_xy=[[1, 2]], point_labels=[3]), "a point label is 1"),
-        (_object(score="high"), "score is a number or null"),
-        (_object(box_alone=1), "the field 'box_alone' must be bool"),
+        (_object(score="high"), r"the field 'objects\[0\].score' must be a number; found 'high'"),
+        (_object(box_alone=1), r"the field 'objects\[0\].box_alone' must be true or false; found 1"),
     ],
 )
-def test_every_bad_line_is_told_by_number(tmp_path: Path, value: Any, message: str) -> None:
+def test_every_bad_line_is_reported_with_its_number(tmp_path: Path, value: Any, message: str) -> None:
     path = tmp_path / "predictions.jsonl"
     path.write_text(f"{dump_line(LINE)}{json.dumps(value)}\n{{\n{dump_line(LINE)}")
     lines = read_predictions(path)
-    with pytest.raises(PredictionsError, match=f"2 bad line.*line 2: .*{message}.*line 3: no JSON: ") as error:
+    with pytest.raises(PredictionsError, match=f"2 bad line.*line 2: .*{message}.*line 3: not JSON: ") as error:
         list(lines)
     assert "\n" not in str(error.value)
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(PredictionsError, match="cannot be read: No such file"):
         list(read_predictions(tmp_path / "predictions.jsonl"))
     with pytest.raises(DataError, match="cannot be read: No such file"):
@@ -152,7 +166,7 @@ def test_queries_come_back_as_written(tmp_path: Path) -> None:
     assert read_queries(path) == queries
 
 
-def test_all_bad_queries_are_told_at_once(tmp_path: Path) -> None:
+def test_all_bad_queries_are_reported_at_once(tmp_path: Path) -> None:
     good = dump_line(Query("a", Path("a.jpg"), "x"))
     path = tmp_path / "queries.jsonl"
     path.write_bytes(good.encode() + b'{"id": "b"}\n\xff\n' + good.encode() + b"null\n" * 12)
@@ -160,14 +174,14 @@ def test_all_bad_queries_are_told_at_once(tmp_path: Path) -> None:
         read_queries(path)
 
 
-def test_a_doubled_query_id_is_told(tmp_path: Path) -> None:
+def test_a_duplicate_query_id_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text(dump_line(Query("a", Path("a.jpg"), "x")) * 2)
-    with pytest.raises(DataError, match="line 2: the id 'a' is line 1's too"):
+    with pytest.raises(DataError, match="line 2: the id 'a' is also in line 1"):
         read_queries(path)
 
 
-def test_a_file_without_queries_is_told(tmp_path: Path) -> None:
+def test_a_file_without_queries_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "queries.jsonl"
     path.write_text("\n\n")
     with pytest.raises(DataError, match="no query in it"):

@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from sam4mllm.data.drawing import draw_polygon
+from sam4mllm.data.readers.reasonseg import draw_polygon
 from sam4mllm.synthetic.outlines import polygons_of
 from sam4mllm.synthetic.scenes import Scene
 from tests.synthetic.regions import holes_of, parts_of
@@ -20,7 +20,7 @@ def _drawn(mask: np.ndarray) -> np.ndarray:
     """The polygons of a mask as the readers of ReasonSeg draw them."""
     drawn = np.zeros_like(mask)
     for polygon in polygons_of(mask):
-        drawn |= draw_polygon(np.array(polygon), (mask.shape[1], mask.shape[0]))
+        drawn |= draw_polygon(np.array(polygon, dtype=np.int32), (mask.shape[1], mask.shape[0]))
     return drawn
 
 

@@ -1,13 +1,12 @@
-"""Chat about images, as other instruction data has it: taught as it stands, without masks, or asked of a model.
+"""Readers of chat about images: training conversations without masks, or questions for an evaluation.
 
-Three forms are read, in a JSON list or as JSON lines:
+Three forms are read. The first two are entries of a JSON list or of JSON lines:
 
     {"image": path, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": text}, ...]}   LLaVA's
-    {"image": path, "question": text, "answer": text}                                                  questions alone
-    ReasonSeg/explanatory/train.json: [{"image": name, "query": text, "outputs": text}, ...]           LISA's
+    {"image": path, "question": text, "answer": text}                                             question and answer
+    ReasonSeg/explanatory/train.json: [{"image": name, "query": text, "outputs": text}, ...]      LISA's explanations
 
-`<image>` in the first human turn marks the image's place and is taken out: a conversation opens with its image.
-This module knows nothing about models.
+`<image>` in the first human turn marks the image's position and is removed: a conversation begins with its image.
 """
 
 from __future__ import annotations
@@ -15,46 +14,75 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam4mllm.data.fields import file_exists, read_json, require_field, shorten
-from sam4mllm.data.json_lines import raise_faults, read_lines
+from pydantic import Field
+
+from sam4mllm.data.records import (
+    Record,
+    Text,
+    file_exists,
+    parse_record,
+    raise_problems,
+    read_json,
+    read_lines,
+    shorten,
+)
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.errors import DataError
 
-PLACE_OF_IMAGE = "<image>"
+IMAGE_MARKER = "<image>"
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Questions and answers about one image, in their order; `id` says where it was read."""
+    """Questions and answers about one image, in their order; `id` is made of the file's name and the entry's number."""
 
     id: str
     image: Path
     exchanges: tuple[tuple[str, str], ...]
 
 
+class _Turn(Record):
+    speaker: Text = Field(alias="from")
+    value: Text
+
+
+class _Chat(Record):
+    image: Text | None = None
+    conversations: list[_Turn] | None = None
+    question: Text | None = None
+    answer: Text | None = None
+
+
+class _Explanation(Record):
+    query: Text
+    outputs: Text
+    image: Text
+
+
 def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int | None = None) -> list[Dialogue]:
-    """The dialogues of a JSON list or of JSON lines, in the file's order.
+    """Read the dialogues of a JSON list or of JSON lines, in the file's order.
 
     Args:
+        row: the data set's row of the table.
         path: the file.
-        images: the folder from which paths of images start, where it is not the file's.
-        limit: at most so many, from the beginning.
+        images: the folder that paths of images start from, if it is not the file's.
+        limit: the maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: no such file, nothing in it, or entries that are no dialogue about one image that is there (all
-            counted, the first ten told by line, or by number from 1 in a JSON list).
+        DataError: no such file, no entry in it, or entries that are not a dialogue about one existing image (all are
+            counted, the first ten listed by line, or by number from 1 in a JSON list).
     """
     folder = path.parent if images is None else images
     dialogues: list[Dialogue] = []
-    faults: list[str] = []
-    for number, value in _entries(path, faults):
+    problems: list[str] = []
+    for number, value in _entries(path, problems):
         try:
             dialogues.append(_dialogue(value, f"chat/{path.stem}/{number}", folder))
         except DataError as error:
-            faults.append(f"line {number}: {error}")
+            problems.append(f"line {number}: {error}")
         if len(dialogues) == limit:
             break
-    raise_faults(path, faults)
+    raise_problems(path, problems)
     if not dialogues:
         raise DataError(f'{path}: no chat in it; an entry is {{"image": path, "conversations": [human, gpt, ...]}}')
     return dialogues
@@ -63,17 +91,18 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
 def read_explanations(
     row: DatasetRow, *, root: Path, images: Path | None = None, limit: int | None = None
 ) -> list[Dialogue]:
-    """ReasonSeg's explanations of its training images: each query as it stands, and the words that answer it.
+    """Read ReasonSeg's explanations of its training images: each query, and the text that answers it.
 
-    LISA teaches them in its `explanatory` mode (its utils/reason_seg_dataset.py).
+    LISA trains on them in its `explanatory` mode (its utils/reason_seg_dataset.py).
 
     Args:
+        row: the data set's row of the table.
         root: the folder that holds `ReasonSeg`.
-        images: the folder of the images, where it is not `ReasonSeg/train`.
-        limit: at most so many, from the beginning.
+        images: the folder of the images, if it is not `ReasonSeg/train`.
+        limit: the maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: the file is missing or not what it promises, or an image is not there.
+        DataError: the file is missing or malformed, or an image is missing.
     """
     path = row.folder_in(root) / "explanatory" / "train.json"
     folder = row.folder_in(root) / "train" if images is None else images
@@ -81,53 +110,55 @@ def read_explanations(
     if not isinstance(content, list) or not content:
         raise DataError(f"{path}: explanations are a list of {{image, query, outputs}}; found {shorten(content)}")
     dialogues = []
-    for index, record in enumerate(content[:limit]):
+    for index, value in enumerate(content[:limit]):
         where = f"{path}, entry {index}"
-        exchange = require_field(record, "query", str, where), require_field(record, "outputs", str, where)
-        image = _image(folder / require_field(record, "image", str, where), where)
-        dialogues.append(Dialogue(f"reasonseg-explanations/{index}", image, (exchange,)))
+        record = parse_record(_Explanation, value, where)
+        image = _existing(folder / record.image, f"{where}: ")
+        dialogues.append(Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),)))
     return dialogues
 
 
-def _entries(path: Path, faults: list[str]) -> list[tuple[int, object]]:
-    """The numbered entries of a JSON list or of JSON lines; the first character tells which it is."""
+def _entries(path: Path, problems: list[str]) -> list[tuple[int, object]]:
+    """Read the numbered entries of a JSON list or of JSON lines; a list begins with a bracket."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; a chat file was expected there")
     with path.open("rb") as file:
         start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"["):
         return list(enumerate(read_json(path, "a chat file"), start=1))
-    return list(read_lines(path, lambda record: record, faults))
+    return list(read_lines(path, lambda record: record, problems))
 
 
-def _dialogue(value: object, identity: str, folder: Path) -> Dialogue:
-    record = require_field({"chat": value}, "chat", dict, "chat")
-    if "conversations" in record:
-        exchanges = _exchanges(require_field(record, "conversations", list, "chat"))
-    elif "question" in record:
-        exchanges = ((require_field(record, "question", str, "chat"), require_field(record, "answer", str, "chat")),)
+def _dialogue(value: object, dialogue_id: str, folder: Path) -> Dialogue:
+    record = parse_record(_Chat, value)
+    if record.conversations is not None:
+        exchanges = _exchanges(record.conversations)
+    elif record.question is not None:
+        if record.answer is None:
+            raise DataError("the field 'answer' is missing; a question needs its answer")
+        exchanges = ((record.question, record.answer),)
     else:
-        raise DataError(f"a chat has conversations, or question and answer; found {', '.join(record) or 'no field'}")
-    if record.get("image") is None:
-        raise DataError("a chat without an image cannot be taught here; leave it out of the file")
-    first, *rest = exchanges
-    opened = first[0].replace(PLACE_OF_IMAGE, "", 1).strip()
-    exchanges = ((opened, first[1]), *rest)
-    if any(PLACE_OF_IMAGE in text for exchange in exchanges for text in exchange):
-        raise DataError(f"{PLACE_OF_IMAGE} stands in more than the first place; a chat is about one image")
-    return Dialogue(identity, _image(folder / require_field(record, "image", str, "chat"), "chat"), exchanges)
+        keys = ", ".join(value) if isinstance(value, dict) else ""
+        raise DataError(f"a chat has conversations, or question and answer; found {keys or 'no field'}")
+    if record.image is None:
+        raise DataError("a chat without an image is not supported; remove it from the file")
+    (question, answer), *rest = exchanges
+    exchanges = ((question.replace(IMAGE_MARKER, "", 1).strip(), answer), *rest)
+    if any(IMAGE_MARKER in text for exchange in exchanges for text in exchange):
+        raise DataError(f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image")
+    return Dialogue(dialogue_id, _existing(folder / record.image), exchanges)
 
 
-def _exchanges(turns: list[object]) -> tuple[tuple[str, str], ...]:
-    """The (human, gpt) pairs of LLaVA's turns."""
-    said = [require_field(turn, "from", str, "turn") for turn in turns]
-    if not said or said != ["human", "gpt"] * (len(said) // 2):
-        raise DataError(f"the turns of a chat are human and gpt in alternation, gpt last; found {shorten(said)}")
-    texts = [require_field(turn, "value", str, "turn") for turn in turns]
+def _exchanges(turns: list[_Turn]) -> tuple[tuple[str, str], ...]:
+    """Return the (human, gpt) pairs of LLaVA's turns."""
+    speakers = [turn.speaker for turn in turns]
+    if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
+        raise DataError(f"the turns of a chat alternate between human and gpt, gpt last; found {shorten(speakers)}")
+    texts = [turn.value for turn in turns]
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _image(path: Path, where: str) -> Path:
+def _existing(path: Path, where: str = "") -> Path:
     if not file_exists(path):
-        raise DataError(f"{where}: {path}: no such image")
+        raise DataError(f"{where}{path}: no such image")
     return path

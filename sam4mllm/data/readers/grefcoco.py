@@ -7,30 +7,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from sam4mllm.data.fields import read_json, shorten
-from sam4mllm.data.readers.refs import RefsReader
-from sam4mllm.errors import DataError
+from sam4mllm.data.readers.refs import RefRecord, RefsReader
+from sam4mllm.data.records import read_json, shorten
 
 NO_TARGET = -1
 
 
-def _targets(record: dict[str, Any], where: str) -> tuple[int, ...]:
-    """Return the annotation ids of a ref, in order, each once; none for no target.
+class GRefCocoRecord(RefRecord):
+    """A ref of gRefCOCO: any number of objects. Some copies of the file carry `no_target` as well."""
 
-    Raises:
-        DataError: no ids; -1 among others; `no_target: true`, which some copies of the file have, beside an annotation.
-    """
-    value = record.get("ann_id")
-    ids = value if isinstance(value, list) else [value]
-    if not ids or not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
-        raise DataError(f"{where}: ann_id is an id, a list of ids or [-1] for no target; found {shorten(value)}")
-    targets = () if set(ids) == {NO_TARGET} else tuple(dict.fromkeys(ids))
-    if NO_TARGET in targets:
-        raise DataError(f"{where}: ann_id says no target (-1) beside annotations: {shorten(value)}")
-    if record.get("no_target") is True and targets:
-        raise DataError(f"{where}: no_target is true, but ann_id names annotations: {shorten(value)}")
-    return targets
+    ann_id: Any = None
+    no_target: Any = None
+
+    def annotation_ids(self) -> tuple[int, ...]:
+        """Return the annotations of the ref's objects in order, each once; none for "no target".
+
+        Raises:
+            ValueError: no ids; -1 among other ids; `no_target: true` beside an annotation.
+        """
+        ids = self.ann_id if isinstance(self.ann_id, list) else [self.ann_id]
+        if not ids or not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
+            raise ValueError(f"ann_id is an id, a list of ids, or [-1] for no target; found {shorten(self.ann_id)}")
+        targets = () if set(ids) == {NO_TARGET} else tuple(dict.fromkeys(ids))
+        if NO_TARGET in targets:
+            raise ValueError(f"ann_id holds -1 (no target) beside annotations: {shorten(self.ann_id)}")
+        if self.no_target is True and targets:
+            raise ValueError(f"no_target is true, but ann_id names annotations: {shorten(self.ann_id)}")
+        return targets
 
 
-_READER = RefsReader("grefs({}).json", lambda path: read_json(path, "the list of refs"), _targets)
+_READER = RefsReader("grefs({}).json", lambda path: read_json(path, "the list of refs"), GRefCocoRecord)
 read, splits, images_by_split = _READER.read, _READER.splits, _READER.images_by_split

@@ -1,19 +1,18 @@
-"""Data sets of the Hub's library `datasets`: a folder made by `save_to_disk`, or an id of the Hub -> samples.
+"""Reader of data sets of the Hub's library `datasets`: a folder made by `save_to_disk`, or an id of the Hub.
 
-A row is a record of `records.py`, under the names that such data sets use:
+A row is a record of `custom_record.py`, with the column names that such data sets use:
 
     image    image                        an Image, or the path of one
     phrase   phrase, phrases              a text, or a list of texts
-    masks    masks                        each an Image, run lengths, polygons or a path; a list of polygons is several
+    masks    masks                        each an Image, an RLE, polygons or a path; a list of polygons is several masks
              mask, segmentation           the same, but a list of polygons is one mask
     boxes    boxes                        each [x1, y1, x2, y2]
-             bbox                         each as COCO has it, [x, y, width, height]
+             bbox                         each in COCO's form, [x, y, width, height]
     id       id                           a text or a number
 
-Masks and boxes are one or a list, as the value shows. The first column that is there counts; `columns` tells which of
-these names a column stands for that is called otherwise. An image that is stored within the data set is written once
-to a file named by its content, for every stage takes images from files. This module knows nothing about models or
-scores.
+Masks and boxes are one or a list, depending on the value. Of several columns for one thing the first is used; `columns`
+maps these names to the data set's own. An image that is stored within the data set is written once to a file that is
+named by its content, because all stages load images from files.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from typing import Any
 
 from PIL import Image
 
-from sam4mllm.data.fields import shorten
-from sam4mllm.data.readers.records import Records, mask_of_image, note_ids
+from sam4mllm.data.masks import mask_of_image
+from sam4mllm.data.readers.custom_record import CustomRecordParser, duplicate_ids
+from sam4mllm.data.records import shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
@@ -40,7 +40,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "boxes": ("boxes", "bbox"),
     "id": ("id",),
 }
-"""The names that a column may have, or be given, for each thing that a row tells."""
+"""The names that a column may have, or be mapped to, for each part of a row."""
 
 
 def read(
@@ -52,38 +52,39 @@ def read(
     images: Path | None = None,
     limit: int | None = None,
 ) -> list[Sample]:
-    """The samples of a data set, in the order of its rows; ids are the rows' own, or `hub/{name}/{row}`.
+    """Read the samples of a data set, in the order of its rows; ids are the rows' own, or `hub/{name}/{row}`.
 
     Args:
+        row: the data set's row of the table.
         path: a folder made by `save_to_disk`, or an id of the Hub.
-        split: which split; None where the folder holds one data set.
-        columns: the data set's column for a name of `COLUMNS`, where it is called otherwise.
-        images: the folder from which paths of images start, and to which stored images are written; None for the
-            data set's folder and the library's cache.
-        limit: at most so many samples, from the beginning.
+        split: the split; None if the folder holds one data set without splits.
+        columns: the data set's column for each of these names of `COLUMNS`, if it has another name.
+        images: the folder that paths of images start from, and that stored images are written to; None for the data
+            set's folder and the library's cache.
+        limit: the maximum number of samples, from the beginning.
 
     Raises:
-        DataError: no such data set, split or column; a row that is not what its columns promise.
+        DataError: no such data set, split or column; an invalid row.
     """
     rows = _load(path, split)
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
     name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
-    records = Records(name, path if images is None else images, path)
+    parser = CustomRecordParser(name, path if images is None else images, path)
     store = (images if images is not None else _cache()).absolute()
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}
-    # Arrow's own form decodes no image: images come as they are stored, as bytes or paths.
+    # In Arrow's format images are not decoded, but returned as they are stored, as bytes or paths.
     for number, item in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
         try:
             record = _record(item.to_pylist()[0], names, store)
             image = Path(record["image"])
-            # A stored image is named by its content: where it is written to has no part in the objects' ids.
-            found = records.samples(record, number, image.name if image.parent == store else None)
+            # A stored image is named by its content; the folder that it is written to is not part of the objects' ids.
+            of_row = parser.samples(record, number, image.name if image.parent == store else None)
         except (DataError, ValueError) as error:
             raise DataError(f"{path}, row {number}: {error}") from error
-        if faults := note_ids(found, number, first_rows):
-            raise DataError(f"{path}: {faults[0].replace('line', 'row')}")
-        samples += found
+        if problems := duplicate_ids(of_row, number, first_rows, "row"):
+            raise DataError(f"{path}: row {number}: {problems[0]}")
+        samples += of_row
         if limit is not None and len(samples) >= limit:
             break
     if not samples:
@@ -92,50 +93,52 @@ def read(
 
 
 def _load(path: Path, split: str | None) -> Any:
-    """The data set, or its split."""
+    """Load the data set, or its split."""
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
-    # What the library raises for a missing folder, an unknown id, no network, damaged files or a set that is a script.
+        loaded = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+    # The library raises these for a missing folder, an unknown id, no network, damaged files and dataset scripts.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: no data set of `datasets` ({first}); give a folder made by save_to_disk, or an id of the Hub"
+            f"{path}: not a data set of `datasets` ({first}); give a folder made by save_to_disk, or an id of the Hub"
         ) from error
-    if isinstance(found, datasets.DatasetDict):
-        if split not in found:
-            raise DataError(f"{path}: the split {split!r} is not there; it has: {', '.join(found)}")
-        found = found[split]
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise DataError(f"{path}: there is no split {split!r}; it has: {', '.join(loaded)}")
+        loaded = loaded[split]
     elif split is not None:
         raise DataError(f"{path}: is one data set without splits; leave split={split!r} out")
-    return found
+    return loaded
 
 
-def _columns_of(there: list[str], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """The data set's column for each name of `COLUMNS` that it has, at most one for each thing that a row tells.
+def _columns_of(existing: list[str], given: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return the data set's column for the names of `COLUMNS` that it has, at most one for each part of a row.
 
     Raises:
-        DataError: a column that is not there; none for the image or the phrase; two for one thing.
+        DataError: a given column that does not exist; none for the image or the phrase; two for one part.
     """
-    if missing := [column for column in given.values() if column not in there]:
-        raise DataError(f"{where}: there is no column {missing[0]!r}; it has: {', '.join(there)}")
+    if missing := [column for column in given.values() if column not in existing]:
+        raise DataError(f"{where}: there is no column {missing[0]!r}; it has: {', '.join(existing)}")
     names: dict[str, str] = {}
-    for thing, forms in COLUMNS.items():
+    for part, forms in COLUMNS.items():
         named = [form for form in forms if form in given]
         if len(named) > 1:
-            raise DataError(f"{where}: columns names both {' and '.join(named)}, which tell the same; keep one of them")
-        usual = [form for form in forms if form in there]
-        if not named and not usual and thing in ("image", "phrase"):
             raise DataError(
-                f"{where}: no column {' or '.join(forms)}; name it as columns.{thing}; it has: {', '.join(there)}"
+                f"{where}: columns names both {' and '.join(named)}, which have the same meaning; keep one of them"
+            )
+        usual = [form for form in forms if form in existing]
+        if not named and not usual and part in ("image", "phrase"):
+            raise DataError(
+                f"{where}: no column {' or '.join(forms)}; name it as columns.{part}; it has: {', '.join(existing)}"
             )
         names |= {form: given.get(form, form) for form in (named or usual)[:1]}
     return names
 
 
 def _record(row: Mapping[str, Any], names: Mapping[str, str], store: Path) -> dict[str, Any]:
-    """The row as a record of `records.py`."""
+    """Return the row as a record of `custom_record.py`."""
     record: dict[str, Any] = {}
     for form, column in names.items():
         value = row[column]
@@ -156,22 +159,22 @@ def _record(row: Mapping[str, Any], names: Mapping[str, str], store: Path) -> di
 
 
 def _image_path(value: object, store: Path) -> str:
-    """The image as a path; one that is stored within the data set is written to the folder `store` first."""
+    """Return the image's path; one that is stored within the data set is written to the folder `store` first."""
     if isinstance(value, str):
         return value
     content = value.get("bytes") if isinstance(value, dict) else None
     if content is None:
         path = value.get("path") if isinstance(value, dict) else None
         if path is None:
-            raise DataError(f"an image is an image or the path of one; found {shorten(value)}")
+            raise DataError(f"the column image holds neither an image nor a path; found {shorten(value)}")
         return str(path)
     try:
         with Image.open(io.BytesIO(content)) as image:
-            ending = (image.format or "png").lower()
+            extension = (image.format or "png").lower()
     # As in images.py: a damaged image may raise nearly anything.
     except Exception as error:
-        raise DataError(f"the image is not an image that can be read: {error}") from error
-    file = store / f"{hashlib.sha256(content).hexdigest()}.{ending}"
+        raise DataError(f"the image cannot be read: {error}") from error
+    file = store / f"{hashlib.sha256(content).hexdigest()}.{extension}"
     if not file.is_file():
         store.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as unfinished:
@@ -180,7 +183,7 @@ def _image_path(value: object, store: Path) -> str:
 
 
 def _several_masks(value: object, form: str) -> bool:
-    """Whether a value is a list of masks; what a list of polygons is, the column's form says."""
+    """Return whether a value is a list of masks; for a list of polygons, this depends on the column's form."""
     if not isinstance(value, list):
         return False
     first = value[0] if value else None
@@ -190,7 +193,7 @@ def _several_masks(value: object, form: str) -> bool:
 
 
 def _mask(value: object) -> object:
-    """A mask as `records.py` reads it: stored images become run lengths, counts in bytes become text."""
+    """Return a mask in a form of `custom_record.py`: stored images become an RLE, counts in bytes become text."""
     if isinstance(value, dict) and "counts" in value:
         counts = value["counts"]
         return {**value, "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
@@ -200,7 +203,7 @@ def _mask(value: object) -> object:
 
 
 def _corners(bbox: object) -> object:
-    """COCO's [x, y, width, height] as [x1, y1, x2, y2]; anything else as it is, for the check to come."""
+    """Convert COCO's [x, y, width, height] to [x1, y1, x2, y2]; return anything else as it is, to be refused later."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(each, int | float) for each in bbox):
         return bbox
     x, y, width, height = bbox

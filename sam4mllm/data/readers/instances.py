@@ -1,7 +1,7 @@
-"""COCO's instances.json: the images and the annotated objects that refs point into.
+"""COCO's instances.json: the images and annotated objects that refs and phrases refer to by id.
 
-An image or an annotation is checked when a ref asks for it, so that a file of 200,000 annotations costs little more
-than its JSON. This module knows nothing about phrases.
+An image or an annotation is validated when it is used, so that a file of 200,000 annotations costs little more than
+parsing its JSON.
 """
 
 from __future__ import annotations
@@ -10,17 +10,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.fields import is_number, read_json, require_field, shorten
-from sam4mllm.data.image_header import known_size_wh
+from sam4mllm.data.images import known_size_wh
 from sam4mllm.data.masks import decode, from_segmentation
+from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, box_of_mask
 
 
+class _InstancesFile(Record):
+    images: list[Any]
+    annotations: list[Any]
+
+
+class _Identified(Record):
+    id: int
+
+
+class _ImageName(Record):
+    file_name: Text
+
+
+class _ImageSize(Record):
+    width: int
+    height: int
+
+
+class _Annotation(Record):
+    image_id: int
+    segmentation: Any = None
+    bbox: Any = None
+
+
 @dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """An image of instances.json: where it lies and its size (width, height) in pixels."""
+class CocoImage:
+    """An image of instances.json: its path, and its size (width, height) in pixels."""
 
     path: Path
     size_wh: tuple[int, int]
@@ -35,99 +59,109 @@ class Instances:
         name: the data set's name; the objects' ids begin with it.
 
     Raises:
-        DataError: no such file, no COCO file, or one id given twice.
+        DataError: no such file, not a file of COCO's instances, or a duplicate id.
     """
 
     def __init__(self, path: Path, images: Path, name: str) -> None:
         self.path = path
         self._folder = images
         self._name = name
-        content = read_json(path, "COCO's instances")
-        self._image_records = self._by_id(require_field(content, "images", list, str(path)), "images")
-        self._annotation_records = self._by_id(require_field(content, "annotations", list, str(path)), "annotations")
-        self._images: dict[int, ImageRecord] = {}
+        content = parse_record(_InstancesFile, read_json(path, "COCO's instances"), str(path))
+        self._image_records = self._by_id(content.images, "images")
+        self._annotation_records = self._by_id(content.annotations, "annotations")
+        self._images: dict[int, CocoImage] = {}
         self._objects: dict[int, MaskObject] = {}
 
-    def image(self, image_id: int, where: str) -> ImageRecord:
-        """The image with this id; `where` names the ref that asks.
+    def image(self, image_id: int, where: str) -> CocoImage:
+        """Return the image with this id; `where` names the referring record in errors.
 
         Raises:
-            DataError: no such image, a record without name or size, or a size that is not the one of the file on
-                disk. An image that is not on disk, or cannot be opened, is no error here.
+            DataError: no such image, a record without name or size, or a size other than that of the file on disk. An
+                image that is missing on disk, or cannot be opened, is not an error here.
         """
         if image_id not in self._images:
             path = self.path_of(image_id, where)
-            record, place = self._image_records[image_id], f"{self.path}, image {image_id}"
-            size_wh = require_field(record, "width", int, place), require_field(record, "height", int, place)
+            where_image = f"{self.path}, image {image_id}"
+            record = parse_record(_ImageSize, self._image_records[image_id], where_image)
+            size_wh = record.width, record.height
             if min(size_wh) < 1:
-                raise DataError(f"{place}: an image has at least one pixel; found {size_wh} (width, height)")
+                raise DataError(f"{where_image}: an image has at least one pixel; found {size_wh} (width, height)")
             on_disk = known_size_wh(path)
             if on_disk not in (None, size_wh):
                 raise DataError(
-                    f"{place}: annotated at {size_wh} (width, height), but {path} is {on_disk}; "
+                    f"{where_image}: annotated at {size_wh} (width, height), but {path} is {on_disk}; "
                     "use the images that the annotations were made on"
                 )
-            self._images[image_id] = ImageRecord(path, size_wh)
+            self._images[image_id] = CocoImage(path, size_wh)
         return self._images[image_id]
 
     def path_of(self, image_id: int, where: str) -> Path:
-        """Where the image with this id lies; it is not looked at.
+        """Return the path of the image with this id; the file is not opened.
 
         Raises:
             DataError: no such image, or a record without a name.
         """
         if image_id not in self._image_records:
             raise DataError(f"{where}: {self.path} has no image {image_id}")
-        name = require_field(self._image_records[image_id], "file_name", str, f"{self.path}, image {image_id}")
-        return self._folder / name
+        record = parse_record(_ImageName, self._image_records[image_id], f"{self.path}, image {image_id}")
+        return self._folder / record.file_name
 
     def image_of(self, annotation_id: int, where: str) -> int:
-        """The id of the image that an annotation is about.
+        """Return the id of an annotation's image.
 
         Raises:
             DataError: no such annotation, or a record that names no image.
         """
-        if annotation_id not in self._annotation_records:
-            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}")
-        record = self._annotation_records[annotation_id]
-        return require_field(record, "image_id", int, f"{self.path}, annotation {annotation_id}")
+        return self._annotation(annotation_id, where).image_id
 
     def object(self, annotation_id: int, image_id: int, where: str) -> MaskObject:
-        """The annotated object with this id on the image `image_id`; `where` names the ref that asks.
+        """Return the annotated object with this id on the image `image_id`; `where` names the referring record.
 
         Raises:
             DataError: no such annotation, one of another image, or one whose box or mask is not COCO's or is of
                 another size than its image.
         """
-        annotated = self.image_of(annotation_id, where)
-        record, place = self._annotation_records[annotation_id], f"{self.path}, annotation {annotation_id}"
-        if annotated != image_id:
-            raise DataError(f"{where}: annotation {annotation_id} belongs to image {annotated}, not to {image_id}")
-        if annotation_id not in self._objects:
-            width, height = self.image(image_id, where).size_wh
-            try:
-                rle = from_segmentation(record.get("segmentation"), (height, width))
-            except ValueError as error:
-                raise DataError(f"{place}: {error}") from error
-            box = _box(record["bbox"], place) if "bbox" in record else box_of_mask(decode(rle))
-            if box is None:
-                raise DataError(f"{place}: neither a bbox nor a pixel in the mask, so the object is nowhere")
-            self._objects[annotation_id] = MaskObject(f"{self._name}/ann/{annotation_id}", rle, box)
+        if annotation_id in self._objects and self._annotation_records[annotation_id]["image_id"] == image_id:
+            return self._objects[annotation_id]
+        record, where_annotation = self._annotation(annotation_id, where), f"{self.path}, annotation {annotation_id}"
+        if record.image_id != image_id:
+            raise DataError(
+                f"{where}: annotation {annotation_id} belongs to image {record.image_id}, not to {image_id}"
+            )
+        width, height = self.image(image_id, where).size_wh
+        try:
+            rle = from_segmentation(record.segmentation, (height, width))
+        except ValueError as error:
+            raise DataError(f"{where_annotation}: {error}") from error
+        has_box = "bbox" in record.model_fields_set
+        box = _box(record.bbox, where_annotation) if has_box else box_of_mask(decode(rle))
+        if box is None:
+            raise DataError(f"{where_annotation}: has neither a bbox nor a mask with a pixel, so it has no position")
+        self._objects[annotation_id] = MaskObject(f"{self._name}/ann/{annotation_id}", rle, box)
         return self._objects[annotation_id]
+
+    def _annotation(self, annotation_id: int, where: str) -> _Annotation:
+        if annotation_id not in self._annotation_records:
+            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}")
+        record = self._annotation_records[annotation_id]
+        return parse_record(_Annotation, record, f"{self.path}, annotation {annotation_id}")
 
     def _by_id(self, records: list[Any], key: str) -> dict[int, dict[str, Any]]:
         table: dict[int, dict[str, Any]] = {}
         for index, record in enumerate(records):
-            identity = require_field(record, "id", int, f"{self.path}, {key}[{index}]")
-            if identity in table:
-                raise DataError(f"{self.path}: {key} holds the id {identity} twice")
-            table[identity] = record
+            record_id = record.get("id") if isinstance(record, dict) else None
+            # Only for the error: validating each of 200,000 records takes a second.
+            if type(record_id) is not int:
+                record_id = parse_record(_Identified, record, f"{self.path}, {key}[{index}]").id
+            if record_id in table:
+                raise DataError(f"{self.path}: {key} holds the id {record_id} twice")
+            table[record_id] = record
         return table
 
 
-def _box(bbox: object, place: str) -> Box:
-    """COCO's x, y, w, h as a Box, in pixels."""
+def _box(bbox: object, where: str) -> Box:
+    """Convert COCO's x, y, width, height in pixels to a Box."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)) or min(bbox[2:]) < 0:
-        raise DataError(f"{place}: a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
+        raise DataError(f"{where}: a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
     x, y, width, height = (float(value) for value in bbox)
     return Box(x, y, x + width, y + height)

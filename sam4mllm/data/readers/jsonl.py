@@ -1,6 +1,6 @@
-"""Data of one's own as JSONL: one record a line (see `records.py`); and any samples written as such a file.
+"""Reader of custom data as JSONL, one record of `custom_record.py` per line; and the writer of such files.
 
-Paths are relative to the file's folder. This module knows nothing about models or scores.
+Relative paths start from the file's folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from sam4mllm.data.readers.records import Records, record_of, samples_of_lines
+from sam4mllm.data.readers.custom_record import CustomRecordParser, record_of, samples_of_lines
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
@@ -17,31 +17,32 @@ from sam4mllm.utils.atomic_io import atomic_path
 
 
 def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int | None = None) -> list[Sample]:
-    """The samples of a file, in its order; ids are the lines' own, or `jsonl/{file stem}/{line}`.
+    """Read the samples of a file, in its order; ids are the records' own, or `jsonl/{file stem}/{line}`.
 
     Args:
+        row: the data set's row of the table.
         path: the file.
-        images: the folder from which paths of images start, where it is not the file's.
-        limit: at most so many samples, from the beginning; no line after them is read.
+        images: the folder that paths of images start from, if it is not the file's.
+        limit: the maximum number of samples, from the beginning; no line after them is read.
 
     Raises:
-        DataError: no such file, no sample in it, or bad lines (all counted, the first ten told by line number).
+        DataError: no such file, no sample in it, or bad lines (all are counted, the first ten listed).
     """
-    records = Records(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
-    samples = samples_of_lines(path, records.samples, limit)
+    parser = CustomRecordParser(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
+    samples = samples_of_lines(path, parser.samples, limit)
     if not samples:
         raise DataError(f'{path}: no sample in it; a line is {{"image": path, "phrase": text, "masks": [mask, ...]}}')
     return samples
 
 
 def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
-    """Write samples as a file from which `read` makes them again; a reader sees all of it or nothing.
+    """Write samples to a file that `read` parses to equal samples; the write is atomic.
 
     Raises:
         DataError: the file's folder does not exist.
     """
     if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: its folder {path.parent} does not exist; make it first")
+        raise DataError(f"{path}: its folder {path.parent} does not exist; create it first")
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for sample in samples:
             file.write(json.dumps(record_of(sample, path.parent), ensure_ascii=False, allow_nan=False) + "\n")

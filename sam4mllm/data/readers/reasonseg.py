@@ -1,22 +1,21 @@
-"""ReasonSeg on disk: ReasonSeg/{train,val,test}/X.jpg with X.json -> samples, drawn as LISA draws them.
+"""Reader of ReasonSeg: ReasonSeg/{train,val,test}/X.jpg with X.json, drawn as LISA draws them.
 
-A file holds the texts that mean its target and the shapes that make it up. Training uses every text; validation and
-test ask only the first, as LISA does (its utils/dataset.py). This module knows nothing about models or scores.
+A file holds the texts that describe its target and the shapes that it consists of. Training uses every text;
+validation and test use only the first, as LISA does (its utils/dataset.py).
 """
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from sam4mllm.data.drawing import draw_polygon
-from sam4mllm.data.fields import is_number, read_json, require_field, shorten
-from sam4mllm.data.image_header import known_size_wh
+from sam4mllm.data.images import known_size_wh
 from sam4mllm.data.masks import encode
+from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
@@ -24,46 +23,57 @@ from sam4mllm.geometry import box_of_mask
 
 TARGET = 1
 IGNORED = 255
+# OpenCV walks along edges outside the image too: up to this coordinate a polygon takes 0.05 s, at 2**30 seconds.
+_MAX_COORDINATE = 2**24
+
+
+class _Annotation(Record):
+    text: list[Text] = Field(min_length=1)
+    shapes: list[Any]
+
+
+class _Shape(Record):
+    label: Text
+    points: Any = None
 
 
 def read(
     row: DatasetRow, *, root: Path, split: str, images: Path | None = None, limit: int | None = None
 ) -> list[Sample]:
-    """The queries of one split, in the order of the file names; ids are `reasonseg/{split}/{stem}/{index of the text}`.
+    """Read one split in the order of the file names; ids are `reasonseg/{split}/{stem}/{index of the text}`.
 
     Args:
+        row: the data set's row of the table.
         root: the folder that holds `ReasonSeg`.
         split: the folder in it: `train`, `val` or `test`.
-        images: the folder that holds the images, where they do not lie beside the JSON files.
-        limit: at most so many samples, from the beginning.
+        images: the folder that holds the images, if they are not beside the JSON files.
+        limit: the maximum number of samples, from the beginning.
 
     Raises:
-        DataError: no such split; an image that is missing or none (its size is the masks' size); a file that is no
-            ReasonSeg annotation.
+        DataError: no such split; an image that cannot be opened (its size is the masks' size); a file that is not an
+            annotation of ReasonSeg.
     """
     folder = row.folder_in(root) / split
     files = sorted(folder.glob("*.json"), key=lambda path: path.name)
     if not files:
-        found = sorted(path.name for path in (row.folder_in(root)).glob("*") if path.is_dir())
+        folders = sorted(path.name for path in row.folder_in(root).glob("*") if path.is_dir())
         raise DataError(
-            f"{folder}: no such split, or no JSON file in it; {row.folder_in(root)} has: {', '.join(found) or 'none'}"
+            f"{folder}: no such split, or no JSON file in it; {row.folder_in(root)} has: {', '.join(folders) or 'none'}"
         )
     samples: list[Sample] = []
     for path in files:
         content = read_json(path, "a ReasonSeg annotation", fallback_encoding="cp1252")
-        texts = require_field(content, "text", list, str(path))
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise DataError(f"{path}: text is a list of one text or more; found {shorten(texts)}")
+        annotation = parse_record(_Annotation, content, str(path))
         image = (images if images is not None else folder) / f"{path.stem}.jpg"
         size_wh = known_size_wh(image)
         if size_wh is None:
             raise DataError(f"{image}: no such image, or none that can be read; {path} needs it for its size")
-        marks = draw_marks(require_field(content, "shapes", list, str(path)), size_wh, str(path))
-        mask, ignored = marks == TARGET, marks == IGNORED
+        labels = draw_labels(annotation.shapes, size_wh, str(path))
+        mask, ignored = labels == TARGET, labels == IGNORED
         box = box_of_mask(mask)
         objects = () if box is None else (MaskObject(f"reasonseg/{split}/{path.stem}", encode(mask), box),)
         ignore = encode(ignored) if ignored.any() else None
-        for index, text in enumerate(texts if split == "train" else texts[:1]):
+        for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1]):
             samples.append(Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore))
             if len(samples) == limit:
                 return samples
@@ -77,46 +87,68 @@ def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> list[s
 
 def images_by_split(row: DatasetRow, *, root: Path, images: Path | None = None) -> dict[str, list[Path]]:
     """Return the images of every split that is there; arguments as in `read`."""
+    folder = row.folder_in(root)
     return {
-        split: [(images or row.folder_in(root) / split) / f"{path.stem}.jpg" for path in files]
+        split: [(images or folder / split) / f"{path.stem}.jpg" for path in files]
         for split in ("train", "val", "test")
-        if (files := sorted((row.folder_in(root) / split).glob("*.json")))
+        if (files := sorted((folder / split).glob("*.json")))
     }
 
 
-def draw_marks(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.NDArray[np.uint8]:
-    """The marks (H, W) uint8 of an image: 1 on the target, 255 where pixels count for nobody, 0 elsewhere.
+def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.NDArray[np.uint8]:
+    """Draw the label map (H, W) uint8 of an image: 1 on the target, 255 on ignored pixels, 0 elsewhere.
 
-    Shapes labelled `flag` are left out; the larger are drawn first and later ones over them; of two with equal area the
-    one named first in the file comes out on top. A label that contains `ignore` marks 255, any other 1.
+    Shapes labeled `flag` are skipped. Larger shapes are drawn first; of two with equal area, the first one of the file
+    is drawn last. A label that contains `ignore` is drawn as 255, any other as 1 (get_mask_from_json in LISA's
+    utils/data_processing.py).
 
     Raises:
-        DataError: a shape without label or points, or points that are no finite pairs.
+        DataError: a shape without label or points, or points that are not finite pairs.
     """
     width, height = size_wh
-    drawn = []
-    for index, shape in enumerate(shapes):
-        place = f"{where}, shape {index}"
-        label = require_field(shape, "label", str, place).lower()
+    masks = []
+    for index, value in enumerate(shapes):
+        where_shape = f"{where}, shape {index}"
+        shape = parse_record(_Shape, value, where_shape)
+        label = shape.label.lower()
         if label != "flag":
-            mask = draw_polygon(_points(require_field(shape, "points", list, place), place), size_wh)
-            drawn.append((int(mask.sum()), index, IGNORED if "ignore" in label else TARGET, mask))
-    marks = np.zeros((height, width), dtype=np.uint8)
-    for _, _, mark, mask in sorted(drawn, key=lambda entry: entry[:2], reverse=True):
-        marks[mask] = mark
-    return marks
+            mask = draw_polygon(_points(shape.points, where_shape), size_wh)
+            masks.append((int(mask.sum()), index, IGNORED if "ignore" in label else TARGET, mask))
+    labels = np.zeros((height, width), dtype=np.uint8)
+    for _, _, label_value, mask in sorted(masks, key=lambda entry: entry[:2], reverse=True):
+        labels[mask] = label_value
+    return labels
 
 
-def _points(points: list[Any], place: str) -> npt.NDArray[np.int64]:
-    """The points (N, 2), x and y in pixels, truncated towards zero to whole numbers."""
+def draw_polygon(points: npt.NDArray[np.int32], size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """Rasterise a closed polygon to a mask (H, W), bool: its inside by the even-odd rule, and its outline of one pixel.
+
+    The calls are LISA's, so that scores are over the same pixels as elsewhere.
+
+    Args:
+        points: (N, 2) corners x, y in whole pixels, N >= 1, which name pixels; they may be outside the image.
+        size_wh: width and height of the image in pixels.
+    """
+    # Imported late: the modules that list data sets need no OpenCV.
+    import cv2
+
+    width, height = size_wh
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    cv2.polylines(canvas, [points], True, 1, 1)
+    cv2.fillPoly(canvas, [points], 1)
+    return canvas.astype(bool)
+
+
+def _points(points: object, where: str) -> npt.NDArray[np.int32]:
+    """Parse points (N, 2), x and y in pixels, truncated towards zero."""
+    if not isinstance(points, list) or not points:
+        raise DataError(f"{where}: a shape has a list of points; found {shorten(points)}")
     for point in points:
         if (
             not isinstance(point, list)
             or len(point) != 2
             or not all(map(is_number, point))
-            or max(map(abs, point)) >= 2**24
+            or max(map(abs, point)) >= _MAX_COORDINATE
         ):
-            raise DataError(f"{place}: a point is [x, y] in pixels; found {shorten(point)}")
-    if not points:
-        raise DataError(f"{place}: a shape without points")
-    return np.array([[math.trunc(x), math.trunc(y)] for x, y in points], dtype=np.int64)
+            raise DataError(f"{where}: a point is [x, y] in pixels; found {shorten(point)}")
+    return np.array(points).astype(np.int32)

@@ -10,8 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sam4mllm.data.fields import require_field
-from sam4mllm.data.readers.refs import RefsReader
+from sam4mllm.data.readers.refs import RefRecord, RefsReader
 from sam4mllm.errors import DataError
 
 
@@ -49,10 +48,14 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
             ) from error
 
 
-def _targets(record: dict[str, Any], where: str) -> tuple[int, ...]:
-    """Return the one annotation id of a ref."""
-    return (require_field(record, "ann_id", int, where),)
+class RefCocoRecord(RefRecord):
+    """A ref of RefCOCO, RefCOCO+ or RefCOCOg: exactly one object."""
+
+    ann_id: int
+
+    def annotation_ids(self) -> tuple[int, ...]:
+        return (self.ann_id,)
 
 
-_READER = RefsReader("refs({}).p", lambda path: load_plain(path), _targets)
+_READER = RefsReader("refs({}).p", lambda path: load_plain(path), RefCocoRecord)
 read, splits, images_by_split = _READER.read, _READER.splits, _READER.images_by_split

@@ -11,15 +11,37 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from sam4mllm.data.fields import require_field
 from sam4mllm.data.readers.instances import Instances
+from sam4mllm.data.records import Record, Text, parse_record
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
 COCO_IMAGES = Path("images/mscoco/images/train2014")
+
+
+class _Sentence(Record):
+    sent_id: int
+    sent: Text
+
+
+class RefRecord(Record):
+    """A ref as the file holds it. Subclasses add the field of the target."""
+
+    ref_id: int
+    image_id: int
+    split: Text
+    sentences: list[_Sentence]
+
+    def annotation_ids(self) -> tuple[int, ...]:
+        """Return the annotations of the ref's objects, each once; none for "no target".
+
+        Raises:
+            ValueError: an invalid target.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +102,13 @@ class RefsFile:
         Raises:
             DataError: a ref's image is not in instances.json.
         """
-        images: dict[str, dict[Path, None]] = {}
+        first_refs: dict[str, dict[int, int]] = {}
         for ref in self.refs:
-            path = instances.path_of(ref.image_id, f"{self.path}, ref {ref.ref_id}")
-            images.setdefault(ref.split, {})[path] = None
-        return {split: list(paths) for split, paths in images.items()}
+            first_refs.setdefault(ref.split, {}).setdefault(ref.image_id, ref.ref_id)
+        return {
+            split: [instances.path_of(image_id, f"{self.path}, ref {ref_id}") for image_id, ref_id in images.items()]
+            for split, images in first_refs.items()
+        }
 
 
 _FileVersion: TypeAlias = tuple[Path, int, int] | None
@@ -99,18 +123,13 @@ class RefsReader:
     Args:
         file_name: the name of the file of refs, with `{}` in place of `split_by`.
         load: parses that file to the list of its records.
-        targets: returns the annotation ids of a record; its second argument names the record in errors.
+        record: the type of its records.
     """
 
-    def __init__(
-        self,
-        file_name: str,
-        load: Callable[[Path], object],
-        targets: Callable[[dict[str, Any], str], tuple[int, ...]],
-    ) -> None:
+    def __init__(self, file_name: str, load: Callable[[Path], object], record: type[RefRecord]) -> None:
         self._file_name = file_name
         self._load = load
-        self._targets = targets
+        self._record = record
 
     def read(
         self,
@@ -161,13 +180,11 @@ class RefsReader:
 
     def _parse(self, row: DatasetRow, root: Path, split_by: str) -> RefsFile:
         path = self._path(row, root, split_by)
-        return RefsFile(path, parse_refs(self._load(path), path, self._targets))
+        return RefsFile(path, parse_refs(self._load(path), path, self._record))
 
 
-def parse_refs(
-    records: object, path: Path, targets: Callable[[dict[str, Any], str], tuple[int, ...]]
-) -> tuple[Ref, ...]:
-    """Parse the records of a file of refs; `targets(record, where)` returns the annotation ids of a record.
+def parse_refs(records: object, path: Path, kind: type[RefRecord]) -> tuple[Ref, ...]:
+    """Validate the records of a file of refs.
 
     Raises:
         DataError: the first record that is not a ref, named by its ref_id or its index in the list.
@@ -175,16 +192,16 @@ def parse_refs(
     if not isinstance(records, list):
         raise DataError(f"{path}: a refs file is a list of refs; found {type(records).__name__}")
     refs = []
-    for index, record in enumerate(records):
-        ref_id = require_field(record, "ref_id", int, f"{path}, record {index}")
-        where = f"{path}, ref {ref_id}"
-        sentences = []
-        for sentence in require_field(record, "sentences", list, where):
-            sentences.append(
-                (require_field(sentence, "sent_id", int, where), require_field(sentence, "sent", str, where))
-            )
-        image_id, split = require_field(record, "image_id", int, where), require_field(record, "split", str, where)
-        refs.append(Ref(ref_id, image_id, targets(record, where), split, tuple(sentences)))
+    for index, value in enumerate(records):
+        ref_id = value.get("ref_id") if isinstance(value, dict) else None
+        where = f"{path}, ref {ref_id}" if type(ref_id) is int else f"{path}, record {index}"
+        record = parse_record(kind, value, where)
+        try:
+            annotation_ids = record.annotation_ids()
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        sentences = tuple((sentence.sent_id, sentence.sent) for sentence in record.sentences)
+        refs.append(Ref(record.ref_id, record.image_id, annotation_ids, record.split, sentences))
     return tuple(refs)
 
 

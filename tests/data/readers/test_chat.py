@@ -31,11 +31,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def turns(*texts: str, **changes: Any) -> dict[str, Any]:
-    said = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
-    return {"id": 1, "image": "a.jpg", "conversations": said} | changes
+    turns = [{"from": ("human", "gpt")[index % 2], "value": text} for index, text in enumerate(texts)]
+    return {"id": 1, "image": "a.jpg", "conversations": turns} | changes
 
 
-def test_llavas_list_is_read(folder: Path) -> None:
+def test_a_list_in_llavas_format_is_read(folder: Path) -> None:
     entries = [turns("<image>\nWhat is it?", "A cup.", "Is it red?", "No."), turns("Sure?\n<image>", "Yes")]
     (folder / "chat.json").write_text("\n " + json.dumps(entries))
     first, second = read_chat(folder / "chat.json")
@@ -44,7 +44,7 @@ def test_llavas_list_is_read(folder: Path) -> None:
     assert read_chat(folder / "chat.json", limit=1) == [first]
 
 
-def test_lines_and_bare_questions_are_read(folder: Path) -> None:
+def test_json_lines_of_questions_and_answers_are_read(folder: Path) -> None:
     lines = [turns("What?", "That.", image="b.jpg"), {"image": "b.jpg", "question": "Red?", "answer": "no"}]
     (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = read_chat(folder / "chat.jsonl", images=folder / "photos")
@@ -56,28 +56,28 @@ def test_lines_and_bare_questions_are_read(folder: Path) -> None:
 
 @pytest.mark.parametrize("as_list", [True, False], ids=["list", "lines"])
 @pytest.mark.parametrize(
-    ("entry", "says"),
+    ("entry", "message"),
     [
-        (3, "the field 'chat' must be dict; found 3"),
+        (3, "expected an object; found 3"),
         ({"image": "a.jpg"}, "a chat has conversations, or question and answer; found image"),
         ({"image": "a.jpg", "question": "Red?"}, "the field 'answer' is missing"),
         (turns("What?", "That.", image="c.jpg"), "c.jpg: no such image"),
         (turns("What?", "That.", image="c" * 300), "no such image"),
-        (turns("What?", "That.", image=None), "a chat without an image cannot be taught here"),
-        (turns("What?"), r"human and gpt in alternation, gpt last; found \['human'\]"),
-        (turns(), "human and gpt in alternation"),
+        (turns("What?", "That.", image=None), "a chat without an image is not supported; remove it"),
+        (turns("What?"), r"alternate between human and gpt, gpt last; found \['human'\]"),
+        (turns(), "alternate between human and gpt"),
         (turns("What?", "That.", conversations=[{"from": "gpt", "value": "Hi."}]), r"found \['gpt'\]"),
-        (turns("<image><image>What?", "That."), "<image> stands in more than the first place"),
-        (turns("<image>What?", "That.", "And <image>?", "This."), "<image> stands in more than the first place"),
+        (turns("<image><image>What?", "That."), "<image> occurs again after"),
+        (turns("<image>What?", "That.", "And <image>?", "This."), "<image> occurs again after"),
     ],
 )
-def test_a_bad_entry_is_told_by_its_number(folder: Path, entry: Any, says: str, as_list: bool) -> None:
+def test_a_bad_entry_is_reported_with_its_number(folder: Path, entry: Any, message: str, as_list: bool) -> None:
     entries = [turns("What?", "That."), entry]
     text = json.dumps(entries) if as_list else "\n".join(map(json.dumps, entries))
     (folder / "chat.json").write_text(text)
-    with pytest.raises(DataError, match=rf"chat.json: 1 bad line\(s\): line 2: .*{says}") as told:
+    with pytest.raises(DataError, match=rf"chat.json: 1 bad line\(s\): line 2: .*{message}") as raised:
         read_chat(folder / "chat.json")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_files_without_chat(folder: Path) -> None:
@@ -89,7 +89,7 @@ def test_files_without_chat(folder: Path) -> None:
             read_chat(folder / "empty.json")
 
 
-def test_explanations_are_taught_by_their_query(tmp_path: Path) -> None:
+def test_explanations_are_a_query_and_its_answer(tmp_path: Path) -> None:
     write_image(tmp_path / "ReasonSeg/train/x.jpg")
     file = tmp_path / "ReasonSeg/explanatory/train.json"
     file.parent.mkdir()
@@ -97,11 +97,11 @@ def test_explanations_are_taught_by_their_query(tmp_path: Path) -> None:
     assert read_explanations(tmp_path) == [
         Dialogue("reasonseg-explanations/0", tmp_path / "ReasonSeg/train/x.jpg", (("what warms?", "The stove does."),))
     ]
-    for content, says in (
+    for content, message in (
         ({}, "explanations are a list of"),
         ([{"image": "x.jpg", "query": "what?"}], "entry 0: the field 'outputs' is missing"),
         ([{"image": "y.jpg", "query": "what?", "outputs": "it"}], "entry 0: .*y.jpg: no such image"),
     ):
         file.write_text(json.dumps(content))
-        with pytest.raises(DataError, match=rf"train.json.*{says}"):
+        with pytest.raises(DataError, match=rf"train.json.*{message}"):
             read_explanations(tmp_path)

@@ -52,21 +52,21 @@ def test_one_object_several_and_none(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "says"),
+    ("record", "message"),
     [
         ({"phrase": "it", "annotation_id": 99}, "instances.json has no annotation 99"),
         ({"phrase": "it", "image_id": 99}, "instances.json has no image 99"),
-        ({"phrase": "it"}, "give annotation_id, annotation_ids or image_id; none is named"),
-        ({"phrase": "it", "annotation_ids": [50, 60]}, r"the annotations lie in the images \[5, 6\]"),
-        ({"phrase": "it", "annotation_ids": ["50"]}, "annotation_ids is a list of whole numbers"),
+        ({"phrase": "it"}, "give annotation_id, annotation_ids or image_id; no image is given"),
+        ({"phrase": "it", "annotation_ids": [50, 60]}, r"the annotations belong to the images \[5, 6\]"),
+        ({"phrase": "it", "annotation_ids": ["50"]}, r"the field 'annotation_ids\[0\]' must be an integer; found '50'"),
         ({"phrase": "it", "annotation_id": 50, "annotation_ids": [51]}, "both given; keep one of them"),
         ({"phrase": "it", "annotation": 50}, "unknown field 'annotation'"),
         ({"annotation_id": 50}, "give either phrase, a text, or phrases"),
-        ({"phrase": "it", "annotation_id": 50, "id": "first"}, "the id 'first' is line 1's too"),
+        ({"phrase": "it", "annotation_id": 50, "id": "first"}, "the id 'first' is also in line 1"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number(folder: Path, record: Any, says: str) -> None:
-    with pytest.raises(DataError, match=rf"phrases.jsonl: 1 bad line\(s\): line 2: .*{says}"):
+def test_a_bad_line_is_reported_with_its_number(folder: Path, record: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"phrases.jsonl: 1 bad line\(s\): line 2: .*{message}"):
         read(folder, {"phrase": "it", "annotation_id": 50, "id": "first"}, record)
 
 

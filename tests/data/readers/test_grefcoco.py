@@ -46,12 +46,12 @@ def test_one_object_several_or_none(
         ({"ann_id": []}, "ref 7: ann_id is an id"),
         ({"ann_id": "50"}, "ref 7: ann_id is an id"),
         ({"ann_id": None}, "ref 7: ann_id is an id"),
-        ({"ann_id": [50, -1]}, "ref 7: ann_id says no target"),
+        ({"ann_id": [50, -1]}, "ref 7: ann_id holds -1"),
         ({"no_target": True}, "ref 7: no_target is true, but"),
         ({"ann_id": [52]}, "ref 7: .* has no annotation 52"),
     ],
 )
-def test_a_bad_target_is_told(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_a_bad_target_is_reported(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     _write(tmp_path, [{**ref(7, [50], 5, "val", "these"), **change}])
     with pytest.raises(DataError, match=message):
         read_dataset("grefcoco", tmp_path, "val")

@@ -89,7 +89,7 @@ def test_masks_in_the_forms_that_data_sets_have(tmp_path: Path, column: str, val
     assert all(np.array_equal(each.mask(), mask()) and each.objects[0].box == Box(2, 1, 8, 5) for each in samples)
 
 
-def test_where_stored_images_are_written_to_has_no_part_in_the_ids(
+def test_ids_do_not_depend_on_the_folder_that_stored_images_are_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path, {"image": make_images(1), "phrase": ["it"], "masks": [[[SQUARE]]]})
@@ -132,7 +132,7 @@ LEFT, RIGHT, BOTH = Box(2, 1, 8, 5), Box(12, 1, 18, 5), Box(2, 1, 18, 5)
         ("bbox", [[2.0, 1.0, 6.0, 4.0], [12.0, 1.0, 6.0, 4.0]], None, [LEFT, RIGHT]),
     ],
 )
-def test_a_column_of_another_name_is_read_as_it_is_called_and_by_what_it_holds(
+def test_a_mapped_column_is_read_by_its_form_and_its_values(
     tmp_path: Path, form: str, value: Any, feature: Any, boxes: list[Box]
 ) -> None:
     write_image(tmp_path / "a.png")
@@ -142,14 +142,14 @@ def test_a_column_of_another_name_is_read_as_it_is_called_and_by_what_it_holds(
     assert [item.box for item in sample.objects] == boxes
 
 
-def test_the_names_of_columns_are_those_that_a_recipe_takes() -> None:
+def test_the_column_names_are_those_that_a_recipe_accepts() -> None:
     assert [form for forms in COLUMNS.values() for form in forms] == list(get_args(ColumnName))
 
 
-def test_two_columns_for_one_thing_are_refused(tmp_path: Path) -> None:
+def test_two_columns_with_one_meaning_are_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     path = save(tmp_path, {"image": [str(tmp_path / "a.png")], "phrase": ["it"], "one": [SQUARE], "two": [[SQUARE]]})
-    with pytest.raises(DataError, match="columns names both masks and mask, which tell the same; keep one of them"):
+    with pytest.raises(DataError, match="names both masks and mask, which have the same meaning; keep one of them"):
         read_dataset("hub", path=path, columns={"mask": "one", "masks": "two"})
 
 
@@ -160,29 +160,29 @@ def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
     columns = {"image": "file", "phrase": "answer"}
     (sample,) = read_dataset("hub", path=tmp_path / "set", split="val", columns=columns)
     assert sample.id == "7" and sample.objects[0].box == Box(1, 2, 3, 4) and not sample.has_masks
-    for split, names, says in (
-        ("train", columns, "the split 'train' is not there; it has: val"),
-        (None, columns, "the split None is not there; it has: val"),
+    for split, names, message in (
+        ("train", columns, "there is no split 'train'; it has: val"),
+        (None, columns, "there is no split None; it has: val"),
         ("val", {}, "no column image; name it as columns.image; it has: file, answer, boxes, id"),
         ("val", {"image": "image"}, "there is no column 'image'; it has: file"),
     ):
-        with pytest.raises(DataError, match=says):
+        with pytest.raises(DataError, match=message):
             read_dataset("hub", path=tmp_path / "set", split=split, columns=names)
 
 
-def test_an_id_of_the_hub_that_is_a_script_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_script_of_the_hub_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: str) -> None:
         raise RuntimeError("Dataset scripts are no longer supported, but found refcoco.py")
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(DataError, match=r"somebody/refcoco: no data set of `datasets` \(Dataset scripts are no longer"):
+    with pytest.raises(DataError, match=r"somebody/refcoco: not a data set of `datasets` \(Dataset scripts are"):
         read_dataset("hub", path=Path("somebody/refcoco"))
 
 
-def test_what_is_no_data_set_and_bad_rows(tmp_path: Path) -> None:
+def test_a_folder_without_a_data_set_and_bad_rows_are_reported(tmp_path: Path) -> None:
     write_image(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty: no data set of `datasets`"):
+    with pytest.raises(DataError, match="empty: not a data set of `datasets`"):
         read_dataset("hub", path=tmp_path / "empty")
     path = save(tmp_path, {"image": [str(tmp_path / "a.png")] * 2, "phrase": ["it", "that"], "boxes": [None, [[1, 2]]]})
     with pytest.raises(DataError, match="set: is one data set without splits; leave split='val' out"):

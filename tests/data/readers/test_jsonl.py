@@ -73,7 +73,7 @@ def square() -> np.ndarray:
         "cut_out.png",
         "indexed.png",
     ],
-    ids=["polygon", "polygons", "overlapping", "run lengths", "uncompressed", "grey", "rgb", "rgba", "palette"],
+    ids=["polygon", "polygons", "overlapping", "rle", "uncompressed rle", "grey", "rgb", "rgba", "palette"],
 )
 def test_every_form_of_a_mask_is_the_same_mask(folder: Path, mask: Any) -> None:
     (sample,) = read_dataset("jsonl", path=write(folder, {"image": "a.png", "phrase": "it", "masks": [mask]}))
@@ -106,7 +106,7 @@ def test_phrases_boxes_and_no_target(folder: Path) -> None:
     with pytest.raises(DataError, match="has a box and no mask"):
         samples[2].mask()
     assert not samples[3].mask().any() and samples[3].has_masks
-    # Two lines about one object name it alike, so its target is computed once and the two are not taught as different.
+    # Two lines about one object give it one id, so its target is computed once.
     assert samples[4].objects[0] == samples[0].objects[0]
     assert read_dataset("jsonl", path=folder / "mine.jsonl", limit=3) == samples[:3]
 
@@ -115,20 +115,20 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
-        ("{", "no JSON"),
-        ("[1]", "the field 'record' must be dict"),
+        ("{", "not JSON"),
+        ("[1]", "expected an object with image; found"),
         ({"phrase": "it"}, "the field 'image' is missing"),
         ({"image": "a.png"}, "give either phrase, a text, or phrases"),
         (GOOD | {"phrases": ["it"]}, "give either phrase, a text, or phrases"),
         ({"image": "a.png", "phrases": []}, "phrases is empty"),
-        ({"image": "a.png", "phrases": [3]}, "the field 'phrases' must be str; found 3"),
-        (GOOD | {"mask": SQUARE}, "unknown field 'mask'; the fields are id, image, phrase"),
+        ({"image": "a.png", "phrases": [3]}, r"the field 'phrases\[0\]' must be text; found 3"),
+        (GOOD | {"mask": SQUARE}, "unknown field 'mask'; the fields are id, phrase, phrases, image"),
         (GOOD | {"image": "b.png"}, "b.png: no such image"),
-        (GOOD | {"masks": SQUARE[0]}, "masks is a list, an entry for each object; found 2"),
+        (GOOD | {"masks": SQUARE[0]}, "the field 'masks' must be a list; found 2"),
         (GOOD | {"masks": ["nowhere.png"]}, "nowhere.png: no such file; a mask was expected"),
-        (GOOD | {"masks": ["`0" * 300]}, "no such file; a mask was expected .run lengths are no text but an object"),
+        (GOOD | {"masks": ["`0" * 300]}, "no such file; a mask was expected .an RLE is an object"),
         (GOOD | {"image": "a" * 300}, "no such image, or none that can be read"),
         (GOOD | {"masks": ["mine.jsonl"]}, "mine.jsonl: not an image that can be read as a mask"),
         (GOOD | {"masks": ["broken.avif"]}, "broken.avif: not an image that can be read as a mask .*: Failed"),
@@ -141,22 +141,22 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
         ({"image": "a.png", "phrase": "it", "boxes": [[1, 2, 3, 10**400]]}, "a box is .* found"),
         ({"image": "b.png", "phrase": "it", "size_wh": [10**400, 5], "masks": [SQUARE]}, "too large to convert"),
         ({"image": "a.png", "phrase": "it", "boxes": [[9, 2, 3, 4]]}, "with x1 <= x2 and y1 <= y2"),
-        ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "has no part in the image of"),
-        ({"image": "a.png", "phrase": "it", "boxes": [[2, 5, 8, 19]]}, r"reaches out of the image of \(20, 10\)"),
-        ({"image": "a.png", "phrase": "it", "boxes": [[0.1, 0.1, 0.5, 0.6]]}, "is in shares of the image's sides"),
-        (GOOD | {"phrase": " "}, "the phrase is empty; say what is meant"),
-        (GOOD | {"masks": ["noisy.jpg"]}, "a JPEG's noise makes pixels of the mask that are none; save it as PNG"),
-        (GOOD | {"object_ids": ["a", "b"]}, "object_ids names each of the 1 objects by a text"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "is outside the image of"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[2, 5, 8, 19]]}, r"leaves the image of \(20, 10\)"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[0.1, 0.1, 0.5, 0.6]]}, "is normalized to the image's size"),
+        (GOOD | {"phrase": " "}, "the phrase is empty; describe the object"),
+        (GOOD | {"masks": ["noisy.jpg"]}, "the compression noise of a JPEG adds pixels to the mask; save it as PNG"),
+        (GOOD | {"object_ids": ["a", "b"]}, "object_ids holds one text for each of the 1 objects"),
         (GOOD | {"size_wh": [10, 20]}, r"size_wh is \(10, 20\), but .*a.png is \(20, 10\)"),
-        (GOOD | {"size_wh": [0, 20]}, r"size_wh is \[width, height\], whole and positive"),
-        (GOOD | {"id": 3}, "the field 'id' must be str"),
-        (GOOD | {"id": "first"}, "the id 'first' is line 1's too"),
+        (GOOD | {"size_wh": [0, 20]}, r"size_wh is \[width, height\], two positive integers"),
+        (GOOD | {"id": 3}, "the field 'id' must be text"),
+        (GOOD | {"id": "first"}, "the id 'first' is also in line 1"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number(folder: Path, line: Any, says: str) -> None:
-    with pytest.raises(DataError, match=rf"mine.jsonl: 1 bad line\(s\): line 3: .*{says}") as told:
+def test_a_bad_line_is_reported_with_its_number(folder: Path, line: Any, message: str) -> None:
+    with pytest.raises(DataError, match=rf"mine.jsonl: 1 bad line\(s\): line 3: .*{message}") as raised:
         read_dataset("jsonl", path=write(folder, GOOD | {"id": "first"}, "", line))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_files_without_samples(tmp_path: Path) -> None:

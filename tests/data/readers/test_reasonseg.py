@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from sam4mllm.data.masks import decode
-from sam4mllm.data.readers.reasonseg import draw_marks
+from sam4mllm.data.readers.reasonseg import draw_labels
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import rectangle, write_image, write_reasonseg
 
 
-def test_validation_asks_the_first_text_and_training_every_one(tmp_path: Path) -> None:
+def test_validation_uses_the_first_text_and_training_every_one(tmp_path: Path) -> None:
     shapes = [rectangle("target", 2, 1, 5, 3)]
     for split in ("train", "val", "test"):
         write_reasonseg(tmp_path, split, "b", ["what rolls", "the round one"], shapes)
@@ -45,14 +45,14 @@ def test_a_target_is_one_object_with_its_tight_box(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shapes", [[], [rectangle("flag", 0, 0, 5, 5)], [rectangle("Flag", 0, 0, 5, 5)]])
-def test_a_file_without_target_means_nothing(tmp_path: Path, shapes: list[dict[str, Any]]) -> None:
+def test_a_file_without_target_has_no_object(tmp_path: Path, shapes: list[dict[str, Any]]) -> None:
     write_reasonseg(tmp_path, "test", "a", ["x"], shapes)
     (sample,) = read_dataset("reasonseg", tmp_path, "test")
     assert sample.objects == ()
     assert not sample.mask().any()
 
 
-def test_ignored_pixels_are_kept_apart(tmp_path: Path) -> None:
+def test_ignored_pixels_are_not_part_of_the_target(tmp_path: Path) -> None:
     shapes = [rectangle("Ignored area", 4, 1, 5, 3), rectangle("target", 2, 1, 5, 3)]
     write_reasonseg(tmp_path, "val", "a", ["x"], shapes)
     (sample,) = read_dataset("reasonseg", tmp_path, "val")
@@ -70,22 +70,22 @@ BIG, SMALL = (0, 0, 5, 5), (2, 2, 3, 3)
 @pytest.mark.parametrize(
     ("shapes", "at_2_2", "at_0_0"),
     [
-        # The larger is drawn first whatever the order in the file, so the smaller lies on top.
+        # The larger is drawn first, whatever the order in the file.
         ([rectangle("target", *BIG), rectangle("ignore", *SMALL)], 255, 1),
         ([rectangle("ignore", *SMALL), rectangle("target", *BIG)], 255, 1),
         ([rectangle("target", *SMALL), rectangle("ignore", *BIG)], 1, 255),
-        # Of two with equal area the first in the file lies on top.
+        # Of two with equal area the first one of the file is drawn last.
         ([rectangle("target", *BIG), rectangle("ignore", *BIG)], 1, 1),
         ([rectangle("ignore", *BIG), rectangle("target", *BIG)], 255, 255),
     ],
 )
-def test_smaller_shapes_lie_on_top(shapes: list[dict[str, Any]], at_2_2: int, at_0_0: int) -> None:
-    marks = draw_marks(shapes, (20, 10), "here")
+def test_smaller_shapes_are_drawn_on_top(shapes: list[dict[str, Any]], at_2_2: int, at_0_0: int) -> None:
+    marks = draw_labels(shapes, (20, 10), "here")
     assert (marks[2, 2], marks[0, 0], marks[9, 19]) == (at_2_2, at_0_0, 0)
 
 
-def test_points_are_cut_to_whole_pixels_towards_zero() -> None:
-    marks = draw_marks([rectangle("target", -0.9, 0.99, 3.99, 2.5)], (20, 10), "here")
+def test_points_are_truncated_towards_zero() -> None:
+    marks = draw_labels([rectangle("target", -0.9, 0.99, 3.99, 2.5)], (20, 10), "here")
     expected = np.zeros((10, 20), dtype=np.uint8)
     expected[0:3, 0:4] = 1
     assert np.array_equal(marks, expected)
@@ -99,7 +99,7 @@ def test_text_is_utf_8_or_else_cp1252(tmp_path: Path, encoding: str) -> None:
     assert read_dataset("reasonseg", tmp_path, "val")[0].phrase == "the caf\u00e9\u2019s door"
 
 
-def test_a_image_taken_sideways_has_the_size_it_is_seen_at(tmp_path: Path) -> None:
+def test_the_size_of_an_image_with_exif_orientation_is_its_upright_size(tmp_path: Path) -> None:
     path = write_reasonseg(tmp_path, "val", "a", ["x"], [rectangle("target", 0, 15, 3, 19)])
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -114,24 +114,27 @@ def test_a_image_taken_sideways_has_the_size_it_is_seen_at(tmp_path: Path) -> No
     [
         ("[", r"a\.json: a ReasonSeg annotation must be JSON"),
         (json.dumps([]), r"a\.json: expected an object"),
-        (json.dumps({"text": [], "shapes": []}), r"a\.json: text is a list of one text or more"),
-        (json.dumps({"text": "x", "shapes": []}), r"a\.json: the field 'text' must be list"),
-        (json.dumps({"text": [1], "shapes": []}), r"a\.json: text is a list"),
+        (json.dumps({"text": [], "shapes": []}), r"a\.json: the field 'text' must be a list of at least one value"),
+        (json.dumps({"text": "x", "shapes": []}), r"a\.json: the field 'text' must be a list; found 'x'"),
+        (json.dumps({"text": [1], "shapes": []}), r"a\.json: the field 'text\[0\]' must be text; found 1"),
         (json.dumps({"text": ["x"]}), r"a\.json: the field 'shapes' is missing"),
         (json.dumps({"text": ["x"], "shapes": [{"points": []}]}), "shape 0: the field 'label' is missing"),
-        (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": []}]}), "shape 0: a shape without points"),
+        (
+            json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": []}]}),
+            "shape 0: a shape has a list",
+        ),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1]]}]}), "shape 0: a point is"),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, 1e99]]}]}), "shape 0: a point is"),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, float("nan")]]}]}), "shape 0: a point"),
     ],
 )
-def test_a_bad_file_is_told(tmp_path: Path, content: str, message: str) -> None:
+def test_a_bad_file_is_reported(tmp_path: Path, content: str, message: str) -> None:
     write_reasonseg(tmp_path, "val", "a", ["x"], []).write_text(content)
     with pytest.raises(DataError, match=message):
         read_dataset("reasonseg", tmp_path, "val")
 
 
-def test_a_missing_or_broken_image_is_told(tmp_path: Path) -> None:
+def test_a_missing_or_broken_image_is_reported(tmp_path: Path) -> None:
     path = write_reasonseg(tmp_path, "val", "a", ["x"], []).with_suffix(".jpg")
     path.write_bytes(b"no image")
     with pytest.raises(DataError, match=r"a\.jpg: no such image, or none that can be read"):
@@ -141,7 +144,7 @@ def test_a_missing_or_broken_image_is_told(tmp_path: Path) -> None:
         read_dataset("reasonseg", tmp_path, "val")
 
 
-def test_an_unknown_split_is_told_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_split_is_reported_with_the_known_ones(tmp_path: Path) -> None:
     write_reasonseg(tmp_path, "val", "a", ["x"], [])
     with pytest.raises(DataError, match="has: val"):
         read_dataset("reasonseg", tmp_path, "testA")

@@ -1,3 +1,5 @@
+"""The unpickler of refs: plain data comes back, code never runs, damaged files are one error."""
+
 from __future__ import annotations
 
 import contextlib
@@ -16,7 +18,7 @@ from sam4mllm.errors import DataError
 
 
 class _Payload:
-    """Unpickled carelessly, it makes a folder."""
+    """Creates a folder when it is unpickled by pickle.load."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -26,7 +28,7 @@ class _Payload:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_pickle_that_would_run_something_runs_nothing(tmp_path: Path, protocol: int) -> None:
+def test_a_pickle_that_would_run_code_is_refused_before_it_runs(tmp_path: Path, protocol: int) -> None:
     marker = tmp_path / "ran"
     path = tmp_path / "refs.p"
     path.write_bytes(pickle.dumps([{"ref_id": 1, "extra": _Payload(marker)}], protocol=protocol))
@@ -34,7 +36,7 @@ def test_a_pickle_that_would_run_something_runs_nothing(tmp_path: Path, protocol
         load_plain(path, "the refs")
     assert not marker.exists()
     pickle.loads(path.read_bytes())
-    assert marker.exists(), "the payload must be one that works, or this test shows nothing"
+    assert marker.exists(), "pickle itself must run the payload, or this test shows nothing"
 
 
 def test_python_2_byte_strings_become_text(tmp_path: Path) -> None:
@@ -54,16 +56,16 @@ def test_plain_data_comes_back(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize(
     "content", [b"Nr\xff\xff\xff\x3f.", b"Np4000000000\n.", b"\x96\x00\x00\x00\x00\x08\x00\x00\x00."]
 )
-def test_a_number_in_a_pickle_does_not_fill_the_memory(tmp_path: Path, content: bytes) -> None:
+def test_a_length_in_a_damaged_pickle_does_not_exhaust_the_memory(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "refs.p"
     path.write_bytes(content)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with contextlib.suppress(DataError):
         assert load_plain(path, "the refs") is None
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "more than a gigabyte was touched"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "more than a gigabyte was allocated"
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file; the refs was expected there"):
         load_plain(tmp_path / "refs.p", "the refs")
 

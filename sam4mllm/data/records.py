@@ -1,0 +1,199 @@
+"""Records in files: JSON and JSON lines, validated by pydantic, with errors that name the file and the record.
+
+A format is a subclass of `Record`, whose annotations are the types of its fields. Types are strict: True is not a
+number, and "1" is not an integer.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeGuard, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from sam4mllm.errors import DataError, Sam4mllmError
+
+LONGEST_PHRASE = 2000
+"""The maximum length of a phrase in characters; the longest one of ReasonSeg has a few hundred."""
+
+# An error about a file lists the first lines that are invalid and counts the others.
+_LISTED_LINES = 10
+
+Text = Annotated[str, Field(max_length=sys.maxsize)]
+"""Text without lone surrogates such as "\\ud800", which JSON can hold and UTF-8 cannot encode.
+
+pydantic encodes text to measure it, and refuses text that it cannot encode.
+"""
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "an object",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_type": "an integer",
+    "list_type": "a list",
+    "model_type": "an object",
+    "string_type": "text",
+    "too_short": "a list of at least one value",
+}
+
+
+class Record(BaseModel):
+    """Base class of the records in files. Fields that a subclass does not name are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=())
+
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+Parsed = TypeVar("Parsed")
+
+
+def parse_record(kind: type[AnyRecord], value: object, where: str = "") -> AnyRecord:
+    """Validate a JSON value as a record; `where` names it in the error: the file, and its number or id.
+
+    Raises:
+        DataError: the first problem, as "{where}: the field 'x' must be an integer; found 'abc'".
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        # A misspelled field is missing as well; that it is unknown explains more.
+        unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+        raise DataError(f"{_prefix(where)}{_describe((unknown or problems)[0], kind)}") from None
+
+
+def _prefix(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _describe(error: ErrorDetails, kind: type[Record]) -> str:
+    """Word pydantic's error as "the field 'objects[0].score' must be a number; found 'high'"."""
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).removeprefix(".")
+    value, problem = error["input"], error["type"]
+    if problem == "extra_forbidden":
+        fields = ", ".join(field.alias or key for key, field in kind.model_fields.items())
+        return f"unknown field {name!r}; the fields are {fields}"
+    if problem == "missing":
+        keys = ", ".join(map(repr, value)) if isinstance(value, dict) else ""
+        return f"the field {name!r} is missing; found {keys or 'no field'}"
+    if problem == "string_unicode":
+        return f"the field {name!r} holds a lone surrogate, which UTF-8 cannot encode; found {shorten(value)}"
+    if not name:
+        fields = ", ".join(field.alias or key for key, field in kind.model_fields.items() if field.is_required())
+        return f"expected an object{f' with {fields}' if fields else ''}; found {shorten(value)}"
+    if problem in _EXPECTED:
+        return f"the field {name!r} must be {_EXPECTED[problem]}; found {shorten(value)}"
+    message = error["msg"]
+    return f"the field {name!r}: {message[:1].lower()}{message[1:]}; found {shorten(value)}"
+
+
+def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) -> Any:
+    """Read the value of a JSON file in UTF-8, or in `fallback_encoding` if it is not UTF-8.
+
+    Raises:
+        DataError: no such file; not JSON, or not text in these encodings.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {what} was expected there")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if fallback_encoding is None:
+            raise DataError(f"{path}: {what} must be UTF-8: {error}") from error
+        try:
+            text = content.decode(fallback_encoding)
+        except UnicodeDecodeError as second:
+            raise DataError(f"{path}: {what} is neither UTF-8 nor {fallback_encoding}: {second}") from second
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {what} must be JSON: {error}") from error
+
+
+def read_lines(
+    path: Path, parse: Callable[[object], Parsed], problems: list[str], error_type: type[Sam4mllmError] = DataError
+) -> Iterator[tuple[int, Parsed]]:
+    """Yield the line numbers (from 1) and the parsed records of a JSONL file; blank lines are skipped.
+
+    The problems of invalid lines are appended to `problems`, so that all of them can be reported at once.
+
+    Raises:
+        Sam4mllmError: of type `error_type`: the file cannot be read.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+    with file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = parse(json.loads(line.decode("utf-8-sig")))
+            except json.JSONDecodeError as error:
+                problems.append(f"line {number}: not JSON: {error.msg} (column {error.colno})")
+            # OverflowError: a number with more digits than a float can hold.
+            except (ValueError, OverflowError, RecursionError, DataError) as error:
+                problems.append(f"line {number}: {error}")
+            else:
+                yield number, record
+
+
+def raise_problems(path: Path, problems: list[str], error_type: type[Sam4mllmError] = DataError) -> None:
+    """Raise one error that counts all problems and lists the first ten; return if there are none.
+
+    Raises:
+        Sam4mllmError: of type `error_type`.
+    """
+    if problems:
+        more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
+        raise error_type(f"{path}: {len(problems)} bad line(s): {'; '.join(problems[:_LISTED_LINES])}{more}")
+
+
+def check_phrase(phrase: str, where: str) -> None:
+    """Check that a phrase is not longer than `LONGEST_PHRASE`.
+
+    Raises:
+        DataError: it is longer, which no phrase is: the file is probably damaged.
+    """
+    if len(phrase) > LONGEST_PHRASE:
+        raise DataError(
+            f"{where}: the phrase has {len(phrase)} characters, but at most {LONGEST_PHRASE} are supported; shorten "
+            f"it: {shorten(phrase)}"
+        )
+
+
+def check_not_empty(phrase: str, where: str = "") -> str:
+    """Return the phrase if it is not blank. For custom data and queries: published data sets hold empty phrases.
+
+    Raises:
+        DataError: the phrase is blank.
+    """
+    if not phrase.strip():
+        raise DataError(f"{_prefix(where)}the phrase is empty; describe the object, or remove the line")
+    return phrase
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Return whether a value is a finite number that a float can hold; True and False are not numbers."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def file_exists(path: Path) -> bool:
+    """Return whether there is such a file; False also for a text that the system refuses as a name (too long, say)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def shorten(value: object) -> str:
+    """Return the value's repr for an error message, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
