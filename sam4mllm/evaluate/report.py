@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from sam4mllm.data.registry import DATASETS
 from sam4mllm.evaluate.published import PublishedRow, published
 from sam4mllm.evaluate.reliability import COVERAGES, ReliabilityReport
 from sam4mllm.evaluate.score import Scores
@@ -46,7 +47,7 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     rows = []
     for name, scores in ours.items():
         rows.append([name, *(_percent(getattr(scores, key)) for key in _METRICS.values()), "", "", ""])
-    quoted = published(dataset, split) if beside_published else []
+    quoted = _published_rows(dataset, split) if beside_published else []
     for row in quoted:
         cells = [_quoted(getattr(row, key, None)) for key in _METRICS.values()]
         rows.append([row.system, *cells, *_properties([row])])
@@ -151,7 +152,7 @@ def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside
         rows.append([name, *cells, "", "", ""])
 
     # 3. The published rows, a line for each system.
-    quoted = [row for split in by_split for row in published(dataset, split)] if beside_published else []
+    quoted = [row for split in by_split for row in _published_rows(dataset, split)] if beside_published else []
     for system in dict.fromkeys(row.system for row in quoted):
         own = {row.split: row for row in quoted if row.system == system}
         cells = [
@@ -162,6 +163,11 @@ def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside
         rows.append([system, *cells, *_properties(list(own.values()))])
     header = ["", *(f"{split} {title}" for split in by_split for title in titles), *_PROPERTIES]
     return "\n".join([*lines, "", *text_table(header, rows, left=3)]) + "\n"
+
+
+def _published_rows(dataset: str, split: str) -> list[PublishedRow]:
+    row = DATASETS.get(dataset)
+    return [] if row is None or row.published is None else published(row.published, split)
 
 
 def _properties(rows: Sequence[PublishedRow]) -> list[str]:

@@ -86,7 +86,7 @@ def is_comparable(entry: DataEntry, protocol: str | None = None) -> bool:
 
     True for a complete split of real data with the usual split file, scored under the data set's own protocol.
     """
-    if entry.root is None or protocol not in (None, entry.row.protocol):
+    if entry.row.published is None or entry.root is None or protocol not in (None, entry.row.protocol):
         return False
     usual = entry.limit is None and entry.split_by in (None, entry.row.split_by)
     return usual and not is_generated(entry.root)

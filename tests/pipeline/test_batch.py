@@ -88,7 +88,7 @@ def test_the_line_has_the_fields_of_the_contract(tmp_path: Path) -> None:
     predict(pipeline, make_queries(tmp_path, 1, 1), tmp_path / "out")
     (line,) = lines_of(tmp_path / "out").values()
     assert line.keys() - {"score"} == {"id", "image", "phrase", "status", "answer", "objects", "error"}
-    assert line["objects"][0].keys() == {"box_xyxy", "points_xy", "point_labels", "segmentation", "score", "evidence"}
+    assert line["objects"][0].keys() == {"box_xyxy", "points_xy", "point_labels", "segmentation", "score", "confidence"}
     assert line["error"] is None and line["objects"][0]["point_labels"] == [1, 1, 0]
 
 
@@ -227,6 +227,24 @@ def test_a_later_calibration_rescores_existing_answers(tmp_path: Path) -> None:
         scores = {item["score"] for line in lines_of(out).values() for item in line["objects"]}
         assert scores == {round(probability, 4)}
     assert lines_of(out) == plain
+
+
+def test_shards_of_older_versions_are_rescored(tmp_path: Path) -> None:
+    """Their key `evidence` is now `confidence`."""
+    queries, out = make_queries(tmp_path), tmp_path / "out"
+    pipeline, _ = make_pipeline()
+    predict(pipeline, queries, out, shard_size=4)
+    for shard in (out / "shards").iterdir():
+        shard.write_text(shard.read_text().replace('"confidence"', '"evidence"'))
+    again, engine = make_pipeline()
+    again.calibration = fit_calibration(
+        [(Confidence(None, None, iou), iou > 0.5) for iou in (0.1, 0.9) * 20], [], "val"
+    )
+    summary = predict(again, queries, out, shard_size=4)
+    assert engine.asked == [] and summary.ok == 18
+    confidences = [item.confidence for line in read_predictions(summary.predictions) for item in line.objects]
+    assert confidences == [Confidence(None, None, 1.0)] * 18
+    assert '"evidence"' not in summary.predictions.read_text()
 
 
 def test_an_image_is_embedded_once_wherever_its_queries_are(tmp_path: Path) -> None:
