@@ -60,5 +60,5 @@ def test_a_run_is_not_resumed_with_other_conversations(tmp_path, fast_vlm):
     with pytest.raises(KeyboardInterrupt):
         run_fit(recipe, stop=StopAt(3))
     run, mllm = RunFolder.create(recipe), attach_lora(load_mllm(fast_vlm), recipe.lora, recipe.seed)
-    with pytest.raises(RecipeError, match="were taught other conversations"):
+    with pytest.raises(RecipeError, match="were trained on other conversations"):
         fit(mllm, make_conversations()[1:], recipe, run)
