@@ -16,7 +16,9 @@ from sam4mllm.evaluate.metrics import CORRECT_IOU
 from sam4mllm.methods.registry import recipe_needs_targets
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.filter import points_beat_box
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, TargetStore
 from sam4mllm.utils.device import resolve_device
@@ -163,9 +165,6 @@ def targets_of(
     Raises:
         RecipeError, DataError, ModelError: as `prepare_targets`.
     """
-    from sam4mllm.segmenters.loading import load_segmenter
-    from sam4mllm.targets.prepare import compute_targets
-
     settings = TargetSettings.from_recipe(recipe)
     segmenter = load_segmenter(
         recipe.segmenter.checkpoint, resolve_device(processes.device(device)), recipe.segmenter.dtype
