@@ -38,7 +38,7 @@ REPLACED = {
     r"riddles?|hearsay|newcomers?": "plain words",
 }
 PATTERNS = {
-    re.compile(rf"(?<![\w/-])({words})(?![\w-])", re.IGNORECASE): instead for words, instead in REPLACED.items()
+    re.compile(rf"(?<![\w/.-])({words})(?![\w-])", re.IGNORECASE): instead for words, instead in REPLACED.items()
 }
 
 

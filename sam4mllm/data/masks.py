@@ -112,8 +112,7 @@ def check_rle(value: object) -> Rle:
     """Check an RLE from JSON: its runs must fill its size exactly. Uncompressed counts are compressed.
 
     Raises:
-        ValueError: not an object with `size` [H, W] and `counts`; counts that are not run lengths, or do not fill the
-            size.
+        ValueError: not an object with `size` [H, W] and `counts`; counts that are malformed, or do not fill the size.
     """
     if not isinstance(value, dict) or "size" not in value or "counts" not in value:
         raise ValueError(f'an RLE is {{"size": [H, W], "counts": text}}; got {shorten(value)}')

@@ -50,6 +50,22 @@ def read_dataset(
     Raises:
         DataError: an unknown name or split; an argument that is missing or that the data set does not take; a folder
             or file that is missing or malformed.
+
+    Example, on a small generated data set:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from sam4mllm import read_dataset, write_dataset
+        >>> from sam4mllm.data.readers.jsonl import write_jsonl
+        >>> with TemporaryDirectory() as folder:
+        ...     root, custom = Path(folder, "shapes"), Path(folder, "custom.jsonl")
+        ...     write_dataset(root, scenes=2, seed=0)
+        ...     samples = read_dataset("refcoco", root, "val")
+        ...     write_jsonl(samples[:3], custom)
+        ...     read_again = read_dataset("jsonl", path=custom)
+        >>> samples[0].id, samples[0].phrase, samples[0].size_wh
+        ('refcoco/val/7/24', 'green star', (216, 256))
+        >>> read_again == samples[:3]
+        True
     """
     entry = data_entry(
         name,

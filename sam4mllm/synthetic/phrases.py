@@ -1,8 +1,7 @@
-"""What a person would say about a scene: phrases of eight kinds, each with the shapes that it means.
+"""Referring expressions for a scene: phrases of eight kinds, each with the shapes that it refers to.
 
-A phrase is true of its shapes by a clear margin and of no other shape; what is nearly a tie is not said. `spans` tells
-which words speak of which shapes (the landmark of a relation too), for whoever wants to look at or train on it.
-This module knows nothing about pixels or files.
+A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. `spans` maps
+words to shapes (also the landmark of a relation), which scripts that build the toy models use.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
 KINDS: tuple[str, ...] = ("attribute", "position", "relation", "superlative", "plural", "pair", "nothing", "reasoning")
 
-# "the shape a wheel has": what each silhouette is known for, as noun clauses that also answer "which shape ...?".
+# Descriptions of each silhouette for the kind "reasoning": noun clauses that also answer "which shape ...?".
 KNOWN_FOR: dict[str, tuple[str, ...]] = {
     "circle": ("the shape of a coin", "the outline of a full moon", "the shape of a dinner plate"),
     "square": (
@@ -44,7 +43,7 @@ KNOWN_FOR: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
-    """A phrase about a scene; `shapes` are the indexes of those it means, `spans` (start, end, shapes) of its words."""
+    """A phrase about a scene, with the indexes of its shapes, and the spans (start, end, shapes) of its nouns."""
 
     text: str
     kind: str
@@ -54,7 +53,7 @@ class Phrase:
 
 @dataclass(frozen=True, slots=True)
 class _Noun:
-    """A noun phrase such as "red ring": the words, and the shapes of the scene that they fit."""
+    """A noun phrase such as "red ring", and the shapes of the scene that match it."""
 
     words: str
     shapes: tuple[int, ...]
@@ -66,7 +65,7 @@ _CLEAR_RATIO = 1.35  # of the area: how much larger "the largest" must be than t
 
 
 def phrases_of(scene: Scene, rng: np.random.Generator, kind: str, tries: int = 12) -> Phrase | None:
-    """One phrase of `kind` about the scene, or None where the scene gives no occasion for it."""
+    """Return a random phrase of `kind` about the scene; None if `tries` attempts find none."""
     for _ in range(tries):
         phrase = _MAKERS[kind](scene, rng)
         if phrase is not None:
@@ -74,7 +73,7 @@ def phrases_of(scene: Scene, rng: np.random.Generator, kind: str, tries: int = 1
     return None
 
 
-def _said(kind: str, shapes: Sequence[int], *pieces: _Piece) -> Phrase:
+def _phrase(kind: str, shapes: Sequence[int], *pieces: _Piece) -> Phrase:
     text, spans = "", []
     for piece in pieces:
         words = piece.words if isinstance(piece, _Noun) else piece
@@ -96,12 +95,12 @@ def _noun_words(name: str | None, colour: str | None, pattern: str | None, plura
     return " ".join([*words, head])
 
 
-def _fits(shape: Shape, name: str | None, colour: str | None, pattern: str | None) -> bool:
+def _matches(shape: Shape, name: str | None, colour: str | None, pattern: str | None) -> bool:
     return (name in (None, shape.name)) and (colour in (None, shape.colour)) and (pattern in (None, shape.pattern))
 
 
 def _noun_for(scene: Scene, rng: np.random.Generator, index: int, plural: bool = False) -> _Noun:
-    """A noun phrase that fits the shape `index`, perhaps others too."""
+    """Return a random noun phrase that matches the shape `index`, and possibly others."""
     shape = scene.shapes[index]
     form = rng.choice(6, p=[0.30, 0.38, 0.12, 0.06, 0.06, 0.08])
     name = shape.name if form in (0, 1, 2, 5) else None
@@ -111,8 +110,8 @@ def _noun_for(scene: Scene, rng: np.random.Generator, index: int, plural: bool =
 
 
 def _noun(scene: Scene, name: str | None, colour: str | None, pattern: str | None, plural: bool = False) -> _Noun:
-    fitting = tuple(i for i, shape in enumerate(scene.shapes) if _fits(shape, name, colour, pattern))
-    return _Noun(_noun_words(name, colour, pattern, plural), fitting)
+    matching = tuple(i for i, shape in enumerate(scene.shapes) if _matches(shape, name, colour, pattern))
+    return _Noun(_noun_words(name, colour, pattern, plural), matching)
 
 
 def _any_index(scene: Scene, rng: np.random.Generator) -> int:
@@ -120,7 +119,7 @@ def _any_index(scene: Scene, rng: np.random.Generator) -> int:
 
 
 def _unique_noun(scene: Scene, rng: np.random.Generator, index: int) -> _Noun | None:
-    """The first of a few noun phrases that fit the shape `index` and no other."""
+    """Return a noun phrase that matches the shape `index` and no other; None if six attempts find none."""
     for _ in range(6):
         noun = _noun_for(scene, rng, index)
         if len(noun.shapes) == 1:
@@ -130,11 +129,11 @@ def _unique_noun(scene: Scene, rng: np.random.Generator, index: int) -> _Noun | 
 
 def _attribute(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     noun = _unique_noun(scene, rng, _any_index(scene, rng))
-    return None if noun is None else _said("attribute", noun.shapes, _pick(rng, ("the ", "", "the ")), noun)
+    return None if noun is None else _phrase("attribute", noun.shapes, _pick(rng, ("the ", "", "the ")), noun)
 
 
 def _position(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """The first or last along an axis, among all shapes or among those of a noun."""
+    """Describe the first or last shape along an axis, among all shapes or those of a noun."""
     noun = _noun(scene, None, None, None) if rng.random() < 0.4 else _noun_for(scene, rng, _any_index(scene, rng))
     if len(noun.shapes) < 2:
         return None
@@ -147,13 +146,13 @@ def _position(scene: Scene, rng: np.random.Generator) -> Phrase | None:
         return None
     end = (("left", "right"), ("top", "bottom"))[axis][0 if first else 1]
     if rng.random() < 0.5:
-        return _said("position", [best], "the ", noun, f" {'on' if axis == 0 else 'at'} the {end}")
+        return _phrase("position", [best], "the ", noun, f" {'on' if axis == 0 else 'at'} the {end}")
     most = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}[end]
-    return _said("position", [best], f"the {most} ", noun)
+    return _phrase("position", [best], f"the {most} ", noun)
 
 
-def _stands(scene: Scene, index: int, anchor: int, side: str) -> float:
-    """How far, as a share of the image's side, `index` stands on that side of `anchor`; negative if on the other."""
+def _distance(scene: Scene, index: int, anchor: int, side: str) -> float:
+    """Return how far `index` is on that side of `anchor`, relative to the image's size; negative on the other side."""
     axis = 0 if side in ("left", "right") else 1
     distance = scene.shapes[index].centre_xy[axis] - scene.shapes[anchor].centre_xy[axis]
     return (distance if side in ("right", "below") else -distance) / scene.size_wh[axis]
@@ -176,13 +175,13 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     noun = _noun_for(scene, rng, target)
     side = _pick(rng, tuple(_SIDES))
     candidates = [i for i in noun.shapes if i != anchor]
-    stands = [_stands(scene, i, anchor, side) for i in candidates]
-    meant = [i for i, share in zip(candidates, stands, strict=True) if share >= _CLEAR_SHARE]
-    unclear = any(0 < share < _CLEAR_SHARE for share in stands)
-    # Of a noun that fits one shape only, the relation says nothing new: such phrases are kept but rarer.
-    if unclear or len(meant) != 1 or (len(candidates) == 1 and rng.random() < 0.5):
+    distances = [_distance(scene, i, anchor, side) for i in candidates]
+    targets = [i for i, share in zip(candidates, distances, strict=True) if share >= _CLEAR_SHARE]
+    unclear = any(0 < share < _CLEAR_SHARE for share in distances)
+    # If the noun matches one shape only, the relation is redundant: such phrases are kept, but are rarer.
+    if unclear or len(targets) != 1 or (len(candidates) == 1 and rng.random() < 0.5):
         return None
-    return _said("relation", meant, "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
+    return _phrase("relation", targets, "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
 
 
 def _superlative(scene: Scene, rng: np.random.Generator) -> Phrase | None:
@@ -196,14 +195,14 @@ def _superlative(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     if max(ratio, 1 / ratio) < _CLEAR_RATIO:
         return None
     word = _pick(rng, ("largest", "biggest") if large else ("smallest", "tiniest"))
-    return _said("superlative", [best], f"the {word} ", noun)
+    return _phrase("superlative", [best], f"the {word} ", noun)
 
 
 def _plural(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     noun = _noun_for(scene, rng, _any_index(scene, rng), plural=True)
     if not 2 <= len(noun.shapes) <= 4:
         return None
-    return _said("plural", noun.shapes, _pick(rng, ("all ", "all the ", "the ")), noun)
+    return _phrase("plural", noun.shapes, _pick(rng, ("all ", "all the ", "the ")), noun)
 
 
 def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
@@ -213,11 +212,11 @@ def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     nouns = _unique_noun(scene, rng, first), _unique_noun(scene, rng, second)
     if nouns[0] is None or nouns[1] is None:
         return None
-    return _said("pair", [first, second], "the ", nouns[0], " and the ", nouns[1])
+    return _phrase("pair", [first, second], "the ", nouns[0], " and the ", nouns[1])
 
 
 def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """A phrase that fits no shape, mostly by mixing what is there: one shape's colour with another's silhouette."""
+    """Describe a shape that is not there, mostly with the colour of one shape and the silhouette of another."""
     mixed = rng.random()
     name: str | None = scene.shapes[_any_index(scene, rng)].name
     colour: str | None = scene.shapes[_any_index(scene, rng)].colour
@@ -236,22 +235,22 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
         landmark = _unique_noun(scene, rng, _any_index(scene, rng))
         if landmark is not None:
             side = _pick(rng, tuple(_SIDES))
-            return _said("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
-    return _said("nothing", (), _pick(rng, ("the ", "", "the ")), noun)
+            return _phrase("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
+    return _phrase("nothing", (), _pick(rng, ("the ", "", "the ")), noun)
 
 
 def _reasoning(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """What the silhouette of one shape is known for, with its colour where another shape has that silhouette too."""
+    """Describe a shape by what its silhouette is known for, and its colour if another shape has that silhouette."""
     index = _any_index(scene, rng)
     shape = scene.shapes[index]
     clue = _pick(rng, KNOWN_FOR[shape.name])
     same = _noun(scene, shape.name, None, None)
     if len(same.shapes) == 1:
-        return _said("reasoning", same.shapes, _Noun(clue, same.shapes))
+        return _phrase("reasoning", same.shapes, _Noun(clue, same.shapes))
     noun = _noun(scene, shape.name, shape.colour, None)
     if len(noun.shapes) != 1:
         return None
-    return _said("reasoning", noun.shapes, _Noun(clue, noun.shapes), f", in {shape.colour}")
+    return _phrase("reasoning", noun.shapes, _Noun(clue, noun.shapes), f", in {shape.colour}")
 
 
 _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Phrase | None]] = {

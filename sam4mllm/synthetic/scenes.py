@@ -1,6 +1,6 @@
-"""Scenes: 2 to 6 shapes on a textured ground, some partly behind others, painted to pixels with their visible masks.
+"""Scenes: images of 2 to 6 shapes on a textured background, some partly occluded, with the masks of visible pixels.
 
-`make_scene(seed, index)` depends on its numbers alone. This module knows nothing about phrases or files.
+A scene depends on its key alone: `make_scene(seed, index)` always returns the same pixels.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PATTERNS: tuple[str, ...] = ("plain", "striped", "dotted")
 SIZES_WH: tuple[tuple[int, int], ...] = ((256, 256), (256, 256), (256, 216), (216, 256), (256, 236), (236, 256))
 
 _SUPERSAMPLING = 4
-_LEAST_VISIBLE = 0.62
+_MIN_VISIBLE = 0.62
 _PLACING_TRIES = 60
 _RADII = (27.0, 56.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One painted shape. `mask` (H, W) bool is its visible part and `box` that part's box."""
+    """One shape of a scene; `mask` (H, W), bool, is its visible part, and `box` the tight box of that part."""
 
     name: str
     colour: str
@@ -45,6 +45,7 @@ class Shape:
 
     @property
     def centre_xy(self) -> tuple[float, float]:
+        """The centre of the box, in pixels."""
         return (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
 
 
@@ -57,11 +58,14 @@ class Scene:
 
     @property
     def size_wh(self) -> tuple[int, int]:
+        """Width and height in pixels."""
         return self.image.shape[1], self.image.shape[0]
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    """A shape before it is painted: centre (x, y) and radius in pixels, angle in radians."""
+
     name: str
     colour: str
     pattern: str
@@ -71,14 +75,16 @@ class _Plan:
 
 
 def make_scene(*key: int) -> Scene:
-    """The scene of a key: a seed, then whatever numbers tell scenes of that seed apart."""
+    """Return the scene of a key: a seed, then the numbers that distinguish the scenes of that seed."""
+    # 1. The background, and the number of shapes.
     rng = np.random.default_rng(key)
     width, height = SIZES_WH[rng.integers(len(SIZES_WH))]
     wanted = int(rng.integers(2, 7))
-    canvas = _ground(rng, width, height)
+    canvas = _background(rng, width, height)
+    # 2. Place shapes from back to front; one that occludes too much of an earlier one is dropped.
     plans: list[_Plan] = []
     alphas: list[npt.NDArray[np.float32]] = []
-    whole: list[int] = []
+    full_areas: list[int] = []
     visible: list[npt.NDArray[np.bool_]] = []
     for _ in range(_PLACING_TRIES):
         if len(plans) == wanted:
@@ -87,12 +93,13 @@ def make_scene(*key: int) -> Scene:
         alpha = _coverage(plan, width, height)
         mask = alpha > 0.5
         left = [old & ~mask for old in visible]
-        if any(part.sum() < _LEAST_VISIBLE * total for part, total in zip(left, whole, strict=True)):
+        if any(part.sum() < _MIN_VISIBLE * total for part, total in zip(left, full_areas, strict=True)):
             continue
         plans.append(plan)
         alphas.append(alpha)
-        whole.append(int(mask.sum()))
+        full_areas.append(int(mask.sum()))
         visible = [*left, mask]
+    # 3. Paint them, and add noise.
     for plan, alpha in zip(plans, alphas, strict=True):
         _paint(rng, canvas, plan, alpha)
     noise = rng.normal(0.0, 3.0, canvas.shape[:2]).astype(np.float32)[:, :, None]
@@ -106,17 +113,17 @@ def make_scene(*key: int) -> Scene:
 
 
 def _draw_plan(rng: np.random.Generator, others: list[_Plan], width: int, height: int) -> _Plan:
-    """A shape that often shares its silhouette or its colour with another, so that one word is seldom enough."""
+    """Draw a random shape that often shares silhouette or colour with another, so that one word is rarely enough."""
     name = SILHOUETTES[rng.integers(len(SILHOUETTES))]
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     pattern = PATTERNS[rng.choice(3, p=[0.6, 0.2, 0.2])]
     if others:
-        like = others[rng.integers(len(others))]
+        other = others[rng.integers(len(others))]
         share = rng.random()
         if share < 0.35:
-            name = like.name
+            name = other.name
         elif share < 0.6:
-            colour = like.colour
+            colour = other.colour
     radius = float(np.exp(rng.uniform(np.log(_RADII[0]), np.log(_RADII[1]))))
     angle = float(rng.uniform(0, 2 * np.pi)) if name in TURNS_FREELY else float(rng.uniform(-0.35, 0.35))
     margin = radius * 0.95
@@ -125,7 +132,7 @@ def _draw_plan(rng: np.random.Generator, others: list[_Plan], width: int, height
 
 
 def _coverage(plan: _Plan, width: int, height: int) -> npt.NDArray[np.float32]:
-    """How much of each pixel (H, W) the shape covers, in [0, 1]."""
+    """Return the fraction of each pixel (H, W) that the shape covers, in [0, 1]."""
     reach = int(np.ceil(plan.radius * 1.25)) + 1
     x0, y0 = int(plan.centre[0]) - reach, int(plan.centre[1]) - reach
     side = 2 * reach
@@ -147,7 +154,7 @@ def _coverage(plan: _Plan, width: int, height: int) -> npt.NDArray[np.float32]:
 def _paint(
     rng: np.random.Generator, canvas: npt.NDArray[np.float32], plan: _Plan, alpha: npt.NDArray[np.float32]
 ) -> None:
-    """Lay one shape over the canvas (H, W, 3) float32 in 0..255, in place."""
+    """Paint one shape over the canvas (H, W, 3) float32 in 0..255, in place."""
     box = box_of_mask(alpha > 0)
     if box is None:
         return
@@ -172,8 +179,8 @@ def _paint(
     canvas[rows, columns] = canvas[rows, columns] * (1 - cover) + paint * cover
 
 
-def _ground(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.float32]:
-    """A dull textured ground (H, W, 3) float32 in 0..255: clouds, stripes, tiles or a slope, some faint strokes."""
+def _background(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[np.float32]:
+    """Return a dull background (H, W, 3) float32 in 0..255: clouds, stripes, tiles or a gradient, and faint strokes."""
     grey = rng.uniform(95, 185)
     base = np.clip(grey + rng.normal(0, 14, 3), 70, 205)
     other = np.clip(base + rng.choice([-1, 1]) * rng.uniform(14, 34) + rng.normal(0, 7, 3), 60, 215)

@@ -1,6 +1,6 @@
-"""The silhouettes of `shapes` as outlines in a unit frame, y downwards, that reach out to about 1 from the centre.
+"""The silhouettes of the generated shapes: outlines in a unit frame, y downwards, with a radius of about 1.
 
-A silhouette is a list of loops: filled ones are painted, the others cut out, in order.
+A silhouette is a list of loops, painted or cut out in order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Outline = npt.NDArray[np.float64]
 
 
 class Loop(NamedTuple):
-    """A closed outline (N, 2) of (x, y) in the unit frame; `filled` paints it, otherwise it is cut out."""
+    """A closed outline (N, 2) of (x, y) in the unit frame; `filled` is whether it is painted or cut out."""
 
     outline: Outline
     filled: bool
@@ -123,11 +123,11 @@ _MAKERS: dict[str, Callable[[], list[Loop]]] = {
 
 SILHOUETTES: tuple[str, ...] = tuple(_MAKERS)
 
-# Shapes that stay themselves however they are turned; the others are only tilted: a square on its corner is a diamond.
+# Shapes that are rotated by any angle. The others are only tilted: a square on its corner is a diamond.
 TURNS_FREELY = frozenset({"arrow", "crescent", "C", "circle", "ring"})
 
 
 @functools.cache
 def loops(name: str) -> tuple[Loop, ...]:
-    """The loops of the silhouette `name`."""
+    """Return the loops of the silhouette `name`."""
     return tuple(_MAKERS[name]())

@@ -1,7 +1,7 @@
-"""Write `shapes` to a folder in the real formats: RefCOCO's pickle, COCO's instances, gRefCOCO's and ReasonSeg's JSON.
+"""Write the generated data set in the published formats: RefCOCO's pickle, COCO's instances, gRefCOCO, ReasonSeg.
 
-The folder has the layout that the readers expect of real data, quirks included (a ref's file name carries a suffix; a
-ref without a target says -1), and a sign that they are generated. The same seed and counts write the same files.
+The folder has the layout of real data, quirks included (a ref's file name carries a suffix; a ref without target has
+ann_id -1), and a marker file that records that it is generated. The same seed and counts write the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sam4mllm.utils.progress import Advance, bar, ignore
 
 IMAGES = Path("images", "mscoco", "images", "train2014")
 
-# How many phrases of each kind a scene gets in each set. Sentences about one shape share a ref, as people's do.
+# The number of phrases of each kind per scene. Sentences about one shape share a ref, as in the real data.
 _REFCOCO_KINDS = {"attribute": 2, "position": 2, "relation": 2, "superlative": 1}
 _GREFCOCO_KINDS = {"attribute": 1, "relation": 1, "plural": 1, "pair": 1, "nothing": 2}
 _JPEG_QUALITY = 92
@@ -37,7 +37,7 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass
 class _Files:
-    """What is gathered scene by scene and written at the end."""
+    """The records that are collected scene by scene and written at the end."""
 
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -49,21 +49,27 @@ class _Files:
 def write_dataset(
     root: Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
 ) -> None:
-    """Write `scenes` training scenes to the folder `root`, and `held_out` each for validation and test.
+    """Write a generated data set to the folder `root`.
 
-    `held_out` is a fifth of `scenes` when None. RefCOCO and gRefCOCO get the splits train, val, testA and testB (the
-    halves of the test scenes), ReasonSeg train, val and test. `advance` is told of each scene that is written. The
-    folder is there whole or not at all: it is written beside its place, as `root` with `.part`, and renamed.
+    RefCOCO and gRefCOCO get the splits train, val, testA and testB (the halves of the test scenes), ReasonSeg train,
+    val and test. The write is atomic: the files are written to `root` with the suffix `.part`, which is then renamed.
+
+    Args:
+        root: the folder, which must not exist or be empty.
+        scenes: the number of training scenes.
+        held_out: the number of validation scenes, and of test scenes; a fifth of `scenes` if None.
+        seed: the seed of scenes and phrases.
+        advance: called with 1 after each scene.
 
     Raises:
-        DataError: `root` is there already and not empty.
+        DataError: `root` exists and is not empty.
         ValueError: fewer than one training scene or two held-out ones.
     """
     held_out = max(2, scenes // 5) if held_out is None else held_out
     if scenes < 1 or held_out < 2:
         raise ValueError(f"a data set has at least 1 training scene and 2 held-out ones; got {scenes} and {held_out}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise DataError(f"{root}: is there already; remove it, or choose another folder")
+        raise DataError(f"{root}: exists already; remove it, or choose another folder")
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     (part / IMAGES).mkdir(parents=True)
@@ -120,14 +126,14 @@ def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.rand
 
 
 def _phrases(scene: Scene, rng: np.random.Generator, kinds: dict[str, int]) -> list[Phrase]:
-    """Phrases of the kinds asked for, no text twice; fewer where the scene gives no occasion."""
-    found: dict[str, Phrase] = {}
+    """Return up to so many phrases of each kind, no text twice; fewer if the scene has no such shapes."""
+    phrases: dict[str, Phrase] = {}
     for kind, count in kinds.items():
         for _ in range(count):
             phrase = phrases_of(scene, rng, kind)
             if phrase is not None:
-                found.setdefault(phrase.text, phrase)
-    return list(found.values())
+                phrases.setdefault(phrase.text, phrase)
+    return list(phrases.values())
 
 
 def _by_target(phrases: Sequence[Phrase]) -> dict[tuple[int, ...], list[Phrase]]:
@@ -155,7 +161,7 @@ def _ref(files: _Files, ref_id: int, image_id: int, split: str, phrases: Sequenc
 
 
 def _write_reasoning(stem: Path, scene: Scene, rng: np.random.Generator) -> None:
-    """One ReasonSeg image with its JSON; a scene that gives no occasion for reasoning is left out."""
+    """Write one image of ReasonSeg with its JSON; a scene without a phrase for reasoning is skipped."""
     phrase = phrases_of(scene, rng, "reasoning")
     if phrase is None:
         return
@@ -179,7 +185,7 @@ def _write_coco(root: Path, files: _Files) -> None:
     for folder in ("refcoco", "grefcoco"):
         (root / folder).mkdir(parents=True, exist_ok=True)
         (root / folder / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
-    # Protocol 2 is what Python 2 wrote, and what the readers of the real files must take.
+    # Python 2 wrote the real files with protocol 2.
     with (root / "refcoco" / "refs(unc).p").open("wb") as file:
         pickle.dump(files.refs, file, protocol=2)
     generalized = json.dumps(files.generalized_refs)
@@ -187,7 +193,7 @@ def _write_coco(root: Path, files: _Files) -> None:
 
 
 def shapes_in(work: Path, scenes: int, held_out: int, seed: int = 0) -> Path:
-    """The folder below `work` with so many scenes to train on and `held_out` each to validate and test on."""
+    """Return the folder of a generated data set below `work`; it is written if it does not exist yet."""
     data = work / f"shapes-{scenes}-{held_out}"
     if not data.is_dir():
         with bar("scenes", scenes + 2 * held_out) as advance:

@@ -1,21 +1,21 @@
-"""Connected regions of small masks, by flooding: an account of parts and holes that owes nothing to outlines."""
+"""Connected regions of small masks by flood filling, independent of the outlines that are tested with them."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_BESIDE = ((1, 0), (-1, 0), (0, 1), (0, -1))
-_DIAGONAL = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+_BY_SIDE = ((1, 0), (-1, 0), (0, 1), (0, -1))
+_BY_CORNER = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 def parts_of(mask: np.ndarray) -> list[np.ndarray]:
-    """The parts of a mask (H, W): pixels that touch by a side belong together."""
-    return _regions(mask, _BESIDE)
+    """The 4-connected parts of a mask (H, W)."""
+    return _regions(mask, _BY_SIDE)
 
 
 def holes_of(mask: np.ndarray) -> list[np.ndarray]:
-    """The regions of the background that the mask cuts off from its rim; pixels that touch by a corner are together."""
-    around = _regions(np.pad(~mask, 1, constant_values=True), _BESIDE + _DIAGONAL)
+    """The 8-connected regions of the background that the mask encloses."""
+    around = _regions(np.pad(~mask, 1, constant_values=True), _BY_SIDE + _BY_CORNER)
     return [region[1:-1, 1:-1] for region in around if not region[0, 0]]
 
 

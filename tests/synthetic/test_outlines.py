@@ -17,7 +17,7 @@ def _mask(*rows: str) -> np.ndarray:
 
 
 def _drawn(mask: np.ndarray) -> np.ndarray:
-    """The polygons of a mask as the readers of ReasonSeg draw them."""
+    """The polygons of a mask as the reader of ReasonSeg draws them."""
     drawn = np.zeros_like(mask)
     for polygon in polygons_of(mask):
         drawn |= draw_polygon(np.array(polygon, dtype=np.int32), (mask.shape[1], mask.shape[0]))
@@ -59,8 +59,8 @@ RING_ON_THE_RIM = _discs([(15, 12, 30, True), (15, 12, 6, False)])
 @example(_mask("#####", "#.#.#", "#####", "#.#.#", "#####"))
 @example(_mask("####", "#.##", "##.#", "####"))
 @example(_mask("#.#.", ".#.#", "#.#.", ".#.#"))
-def test_drawn_with_their_outline_the_polygons_give_the_mask_back(mask: np.ndarray) -> None:
-    """No pixel is lost; too many are only on the cuts, a straight line to each hole, and none without a hole."""
+def test_drawn_with_their_outline_the_polygons_give_the_mask_but_for_cuts(mask: np.ndarray) -> None:
+    """No pixel is lost; additional ones are only on the cuts, a straight line to each hole."""
     drawn = _drawn(mask)
     assert not (mask & ~drawn).any()
     assert (drawn & ~mask).sum() <= len(holes_of(mask)) * max(mask.shape)
@@ -68,13 +68,13 @@ def test_drawn_with_their_outline_the_polygons_give_the_mask_back(mask: np.ndarr
 
 
 @given(BLOBS.map(_discs) | NOISE)
-def test_without_holes_the_mask_comes_back_to_the_pixel(mask: np.ndarray) -> None:
+def test_without_holes_the_polygons_give_the_mask_exactly(mask: np.ndarray) -> None:
     for hole in holes_of(mask):
         mask = mask | hole
     assert np.array_equal(_drawn(mask), mask)
 
 
-def test_the_shapes_of_scenes_come_back_to_the_pixel(scenes: list[Scene]) -> None:
+def test_the_shapes_of_scenes_are_restored_exactly(scenes: list[Scene]) -> None:
     masks = [shape.mask for scene in scenes[:30] for shape in scene.shapes]
     assert sum(not np.array_equal(_drawn(mask), mask) for mask in masks) == 0
     assert {"ring", "frame"} <= {shape.name for scene in scenes[:30] for shape in scene.shapes}

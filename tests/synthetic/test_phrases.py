@@ -9,7 +9,7 @@ from sam4mllm.geometry import Box
 from sam4mllm.synthetic.phrases import KINDS, KNOWN_FOR, Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
-from tests.synthetic.reading import CLUES, ENDS, SIDES, SIZES, fits, meant
+from tests.synthetic.phrase_parser import CLUES, ENDS, SIDES, SIZES, matching, shapes_of
 
 
 def _phrases(scenes: Sequence[Scene], kind: str, times: int = 4) -> list[tuple[Scene, Phrase]]:
@@ -32,7 +32,7 @@ def _scene(*shapes: tuple[str, str, tuple[int, int, int, int]]) -> Scene:
 
 
 def _texts(scene: Scene, kind: str, times: int = 200) -> dict[str, tuple[int, ...]]:
-    """What is said of the scene, and of which shapes."""
+    """The phrases about the scene, with their shapes."""
     rng = np.random.default_rng(0)
     phrases = [phrases_of(scene, rng, kind) for _ in range(times)]
     return {phrase.text: phrase.shapes for phrase in phrases if phrase is not None}
@@ -44,7 +44,7 @@ def test_a_phrase_is_true_of_all_its_shapes_and_of_no_other(scenes: list[Scene],
     assert len(phrases) >= 40
     for scene, phrase in phrases:
         assert phrase.kind == kind
-        assert meant(scene, phrase.text, kind) == set(phrase.shapes), phrase.text
+        assert shapes_of(scene, phrase.text, kind) == set(phrase.shapes), phrase.text
         assert list(phrase.shapes) == sorted(set(phrase.shapes))
 
 
@@ -57,13 +57,13 @@ def test_a_phrase_is_true_of_all_its_shapes_and_of_no_other(scenes: list[Scene],
         *((kind, 1, 1) for kind in set(KINDS) - {"nothing", "plural", "pair"}),
     ],
 )
-def test_how_many_shapes_a_kind_means(scenes: list[Scene], kind: str, least: int, most: int) -> None:
+def test_the_number_of_shapes_of_each_kind(scenes: list[Scene], kind: str, least: int, most: int) -> None:
     counts = {len(phrase.shapes) for _, phrase in _phrases(scenes, kind)}
     assert min(counts) == least and max(counts) <= most
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_spans_name_the_words_and_the_shapes_that_they_fit(scenes: list[Scene], kind: str) -> None:
+def test_spans_hold_the_words_and_the_shapes_that_match_them(scenes: list[Scene], kind: str) -> None:
     for scene, phrase in _phrases(scenes, kind):
         assert phrase.spans
         ends = [0]
@@ -74,16 +74,16 @@ def test_spans_name_the_words_and_the_shapes_that_they_fit(scenes: list[Scene], 
             if kind == "reasoning":
                 assert words in CLUES and which == phrase.shapes
             else:
-                assert fits(scene, words) == set(which), (phrase.text, words)
+                assert matching(scene, words) == set(which), (phrase.text, words)
 
 
-def test_every_side_end_and_size_is_spoken_of(scenes: list[Scene]) -> None:
+def test_every_side_end_and_size_occurs(scenes: list[Scene]) -> None:
     for kind, words in (("relation", SIDES), ("position", ENDS), ("superlative", SIZES)):
-        said = " ".join(f" {phrase.text} " for _, phrase in _phrases(scenes, kind))
-        assert [word for word in words if f" {word} " not in said] == []
+        texts = " ".join(f" {phrase.text} " for _, phrase in _phrases(scenes, kind))
+        assert [word for word in words if f" {word} " not in texts] == []
 
 
-def test_the_same_draw_says_the_same(scenes: list[Scene]) -> None:
+def test_the_same_seed_gives_the_same_phrases(scenes: list[Scene]) -> None:
     for kind in KINDS:
         assert _phrases(scenes[:5], kind) == _phrases(scenes[:5], kind)
 
@@ -103,7 +103,7 @@ def test_the_same_draw_says_the_same(scenes: list[Scene]) -> None:
         ("the shape of a young moon", "crescent"),
     ],
 )
-def test_a_clue_leads_to_the_shape_that_is_known_for_it(clue: str, name: str) -> None:
+def test_a_clue_refers_to_the_shape_that_is_known_for_it(clue: str, name: str) -> None:
     others = [other for other in ("star", "square", name) if other != name]
     scene = _scene(
         (others[0], "red", (0, 0, 20, 20)), (name, "blue", (40, 40, 60, 60)), (others[1], "red", (70, 0, 90, 20))
@@ -112,14 +112,14 @@ def test_a_clue_leads_to_the_shape_that_is_known_for_it(clue: str, name: str) ->
 
 
 def test_every_silhouette_has_clues_and_no_clue_begins_another() -> None:
-    """Otherwise a reasoning phrase could be read as another silhouette's, and its second wordings would go wrong."""
+    """Otherwise the writer could replace the clue of another silhouette in a reasoning phrase."""
     assert set(KNOWN_FOR) == set(SILHOUETTES)
     clues = [clue for clues in KNOWN_FOR.values() for clue in clues]
     assert len(set(clues)) == len(clues) and all(len(clues) >= 3 for clues in KNOWN_FOR.values())
     assert not [(one, other) for one in clues for other in clues if one != other and other.startswith(one)]
 
 
-def test_two_shapes_of_one_silhouette_are_told_apart_by_colour() -> None:
+def test_two_shapes_of_one_silhouette_are_distinguished_by_colour() -> None:
     scene = _scene(("ring", "red", (0, 0, 20, 20)), ("ring", "blue", (40, 40, 60, 60)))
     texts = _texts(scene, "reasoning")
     assert texts["the shape a wheel has, in red"] == (0,) and texts["the shape of a doughnut, in blue"] == (1,)
@@ -128,7 +128,7 @@ def test_two_shapes_of_one_silhouette_are_told_apart_by_colour() -> None:
     assert _texts(alike, "reasoning") == {}
 
 
-def test_what_is_nearly_a_tie_is_not_said() -> None:
+def test_near_ties_are_not_described() -> None:
     """Centres 9 of 100 pixels apart both ways, boxes of 400 and 480 square pixels."""
     scene = _scene(("ring", "red", (0, 0, 20, 20)), ("star", "blue", (7, 9, 31, 29)))
     assert [_texts(scene, kind) for kind in ("position", "relation", "superlative")] == [{}, {}, {}]
@@ -140,7 +140,7 @@ def test_what_is_nearly_a_tie_is_not_said() -> None:
     assert not [text for text in _texts(apart, "relation") if "above" in text or "below" in text or "under" in text]
 
 
-def test_a_scene_without_occasion_gives_no_phrase() -> None:
+def test_a_scene_without_such_shapes_gives_no_phrase() -> None:
     alone = _scene(("ring", "red", (0, 0, 20, 20)))
     kinds = ("position", "relation", "superlative", "plural", "pair")
     assert [_texts(alone, kind) for kind in kinds] == [{}] * len(kinds)

@@ -6,7 +6,7 @@ from sam4mllm.synthetic.scenes import COLOURS, PATTERNS, SIZES_WH, Scene, make_s
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
 
-def test_a_key_makes_the_same_bytes_every_time() -> None:
+def test_a_key_always_gives_the_same_pixels() -> None:
     first, again = make_scene(5, 1, 3), make_scene(5, 1, 3)
     assert first.image.tobytes() == again.image.tobytes()
     assert len(first.shapes) == len(again.shapes)
@@ -15,16 +15,16 @@ def test_a_key_makes_the_same_bytes_every_time() -> None:
         assert one.mask.tobytes() == other.mask.tobytes()
 
 
-def test_each_number_of_the_key_makes_another_scene() -> None:
+def test_each_number_of_the_key_changes_the_scene() -> None:
     keys = [(5, 1, 3), (5, 1, 4), (5, 2, 3), (6, 1, 3)]
     assert len({make_scene(*key).image.tobytes() for key in keys}) == len(keys)
 
 
-def test_a_scene_has_two_to_six_shapes_and_all_these_numbers_come_up(scenes: list[Scene]) -> None:
+def test_a_scene_has_two_to_six_shapes_and_all_these_numbers_occur(scenes: list[Scene]) -> None:
     assert {len(scene.shapes) for scene in scenes} == {2, 3, 4, 5, 6}
 
 
-def test_every_silhouette_eight_colours_every_pattern_and_size_come_up(scenes: list[Scene]) -> None:
+def test_every_silhouette_eight_colours_every_pattern_and_size_occur(scenes: list[Scene]) -> None:
     shapes = [shape for scene in scenes for shape in scene.shapes]
     assert {shape.name for shape in shapes} == set(SILHOUETTES)
     assert {shape.colour for shape in shapes} == set(COLOURS) and len(COLOURS) == 8
@@ -45,8 +45,8 @@ def test_visible_parts_are_disjoint_none_is_empty_and_boxes_are_tight(scenes: li
         assert covered.max() == 1
 
 
-def test_some_shapes_stand_partly_behind_others(scenes: list[Scene]) -> None:
-    """A circle in full covers pi / 4 of its box's square; one that lost a clear part to a neighbour does not."""
+def test_some_shapes_are_partly_occluded(scenes: list[Scene]) -> None:
+    """A complete circle covers pi / 4 of its box; one that is partly occluded does not."""
     circles = [shape for scene in scenes for shape in scene.shapes if shape.name == "circle"]
     shares = np.array([shape.mask.sum() / max(shape.box.width, shape.box.height) ** 2 for shape in circles])
     assert (np.abs(shares - np.pi / 4) < 0.04).any()
@@ -54,7 +54,7 @@ def test_some_shapes_stand_partly_behind_others(scenes: list[Scene]) -> None:
 
 
 def test_a_plain_shape_is_painted_in_its_colour(scenes: list[Scene]) -> None:
-    """Of the eight colours the nearest one to a plain shape's median is its own."""
+    """The colour that is nearest to a plain shape's median is its own."""
     names = list(COLOURS)
     palette = np.array([COLOURS[name] for name in names], dtype=float)
     plain = [(scene, shape) for scene in scenes for shape in scene.shapes if shape.pattern == "plain"]

@@ -22,13 +22,13 @@ def _drawn(name: str) -> np.ndarray:
 
 
 def _bends_inwards(mask: np.ndarray) -> bool:
-    """Whether the middle between two pixels is off the mask, for some pair."""
+    """Whether the centre between two pixels of the mask is outside of it, for some pair."""
     pixels = np.argwhere(mask)
     middles = (pixels[:, None] + pixels[None, :]) // 2
     return bool((~mask[middles[..., 0], middles[..., 1]]).mean() > 0.01)
 
 
-def test_there_are_at_least_ten_and_the_freely_turned_are_among_them() -> None:
+def test_there_are_at_least_ten_and_the_freely_rotated_are_among_them() -> None:
     assert len(set(SILHOUETTES)) == len(SILHOUETTES) >= 10
     assert set(SILHOUETTES) > TURNS_FREELY
 
@@ -43,7 +43,7 @@ def test_a_silhouette_is_one_part_about_as_large_as_its_unit_circle(name: str) -
 
 
 @pytest.mark.parametrize("name", SILHOUETTES)
-def test_holes_and_arms_are_where_the_names_promise_them(name: str) -> None:
+def test_silhouettes_have_the_holes_and_arms_of_their_names(name: str) -> None:
     mask = _drawn(name)
     assert len(holes_of(mask)) == (1 if name in WITH_A_HOLE else 0)
     assert _bends_inwards(mask) == (name in WITH_A_HOLE | WITH_ARMS)

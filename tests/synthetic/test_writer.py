@@ -1,4 +1,4 @@
-"""What is written is read by the readers of the real formats, and compared with the scenes it was made from."""
+"""The written data set is read by the readers of the real formats, and compared with the scenes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _images(samples: list[Sample]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["refcoco", "grefcoco"])
-def test_masks_boxes_and_images_come_back(root: Path, made: dict[str, list[Scene]], name: str) -> None:
+def test_masks_boxes_and_images_are_those_of_the_scenes(root: Path, made: dict[str, list[Scene]], name: str) -> None:
     scenes = [scene for split in COUNTS for scene in made[split]]
     shapes = [shape for scene in scenes for shape in scene.shapes]
     samples = [sample for split in COCO_SPLITS for sample in read_dataset(name, root, split)]
@@ -81,21 +81,21 @@ def test_ids_are_those_of_the_real_data_sets(root: Path) -> None:
     assert read_dataset("shapes", root, "val") == read_dataset("refcoco", root, "val")
 
 
-def test_refcoco_means_one_object_and_grefcoco_none_one_or_several(root: Path) -> None:
+def test_refcoco_has_one_object_and_grefcoco_none_one_or_several(root: Path) -> None:
     assert {len(sample.objects) for sample in read_dataset("refcoco", root, "train")} == {1}
     samples = read_dataset("grefcoco", root, "train")
     assert {0, 1, 2} <= {len(sample.objects) for sample in samples}
     assert all(sample.mask().any() == bool(sample.objects) for sample in samples)
 
 
-def test_a_ref_holds_all_sentences_about_its_shape_and_no_sentence_is_said_twice(root: Path) -> None:
+def test_a_ref_holds_all_sentences_about_its_shape_and_no_sentence_twice(root: Path) -> None:
     for name in ("refcoco", "grefcoco"):
         samples = read_dataset(name, root, "train")
-        said = {(sample.image, sample.phrase) for sample in samples}
-        assert len(said) == len(samples)
-        meant = [(sample.image, tuple(item.id for item in sample.objects)) for sample in samples]
+        sentences = {(sample.image, sample.phrase) for sample in samples}
+        assert len(sentences) == len(samples)
+        described = [(sample.image, tuple(item.id for item in sample.objects)) for sample in samples]
         refs = {sample.id.rsplit("/", 1)[0] for sample in samples}
-        assert len(refs) == len(set(meant)) < len(meant)
+        assert len(refs) == len(set(described)) < len(described)
 
 
 def test_a_refs_file_is_pythons_2_and_its_file_name_carries_a_suffix(root: Path) -> None:
@@ -107,15 +107,15 @@ def test_a_refs_file_is_pythons_2_and_its_file_name_carries_a_suffix(root: Path)
 
 
 @pytest.mark.parametrize("split", COUNTS)
-def test_reasonseg_holds_the_shape_that_its_text_leads_to(root: Path, made: dict[str, list[Scene]], split: str) -> None:
+def test_reasonseg_holds_the_shape_of_its_text(root: Path, made: dict[str, list[Scene]], split: str) -> None:
     samples = read_dataset("reasonseg", root, split)
     for sample in samples:
         scene = made[split][int(sample.image.stem.removeprefix("scene_"))]
         clue, _, colour = sample.phrase.partition(", in ") if ", in " in sample.phrase else (sample.phrase, "", "")
         (name,) = (name for name, clues in KNOWN_FOR.items() if clue in clues)
-        meant = [shape for shape in scene.shapes if shape.name == name and colour in ("", shape.colour)]
-        assert len(meant) == 1 and sample.size_wh == scene.size_wh and sample.ignore is None
-        assert np.array_equal(sample.mask(), meant[0].mask)
+        described = [shape for shape in scene.shapes if shape.name == name and colour in ("", shape.colour)]
+        assert len(described) == 1 and sample.size_wh == scene.size_wh and sample.ignore is None
+        assert np.array_equal(sample.mask(), described[0].mask)
     texts = [sum(other.image == sample.image for other in samples) for sample in samples]
     assert set(texts) == ({3} if split == "train" else {1})
 
@@ -127,7 +127,7 @@ def test_the_same_seed_and_counts_write_the_same_bytes(root: Path, tmp_path: Pat
     assert sum(advanced) == TRAINING + 2 * HELD_OUT
 
 
-def test_it_says_that_it_is_generated_and_how(root: Path, tmp_path: Path) -> None:
+def test_a_marker_file_records_the_generator_and_its_arguments(root: Path, tmp_path: Path) -> None:
     assert is_generated(root) and not is_generated(tmp_path)
     made = json.loads((root / "shapes.json").read_text())
     assert made == {"generator": "sam4mllm shapes", "scenes": TRAINING, "held_out": HELD_OUT, "seed": SEED}
@@ -160,14 +160,14 @@ def test_a_split_without_scenes_is_refused(tmp_path: Path, scenes: int, held_out
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="exists already"):
         write_dataset(tmp_path, scenes=2)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_killed_write_is_written_anew(root: Path, tmp_path: Path) -> None:
+def test_an_interrupted_write_is_repeated(root: Path, tmp_path: Path) -> None:
     left = tmp_path / "shapes.part" / "ReasonSeg" / "train"
     left.mkdir(parents=True)
     (left / "scene_99999.json").write_text("{}")

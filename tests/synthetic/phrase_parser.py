@@ -1,4 +1,4 @@
-"""What a phrase means in a scene, read from its words and the masks alone: a second opinion on the generator's."""
+"""Finds the shapes of a phrase from its words and the masks alone, independently of the generator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sam4mllm.synthetic.scenes import COLOURS, PATTERNS, Scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
 RELATION = re.compile(r"(.+?) (?:to the )?(left of|right of|above|over|below|under) the (.+)")
-# Words of an order -> axis, and whether the greatest along it is meant.
+# Words for an order -> axis, and whether the shape with the largest coordinate is described.
 ENDS = {
     "left": (0, False), "leftmost": (0, False), "right": (0, True), "rightmost": (0, True),
     "top": (1, False), "topmost": (1, False), "bottom": (1, True), "lowest": (1, True),
@@ -24,8 +24,8 @@ SIZES = {"largest": True, "biggest": True, "smallest": False, "tiniest": False}
 CLUES = {clue: name for name, clues in KNOWN_FOR.items() for clue in clues}
 
 
-def fits(scene: Scene, words: str) -> set[int]:
-    """The shapes that a noun phrase such as "striped red ring", or its plural, fits."""
+def matching(scene: Scene, words: str) -> set[int]:
+    """Return the shapes that match a noun phrase such as "striped red ring", or its plural."""
     *before, head = words.split(" ")
     kept = set(range(len(scene.shapes)))
     name = {"crosses": "cross", "shapes": "shape"}.get(head, head if head in SILHOUETTES else head.removesuffix("s"))
@@ -38,49 +38,49 @@ def fits(scene: Scene, words: str) -> set[int]:
     return kept
 
 
-def meant(scene: Scene, text: str, kind: str) -> set[int]:
-    """The shapes of which a phrase of `kind` is true; one that is hardly true is an AssertionError."""
+def shapes_of(scene: Scene, text: str, kind: str) -> set[int]:
+    """Return the shapes that a phrase of `kind` is true of; AssertionError if it is true by a small margin only."""
     if kind in ("attribute", "plural"):
-        return fits(scene, re.sub(r"^(all the |all |the )", "", text))
+        return matching(scene, re.sub(r"^(all the |all |the )", "", text))
     if kind == "nothing":
         noun = text.removeprefix("the ")
         relation = RELATION.fullmatch(noun)
-        return fits(scene, relation[1] if relation else noun)
+        return matching(scene, relation[1] if relation else noun)
     if kind == "pair":
         first, second = re.fullmatch(r"the (.+) and the (.+)", text).groups()  # type: ignore[union-attr]
-        return _only(fits(scene, first)) | _only(fits(scene, second))
+        return _only(matching(scene, first)) | _only(matching(scene, second))
     if kind == "reasoning":
         clue, _, colour = text.partition(", in ") if text not in CLUES else (text, "", "")
-        return {i for i in fits(scene, CLUES[clue]) if colour in ("", scene.shapes[i].colour)}
+        return {i for i in matching(scene, CLUES[clue]) if colour in ("", scene.shapes[i].colour)}
     if kind == "superlative":
         word, noun = re.fullmatch(r"the (\w+) (.+)", text).groups()  # type: ignore[union-attr]
-        areas = {i: _area(scene, i) for i in fits(scene, noun)}
+        areas = {i: _area(scene, i) for i in matching(scene, noun)}
         ordered = sorted(areas, key=lambda i: areas[i], reverse=SIZES[word])
         ratio = areas[ordered[0]] / areas[ordered[1]]
         assert max(ratio, 1 / ratio) >= 1.35, text
         return {ordered[0]}
     if kind == "position":
-        found = re.fullmatch(r"the (\w+most|lowest) (?P<noun>.+)", text)
-        found = found or re.fullmatch(r"the (?P<noun>.+) (?:on|at) the (\w+)", text)
-        assert found is not None, text
-        end = next(word for word in found.groups() if word != found["noun"])
+        match = re.fullmatch(r"the (\w+most|lowest) (?P<noun>.+)", text)
+        match = match or re.fullmatch(r"the (?P<noun>.+) (?:on|at) the (\w+)", text)
+        assert match is not None, text
+        end = next(word for word in match.groups() if word != match["noun"])
         axis, last = ENDS[end]
-        places = {i: _centre(scene, i)[axis] for i in fits(scene, found["noun"])}
-        ordered = sorted(places, key=lambda i: places[i], reverse=last)
-        assert abs(places[ordered[0]] - places[ordered[1]]) >= 0.1 * scene.size_wh[axis], text
+        positions = {i: _centre(scene, i)[axis] for i in matching(scene, match["noun"])}
+        ordered = sorted(positions, key=lambda i: positions[i], reverse=last)
+        assert abs(positions[ordered[0]] - positions[ordered[1]]) >= 0.1 * scene.size_wh[axis], text
         return {ordered[0]}
     assert kind == "relation", kind
     noun, side, landmark = RELATION.fullmatch(text.removeprefix("the ")).groups()  # type: ignore[union-attr]
-    (anchor,) = _only(fits(scene, landmark))
+    (anchor,) = _only(matching(scene, landmark))
     axis, beyond = SIDES[side]
-    ahead = {i: _centre(scene, i)[axis] - _centre(scene, anchor)[axis] for i in fits(scene, noun) - {anchor}}
+    ahead = {i: _centre(scene, i)[axis] - _centre(scene, anchor)[axis] for i in matching(scene, noun) - {anchor}}
     true = {i for i, distance in ahead.items() if (distance > 0 if beyond else distance < 0)}
     assert all(abs(ahead[i]) >= 0.1 * scene.size_wh[axis] for i in true), text
     return true
 
 
 def _only(shapes: set[int]) -> set[int]:
-    assert len(shapes) == 1, "the words must fit one shape"
+    assert len(shapes) == 1, "the words must match one shape"
     return shapes
 
 
