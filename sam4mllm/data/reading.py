@@ -141,8 +141,8 @@ def images_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
     }
 
 
-def held_benchmarks(root: Path) -> list[str]:
-    """Return the names of the benchmarks that have a folder under `root`, in the table's order."""
+def benchmarks_in(root: Path) -> list[str]:
+    """Return the names of the benchmarks that have a folder in `root`, in the table's order."""
     return [name for name in dataset_names("benchmark") if dataset_row(name).folder_in(root).is_dir()]
 
 

@@ -5,12 +5,14 @@ user's own module:
 
     register_dataset(DatasetRow("mine", "custom", "my_package.reader:read", needs=("path",), protocol="grefcoco"))
 
-A reader file holds up to three functions. Each gets the row, then by keyword those of `LOCATION_KEYS` that the row
-needs or takes; a key that was not given is None, and `split_by` falls back to the row's:
+A reader file holds up to three functions:
 
-    read(row, *, root, split, ..., limit) -> list[Sample]      at most `limit` samples; list[Dialogue] for kind "chat"
-    splits(row, *, root, ...) -> Collection[str]               the names of the splits that are there
-    images_by_split(row, *, root, ...) -> dict[str, list[Path]]    optional: faster than reading every split
+    read(row, *, root, split, ..., limit) -> list[Sample]           at most `limit` samples; dialogues for kind "chat"
+    splits(row, *, root, ...) -> Collection[str]                    the names of the splits that are there
+    images_by_split(row, *, root, ...) -> dict[str, list[Path]]     optional: faster than reading every split
+
+Each gets the row, and by keyword those of `LOCATION_KEYS` that the row needs or takes (the last two without `split`). A
+key that was not given is None, but `split_by` falls back to the row's.
 
 Nothing heavy is imported here, so the parser of the command line can use the table; readers are imported when needed.
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from sam4mllm.data.entry import DataEntry, data_entry
-from sam4mllm.data.reading import held_benchmarks, held_out_splits
+from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.registry import dataset_names, dataset_row, is_generated
 from sam4mllm.errors import DataError
 
@@ -97,7 +97,7 @@ def _choose_benchmarks(datasets: Sequence[str], splits: Sequence[str], root: Pat
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; root must be the folder that holds the data sets' folders")
     everything = ALL in datasets
-    names = held_benchmarks(root) if everything else list(dict.fromkeys(datasets))
+    names = benchmarks_in(root) if everything else list(dict.fromkeys(datasets))
     if not names:
         raise DataError(f"{root}: holds no data set to evaluate ({', '.join(dataset_names('benchmark'))})")
     several = everything or len(names) > 1

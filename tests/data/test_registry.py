@@ -18,10 +18,11 @@ from sam4mllm.data.entry import DataEntry, DataSection
 from sam4mllm.data.masks import encode
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line
-from sam4mllm.data.reading import held_benchmarks, held_out_splits, read_dataset
+from sam4mllm.data.reading import benchmarks_in, held_out_splits, read_dataset
 from sam4mllm.data.registry import DATASETS, DatasetRow, dataset_names, register_dataset, scored_dataset_names
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.evaluate.protocols import protocol_for
+from sam4mllm.evaluate.score import score
 from sam4mllm.geometry import Box
 
 PUBLISHED = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg")
@@ -76,13 +77,13 @@ def toy_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_registered_data_set_is_read_by_name_and_in_a_recipe(toy_root: Path) -> None:
     assert [sample.phrase for sample in read_dataset("toy", toy_root, "train")] == ["cat", "dog"]
     assert len(read_dataset("toy", toy_root, "train", limit=1)) == 1
-    assert held_benchmarks(toy_root) == ["toy"] and held_out_splits("toy", toy_root) == ["val"]
+    assert benchmarks_in(toy_root) == ["toy"] and held_out_splits("toy", toy_root) == ["val"]
     entry = DataEntry(dataset="toy", root=toy_root, split="train")
     mixture = read_mixture(DataSection(train=[entry]), seed=0)
     assert len(mixture.samples) == 2 and mixture.guarded == {"toy val": 1}
 
 
-def test_a_registered_data_set_is_scored_by_its_protocol_on_the_command_line(
+def test_a_registered_data_set_is_scored_by_its_protocol_from_python_and_the_command_line(
     toy_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (sample,) = read_dataset("toy", toy_root, "val")
@@ -91,8 +92,9 @@ def test_a_registered_data_set_is_scored_by_its_protocol_on_the_command_line(
     (toy_root / "predictions.jsonl").write_text(dump_line(PredictionLine(sample.id, "ok", (PredictedObject(rle),))))
     arguments = ["score", str(toy_root / "predictions.jsonl"), "--dataset", "toy", "--root", str(toy_root)]
     assert main([*arguments, "--split", "val"]) == 0
-    assert protocol_for("toy").name == "refcoco"
     assert "100.0" in capsys.readouterr().out
+    assert protocol_for("toy").name == "refcoco"
+    assert score(toy_root / "predictions.jsonl", dataset="toy", root=toy_root, split="val").ciou == 1
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sam4mllm.data.entry import DataEntry
-from sam4mllm.data.reading import held_benchmarks, held_out_splits
+from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
 from sam4mllm.evaluate.suite import choose_suite, is_comparable
@@ -34,7 +34,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_benchmarks_and_held_out_splits_are_found_under_the_root(root: Path) -> None:
-    assert held_benchmarks(root) == ["refcoco", "refcocog", "grefcoco", "reasonseg"]
+    assert benchmarks_in(root) == ["refcoco", "refcocog", "grefcoco", "reasonseg"]
     assert held_out_splits("refcoco", root) == ["val", "testA", "testB"]
     assert held_out_splits("shapes", root) == ["val", "testA", "testB"]
     assert held_out_splits("refcocog", root) == ["val", "test"]
