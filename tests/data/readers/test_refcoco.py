@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam4mllm.data.reading import read_dataset
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.reading import images_of_splits, read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_image, write_instances, write_refs
@@ -168,3 +169,11 @@ def test_instances_that_are_not_json_are_reported(root: Path) -> None:
     (root / "refcoco" / "instances.json").write_text("{")
     with pytest.raises(DataError, match=r"instances\.json: COCO's instances must be JSON"):
         read_dataset("refcoco", root, "val")
+
+
+def test_the_images_of_all_splits_are_listed_anew_after_the_file_of_refs_has_changed(root: Path) -> None:
+    entry = data_entry("refcoco", root=root, split="val")
+    assert len(read_dataset("refcoco", root, "val")) == 4
+    assert {split: len(images) for split, images in images_of_splits(entry).items()} == {"val": 2, "train": 1}
+    write_refs(root / "refcoco", [ref(1, 50, 5, "testA", "the left one")])
+    assert {split: len(images) for split, images in images_of_splits(entry).items()} == {"testA": 1}
