@@ -13,7 +13,7 @@ from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.images import load_image
 from sam4mllm.data.predictions import PredictionLine, Query, queries_of, read_predictions
 from sam4mllm.data.sample import Sample
-from sam4mllm.evaluate.score import ScoredPredictions, score_sentences
+from sam4mllm.evaluation.score import ScoredPredictions, score_sentences
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.pipeline.batch import predict

@@ -13,7 +13,7 @@ import numpy as np
 from sam4mllm.data.images import load_image
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError
-from sam4mllm.evaluate.report import text_table
+from sam4mllm.evaluation.report import text_table
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.targets.prepare import compute_targets, objects_by_image
 from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded_rng

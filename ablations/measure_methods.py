@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.sample import Sample
-from sam4mllm.evaluate.reliability import reliability_report
-from sam4mllm.evaluate.score import ScoredPredictions, score_sentences
+from sam4mllm.evaluation.reliability import reliability_report
+from sam4mllm.evaluation.score import ScoredPredictions, score_sentences
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.runs.calibration import scores_of

@@ -30,7 +30,7 @@ from sam4mllm.data.predictions import queries_of, read_predictions
 from sam4mllm.data.reading import read_dataset, read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import RecipeError, Sam4mllmError
-from sam4mllm.evaluate.score import score_predictions
+from sam4mllm.evaluation.score import score_predictions
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
@@ -42,7 +42,7 @@ from sam4mllm.synthetic.writer import shapes_in
 from sam4mllm.targets.filter import points_beat_box
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.train.trainer import train
+from sam4mllm.training.trainer import train
 from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries

@@ -22,7 +22,7 @@ import numpy as np
 from timing import machine, take_turns, write_json
 
 from sam4mllm.errors import Sam4mllmError
-from sam4mllm.evaluate.report import text_table
+from sam4mllm.evaluation.report import text_table
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, inference_conversation

@@ -33,7 +33,7 @@ from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import queries_of
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import Sam4mllmError
-from sam4mllm.evaluate.report import text_table
+from sam4mllm.evaluation.report import text_table
 from sam4mllm.mllm.engine import Engine, Reply
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -44,8 +44,8 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.train.dry_run import dry_run
-from sam4mllm.train.trainer import train
+from sam4mllm.training.dry_run import dry_run
+from sam4mllm.training.trainer import train
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 

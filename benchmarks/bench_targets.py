@@ -26,7 +26,7 @@ from segment_anything import SamPredictor
 from timing import machine, take_turns, write_json
 
 from sam4mllm.errors import ModelError, Sam4mllmError
-from sam4mllm.evaluate.report import text_table
+from sam4mllm.evaluation.report import text_table
 from sam4mllm.segmenters.base import Embeddings
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything

@@ -16,10 +16,8 @@ The public names are imported on first use (PEP 562), so `import sam4mllm` loads
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sam4mllm.data.reading import read_dataset
@@ -33,9 +31,9 @@ if TYPE_CHECKING:
         Sam4mllmError,
         ServerError,
     )
-    from sam4mllm.evaluate.calibrate import calibrate
-    from sam4mllm.evaluate.evaluate import evaluate
-    from sam4mllm.evaluate.score import score
+    from sam4mllm.evaluation.calibrate import calibrate
+    from sam4mllm.evaluation.evaluate import evaluate
+    from sam4mllm.evaluation.score import score
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.pipeline.pipeline import Pipeline
@@ -44,10 +42,10 @@ if TYPE_CHECKING:
     from sam4mllm.recipe.schema import Recipe
     from sam4mllm.runs.merge import merge
     from sam4mllm.synthetic.writer import write_dataset
-    from sam4mllm.train.dry_run import dry_run
-    from sam4mllm.train.inspect import inspect_targets
-    from sam4mllm.train.prepare import prepare_targets
-    from sam4mllm.train.trainer import train
+    from sam4mllm.training.dry_run import dry_run
+    from sam4mllm.training.inspect import inspect_targets
+    from sam4mllm.training.prepare import prepare_targets
+    from sam4mllm.training.trainer import train
 
 __version__ = "0.1.0"
 
@@ -100,53 +98,26 @@ _MODULES = {
     "SamPrompt": "geometry",
     "Sample": "data.sample",
     "ServerError": "errors",
-    "calibrate": "evaluate.calibrate",
-    "dry_run": "train.dry_run",
-    "evaluate": "evaluate.evaluate",
-    "inspect_targets": "train.inspect",
+    "calibrate": "evaluation.calibrate",
+    "dry_run": "training.dry_run",
+    "evaluate": "evaluation.evaluate",
+    "inspect_targets": "training.inspect",
     "load_recipe": "recipe.loading",
     "merge": "runs.merge",
     "predict": "pipeline.batch",
-    "prepare_targets": "train.prepare",
+    "prepare_targets": "training.prepare",
     "read_dataset": "data.reading",
-    "score": "evaluate.score",
-    "train": "train.trainer",
+    "score": "evaluation.score",
+    "train": "training.trainer",
     "write_dataset": "synthetic.writer",
 }
-
-
-def _load(name: str) -> Any:
-    return getattr(import_module(f"sam4mllm.{_MODULES[name]}"), name)
 
 
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module 'sam4mllm' has no attribute {name!r}")
-    return _load(name)
+    return getattr(import_module(f"sam4mllm.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _CallablePackage(ModuleType):
-    """A subpackage that is called like its function of the same name."""
-
-    def __call__(self, *arguments: Any, **settings: Any) -> Any:
-        return _load(self.__name__.rpartition(".")[2])(*arguments, **settings)
-
-
-class _Package(ModuleType):
-    """This module, whose functions `train` and `evaluate` have the names of subpackages.
-
-    The first import from such a subpackage sets it as an attribute here, where the function is expected, so it is made
-    callable.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _MODULES and isinstance(value, ModuleType):
-            value.__class__ = _CallablePackage
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

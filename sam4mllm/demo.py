@@ -18,8 +18,8 @@ from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import Sample
-from sam4mllm.evaluate.report import text_table
-from sam4mllm.evaluate.score import Scores, score_predictions
+from sam4mllm.evaluation.report import text_table
+from sam4mllm.evaluation.score import Scores, score_predictions
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -29,8 +29,8 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.train.dataset import spread
-from sam4mllm.train.trainer import train
+from sam4mllm.training.dataset import spread
+from sam4mllm.training.trainer import train
 from sam4mllm.utils.progress import bar
 
 RECIPE = "shapes_ppg"

@@ -10,14 +10,14 @@ import pytest
 EXAMPLES = (
     "sam4mllm.data.reading:read_dataset",
     "sam4mllm.data.sample:Sample",
-    "sam4mllm.evaluate.evaluate:evaluate",
-    "sam4mllm.evaluate.score:score",
+    "sam4mllm.evaluation.evaluate:evaluate",
+    "sam4mllm.evaluation.score:score",
     "sam4mllm.geometry:Grid",
     "sam4mllm.methods.ppg:Ppg.training_conversations",
     "sam4mllm.pipeline.pipeline:Pipeline.__call__",
     "sam4mllm.prompts.grammar:AnswerGrammar.parse",
     "sam4mllm.recipe.loading:load_recipe",
-    "sam4mllm.train.prepare:prepare_targets",
+    "sam4mllm.training.prepare:prepare_targets",
 )
 
 

@@ -51,13 +51,10 @@ def test_every_public_name_can_be_imported(name: str) -> None:
     assert getattr(sam4mllm, name) is not None and name in dir(sam4mllm)
 
 
-@pytest.mark.parametrize("name", ["evaluate", "train"])
-@pytest.mark.parametrize("before", ["", "import sam4mllm.train.trainer, sam4mllm.evaluate.evaluate; "])
-def test_functions_named_like_a_subpackage_can_be_called(name: str, before: str) -> None:
-    """Importing a module of a subpackage makes the subpackage the attribute of `sam4mllm`."""
-    code = f"{before}from sam4mllm import {name}; {name}(no_such_argument=1)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert f"TypeError: {name}() " in done.stderr
+def test_no_subpackage_has_the_name_of_a_public_function() -> None:
+    """The first import from such a subpackage would set it as an attribute in the function's place."""
+    subpackages = {path.parent.name for path in (HOME / "sam4mllm").glob("*/__init__.py")}
+    assert not subpackages & set(sam4mllm.__all__)
 
 
 def test_the_package_is_imported_without_heavy_libraries() -> None:

@@ -66,7 +66,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 def _evaluate(options: Namespace) -> int:
     """Predict and score splits of data sets; the exit status is 1 when a query has status "error"."""
-    from sam4mllm.evaluate.evaluate import evaluate
+    from sam4mllm.evaluation.evaluate import evaluate
 
     with errors_name_options():
         evaluation = evaluate(
@@ -104,8 +104,8 @@ def _score_options(parser: ArgumentParser) -> None:
 
 
 def _score(options: Namespace) -> int:
-    from sam4mllm.evaluate.report import report
-    from sam4mllm.evaluate.score import score
+    from sam4mllm.evaluation.report import report
+    from sam4mllm.evaluation.score import score
 
     with errors_name_options():
         scores = score(
@@ -134,7 +134,7 @@ def _calibrate_options(parser: ArgumentParser) -> None:
 
 def _calibrate(options: Namespace) -> int:
     """Calibrate a run on a held-out split; the exit status is 1 when a query has status "error"."""
-    from sam4mllm.evaluate.calibrate import calibrate
+    from sam4mllm.evaluation.calibrate import calibrate
 
     with errors_name_options():
         result = calibrate(

@@ -18,7 +18,7 @@ def _prepare_options(parser: ArgumentParser) -> None:
 
 def _prepare(options: Namespace) -> int:
     from sam4mllm.recipe.loading import load_recipe
-    from sam4mllm.train.prepare import prepare_targets
+    from sam4mllm.training.prepare import prepare_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
     prepared = prepare_targets(recipe, device=options.device, processes=options.processes)
@@ -38,7 +38,7 @@ def _inspect_options(parser: ArgumentParser) -> None:
 
 def _inspect(options: Namespace) -> int:
     from sam4mllm.recipe.loading import load_recipe
-    from sam4mllm.train.inspect import inspect_targets
+    from sam4mllm.training.inspect import inspect_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
     print(inspect_targets(recipe, options.output, limit=options.limit, device=options.device))

@@ -42,7 +42,7 @@ def _train_options(parser: ArgumentParser) -> None:
 
 def _train(options: Namespace) -> int:
     from sam4mllm.recipe.loading import load_recipe
-    from sam4mllm.train.trainer import train
+    from sam4mllm.training.trainer import train
 
     if options.processes.is_main:
         log = logging.getLogger("sam4mllm")
@@ -60,8 +60,8 @@ def _train(options: Namespace) -> int:
 
 
 def _dry_run(recipe: Recipe, options: Namespace) -> int:
-    from sam4mllm.train.dry_run import dry_run
-    from sam4mllm.train.estimate import DEFAULT_TFLOPS
+    from sam4mllm.training.dry_run import dry_run
+    from sam4mllm.training.estimate import DEFAULT_TFLOPS
 
     if options.processes.world_size > 1:
         raise LaunchError("train --dry-run runs in one process; start it without the launcher")

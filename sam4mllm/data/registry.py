@@ -51,8 +51,8 @@ class DatasetRow:
     splits: "module:function"; a data set that needs `root` has it, or is `part_of` one that has it.
     images_by_split: "module:function"; None: the images are found by reading every split.
     split_by: the default of the key `split_by`: the name in brackets in `refs(unc).p`.
-    protocol: the evaluation protocol (a name in `sam4mllm.evaluate.protocols`); None for chat, which is not scored.
-    published: the data set's name in `sam4mllm.evaluate.published`; None if no published figures are comparable.
+    protocol: the evaluation protocol (a name in `sam4mllm.evaluation.protocols`); None for chat, which is not scored.
+    published: the data set's name in `sam4mllm.evaluation.published`; None if no published figures are comparable.
     coco_images: whether the images are COCO's, in one folder that several data sets share.
     creates_images: whether the reader writes to the folder `images`, which then need not exist.
     part_of: the data set whose splits these images belong to, if it is another one.

@@ -19,8 +19,8 @@ from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation, inference_conversation, training_conversation
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.train.collator import Collator
-from sam4mllm.train.trainer import fit
+from sam4mllm.training.collator import Collator
+from sam4mllm.training.trainer import fit
 
 STEPS = 10
 """Steps of the training that several checks share."""

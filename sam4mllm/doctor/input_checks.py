@@ -20,7 +20,7 @@ from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversa
 from sam4mllm.prompts.coordinates import PLAIN
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
-from sam4mllm.train.collator import IGNORED, Collator
+from sam4mllm.training.collator import IGNORED, Collator
 
 
 def loads(family: FamilyUnderTest) -> None:

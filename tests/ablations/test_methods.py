@@ -36,6 +36,6 @@ def test_the_experiment_runs_on_tiny_models_and_resumes(
     def refuse(*given: object, **also: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("sam4mllm.train.trainer.fit", refuse)
+    monkeypatch.setattr("sam4mllm.training.trainer.fit", refuse)
     load_script("run").main(arguments)
     assert capsys.readouterr().out == printed

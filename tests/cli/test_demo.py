@@ -10,7 +10,7 @@ from PIL import Image
 
 from sam4mllm import demo, models
 from sam4mllm.demo import DATASETS, MODELS, demo_recipe, run_demo, table
-from sam4mllm.evaluate.score import Scores
+from sam4mllm.evaluation.score import Scores
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 
 RECIPE = """

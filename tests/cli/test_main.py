@@ -137,7 +137,7 @@ def test_an_error_of_a_data_loaders_worker_is_printed_without_its_traceback(
             '  File "x.py", line 1, in y\nsam4mllm.errors.DataError: a.png: cannot be read\n'
         )
 
-    monkeypatch.setattr("sam4mllm.train.trainer.train", train)
+    monkeypatch.setattr("sam4mllm.training.trainer.train", train)
     assert main(["train", "shapes_ppg"]) == 2
     assert capsys.readouterr().err == "sam4mllm: error: a.png: cannot be read\n"
 

@@ -21,8 +21,8 @@ from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line
 from sam4mllm.data.reading import benchmarks_in, held_out_splits, read_dataset
 from sam4mllm.data.registry import DATASETS, DatasetRow, dataset_names, register_dataset, scored_dataset_names
 from sam4mllm.data.sample import MaskObject, Sample
-from sam4mllm.evaluate.protocols import protocol_for
-from sam4mllm.evaluate.score import score
+from sam4mllm.evaluation.protocols import protocol_for
+from sam4mllm.evaluation.score import score
 from sam4mllm.geometry import Box
 
 PUBLISHED = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sam4mllm.cli.main import parse
-from sam4mllm.evaluate.published import published
+from sam4mllm.evaluation.published import published
 from sam4mllm.recipe.loading import load_recipe, shipped_recipes
 
 CHECKOUT = Path(__file__).parents[2] / "recipes"

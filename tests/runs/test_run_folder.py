@@ -10,7 +10,7 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.runs.run_folder import RunFolder, TrainLog
-from tests.train.helpers import make_recipe
+from tests.training.helpers import make_recipe
 
 
 def test_a_new_folder_records_recipe_method_and_versions(tmp_path):

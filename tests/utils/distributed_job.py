@@ -21,7 +21,7 @@ from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.targets import prepare
-from sam4mllm.train.trainer import train
+from sam4mllm.training.trainer import train
 from sam4mllm.utils.distributed import DistributedContext, join_processes
 
 

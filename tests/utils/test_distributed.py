@@ -12,11 +12,11 @@ import pytest
 from sam4mllm.data.predictions import queries_of, read_predictions
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.evaluate.score import score_predictions
+from sam4mllm.evaluation.score import score_predictions
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext, join_processes
 from tests.launch import ROOT, accelerate_launch, in_threads, torchrun, write_home
-from tests.train.helpers import adapter_of, largest_difference
+from tests.training.helpers import adapter_of, largest_difference
 from tests.utils import distributed_job
 
 

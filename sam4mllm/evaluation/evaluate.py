@@ -1,0 +1,197 @@
+"""The evaluation of a model on splits of data sets, beside published results; `sam4mllm evaluate` calls it.
+
+OUTPUT/results.json        the scores of all splits, and all that is needed to repeat them
+OUTPUT/DATASET-SPLIT/      the files of each split, see `splits.py`, with a results.json of its own;
+                           OUTPUT itself where a single split is named
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Unpack, cast
+
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.reading import read_dialogues, read_with_masks
+from sam4mllm.data.records import file_exists
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+from sam4mllm.evaluation.chat import ChatScores, ask_chat, chat_record, chat_report, score_chat
+from sam4mllm.evaluation.report import evaluation_report
+from sam4mllm.evaluation.results import results_record, write_results
+from sam4mllm.evaluation.score import checked_protocol
+from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit, predict_split, score_split
+from sam4mllm.evaluation.suite import DataOptions, Suite, choose_suite
+from sam4mllm.pipeline.loading import PipelineOptions
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+
+
+class EvaluateOptions(DataOptions, PipelineOptions, total=False):
+    """Further options of `evaluate`: how a data set is read, and how the pipeline is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The results of an evaluation.
+
+    Of several processes only the main one has results: in the others, `splits` is empty and `results` is None.
+
+    Attributes:
+        model: the model, as it was named.
+        suite: which splits were evaluated.
+        splits: the results of each.
+        record: the content of results.json.
+        results: the file results.json.
+        chat: the accuracies of each model on the chat questions, if they were asked.
+    """
+
+    model: str
+    suite: Suite
+    splits: tuple[EvaluatedSplit, ...] = ()
+    record: dict[str, Any] = field(default_factory=dict)
+    results: Path | None = None
+    chat: dict[str, ChatScores] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> int:
+        """The number of queries with the status "error" in all splits."""
+        return sum(split.summary.error for split in self.splits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `evaluate --json` writes: the scores of the one split that was named, or else `record`."""
+        if not self.suite.named:
+            return self.record
+        chat = {"chat": self.record["chat"]} if "chat" in self.record else {}
+        return self.splits[0].scores.to_json() | chat
+
+    def report(self) -> str:
+        """Return tables of the scores beside published results, as text."""
+        comparable = all(split.scores.comparable for split in self.splits)
+        text = evaluation_report(self.splits, self.model, self.suite.named, comparable)
+        return f"{text}\nchat {self.record['chat']['file']}\n{chat_report(self.chat)}" if self.chat else text
+
+
+def evaluate(
+    model: str | Path,
+    adapter: str | Path | None = None,
+    *,
+    datasets: str | Sequence[str],
+    splits: str | Sequence[str] = (),
+    root: str | Path | None = None,
+    output: str | Path | None = None,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+    baselines: Sequence[str] = (),
+    cases: int = 8,
+    chat: str | Path | None = None,
+    chat_images: str | Path | None = None,
+    on_split: Callable[[EvaluatedSplit], object] = lambda split: None,
+    command: Sequence[str] = (),
+    processes: DistributedContext = SINGLE_PROCESS,
+    **options: Unpack[EvaluateOptions],
+) -> Evaluation:
+    """Predict and score splits of data sets. A repeated call computes only what is missing.
+
+    Args:
+        model, adapter, datasets, splits, root, options: as in `Pipeline.from_pretrained` and `choose_suite`.
+        output: the folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
+        protocol, min_pixels, baselines, cases: as in `EvalSettings`.
+        chat, chat_images: a chat file whose questions are asked too, and the folder of its images.
+        on_split: called with the results of each split as soon as it is scored.
+        command: the command line, for results.json.
+        processes: the processes that share the work; the main one alone scores and writes.
+
+    Raises:
+        DataError: a data set cannot be read or evaluated, or `output` holds another model's predictions.
+        ModelError: the model cannot be loaded.
+
+    Example:
+        >>> import tempfile
+        >>> from sam4mllm.synthetic.writer import write_dataset
+        >>> root = Path(tempfile.mkdtemp(), "data")
+        >>> write_dataset(root, scenes=1, held_out=2)
+        >>> result = evaluate("shapes", datasets="refcoco", splits="testA", root=root, output=root / "out")
+        >>> result.errors, result.splits[0].scores.missing, result.results.name
+        (0, 0, 'results.json')
+    """
+    start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
+    data_options, pipeline_options = _separate(options)
+    suite = choose_suite(datasets, splits, root, **data_options)
+    samples, dialogues = read_suite(suite, settings), _read_chat(chat, chat_images)
+    pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
+    folder = Path(output) if output is not None else suite.default_output(_home(model))
+    done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
+    answers = ask_chat(pipeline.engine, dialogues, processes) if dialogues else {}
+    if not processes.is_main:
+        return Evaluation(str(model), suite)
+    chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
+    record = partial(results_record, pipeline, settings, model, adapter, command)
+    for split, own in zip(done, suite.folders(folder), strict=True):
+        write_results(record([split], home=own, seconds=split.seconds), own)
+    content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
+    content |= record(done, home=folder, seconds=time.perf_counter() - start)
+    return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
+
+
+def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
+    """Read the samples of each split, and check them before hours are spent on predictions.
+
+    Raises:
+        DataError: a data set cannot be read, does not fit the protocol, or has none of its images.
+    """
+    everything = []
+    for entry in suite.entries:
+        samples = read_with_masks(entry)
+        checked_protocol(samples, dataset=entry.dataset, split=entry.split_name, protocol=settings.protocol)
+        images = dict.fromkeys(sample.image for sample in samples)
+        if not any(map(file_exists, images)):
+            raise DataError(
+                f"{entry.name}: none of its {len(images)} images exists (the first would be "
+                f"{next(iter(images))}); name their folder by --images"
+            )
+        everything.append(samples)
+    return everything
+
+
+def _separate(options: EvaluateOptions) -> tuple[DataOptions, PipelineOptions]:
+    given = cast(dict[str, Any], options)
+    data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
+    pipeline = {key: value for key, value in given.items() if key not in data}
+    return cast(DataOptions, data), cast(PipelineOptions, pipeline)
+
+
+def _read_chat(chat: str | Path | None, images: str | Path | None) -> list[Dialogue]:
+    if chat is not None:
+        return read_dialogues(data_entry("chat", path=chat, images=images))
+    if images is not None:
+        raise DataError("chat_images: has no meaning without chat; name the chat file")
+    return []
+
+
+def _home(model: str | Path) -> Path:
+    """Return the folder that results go to by default: the run folder, or one in runs/ with the model's name."""
+    return Path(model) if Path(model).is_dir() else Path("runs") / Path(model).name
+
+
+def _evaluate_splits(
+    pipeline: Pipeline,
+    suite: Suite,
+    samples: Sequence[Sequence[Sample]],
+    output: Path,
+    settings: EvalSettings,
+    on_split: Callable[[EvaluatedSplit], object],
+    processes: DistributedContext,
+) -> tuple[EvaluatedSplit, ...]:
+    """Predict the splits and, in the main process, score them."""
+    done = []
+    for entry, folder, each in zip(suite.entries, suite.folders(output), samples, strict=True):
+        predicted = predict_split(pipeline, entry, each, folder, settings, processes)
+        if processes.is_main:
+            done.append(score_split(predicted, entry, each, settings))
+            on_split(done[-1])
+    return tuple(done)

@@ -1,0 +1,79 @@
+"""results.json: the scores of an evaluation with all that is needed to repeat it.
+
+It records the code, model, data and settings that gave the scores; what is unknown (no checkout, no recipe) is null.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit
+from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.versions import commit, versions
+
+if TYPE_CHECKING:
+    from sam4mllm.pipeline.pipeline import Pipeline
+
+RESULTS = "results.json"
+
+
+def results_record(
+    pipeline: Pipeline,
+    settings: EvalSettings,
+    model: str | Path,
+    adapter: str | Path | None,
+    command: Sequence[str],
+    splits: Sequence[EvaluatedSplit],
+    *,
+    home: Path,
+    seconds: float,
+) -> dict[str, Any]:
+    """Return the content of results.json.
+
+    Args:
+        pipeline: the pipeline that answered.
+        settings: how the answers were scored.
+        model: the run folder or base model, as it was named.
+        adapter: the adapter, as it was named.
+        command: the command line; empty for a call from Python.
+        splits: the results of each split.
+        home: the folder of results.json, which contains the splits' files.
+        seconds: the duration of this evaluation; shorter if some predictions existed already.
+    """
+    recipe_file = Path(model if adapter is None else adapter) / "recipe.yaml"
+    recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
+    return {
+        "command": list(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+        "versions": versions(),
+        "commit": commit(),
+        "machine": {"platform": platform.platform(), "device": _device_name(pipeline)},
+        "model": str(model),
+        "adapter": None if adapter is None else str(adapter),
+        "recipe": None if recipe is None else recipe.hash(),
+        "seed": None if recipe is None else recipe.seed,
+        "pipeline": pipeline.identity,
+        "min_pixels": settings.min_pixels,
+        "splits": [split.to_json(home) for split in splits],
+    }
+
+
+def write_results(record: dict[str, Any], home: Path) -> Path:
+    """Write the record atomically as `home`/results.json, and return the file."""
+    file = home / RESULTS
+    atomic_write_text(file, json.dumps(record, indent=2, allow_nan=False) + "\n")
+    return file
+
+
+def _device_name(pipeline: Pipeline) -> str:
+    import torch
+
+    device = pipeline.device
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

@@ -1,0 +1,298 @@
+"""Score predictions against the annotations of a split, under an evaluation protocol.
+
+Predictions are read one by one and in any order, and each is scored and dropped, so a file of any length needs the
+memory of one answer. Every query of the split counts: one without a prediction, and one whose line has the status
+"malformed" or "error", counts as an empty mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.masks import decode
+from sam4mllm.data.predictions import PredictionLine, prediction_from_json, read_predictions
+from sam4mllm.data.reading import read_with_masks
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError, PredictionsError
+from sam4mllm.evaluation.metrics import (
+    CORRECT_IOU,
+    Mask,
+    SentenceScore,
+    correct_objects,
+    cumulative_iou,
+    mean_iou,
+    no_target_accuracy,
+    precision_at,
+    target_accuracy,
+    union_of,
+)
+from sam4mllm.evaluation.protocols import EvalProtocol, PredictedMask, protocol_for
+from sam4mllm.evaluation.suite import DataOptions, is_comparable
+
+_IDS_IN_A_MESSAGE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The metrics of one split, as fractions from 0 to 1; None where a metric is not defined for the data set.
+
+    `n` counts the queries, `missing` those without a prediction, `malformed` the predictions whose text could not be
+    parsed, `errors` those with the status "error". `acc_50` is the share of sentences whose first box has IoU > 0.5
+    with the annotated one. `comparable` is whether published results are on the same sentences under the same protocol.
+    """
+
+    dataset: str
+    split: str
+    protocol: str
+    n: int
+    missing: int
+    malformed: int
+    ciou: float | None
+    giou: float | None
+    n_acc: float | None
+    t_acc: float | None
+    pr_70: float | None
+    pr_80: float | None
+    pr_90: float | None
+    acc_50: float | None
+    errors: int = 0
+    comparable: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `score --json` writes: all but `errors`, which the predictions hold, and `comparable`."""
+        return {name: value for name, value in asdict(self).items() if name not in ("errors", "comparable")}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPredictions:
+    """The metrics of a split, and the score of each sentence by id, in the order of the split.
+
+    `correct` is, for each prediction with the status "ok", which of its objects have IoU > 0.5 with an annotated
+    object, matched one to one.
+    """
+
+    scores: Scores
+    by_id: dict[str, SentenceScore]
+    correct: dict[str, tuple[bool, ...]]
+
+
+def score(
+    predictions: str | Path | Iterable[PredictionLine | Mapping[str, Any]],
+    *,
+    dataset: str,
+    root: str | Path | None = None,
+    split: str | None = None,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+    **options: Unpack[DataOptions],
+) -> Scores:
+    """Score predictions, from this or any other program, on a split of a data set.
+
+    Args:
+        predictions: a predictions.jsonl, or its lines as `PredictionLine` or as JSON objects; one per query, in any
+            order. Only `id`, `status` and `objects[].segmentation` are needed.
+        dataset: the data set's name, such as "refcoco", or "jsonl", "coco" or "hub" for custom data.
+        root: the folder of a published data set. split: its split.
+        protocol: "refcoco", "grefcoco" or "reasonseg"; None for the data set's own.
+        min_pixels: an answer whose mask has fewer pixels counts as "no target".
+        options: the other arguments of `read_dataset`, such as `path` in place of `root` for custom data.
+
+    Raises:
+        PredictionsError: predictions that cannot be read; unknown or repeated ids; masks not of their image's size.
+        DataError: the data set cannot be read; a protocol that is unknown or does not fit the data set.
+
+    Example:
+        >>> import json, tempfile
+        >>> from sam4mllm.synthetic.writer import write_dataset
+        >>> root = Path(tempfile.mkdtemp(), "data")
+        >>> write_dataset(root, scenes=1, held_out=2)
+        >>> rle = json.loads((root / "refcoco/instances.json").read_text())["annotations"][0]["segmentation"]
+        >>> prediction = {"id": "refcoco/train/1/1", "status": "ok", "objects": [{"segmentation": rle}]}
+        >>> scores = score([prediction], dataset="refcoco", root=root, split="train")
+        >>> scores.n - scores.missing, scores.malformed
+        (1, 0)
+    """
+    entry = data_entry(dataset, root=root, split=split, **options)
+    if isinstance(predictions, str | Path):
+        lines = read_predictions(Path(predictions))
+    else:
+        lines = (line if isinstance(line, PredictionLine) else prediction_from_json(line) for line in predictions)
+    samples, split = read_with_masks(entry), entry.split_name
+    scores = score_predictions(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
+    return replace(scores, comparable=is_comparable(entry, protocol))
+
+
+def score_predictions(
+    lines: Iterable[PredictionLine],
+    samples: Sequence[Sample],
+    *,
+    dataset: str,
+    split: str,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+) -> Scores:
+    """Return the metrics of a split; arguments and errors as in `score_sentences`."""
+    scored = score_sentences(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
+    return scored.scores
+
+
+def score_sentences(
+    lines: Iterable[PredictionLine],
+    samples: Sequence[Sample],
+    *,
+    dataset: str,
+    split: str,
+    protocol: str | None = None,
+    min_pixels: int = 1,
+) -> ScoredPredictions:
+    """Score every sentence of a split, and sum the sentences up to metrics.
+
+    Args:
+        lines: one prediction per query, in any order; read once.
+        samples: every query of the split with its annotation.
+        dataset, split: their names; that of the data set decides the protocol if None is given.
+        protocol, min_pixels: as in `score`.
+
+    Raises:
+        PredictionsError: ids without a query, repeated ids, or masks not of their image's size.
+        DataError: no samples; an unknown protocol; under `refcoco`, a sample without a target.
+    """
+    rules = checked_protocol(samples, dataset=dataset, split=split, protocol=protocol)
+    tally = _Tally(rules, min_pixels, {sample.id: sample for sample in samples})
+    for line in lines:
+        tally.add(line)
+    tally.refuse_bad_ids(f"{dataset} {split}")
+    missing = [sample for sample in samples if sample.id not in tally.scored]
+    for sample in missing:
+        empty = PredictedMask(union_of([], sample.size_wh))
+        tally.scored[sample.id] = rules.score_sentence(empty, sample.mask(), sample.ignored(), min_pixels)
+    by_id = {sample.id: tally.scored[sample.id] for sample in samples}
+    scores = _metrics(list(by_id.values()), tally, dataset, split, len(missing))
+    return ScoredPredictions(scores, by_id, tally.correct)
+
+
+def checked_protocol(
+    samples: Sequence[Sample], *, dataset: str, split: str, protocol: str | None = None
+) -> EvalProtocol:
+    """Return the protocol that the samples are scored under.
+
+    Raises:
+        DataError: no samples; an unknown protocol; under `refcoco`, a sample without a target.
+    """
+    rules = protocol_for(dataset, protocol)
+    if not samples:
+        raise DataError(f"{dataset} {split}: no samples to score")
+    if rules.has_boxes and (empty := [sample.id for sample in samples if not sample.objects]):
+        raise DataError(
+            f"the protocol {rules.name} is not defined for a phrase without target ({_few(empty)}); use grefcoco"
+        )
+    return rules
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What is counted while the predictions of a split are read; `boxes_correct` is for Acc@0.5."""
+
+    rules: EvalProtocol
+    min_pixels: int
+    samples: Mapping[str, Sample]
+    scored: dict[str, SentenceScore] = field(default_factory=dict)
+    correct: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    malformed: int = 0
+    errors: int = 0
+    boxes_correct: int = 0
+    any_box: bool = False
+    any_without_box: bool = False
+
+    def add(self, line: PredictionLine) -> None:
+        """Score one prediction; unknown and repeated ids are collected for `refuse_bad_ids`."""
+        sample = self.samples.get(line.id)
+        if sample is None:
+            self.unknown.append(line.id)
+            return
+        if line.id in self.scored:
+            self.repeated.append(line.id)
+            return
+        masks, truth, ignored = _masks(line, sample), [item.mask() for item in sample.objects], sample.ignored()
+        prediction = PredictedMask(union_of(masks, sample.size_wh), answered_no_target=line.status == "no_object")
+        self.scored[line.id] = self.rules.score_sentence(
+            prediction, union_of(truth, sample.size_wh), ignored, self.min_pixels
+        )
+        if line.status == "ok":
+            self.correct[line.id] = correct_objects(masks, truth, ignored)
+        self.malformed += line.status == "malformed"
+        self.errors += line.status == "error"
+        if self.rules.has_boxes and line.status == "ok" and line.objects:
+            self._add_box(line, sample)
+
+    def _add_box(self, line: PredictionLine, sample: Sample) -> None:
+        """Compare the first box alone, because the best of several would overestimate Acc@0.5."""
+        prompt = line.objects[0].prompt
+        if prompt is None or prompt.box is None:
+            self.any_without_box = True
+            return
+        self.any_box = True
+        self.boxes_correct += prompt.box.iou(sample.objects[0].box) > CORRECT_IOU
+
+    @property
+    def has_acc_50(self) -> bool:
+        """Whether Acc@0.5 is defined: one object per phrase, and predictions that are not all without boxes."""
+        one_object = all(len(sample.objects) == 1 for sample in self.samples.values())
+        return self.rules.has_boxes and one_object and (self.any_box or not self.any_without_box)
+
+    def refuse_bad_ids(self, split: str) -> None:
+        """Raise a PredictionsError if there were unknown or repeated ids."""
+        faults = []
+        if self.unknown:
+            faults.append(f"{len(self.unknown)} id(s) are not queries of {split} ({_few(self.unknown)})")
+        if self.repeated:
+            faults.append(f"{len(self.repeated)} id(s) occur twice ({_few(self.repeated)})")
+        if faults:
+            raise PredictionsError(
+                f"predictions: {'; '.join(faults)}; expected one line per query, from this data set and split"
+            )
+
+
+def _metrics(sentences: Sequence[SentenceScore], tally: _Tally, dataset: str, split: str, missing: int) -> Scores:
+    rules = tally.rules
+    measured = [sentence for sentence in sentences if sentence.targeted] if rules.has_no_target else sentences
+    return Scores(
+        dataset=dataset,
+        split=split,
+        protocol=rules.name,
+        n=len(sentences),
+        missing=missing,
+        malformed=tally.malformed,
+        errors=tally.errors,
+        ciou=cumulative_iou(sentences),
+        giou=mean_iou(sentences),
+        n_acc=no_target_accuracy(sentences) if rules.has_no_target else None,
+        t_acc=target_accuracy(sentences) if rules.has_no_target else None,
+        pr_70=precision_at(0.7, measured),
+        pr_80=precision_at(0.8, measured),
+        pr_90=precision_at(0.9, measured),
+        acc_50=tally.boxes_correct / len(sentences) if tally.has_acc_50 else None,
+    )
+
+
+def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
+    """Return the masks of the line's objects; none for the statuses "malformed" and "error"."""
+    width, height = sample.size_wh
+    for item in line.objects:
+        if tuple(item.segmentation["size"]) != (height, width):
+            raise PredictionsError(
+                f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its image is "
+                f"{(height, width)}; masks are scored at the original image's size"
+            )
+    return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - _IDS_IN_A_MESSAGE} more" if len(ids) > _IDS_IN_A_MESSAGE else ""
+    return ", ".join(ids[:_IDS_IN_A_MESSAGE]) + more

@@ -1,0 +1,253 @@
+"""The train stage: LoRA training with transformers' Trainer and peft, from a recipe to a run folder.
+
+An interrupted run resumes from its last complete checkpoint and ends with the same adapter: the optimizer states, the
+learning rate schedule, the order of the data and the random states are restored. Several processes train one adapter
+together; only the main process writes files.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.mixture import Mixture, read_mixture
+from sam4mllm.methods.base import Method, PromptTarget
+from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
+from sam4mllm.mllm.loading import Mllm, load_mllm
+from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.targets.filter import select_targets
+from sam4mllm.targets.prepare import compute_targets
+from sam4mllm.targets.settings import TargetSettings
+from sam4mllm.training.arguments import check_launch, join_deepspeed, training_arguments, weights_are_sharded
+from sam4mllm.training.dataset import TrainingSet, digest, make_training_set
+from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
+from sam4mllm.training.prepare import resolve_recipe
+from sam4mllm.training.validation import Validation, make_validator, validation_samples
+from sam4mllm.utils.device import resolve_device
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    device: str = "auto",
+    callbacks: Sequence[Any] = (),
+    processes: DistributedContext = SINGLE_PROCESS,
+) -> RunFolder:
+    """Train a recipe to the end and return its run folder.
+
+    An interrupted training is resumed from its last complete checkpoint; a finished run is returned unchanged.
+
+    Args:
+        recipe: a recipe, or the path or name that `load_recipe` takes.
+        device: "auto", "cpu", "cuda" or "cuda:N"; with several processes "cuda" is the GPU of the local rank.
+        callbacks: further transformers `TrainerCallback`s.
+        processes: the processes that train together.
+
+    Raises:
+        RecipeError: settings that contradict each other, or a run folder of another recipe.
+        DataError, ModelError: data or models that cannot be read.
+        LaunchError: the trainer has another number of processes than were launched.
+    """
+    # 1. Check the settings before the run folder is created: a refused recipe must not leave one behind.
+    recipe = resolve_recipe(recipe)
+    device = resolve_device(processes.device(device))
+    check_launch(training_arguments(recipe, device), device, processes)
+    # 2. Create or reopen the run folder, and read the data.
+    is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
+    run = RunFolder(recipe.output)
+    mixture = read_mixture(recipe.data, recipe.seed)
+    processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
+    if is_finished:
+        logger.info("%s: the training has already finished", run.path)
+        return run
+    if processes.is_main:
+        run.write_leakage(mixture.leakage())
+    for line in mixture.leakage_lines():
+        logger.info("%s", line)
+    held_out = validation_samples(recipe)
+    # 3. Compute the targets and make the conversations.
+    segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
+    conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
+    # 4. Load the model. The arguments are made before, and kept: under ZeRO-3 they shard the weights as they are read.
+    arguments = training_arguments(recipe, device)
+    mllm = _load_model(recipe, arguments, device)
+    # 5. Train. Sharded weights are gathered at every step of generation, so all processes validate the same samples.
+    sharing = SINGLE_PROCESS if weights_are_sharded(arguments) else processes
+    validate = make_validator(recipe, run.method, mllm, segmenter, held_out, sharing)
+    fit(
+        mllm,
+        conversations,
+        recipe,
+        run,
+        validate=validate,
+        callbacks=callbacks,
+        processes=processes,
+        arguments=arguments,
+    )
+    return run
+
+
+def fit(
+    mllm: Mllm,
+    conversations: Sequence[Conversation],
+    recipe: Recipe,
+    run: RunFolder,
+    *,
+    validate: Callable[[], Validation] | None = None,
+    callbacks: Sequence[Any] = (),
+    processes: DistributedContext = SINGLE_PROCESS,
+    arguments: Any = None,
+) -> None:
+    """Train the adapter on `mllm` with `conversations` and save it to `run`.
+
+    `arguments` are the recipe's `training_arguments`; None makes them.
+
+    Raises:
+        RecipeError: `training` has a reserved key or a value that transformers refuses; or the run was started with
+            another number of processes or other conversations.
+    """
+    from sam4mllm.training.callbacks import ValidationCallback
+
+    arguments = training_arguments(recipe, mllm.device.type) if arguments is None else arguments
+    is_sharded = weights_are_sharded(arguments)
+
+    def gathered_weights() -> dict[str, Any] | None:
+        """Gather the model's weights where they are sharded; all processes call this."""
+        return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
+
+    # 1. Set up the trainer.
+    validation = None
+    if validate is not None:
+        every_steps = recipe.training.validation.every_steps
+        validation = ValidationCallback(run, validate, every_steps, processes, gathered_weights)
+    trainer = _make_trainer(mllm, conversations, run, arguments, [*([validation] if validation else []), *callbacks])
+    # 2. Find the checkpoint to resume from.
+    processes.broadcast_result(lambda: run.checkpoints.check_resumable(digest(conversations)))
+    name, step, last_step = processes.broadcast_result(
+        lambda: _rewind(run, processes.world_size, only_unfinished=is_sharded)
+    )
+    checkpoint = run.checkpoints.folder / name if name else None
+    # 3. Train. Resumed at its last step, the trainer would take one step more, so the adapter is loaded instead.
+    if checkpoint is not None and step >= last_step:
+        _load_adapter(mllm.model, checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        step = trainer.state.global_step
+    # 4. Validate the last step, and save the best adapter, or the last one without validation.
+    if validation is not None:
+        validation.validate_at(step, mllm.model)
+    if (best := run.checkpoints.best()) is not None:
+        logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
+    weights = gathered_weights()
+    if processes.is_main:
+        run.finish(mllm.model, mllm.processor, weights)
+    processes.barrier()
+
+
+def _create_run(recipe: Recipe) -> RunFolder:
+    """Create the run folder, or reopen it; its method.json then has the settings for training and inference."""
+    # The method is made first, because it may be refused, and a refused recipe must not leave a folder behind.
+    method = None if RunFolder(recipe.output).is_started else method_of_recipe(recipe)
+    return RunFolder.create(recipe, method)
+
+
+def _training_set(
+    recipe: Recipe, method: Method, mixture: Mixture, segmenter: Segmenter, processes: DistributedContext
+) -> TrainingSet:
+    """Compute the targets that the store lacks and make the conversations of one epoch; their counts are logged."""
+    targets: Mapping[str, PromptTarget] = {}
+    if recipe_needs_targets(recipe):
+        settings = TargetSettings.from_recipe(recipe)
+        store = compute_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
+        targets = select_targets(store.read(), only_winning=recipe.targets.only_winning)
+    training_set = make_training_set(mixture, targets, method)
+    logger.info(
+        "%d phrases and %d chats in %d conversations",
+        training_set.phrases,
+        training_set.chats,
+        len(training_set.conversations),
+    )
+    if mixture.duplicates or training_set.without_target:
+        logger.info(
+            "left out: %d duplicate phrases, %d with an object that has no target",
+            mixture.duplicates,
+            training_set.without_target,
+        )
+    return training_set
+
+
+def _load_model(recipe: Recipe, arguments: Any, device: str) -> Mllm:
+    """Load the recipe's base model and attach a new adapter."""
+    join_deepspeed(arguments)
+    # FSDP is for models that do not fit on one GPU, so they are loaded on the CPU; quantized weights are made on a GPU.
+    on_cpu = arguments.fsdp and recipe.model.quantization is None
+    mllm = load_mllm(
+        recipe.model.base,
+        device="cpu" if on_cpu else device,
+        dtype=recipe.model.dtype,
+        quantization=recipe.model.quantization,
+        attn_implementation=recipe.model.attn_implementation,
+        image_size=recipe.model.image_size,
+    )
+    return attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
+
+
+def _make_trainer(
+    mllm: Mllm, conversations: Sequence[Conversation], run: RunFolder, arguments: Any, callbacks: Sequence[Any]
+) -> Any:
+    """Make transformers' Trainer with our collator and callbacks, and log the number of steps."""
+    from transformers import PrinterCallback, Trainer
+
+    from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
+    from sam4mllm.training.collator import Collator
+
+    trainer = Trainer(
+        model=mllm.model,
+        args=arguments,
+        train_dataset=list(conversations),
+        data_collator=Collator(mllm),
+        callbacks=[DisableVisionInputGrads(), LogCallback(run), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    epoch, total = optimizer_steps(len(conversations), arguments)
+    per_step = conversations_per_step(arguments)
+    logger.info("%d conversations per step, %d steps per epoch, %d steps in total", per_step, epoch, total)
+    return trainer
+
+
+def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
+    """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
+
+    It is (None, 0, 1) where there is no checkpoint. With `only_unfinished` checkpoints of the last step are passed
+    over: sharded weights are distributed to their processes only when training begins.
+
+    Raises:
+        RecipeError: the checkpoints were written by another number of processes.
+    """
+    newest: tuple[str | None, int, int] = (None, 0, 1)
+    for checkpoint in run.checkpoints.complete(world_size):
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        step, last_step = state["global_step"], state["max_steps"]
+        if not (only_unfinished and step >= last_step):
+            newest = (checkpoint.name, step, last_step)
+            break
+    run.rewind(newest[1])
+    return newest
+
+
+def _load_adapter(model: Any, checkpoint: Path) -> None:
+    """Load the adapter of a checkpoint into a model that has an adapter of the same shape."""
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))

@@ -1,0 +1,130 @@
+"""Validation during training: answer, segment and score held-out samples with the pipeline that also predicts.
+
+The loss measures next-token prediction; this measures the masks. The same answers calibrate the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sam4mllm.data.predictions import Confidence
+from sam4mllm.data.reading import read_with_masks
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+from sam4mllm.evaluation.metrics import Mask, correct_objects, overlap, union_of
+from sam4mllm.methods.base import Method
+from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.pipeline.loading import box_fallback
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.result import Result
+from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.calibration import Calibration, Pair, fit_calibration
+from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.training.dataset import spread
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Figures on `n` held-out samples.
+
+    Attributes:
+        ciou: the sum of intersections over the sum of unions, at the original sizes; 0 where all masks are empty.
+        malformed: the fraction of answers that could not be parsed, which count as empty masks.
+        n: the number of samples.
+        calibration: fitted to these answers; None where none of them could be parsed.
+    """
+
+    ciou: float
+    malformed: float
+    n: int
+    calibration: Calibration | None = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the figures without the calibration, for the log."""
+        return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n}
+
+
+def validation_samples(recipe: Recipe) -> list[Sample]:
+    """Read the samples of the recipe's `data.validation`; none where it is null.
+
+    Raises:
+        DataError: the set cannot be read, or a sample has boxes and no masks, so that its mask IoU is undefined.
+    """
+    return [] if recipe.data.validation is None else read_with_masks(recipe.data.validation)
+
+
+def make_validator(
+    recipe: Recipe,
+    method: Method,
+    mllm: Mllm,
+    segmenter: Segmenter,
+    samples: Sequence[Sample],
+    processes: DistributedContext = SINGLE_PROCESS,
+) -> Callable[[], Validation] | None:
+    """Return a function that validates the current weights of `mllm`; None without samples."""
+    if not samples or recipe.data.validation is None:
+        return None
+    settings, name = recipe.training.validation, recipe.data.validation.name
+    chosen = spread(samples, settings.samples)
+    pipeline = Pipeline(
+        method,
+        TransformersEngine(mllm, settings.batch_size),
+        segmenter,
+        max_new_tokens=recipe.generation.max_new_tokens,
+        image_batch=settings.batch_size,
+        fallback=box_fallback(recipe.segmenter),
+    )
+    return lambda: validate(pipeline, chosen, name, processes)
+
+
+def validate(
+    pipeline: Pipeline, samples: Sequence[Sample], name: str, processes: DistributedContext = SINGLE_PROCESS
+) -> Validation:
+    """Score `pipeline` on `samples` of the split called `name`; draws no random numbers.
+
+    Several processes take a part of the samples each, and all of them return the figures of all samples.
+
+    Raises:
+        DataError: an image cannot be read, or its size differs from its annotation's.
+    """
+    # 1. Answer, segment and score the samples of this process.
+    part = samples[processes.rank :: processes.world_size]
+    results = pipeline([(sample.image, sample.phrase) for sample in part])
+    intersection = union = malformed = 0
+    answers = []
+    for sample, result in zip(part, results, strict=True):
+        objects = [item.mask() for item in sample.objects]
+        predicted, truth = result.mask.cpu().numpy(), union_of(objects, sample.size_wh)
+        if predicted.shape != truth.shape:
+            raise DataError(
+                f"{sample.image}: the image is {predicted.shape} (H, W), the annotation of sample {sample.id} is "
+                f"{truth.shape}; one of the two belongs to another data set"
+            )
+        overlapping = overlap(predicted, truth)
+        intersection += overlapping.intersection
+        union += overlapping.union
+        malformed += result.status == "malformed"
+        confidence = [each.to_json() for each in result.confidence or (Confidence(),)]
+        answers.append((result.status, confidence, _correct(result, objects, sample)))
+    # 2. Sum over the processes. The counts are integers, so the sums do not depend on how samples were distributed.
+    counts = processes.gather([int(intersection), int(union), malformed])
+    intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
+    gathered = processes.gather(answers)
+    # 3. Restore the order of the samples, of which each process had every world_size-th, and fit the calibration.
+    ordered = [gathered[index % len(gathered)][index // len(gathered)] for index in range(len(samples))]
+    pairs: dict[str, list[Pair]] = {"ok": [], "no_object": [], "malformed": []}
+    for status, confidence, correct in ordered:
+        pairs[status] += [(Confidence(**each), flag) for each, flag in zip(confidence, correct, strict=True)]
+    calibration = fit_calibration(pairs["ok"], pairs["no_object"], name)
+    return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
+
+
+def _correct(result: Result, truth: Sequence[Mask], sample: Sample) -> tuple[bool, ...]:
+    """Return which of the result's objects are correct; without objects, one flag: whether the truth is empty too."""
+    if result.status != "ok":
+        return (not any(mask.any() for mask in truth),)
+    return correct_objects(list(result.masks.cpu().numpy()), truth, sample.ignored())

@@ -1,0 +1,69 @@
+"""Settings that cannot work are refused before training: keys, packages, devices, processes."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sam4mllm.errors import LaunchError, RecipeError
+from sam4mllm.training.arguments import check_launch, training_arguments
+from sam4mllm.utils.distributed import SINGLE_PROCESS
+from tests.training.helpers import make_recipe, run_fit
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.remove_unused_columns=true", "training.remove_unused_columns: conversations have no columns"),
+        ("training.eval_strategy=steps", "training.eval_strategy: training is validated by generating"),
+        ("training.lr_scheduler_type=nonsense", "transformers refuses these settings: .*nonsense"),
+        ("training.fsdp=true", "training.fsdp: FSDP needs GPUs; leave it out"),
+        ("training.eval_on_start=true", "training.eval_on_start: training is validated by generating"),
+        ("training.train_sampling_strategy=group_by_length", "the seed decides the order of the data"),
+        ("training.save_strategy=best", "training.save_strategy: the best adapter by validation is kept automatically"),
+        ("training.report_to=comet_ml", "transformers refuses these settings: .*comet"),
+    ],
+)
+def test_reserved_and_invalid_training_keys_are_refused(tmp_path, fast_vlm, override, message):
+    with pytest.raises(RecipeError, match=message):
+        run_fit(make_recipe(tmp_path, fast_vlm, override))
+
+
+def test_missing_deepspeed_is_reported(tmp_path, fast_vlm, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=r"training.deepspeed: deepspeed is not installed; pip install 'sam4mllm\["):
+        run_fit(make_recipe(tmp_path, fast_vlm, "training.deepspeed={zero_optimization: {stage: 2}}"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        (["model.quantization=4bit"], "model.quantization: bitsandbytes"),
+        (["training.optim=paged_adamw_8bit"], "training.optim: bitsandbytes"),
+    ],
+)
+def test_missing_bitsandbytes_is_reported_before_training(tmp_path, fast_vlm, monkeypatch, overrides, missing):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RecipeError, match=rf"{missing} is not installed; pip install 'sam4mllm\[quantization\]'"):
+        training_arguments(make_recipe(tmp_path, fast_vlm, *overrides), "cpu")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0"])
+def test_the_device_that_transformers_trains_on_is_accepted(device):
+    check_launch(
+        SimpleNamespace(world_size=1, device=torch.device("cuda:0"), deepspeed_plugin=None), device, SINGLE_PROCESS
+    )
+
+
+def test_another_gpu_than_the_first_visible_one_is_refused():
+    with pytest.raises(LaunchError, match=r"--device cuda:1: .* CUDA_VISIBLE_DEVICES=1"):
+        check_launch(
+            SimpleNamespace(world_size=1, device=torch.device("cuda:0"), deepspeed_plugin=None),
+            "cuda:1",
+            SINGLE_PROCESS,
+        )
+
+
+def test_another_number_of_processes_than_were_launched_is_refused():
+    with pytest.raises(LaunchError, match=r"1 process\(es\) were launched, but the trainer runs in 2"):
+        check_launch(SimpleNamespace(world_size=2, device=torch.device("cpu")), "cpu", SINGLE_PROCESS)

@@ -1,0 +1,64 @@
+"""An interrupted training ends with the adapter of an uninterrupted one."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sam4mllm.errors import RecipeError
+from sam4mllm.mllm.loading import load_mllm
+from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.training.trainer import fit
+from tests.training.helpers import StopAt, adapter_of, largest_difference, make_conversations, make_recipe, run_fit
+
+
+# 3 steps make an epoch and every second is saved: 3 resumes in the first epoch, 5 in the second, 7 at the end of one.
+@pytest.mark.parametrize("step", [1, 3, 5, 7, 8, None])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path, fast_vlm, uninterrupted, step):
+    recipe = make_recipe(tmp_path, fast_vlm)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(recipe, stop=StopAt(step))
+    run = run_fit(recipe)
+    assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6
+    assert [record["step"] for record in run.log.read()] == list(range(1, 9))
+    for record, expected in zip(run.log.read(), uninterrupted.log.read(), strict=True):
+        assert record == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_incomplete_checkpoint_is_not_resumed_from(tmp_path, fast_vlm, uninterrupted):
+    recipe = make_recipe(tmp_path, fast_vlm)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(recipe, stop=StopAt(5))
+    (recipe.output / "checkpoints" / "checkpoint-4" / "trainer_state.json").write_text('{"global_st')
+    run = run_fit(recipe)
+    assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6
+
+
+def test_a_killed_process_is_resumed(tmp_path, fast_vlm, uninterrupted):
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from pathlib import Path
+from tests.training.helpers import StopAt, make_recipe, run_fit
+class Kill(StopAt):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+run_fit(make_recipe(Path({str(tmp_path)!r}), {fast_vlm!r}), stop=Kill(5))
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = run_fit(make_recipe(tmp_path, fast_vlm))
+    assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6
+
+
+def test_a_run_is_not_resumed_with_other_conversations(tmp_path, fast_vlm):
+    recipe = make_recipe(tmp_path, fast_vlm)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(recipe, stop=StopAt(3))
+    run, mllm = RunFolder.create(recipe), attach_lora(load_mllm(fast_vlm), recipe.lora, recipe.seed)
+    with pytest.raises(RecipeError, match="were trained on other conversations"):
+        fit(mllm, make_conversations()[1:], recipe, run)
