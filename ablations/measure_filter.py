@@ -59,7 +59,7 @@ def measure(
     """Return the number of objects that have a target in every variant, and the rows of `settings` on these.
 
     Raises:
-        RecipeError: no object has a target in every variant.
+        RecipeError: No object has a target in every variant.
     """
     # 1. Choose the targets of each variant, and keep the objects that all variants share.
     chosen = {variant: compute_targets(samples, segmenter, each, store).read() for variant, each in settings.items()}

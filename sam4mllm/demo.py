@@ -76,8 +76,8 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
     """Run the demo in the folder `output` and print its table.
 
     Args:
-        output: the folder of everything that is written; a demo that was interrupted there is resumed.
-        full: also train PQPP, in `output`/pqpp, and evaluate it.
+        output: The folder of everything that is written; a demo that was interrupted there is resumed.
+        full: Also train PQPP, in `output`/pqpp, and evaluate it.
 
     Returns:
         The scores by model (a row of the table) and data set.

@@ -81,7 +81,7 @@ class SamPrompt:
     """SAM's prompt for one object: a box, points, or both, in pixels of the original image.
 
     Raises:
-        ValueError: neither box nor points, a coordinate that is not finite, a box whose corners are out of order, or a
+        ValueError: Neither box nor points, a coordinate that is not finite, a box whose corners are out of order, or a
             label that is neither 1 nor 0.
     """
 
@@ -159,7 +159,7 @@ class ResizedGrid:
     transformers).
 
     Raises:
-        ValueError: bounds out of order, or a maximum below one multiple on each axis.
+        ValueError: Bounds out of order, or a maximum below one multiple on each axis.
     """
 
     multiple: int
@@ -177,7 +177,7 @@ class ResizedGrid:
         """Return the grid of an image of `size_wh` pixels.
 
         Raises:
-            DataError: one side is more than 200 times the other, which the image processors refuse.
+            DataError: One side is more than 200 times the other, which the image processors refuse.
         """
         if max(size_wh) > _MAX_ASPECT_RATIO * min(size_wh):
             raise DataError(

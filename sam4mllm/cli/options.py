@@ -156,7 +156,7 @@ def errors_name_options() -> Iterator[None]:
     """Turn errors about arguments of the Python API ("split_by: ...") into errors about options ("--split-by: ...").
 
     Raises:
-        DataError: the error that was raised, with the option's name.
+        DataError: The error that was raised, with the option's name.
     """
     try:
         yield

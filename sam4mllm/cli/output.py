@@ -29,7 +29,7 @@ def write_json(record: dict[str, Any], file: str | None) -> None:
     """Write the record as JSON to `file`, to standard output for "-", or nowhere for None.
 
     Raises:
-        DataError: the file cannot be written.
+        DataError: The file cannot be written.
     """
     if file is None:
         return
@@ -47,7 +47,7 @@ def check_json_file(file: str | None) -> None:
     """Check that the folder of the file of `--json` exists.
 
     Raises:
-        DataError: it does not.
+        DataError: It does not.
     """
     if file not in (None, STDOUT):
         _check_folder(Path(file))
@@ -67,7 +67,7 @@ def check_image_files(*files: Path | None) -> None:
     """Check that images can be written to `files`; None is skipped.
 
     Raises:
-        DataError: a folder does not exist, or a suffix is not that of an image format.
+        DataError: A folder does not exist, or a suffix is not that of an image format.
     """
     from PIL import Image
 

@@ -109,7 +109,7 @@ def data_entry(dataset: str, **settings: Any) -> DataEntry:
     """Build an entry from keyword arguments; None counts as not given.
 
     Raises:
-        DataError: the first invalid argument, in the form "key: problem".
+        DataError: The first invalid argument, in the form "key: problem".
     """
     given = {key: value for key, value in settings.items() if value is not None}
     try:

@@ -46,7 +46,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
     """Load an image file as RGB (H, W, 3) uint8, with its EXIF orientation applied.
 
     Raises:
-        DataError: no such file; not an image, or a damaged one.
+        DataError: No such file; not an image, or a damaged one.
     """
     path = Path(path)
     if not file_exists(path):
@@ -78,7 +78,7 @@ def as_rgb(image: ImageInput) -> Rgb:
     """Return RGB (H, W, 3) uint8 of a path, a PIL image, or such an array itself.
 
     Raises:
-        DataError: a file that is not an image; an array of another shape or dtype.
+        DataError: A file that is not an image; an array of another shape or dtype.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)

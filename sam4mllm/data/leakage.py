@@ -48,7 +48,7 @@ class LeakageFilter:
     """Decides for an image whether it belongs to a held-out split.
 
     Args:
-        splits: the images of the held-out splits, by the splits' names.
+        splits: The images of the held-out splits, by the splits' names.
     """
 
     def __init__(self, splits: Mapping[str, Sequence[Path]]) -> None:
@@ -108,7 +108,7 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
     is held out, even if a `limit` uses few of its samples.
 
     Raises:
-        DataError: a data set cannot be read.
+        DataError: A data set cannot be read.
     """
     if data.guard == []:
         return LeakageFilter({})

@@ -52,7 +52,7 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     counts compressed (text) or not (a list of integers).
 
     Raises:
-        ValueError: none of these; an RLE of another size than the image's; a polygon of fewer than three points, or
+        ValueError: None of these; an RLE of another size than the image's; a polygon of fewer than three points, or
             far outside the image.
     """
     height, width = size_hw
@@ -83,7 +83,7 @@ def mask_of_image(source: Any) -> Rle:
     `source` is a path or a binary file object.
 
     Raises:
-        DataError: no such file, not an image, or a JPEG.
+        DataError: No such file, not an image, or a JPEG.
     """
     name = source if isinstance(source, Path) else "the mask"
     if isinstance(source, Path) and not file_exists(source):
@@ -112,7 +112,7 @@ def check_rle(value: object) -> Rle:
     """Check an RLE from JSON: its runs must fill its size exactly. Uncompressed counts are compressed.
 
     Raises:
-        ValueError: not an object with `size` [H, W] and `counts`; counts that are malformed, or do not fill the size.
+        ValueError: Not an object with `size` [H, W] and `counts`; counts that are malformed, or do not fill the size.
     """
     if not isinstance(value, dict) or "size" not in value or "counts" not in value:
         raise ValueError(f'an RLE is {{"size": [H, W], "counts": text}}; got {shorten(value)}')

@@ -85,7 +85,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     """Read the mixture of a recipe's `data`.
 
     Raises:
-        DataError: a data set cannot be read, or nothing of it is left to train on; the message names the entry.
+        DataError: A data set cannot be read, or nothing of it is left to train on; the message names the entry.
     """
     # 1. Read the samples. This comes before the filter, so that files of refs, which list the images of all splits,
     # are parsed once.
@@ -155,7 +155,7 @@ def _sample_epochs(
     """Return all items as often as weight or count ask for, then a random part of them, in the items' order.
 
     Raises:
-        DataError: there is no item, or the weight is too small for one.
+        DataError: There is no item, or the weight is too small for one.
     """
     where = f"data.train.{index} ({entry.name})"
     if not items:

@@ -215,7 +215,7 @@ def read_queries(path: Path) -> list[Query]:
     """Read all queries of a queries.jsonl, in order; blank lines are skipped.
 
     Raises:
-        DataError: no such file, no query in it, or bad lines (all are counted, the first ten listed): not a JSON
+        DataError: No such file, no query in it, or bad lines (all are counted, the first ten listed): not a JSON
             object, a field missing or of another type, an empty phrase, an id that an earlier line has.
     """
     first_lines: dict[str, int] = {}
@@ -236,7 +236,7 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
     """Read the predictions of a predictions.jsonl one by one, in order; blank lines are skipped.
 
     Raises:
-        PredictionsError: no such file; or, after the last line, bad lines (all are counted, the first ten listed).
+        PredictionsError: No such file; or, after the last line, bad lines (all are counted, the first ten listed).
     """
     problems: list[str] = []
     for _, prediction in read_lines(path, prediction_from_json, problems, PredictionsError):
@@ -253,8 +253,8 @@ def prediction_from_json(value: object) -> PredictionLine:
     """Parse the JSON value of a line of predictions.jsonl.
 
     Raises:
-        DataError: a field that is missing or of another type; an unknown status.
-        ValueError: an invalid RLE, box or point.
+        DataError: A field that is missing or of another type; an unknown status.
+        ValueError: An invalid RLE, box or point.
     """
     if isinstance(value, dict) and isinstance(value.get("status"), str) and value["status"] not in get_args(Status):
         raise DataError(f"the status is one of {', '.join(get_args(Status))}; found {value['status']!r}")

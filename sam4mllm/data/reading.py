@@ -37,18 +37,18 @@ def read_dataset(
     """Read the samples of a data set, in the order of its files.
 
     Args:
-        name: a data set of the table (`sam4mllm.data.registry.DATASETS`), other than chat.
-        root: the folder that holds the folders of the published data sets.
+        name: A data set of the table (`sam4mllm.data.registry.DATASETS`), other than chat.
+        root: The folder that holds the folders of the published data sets.
         split: `train`, `val`, `test`, `testA` or `testB`, as the data set has it.
-        path: for custom data, in place of `root`: the JSONL file, COCO's instances, or a folder of `datasets`.
-        phrases: for `coco`: the JSONL file of phrases.
-        images: the folder of the images, if it is not the usual one.
-        split_by: which file of refs to read, `refs({split_by}).p`: `unc`, `umd` or `google`; None for the usual one.
-        columns: for `hub`: the data set's column for each of image, phrase, masks, boxes and id.
-        limit: the maximum number of samples, from the beginning; None for all.
+        path: For custom data, in place of `root`: the JSONL file, COCO's instances, or a folder of `datasets`.
+        phrases: For `coco`: the JSONL file of phrases.
+        images: The folder of the images, if it is not the usual one.
+        split_by: Which file of refs to read, `refs({split_by}).p`: `unc`, `umd` or `google`; None for the usual one.
+        columns: For `hub`: the data set's column for each of image, phrase, masks, boxes and id.
+        limit: The maximum number of samples, from the beginning; None for all.
 
     Raises:
-        DataError: an unknown name or split; an argument that is missing or that the data set does not take; a folder
+        DataError: An unknown name or split; an argument that is missing or that the data set does not take; a folder
             or file that is missing or malformed.
 
     Example, on a small generated data set:
@@ -85,7 +85,7 @@ def read_samples(entry: DataEntry) -> list[Sample]:
     """Read the samples of an entry of a recipe's `data`, in the order of the data set's files.
 
     Raises:
-        DataError: a folder or file that is missing or malformed; an unknown split; an entry of chat.
+        DataError: A folder or file that is missing or malformed; an unknown split; an entry of chat.
     """
     if entry.is_chat:
         raise DataError(
@@ -98,7 +98,7 @@ def read_with_masks(entry: DataEntry) -> list[Sample]:
     """Read the samples of an entry that answers are scored against; each object must have a mask.
 
     Raises:
-        DataError: the data set cannot be read; a sample has boxes and no masks.
+        DataError: The data set cannot be read; a sample has boxes and no masks.
     """
     samples = read_samples(entry)
     if without := [sample.id for sample in samples if not sample.has_masks]:
@@ -112,7 +112,7 @@ def read_dialogues(entry: DataEntry) -> list[Dialogue]:
     """Read the dialogues of an entry of chat.
 
     Raises:
-        DataError: a folder or file that is missing or malformed.
+        DataError: A folder or file that is missing or malformed.
     """
     assert entry.is_chat, f"{entry.name} holds samples; read them with read_samples"
     return _read(entry)
@@ -122,7 +122,7 @@ def images_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
     """List the images of every split of a data set under a root, usually without reading its samples.
 
     Raises:
-        DataError: a folder or file that is missing or malformed.
+        DataError: A folder or file that is missing or malformed.
     """
     _check_folders(entry)
     row = entry.row
@@ -150,7 +150,7 @@ def held_out_splits(name: str, root: Path, split_by: str | None = None) -> list[
     """Return the splits of a data set under `root` other than train: val, testA, testB, test, then any others.
 
     Raises:
-        DataError: an unknown data set; a file that is missing or malformed; train is the only split.
+        DataError: An unknown data set; a file that is missing or malformed; train is the only split.
     """
     row = dataset_row(name)
     if row.splits is None:

@@ -56,7 +56,7 @@ def parse_record(kind: type[AnyRecord], value: object, where: str = "") -> AnyRe
     """Validate a JSON value as a record; `where` names it in the error: the file, and its number or id.
 
     Raises:
-        DataError: the first problem, as "{where}: the field 'x' must be an integer; found 'abc'".
+        DataError: The first problem, as "{where}: the field 'x' must be an integer; found 'abc'".
     """
     try:
         return kind.model_validate(value)
@@ -96,7 +96,7 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
     """Read the value of a JSON file in UTF-8, or in `fallback_encoding` if it is not UTF-8.
 
     Raises:
-        DataError: no such file; not JSON, or not text in these encodings.
+        DataError: No such file; not JSON, or not text in these encodings.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {what} was expected there")
@@ -124,7 +124,7 @@ def read_lines(
     The problems of invalid lines are appended to `problems`, so that all of them can be reported at once.
 
     Raises:
-        Sam4mllmError: of type `error_type`: the file cannot be read.
+        Sam4mllmError: Of type `error_type`: the file cannot be read.
     """
     try:
         file = path.open("rb")
@@ -149,7 +149,7 @@ def raise_problems(path: Path, problems: list[str], error_type: type[Sam4mllmErr
     """Raise one error that counts all problems and lists the first ten; return if there are none.
 
     Raises:
-        Sam4mllmError: of type `error_type`.
+        Sam4mllmError: Of type `error_type`.
     """
     if problems:
         more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
@@ -160,7 +160,7 @@ def check_phrase(phrase: str, where: str) -> None:
     """Check that a phrase is not longer than `LONGEST_PHRASE`.
 
     Raises:
-        DataError: it is longer, which no phrase is: the file is probably damaged.
+        DataError: It is longer, which no phrase is: the file is probably damaged.
     """
     if len(phrase) > LONGEST_PHRASE:
         raise DataError(
@@ -173,7 +173,7 @@ def check_not_empty(phrase: str, where: str = "") -> str:
     """Return the phrase if it is not blank. For custom data and queries: published data sets hold empty phrases.
 
     Raises:
-        DataError: the phrase is blank.
+        DataError: The phrase is blank.
     """
     if not phrase.strip():
         raise DataError(f"{_prefix(where)}the phrase is empty; describe the object, or remove the line")

@@ -168,7 +168,7 @@ def register_dataset(row: DatasetRow) -> None:
     """Add a row to the table.
 
     Raises:
-        ValueError: the name is taken, or the row contradicts itself.
+        ValueError: The name is taken, or the row contradicts itself.
     """
     if row.name in DATASETS:
         raise ValueError(f"data set {row.name!r} is registered already; choose another name")
@@ -197,7 +197,7 @@ def dataset_row(name: str) -> DatasetRow:
     """Return the row of a data set.
 
     Raises:
-        DataError: unknown name; the message suggests the nearest one.
+        DataError: Unknown name; the message suggests the nearest one.
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}; {suggestion(name)}")

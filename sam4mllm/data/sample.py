@@ -35,7 +35,7 @@ class MaskObject:
         """Decode the mask (H, W), bool, at the image's size.
 
         Raises:
-            DataError: only a box is annotated.
+            DataError: Only a box is annotated.
         """
         if self.rle is None:
             raise DataError(f"the object {self.id} has a box and no mask, but a mask is needed here; annotate a mask")
@@ -54,8 +54,8 @@ class Sample:
     ignore: the mask of the ignored pixels, which scores exclude (ReasonSeg's 255); None for none.
 
     Raises:
-        DataError: a phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`.
-        ValueError: a mask whose size is not the image's.
+        DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`.
+        ValueError: A mask whose size is not the image's.
 
     Example:
         >>> import numpy as np
@@ -95,7 +95,7 @@ class Sample:
         """Return the union of the objects' masks (H, W), bool; all False if there is no object.
 
         Raises:
-            DataError: only a box is annotated for an object.
+            DataError: Only a box is annotated for an object.
         """
         width, height = self.size_wh
         union = np.zeros((height, width), dtype=bool)

@@ -22,7 +22,7 @@ def examine(only: Sequence[str], device: str) -> dict[str, Any]:
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        ModelError: an unknown name in `only`, or no such device.
+        ModelError: An unknown name in `only`, or no such device.
     """
     device = resolve_device(device)
     model_types, with_segmenters = choose_checks(only)
@@ -41,7 +41,7 @@ def choose_checks(only: Sequence[str]) -> tuple[list[str], bool]:
     """Return the model types that the names in `only` choose (none: all), and whether segmenters are checked.
 
     Raises:
-        ModelError: an unknown name.
+        ModelError: An unknown name.
     """
     known = ["families", "segmenters", *FAMILIES]
     for name in only:

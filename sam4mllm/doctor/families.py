@@ -50,10 +50,10 @@ def check_family(
     """Run all checks of a family on a checkpoint of yours, which should be a small one: it is trained several times.
 
     Args:
-        base: the checkpoint's folder, with config, weights and processor.
-        device: where it computes.
-        folder: where run folders are written; None for a temporary folder.
-        advance: called after each check.
+        base: The checkpoint's folder, with config, weights and processor.
+        device: Where it computes.
+        folder: Where run folders are written; None for a temporary folder.
+        advance: Called after each check.
 
     Returns:
         True, or the reason of a failure, or "n/a: ..." with the reason why a check does not apply here, by check.

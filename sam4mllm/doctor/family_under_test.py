@@ -43,10 +43,10 @@ class FamilyUnderTest:
     """A checkpoint of a family.
 
     Attributes:
-        model_type: the model type that its config is expected to have.
-        base: the checkpoint's folder.
-        folder: an empty folder for run folders and files of the checks.
-        device: where it computes.
+        model_type: The model type that its config is expected to have.
+        base: The checkpoint's folder.
+        folder: An empty folder for run folders and files of the checks.
+        device: Where it computes.
     """
 
     model_type: str

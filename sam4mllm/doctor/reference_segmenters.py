@@ -71,9 +71,9 @@ def library_answer(
     """Segment with the library's own classes and the segmenter's model, which computes in float32 on the CPU.
 
     Args:
-        segmenter: on the CPU, in float32.
+        segmenter: On the CPU, in float32.
         image: (H, W, 3) RGB.
-        prompt: in pixels of the image.
+        prompt: In pixels of the image.
     """
     if isinstance(segmenter, SegmentAnything):
         return _predictor_answer(segmenter.sam, image, prompt)
@@ -143,7 +143,7 @@ def to_sam_model(sam: Any, architecture: SamArchitecture) -> Any:
     """Convert a `segment_anything.modeling.Sam` into transformers' SamModel with the same weights.
 
     Raises:
-        RuntimeError: a weight has no counterpart.
+        RuntimeError: A weight has no counterpart.
     """
     from transformers import SamConfig, SamModel
 

@@ -23,7 +23,7 @@ def expect(condition: bool, message: str) -> None:
     """Fail the check with `message` unless `condition` holds.
 
     Raises:
-        CheckError: it does not hold.
+        CheckError: It does not hold.
     """
     if not condition:
         raise CheckError(message)
@@ -33,7 +33,7 @@ def require_package(package: str, extra: str) -> None:
     """Skip the check if a package is not installed; `extra` is the extra of sam4mllm that installs it.
 
     Raises:
-        NotApplicableError: it is not installed.
+        NotApplicableError: It is not installed.
     """
     if find_spec(package) is None:
         raise NotApplicableError(f"needs {package}: pip install sam4mllm[{extra}]")

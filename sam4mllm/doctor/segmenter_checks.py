@@ -61,7 +61,7 @@ class SegmenterUnderTest:
         """Load the checkpoint in `dtype`.
 
         Raises:
-            ModelError: as `load_segmenter`.
+            ModelError: As `load_segmenter`.
         """
         segmenter = load_segmenter(self.checkpoint, self.device, dtype)
         if not isinstance(segmenter, SegmentAnything | TransformersSam):
@@ -158,7 +158,7 @@ def expect_batch_equals_singles(segmenter: Segmenter) -> None:
     """Several images and prompts in one batch give what each gives alone: logits and predicted IoU to 1e-4, in order.
 
     Raises:
-        CheckError: they differ.
+        CheckError: They differ.
     """
     images = example_images()
     batch = segmenter.decode(segmenter.embed(images), REQUESTS)
@@ -175,7 +175,7 @@ def expect_masks_of_image_size(segmenter: Segmenter) -> None:
     """Masks are bool, have the size of their images, and are on the segmenter's device.
 
     Raises:
-        CheckError: one is not.
+        CheckError: One is not.
     """
     masks, _ = _segment_examples(segmenter)
     for (index, _), mask in zip(REQUESTS, masks, strict=True):

@@ -109,14 +109,14 @@ def calibrate(
     """Predict a held-out split with a run, fit the calibration to the answers, and write it into the run folder.
 
     Args:
-        run: a run folder.
-        dataset, split, root, options: the split, as in `read_dataset`.
-        output: the folder of the answers; None for RUN/calibration/DATASET-SPLIT.
-        device, dtype, batch_size: as in `Pipeline.from_pretrained`.
-        processes: the processes that share the predictions; the main one alone writes the calibration.
+        run: A run folder.
+        dataset, split, root, options: The split, as in `read_dataset`.
+        output: The folder of the answers; None for RUN/calibration/DATASET-SPLIT.
+        device, dtype, batch_size: As in `Pipeline.from_pretrained`.
+        processes: The processes that share the predictions; the main one alone writes the calibration.
 
     Raises:
-        DataError: the run was trained on the split; the data cannot be read; `output` holds another job's answers.
+        DataError: The run was trained on the split; the data cannot be read; `output` holds another job's answers.
         ModelError: `run` is not a run folder, or no answer could be parsed.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)

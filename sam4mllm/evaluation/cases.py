@@ -60,14 +60,14 @@ def write_cases(
     """Write the page of at most `count` best, median and worst cases each, and return its file.
 
     Args:
-        samples: the split.
-        predictions: its predictions in any order, read once; a sentence without one is shown as not answered.
-        sentences: the score of each sentence, by id.
-        output: the folder of the page and its images; created if it does not exist.
-        title: the page's heading.
-        summary: a line of metrics below it.
-        count: the number of cases of each kind.
-        plot: the path, relative to `output`, of a plot about reliability to show above them.
+        samples: The split.
+        predictions: Its predictions in any order, read once; a sentence without one is shown as not answered.
+        sentences: The score of each sentence, by id.
+        output: The folder of the page and its images; created if it does not exist.
+        title: The page's heading.
+        summary: A line of metrics below it.
+        count: The number of cases of each kind.
+        plot: The path, relative to `output`, of a plot about reliability to show above them.
     """
     chosen = choose_cases(sentences, count)
     wanted = {name for names in chosen.values() for name in names}

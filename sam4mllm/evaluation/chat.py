@@ -60,7 +60,7 @@ def ask_chat(
     an engine whose model is elsewhere. Several processes share the questions, and all of them get all pairs.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: An image cannot be read.
     """
     if not isinstance(engine, TransformersEngine):
         return {"model": _ask_all(engine, dialogues, "chat", processes)}

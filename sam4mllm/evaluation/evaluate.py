@@ -42,12 +42,12 @@ class Evaluation:
     Of several processes only the main one has results: in the others, `splits` is empty and `results` is None.
 
     Attributes:
-        model: the model, as it was named.
-        suite: which splits were evaluated.
-        splits: the results of each.
-        record: the content of results.json.
-        results: the file results.json.
-        chat: the accuracies of each model on the chat questions, if they were asked.
+        model: The model, as it was named.
+        suite: Which splits were evaluated.
+        splits: The results of each.
+        record: The content of results.json.
+        results: The file results.json.
+        chat: The accuracies of each model on the chat questions, if they were asked.
     """
 
     model: str
@@ -98,17 +98,17 @@ def evaluate(
     """Predict and score splits of data sets. A repeated call computes only what is missing.
 
     Args:
-        model, adapter, datasets, splits, root, options: as in `Pipeline.from_pretrained` and `choose_suite`.
-        output: the folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
-        protocol, min_pixels, baselines, cases: as in `EvalSettings`.
-        chat, chat_images: a chat file whose questions are asked too, and the folder of its images.
-        on_split: called with the results of each split as soon as it is scored.
-        command: the command line, for results.json.
-        processes: the processes that share the work; the main one alone scores and writes.
+        model, adapter, datasets, splits, root, options: As in `Pipeline.from_pretrained` and `choose_suite`.
+        output: The folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
+        protocol, min_pixels, baselines, cases: As in `EvalSettings`.
+        chat, chat_images: A chat file whose questions are asked too, and the folder of its images.
+        on_split: Called with the results of each split as soon as it is scored.
+        command: The command line, for results.json.
+        processes: The processes that share the work; the main one alone scores and writes.
 
     Raises:
-        DataError: a data set cannot be read or evaluated, or `output` holds another model's predictions.
-        ModelError: the model cannot be loaded.
+        DataError: A data set cannot be read or evaluated, or `output` holds another model's predictions.
+        ModelError: The model cannot be loaded.
 
     Example:
         >>> import tempfile
@@ -142,7 +142,7 @@ def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
     """Read the samples of each split, and check them before hours are spent on predictions.
 
     Raises:
-        DataError: a data set cannot be read, does not fit the protocol, or has none of its images.
+        DataError: A data set cannot be read, does not fit the protocol, or has none of its images.
     """
     everything = []
     for entry in suite.entries:

@@ -52,7 +52,7 @@ def overlap(predicted: Mask, truth: Mask) -> Overlap:
     """Compute intersection and union of two masks (H, W) bool.
 
     Raises:
-        ValueError: masks of different shapes.
+        ValueError: Masks of different shapes.
     """
     if predicted.shape != truth.shape:
         raise ValueError(f"masks of one image have one shape; got {predicted.shape} and {truth.shape} (H, W)")

@@ -39,12 +39,12 @@ class EvalProtocol:
     """A rule that scores one sentence, and which metrics are defined under it.
 
     Attributes:
-        name: the protocol's name.
-        score_sentence: the function (prediction, truth (H, W) bool, ignored (H, W) bool or None, min_pixels) ->
+        name: The protocol's name.
+        score_sentence: The function (prediction, truth (H, W) bool, ignored (H, W) bool or None, min_pixels) ->
             `SentenceScore`.
-        has_no_target: whether the data may hold sentences without a target. Then N-acc and T-acc are reported, and Pr@
+        has_no_target: Whether the data may hold sentences without a target. Then N-acc and T-acc are reported, and Pr@
             is over the sentences with a target.
-        has_boxes: whether each sentence has one annotated box, so that Acc@0.5 is defined.
+        has_boxes: Whether each sentence has one annotated box, so that Acc@0.5 is defined.
     """
 
     name: str
@@ -108,7 +108,7 @@ def protocol_for(dataset: str, protocol: str | None = None) -> EvalProtocol:
     """Return the protocol of this name, or the data set's own if None.
 
     Raises:
-        DataError: an unknown protocol; None for an unknown data set.
+        DataError: An unknown protocol; None for an unknown data set.
     """
     name = protocol
     if name is None and dataset in DATASETS:

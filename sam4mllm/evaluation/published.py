@@ -50,8 +50,8 @@ class PublishedRow:
     """One system's figures on one split, in percent; None where its source prints none.
 
     Attributes:
-        text_only: whether the model answers in plain text alone, without a new token, head or decoder; None if unknown.
-        coco_masks: whether its segmenter or decoder saw COCO masks in training, which RefCOCO's val and test images
+        text_only: Whether the model answers in plain text alone, without a new token, head or decoder; None if unknown.
+        coco_masks: Whether its segmenter or decoder saw COCO masks in training, which RefCOCO's val and test images
             have too; None if unknown.
     """
 

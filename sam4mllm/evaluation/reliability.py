@@ -63,9 +63,9 @@ class ReliabilityReport:
     """How reliable the scores of a split are; None for scores that are missing or not from 0 to 1.
 
     Attributes:
-        objects: the scores of predicted objects, which are correct with IoU > 0.5.
-        no_object: the scores of "no object" answers, which are correct for sentences without a target.
-        coverage: the metrics of the most confident answers, from all of them to a tenth.
+        objects: The scores of predicted objects, which are correct with IoU > 0.5.
+        no_object: The scores of "no object" answers, which are correct for sentences without a target.
+        coverage: The metrics of the most confident answers, from all of them to a tenth.
     """
 
     objects: Reliability | None
@@ -99,7 +99,7 @@ def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool],
     It is the mean over the bins of the distance between mean score and share of correct ones, weighted by their sizes.
 
     Raises:
-        ValueError: as `reliability_bins`.
+        ValueError: As `reliability_bins`.
     """
     return _ece(reliability_bins(scores, correct, bins))
 
@@ -108,7 +108,7 @@ def reliability_bins(scores: Sequence[float], correct: Sequence[bool], bins: int
     """Sort the scores into `bins` bins of equal width, the lowest first.
 
     Raises:
-        ValueError: a score not from 0 to 1; not one outcome for each score; no bin.
+        ValueError: A score not from 0 to 1; not one outcome for each score; no bin.
     """
     if bins < 1 or len(scores) != len(correct):
         raise ValueError(f"expected 1 bin or more and an outcome a score; got {bins}, {len(correct)}, {len(scores)}")

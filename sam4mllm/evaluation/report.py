@@ -36,7 +36,7 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     """Return a table of our rows of one split, by name, above the published rows of the same split.
 
     Raises:
-        ValueError: no rows, or rows of several data sets, splits or protocols.
+        ValueError: No rows, or rows of several data sets, splits or protocols.
     """
     splits = {(scores.dataset, scores.split, scores.protocol) for scores in ours.values()}
     if len(splits) != 1:
@@ -58,11 +58,11 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     """Return a table for each data set, its splits side by side, with the metrics that papers report on it.
 
     Args:
-        splits: our rows by name, a mapping for each split; the same names and one protocol for all splits of a set.
-        beside_published: whether to print the published rows below ours.
+        splits: Our rows by name, a mapping for each split; the same names and one protocol for all splits of a set.
+        beside_published: Whether to print the published rows below ours.
 
     Raises:
-        ValueError: no split, or one without rows.
+        ValueError: No split, or one without rows.
     """
     if not splits or not all(splits):
         raise ValueError("a report needs splits, each with a row")

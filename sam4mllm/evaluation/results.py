@@ -37,14 +37,14 @@ def results_record(
     """Return the content of results.json.
 
     Args:
-        pipeline: the pipeline that answered.
-        settings: how the answers were scored.
-        model: the run folder or base model, as it was named.
-        adapter: the adapter, as it was named.
-        command: the command line; empty for a call from Python.
-        splits: the results of each split.
-        home: the folder of results.json, which contains the splits' files.
-        seconds: the duration of this evaluation; shorter if some predictions existed already.
+        pipeline: The pipeline that answered.
+        settings: How the answers were scored.
+        model: The run folder or base model, as it was named.
+        adapter: The adapter, as it was named.
+        command: The command line; empty for a call from Python.
+        splits: The results of each split.
+        home: The folder of results.json, which contains the splits' files.
+        seconds: The duration of this evaluation; shorter if some predictions existed already.
     """
     recipe_file = Path(model if adapter is None else adapter) / "recipe.yaml"
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None

@@ -93,17 +93,17 @@ def score(
     """Score predictions, from this or any other program, on a split of a data set.
 
     Args:
-        predictions: a predictions.jsonl, or its lines as `PredictionLine` or as JSON objects; one per query, in any
+        predictions: A predictions.jsonl, or its lines as `PredictionLine` or as JSON objects; one per query, in any
             order. Only `id`, `status` and `objects[].segmentation` are needed.
-        dataset: the data set's name, such as "refcoco", or "jsonl", "coco" or "hub" for custom data.
-        root: the folder of a published data set. split: its split.
+        dataset: The data set's name, such as "refcoco", or "jsonl", "coco" or "hub" for custom data.
+        root: The folder of a published data set. split: its split.
         protocol: "refcoco", "grefcoco" or "reasonseg"; None for the data set's own.
-        min_pixels: an answer whose mask has fewer pixels counts as "no target".
-        options: the other arguments of `read_dataset`, such as `path` in place of `root` for custom data.
+        min_pixels: An answer whose mask has fewer pixels counts as "no target".
+        options: The other arguments of `read_dataset`, such as `path` in place of `root` for custom data.
 
     Raises:
-        PredictionsError: predictions that cannot be read; unknown or repeated ids; masks not of their image's size.
-        DataError: the data set cannot be read; a protocol that is unknown or does not fit the data set.
+        PredictionsError: Predictions that cannot be read; unknown or repeated ids; masks not of their image's size.
+        DataError: The data set cannot be read; a protocol that is unknown or does not fit the data set.
 
     Example:
         >>> import json, tempfile
@@ -152,14 +152,14 @@ def score_sentences(
     """Score every sentence of a split, and sum the sentences up to metrics.
 
     Args:
-        lines: one prediction per query, in any order; read once.
-        samples: every query of the split with its annotation.
-        dataset, split: their names; that of the data set decides the protocol if None is given.
-        protocol, min_pixels: as in `score`.
+        lines: One prediction per query, in any order; read once.
+        samples: Every query of the split with its annotation.
+        dataset, split: Their names; that of the data set decides the protocol if None is given.
+        protocol, min_pixels: As in `score`.
 
     Raises:
-        PredictionsError: ids without a query, repeated ids, or masks not of their image's size.
-        DataError: no samples; an unknown protocol; under `refcoco`, a sample without a target.
+        PredictionsError: Ids without a query, repeated ids, or masks not of their image's size.
+        DataError: No samples; an unknown protocol; under `refcoco`, a sample without a target.
     """
     rules = checked_protocol(samples, dataset=dataset, split=split, protocol=protocol)
     tally = _Tally(rules, min_pixels, {sample.id: sample for sample in samples})
@@ -181,7 +181,7 @@ def checked_protocol(
     """Return the protocol that the samples are scored under.
 
     Raises:
-        DataError: no samples; an unknown protocol; under `refcoco`, a sample without a target.
+        DataError: No samples; an unknown protocol; under `refcoco`, a sample without a target.
     """
     rules = protocol_for(dataset, protocol)
     if not samples:

@@ -42,12 +42,12 @@ class EvalSettings:
     """How predictions are scored and shown.
 
     Attributes:
-        protocol, min_pixels: as in `score`.
-        baselines: names of `BASELINES` to compute from the same answers.
-        cases: how many best, median and worst cases the page shows; 0 for no page.
+        protocol, min_pixels: As in `score`.
+        baselines: Names of `BASELINES` to compute from the same answers.
+        cases: How many best, median and worst cases the page shows; 0 for no page.
 
     Raises:
-        ValueError: an unknown baseline.
+        ValueError: An unknown baseline.
     """
 
     protocol: str | None = None

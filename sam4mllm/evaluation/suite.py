@@ -56,15 +56,15 @@ def choose_suite(
     """Choose the splits to evaluate.
 
     Args:
-        datasets: names of data sets; "all" is every benchmark under `root`; one of jsonl, coco and hub is custom data.
-        splits: names of splits; none for every split that is not for training. Under "all", a data set that lacks one
+        datasets: Names of data sets; "all" is every benchmark under `root`; one of jsonl, coco and hub is custom data.
+        splits: Names of splits; none for every split that is not for training. Under "all", a data set that lacks one
             of them is evaluated on the others.
-        root: the folder that holds the data sets' folders; custom data has a `path` in its place.
-        options: as in `read_dataset`. `images` is the folder of COCO's images if there are several data sets;
+        root: The folder that holds the data sets' folders; custom data has a `path` in its place.
+        options: As in `read_dataset`. `images` is the folder of COCO's images if there are several data sets;
             `split_by` is for a single data set; `limit` is for each split.
 
     Raises:
-        DataError: nothing to evaluate; options that do not fit the data sets; files that are missing or malformed.
+        DataError: Nothing to evaluate; options that do not fit the data sets; files that are missing or malformed.
     """
     datasets, splits = ([value] if isinstance(value, str) else list(value) for value in (datasets, splits))
     if custom := set(datasets).intersection(dataset_names("custom")):

@@ -32,7 +32,7 @@ class Question:
     `image` is a file, a PIL image or an array (H, W, 3) uint8 RGB.
 
     Raises:
-        DataError: the phrase is too long for a referring expression.
+        DataError: The phrase is too long for a referring expression.
     """
 
     image: str | Path | Image | npt.NDArray[np.uint8]

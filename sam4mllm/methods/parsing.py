@@ -52,7 +52,7 @@ def require_scoring_engine(engine: Engine) -> ScoringEngine:
     """Return `engine` if it can return yes/no probabilities.
 
     Raises:
-        ModelError: it cannot.
+        ModelError: It cannot.
     """
     if not isinstance(engine, ScoringEngine):
         raise ModelError(
@@ -66,7 +66,7 @@ def require_box(prompt: SamPrompt) -> Box:
     """Return the prompt's box; every object of an answer that was parsed by the grammar has one.
 
     Raises:
-        ValueError: the prompt has points only.
+        ValueError: The prompt has points only.
     """
     if prompt.box is None:
         raise ValueError(f"this needs a prompt with a box; got a prompt with points only: {prompt.points}")
@@ -79,7 +79,7 @@ def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
     A model can predict this order from the image; it cannot predict the order of an annotation file.
 
     Raises:
-        ValueError: a prompt without a box.
+        ValueError: A prompt without a box.
     """
     return sorted(prompts, key=lambda prompt: (require_box(prompt).x1, require_box(prompt).y1))
 
@@ -88,7 +88,7 @@ def group_samples(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     """Split the samples of one image into groups of at most `size`, without two samples of the same objects in one.
 
     Raises:
-        ValueError: the samples are about several images.
+        ValueError: The samples are about several images.
     """
     images = {sample.image for sample in samples}
     if len(images) > 1:

@@ -30,7 +30,7 @@ class Ppg:
     phrases in one training conversation; at inference each phrase has a conversation of its own.
 
     Raises:
-        ValueError: a negative number of points, or `grid` or `phrases` below 1.
+        ValueError: A negative number of points, or `grid` or `phrases` below 1.
     """
 
     positives: int
@@ -77,7 +77,7 @@ class Ppg:
         annotated with boxes only are asked for by the question for boxes.
 
         Raises:
-            ValueError: the samples are about several images.
+            ValueError: The samples are about several images.
 
         >>> from pathlib import Path
         >>> from types import SimpleNamespace

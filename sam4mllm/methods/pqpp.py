@@ -66,7 +66,7 @@ class Pqpp:
     `phrases` is the maximum number of phrases in one training conversation.
 
     Raises:
-        ValueError: an unknown `form` or `asked`, a jitter or a threshold out of range, `grid` or `phrases` below 1.
+        ValueError: An unknown `form` or `asked`, a jitter or a threshold out of range, `grid` or `phrases` below 1.
     """
 
     form: str
@@ -109,7 +109,7 @@ class Pqpp:
         with the box alone.
 
         Raises:
-            ValueError: the samples are about several images.
+            ValueError: The samples are about several images.
         """
         return [
             training_conversation(
@@ -125,7 +125,7 @@ class Pqpp:
         """Return the predicted boxes, each with the points whose probability is above its threshold.
 
         Raises:
-            ModelError: the engine does not return yes/no probabilities.
+            ModelError: The engine does not return yes/no probabilities.
         """
         # 1. Round one: the model names the boxes.
         replies = engine.generate(
@@ -160,7 +160,7 @@ class Pqpp:
         Round two follows a round one in the words of this method's training, so the boxes may be any method's.
 
         Raises:
-            ModelError: the engine does not return yes/no probabilities.
+            ModelError: The engine does not return yes/no probabilities.
         """
         # 1. One query per answer: the history is round one, the questions are about all its boxes.
         queries = []

@@ -38,7 +38,7 @@ def method_from_settings(settings: Settings, native: Coordinates | None = None) 
     `coordinates: family`. The settings in `method.json` hold the convention itself.
 
     Raises:
-        RecipeError: an unknown method, an unknown, missing or invalid setting.
+        RecipeError: An unknown method, an unknown, missing or invalid setting.
     """
     name = settings.get("name")
     if name not in METHODS:
@@ -57,8 +57,8 @@ def method_of_recipe(recipe: Recipe) -> Method:
     """Build the method of a recipe; for `coordinates: family` the base model's config and processor are read.
 
     Raises:
-        ModelError: config or processor cannot be loaded.
-        RecipeError: a limit in the section `model` that the family's image processor does not have.
+        ModelError: Config or processor cannot be loaded.
+        RecipeError: A limit in the section `model` that the family's image processor does not have.
     """
     native = None
     if recipe.method.coordinates == "family":
@@ -79,8 +79,8 @@ def _build(method: Callable[..., Built], settings: Settings) -> Built:
     """Call a method's class with those settings that are fields of it; the others belong to other methods.
 
     Raises:
-        TypeError: a setting of this method is missing.
-        ValueError: a value that the method refuses.
+        TypeError: A setting of this method is missing.
+        ValueError: A value that the method refuses.
     """
     fields = {field.name for field in dataclasses.fields(method)}  # type: ignore[arg-type]
     return method(**{key: value for key, value in settings.items() if key in fields})
@@ -90,7 +90,7 @@ def _resolve_coordinates(setting: Any, native: Coordinates | None) -> Coordinate
     """Return the coordinate convention that a setting names; None for the plain grid.
 
     Raises:
-        ValueError: the setting is not one of the three forms.
+        ValueError: The setting is not one of the three forms.
     """
     if setting == "family":
         return native

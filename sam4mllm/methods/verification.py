@@ -41,7 +41,7 @@ class PpgWithVerification:
         """Return PPG's conversations about the image, then PQPP's.
 
         Raises:
-            ValueError: the samples are about several images.
+            ValueError: The samples are about several images.
         """
         # A target without points tells PQPP that the box alone does better. If PPG trains on no points, no target has
         # any, so that they tell nothing.
@@ -58,7 +58,7 @@ class PpgWithVerification:
         """Return PPG's answers without the points whose label the model finds less probable than the other one.
 
         Raises:
-            ModelError: the engine does not return yes/no probabilities.
+            ModelError: The engine does not return yes/no probabilities.
         """
         answers = self.ppg.ask(engine, questions, max_new_tokens)
         points_xy = [[[(p.x, p.y) for p in prompt.points] for prompt in answer.prompts] for answer in answers]

@@ -36,7 +36,7 @@ def patch_chat_template(processor: Any) -> None:
        (FastVLM, LLaVA-OneVision), the prompt is replaced by the text before an answer in training.
 
     Raises:
-        ModelError: there is no end token, or prompt and training text differ otherwise, as with a model that always
+        ModelError: There is no end token, or prompt and training text differ otherwise, as with a model that always
             thinks first.
     """
     if "enable_thinking" in processor.chat_template and _NO_THINKING not in processor.chat_template:

@@ -37,7 +37,7 @@ def limit_images(processor: Any, rule: ImageSizeRule, limits: Limits, model_type
     """Set the limits in `processor`; limits that are not given stay as in the checkpoint.
 
     Raises:
-        RecipeError: a limit that this family's processor does not support, or that allows no size.
+        RecipeError: A limit that this family's processor does not support, or that allows no size.
     """
     for name in limits:
         if name not in rule.limits:

@@ -17,7 +17,7 @@ def messages_with_image(conversation: Conversation, turns: int | None = None) ->
     """Return the first `turns` turns (all for None) as messages for a processor, with the opened image.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: The image cannot be read.
     """
     from PIL import Image
 
@@ -36,7 +36,7 @@ def model_inputs(
     """Return a padded batch (`BatchFeature`): `input_ids` and `attention_mask` (B, T), and the images' tensors.
 
     Raises:
-        DataError: the processor refuses an image (of extreme aspect ratio, for example) or a text (that contains its
+        DataError: The processor refuses an image (of extreme aspect ratio, for example) or a text (that contains its
             image token).
     """
     try:

@@ -82,9 +82,9 @@ def load_mllm(
             run folder, else the base's.
 
     Raises:
-        ModelError: base, processor or adapter cannot be loaded, weights of the base are missing, or the processor has
+        ModelError: Base, processor or adapter cannot be loaded, weights of the base are missing, or the processor has
             no usable chat template.
-        RecipeError: a limit in `image_size` that the family does not support.
+        RecipeError: A limit in `image_size` that the family does not support.
     """
     source = resolve_base(base)
     model = _load_model(base, source, str(device), dtype, quantization, attn_implementation)
@@ -103,8 +103,8 @@ def load_processor(
     """Load the processor of `adapter` if it has one, else of `base`, and the facts about the family, without weights.
 
     Raises:
-        ModelError: config or processor cannot be loaded, or the processor has no usable chat template.
-        RecipeError: a limit in `image_size` that the family does not support.
+        ModelError: Config or processor cannot be loaded, or the processor has no usable chat template.
+        RecipeError: A limit in `image_size` that the family does not support.
     """
     from transformers import AutoConfig
 
@@ -129,7 +129,7 @@ def _load_model(
     """Load the weights of `source`; `base` is its name in errors.
 
     Raises:
-        ModelError: the base cannot be loaded, or some of its weights are missing.
+        ModelError: The base cannot be loaded, or some of its weights are missing.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
@@ -179,7 +179,7 @@ def resolve_base(base: str) -> str:
     """Return the folder or Hub id that `base` names, in the form that transformers accepts.
 
     Raises:
-        ModelError: the path of a folder that does not exist.
+        ModelError: The path of a folder that does not exist.
     """
     if base != EMBEDDED:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():

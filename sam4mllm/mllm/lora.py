@@ -19,7 +19,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     model are fully fine-tuned, too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
 
     Raises:
-        RecipeError: peft refuses the settings, they match no layer, or the family's projector is unknown.
+        RecipeError: Peft refuses the settings, they match no layer, or the family's projector is unknown.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed

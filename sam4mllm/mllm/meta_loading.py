@@ -19,8 +19,8 @@ def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | Non
     The weights have the dtype that they would have, but are not quantized: `quantization` is None.
 
     Raises:
-        ModelError: config or processor cannot be loaded, or the processor has no usable chat template.
-        RecipeError: a limit in `image_size` that the family does not support.
+        ModelError: Config or processor cannot be loaded, or the processor has no usable chat template.
+        RecipeError: A limit in `image_size` that the family does not support.
     """
     import torch
     from accelerate import init_empty_weights

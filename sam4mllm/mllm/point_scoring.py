@@ -54,8 +54,8 @@ def score_answers(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) ->
     conditioned on the model's own answers before it in the same question: yes if it is more probable than no.
 
     Raises:
-        DataError: an image cannot be read.
-        ModelError: the model's chat template or tokenizer does not separate the answers.
+        DataError: An image cannot be read.
+        ModelError: The model's chat template or tokenizer does not separate the answers.
     """
     import torch
 
@@ -121,7 +121,7 @@ def _tokenize_guess(mllm: Mllm, row: _Row) -> None:
     answer, and a tokenizer may join a space to the word after it.
 
     Raises:
-        ModelError: the tokens of an answer depend on the answers after it.
+        ModelError: The tokens of an answer depend on the answers after it.
     """
     # 1. For each answer, two texts that end with it: yes or no after the guessed answers before it.
     variants = [
@@ -240,7 +240,7 @@ def _check_same_tail(mllm: Mllm, history: Conversation, plain: Sequence[int], ex
     """Check that the tokens after the first question are equal in the plain text and in the row with image tokens.
 
     Raises:
-        ModelError: they are not.
+        ModelError: They are not.
     """
     tail = len(plain) - _common_length(plain, _token_ids(mllm, history.messages(1), prompt=True))
     if list(plain[len(plain) - tail :]) != list(expanded[len(expanded) - tail :]):

@@ -25,7 +25,7 @@ class ScriptedEngine:
     probabilities of yes and no for each of the question's answers.
 
     Raises:
-        LookupError: (when asked) the list is used up, no key of the mapping is part of the question, or a yes/no
+        LookupError: (when asked) The list is used up, no key of the mapping is part of the question, or a yes/no
             question is asked without `probabilities`.
     """
 

@@ -53,7 +53,7 @@ class ServerEngine:
         ValueError: `concurrency` is below 1.
         ModelError: `url` is not an HTTP address, the server has no model or several and none was named, or the openai
             package is not installed.
-        ServerError: the server does not answer, or has no API of this kind.
+        ServerError: The server does not answer, or has no API of this kind.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class ServerEngine:
         """Return the replies; one is finished unless the server reports that the limit of tokens cut it off.
 
         Raises:
-            ValueError: the last turn of a conversation is not the user's.
-            DataError: an image cannot be read.
-            ModelError: the server rejects a question, or fails on it in every attempt.
-            ServerError: the server does not answer, or rejects all requests.
+            ValueError: The last turn of a conversation is not the user's.
+            DataError: An image cannot be read.
+            ModelError: The server rejects a question, or fails on it in every attempt.
+            ServerError: The server does not answer, or rejects all requests.
         """
         for conversation in conversations:
             if not conversation.awaits_answer:
@@ -176,7 +176,7 @@ def data_url(image: Any) -> str:
     """Encode an image as a PNG in a data URL: lossless, so that the server's model gets the same pixels as one here.
 
     Raises:
-        DataError: the image cannot be read.
+        DataError: The image cannot be read.
     """
     file = io.BytesIO()
     # Light compression: more of it would take longer than sending the larger file.

@@ -23,7 +23,7 @@ class TransformersEngine:
     conversations, and depend on the batch only through the rounding of the device's arithmetic.
 
     Raises:
-        ValueError: a batch size below 1.
+        ValueError: A batch size below 1.
     """
 
     def __init__(self, mllm: Mllm, batch_size: int) -> None:
@@ -36,8 +36,8 @@ class TransformersEngine:
         """Return the replies without special tokens and surrounding white space; finished ones have an end token.
 
         Raises:
-            ValueError: the last turn of a conversation is not the user's.
-            DataError: an image cannot be read, or the processor refuses it.
+            ValueError: The last turn of a conversation is not the user's.
+            DataError: An image cannot be read, or the processor refuses it.
         """
         for conversation in conversations:
             if not conversation.awaits_answer:
@@ -55,8 +55,8 @@ class TransformersEngine:
         """Return, for each query and each of its questions, the probabilities of each answer; see `point_scoring.py`.
 
         Raises:
-            DataError: an image cannot be read, or the processor refuses it.
-            ModelError: the model's chat template or tokenizer does not separate the answers.
+            DataError: An image cannot be read, or the processor refuses it.
+            ModelError: The model's chat template or tokenizer does not separate the answers.
         """
         from sam4mllm.mllm.point_scoring import score_answers
 

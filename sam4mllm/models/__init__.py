@@ -14,6 +14,6 @@ def path(name: str) -> Path:
     """Return the path of an embedded model: "segmenter" (a `.pth` as segment_anything saves it) or "mllm" (a folder).
 
     Raises:
-        KeyError: another name.
+        KeyError: Another name.
     """
     return Path(__file__).parent / _PATHS[name]

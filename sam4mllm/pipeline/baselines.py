@@ -37,11 +37,11 @@ class BoxPredictor:
     """A `batch.Predictor` that prompts SAM with the boxes of existing answers.
 
     Args:
-        pipeline: the pipeline whose segmenter is used.
-        answers: the run's predictions, by query id.
+        pipeline: The pipeline whose segmenter is used.
+        answers: The run's predictions, by query id.
 
     Raises:
-        DataError: an answer with an object that has points and no box.
+        DataError: An answer with an object that has points and no box.
     """
 
     def __init__(self, pipeline: Pipeline, answers: Mapping[str, PredictionLine]) -> None:
@@ -59,7 +59,7 @@ class BoxPredictor:
         """Return the results of (index of the image, query) pairs, in their order.
 
         Raises:
-            DataError: a query with the status "error", whose answer has no box.
+            DataError: A query with the status "error", whose answer has no box.
         """
         answers = [self._answer(self._answers[query.id]) for _, query in queries]
         with torch.no_grad():
@@ -86,8 +86,8 @@ def predict_from_boxes(
     Predictions in `output` that were made from other answers are replaced.
 
     Raises:
-        DataError: an answer with an object that has points and no box.
-        KeyError: a query without an answer.
+        DataError: An answer with an object that has points and no box.
+        KeyError: A query without an answer.
     """
     predictor = BoxPredictor(pipeline, {line.id: line for line in answers})
     if processes.is_main:
@@ -99,7 +99,7 @@ def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
     """Yield the lines with each object's mask replaced by its filled box: every pixel with its center in the box.
 
     Raises:
-        DataError: an answer with an object that has points and no box.
+        DataError: An answer with an object that has points and no box.
     """
     for line in answers:
         objects = []

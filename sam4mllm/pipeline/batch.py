@@ -86,12 +86,12 @@ def predict(
     """Answer all queries into the folder `output`; shards that an earlier run completed are not computed again.
 
     Args:
-        pipeline: what answers.
-        queries: the queries, in any order; ids are not checked.
-        output: the folder of the job.
-        shard_size: the minimum number of queries of a shard.
-        advance: called with the number of finished queries, first with those of earlier runs; only in the main process.
-        processes: the processes that share the shards.
+        pipeline: What answers.
+        queries: The queries, in any order; ids are not checked.
+        output: The folder of the job.
+        shard_size: The minimum number of queries of a shard.
+        advance: Called with the number of finished queries, first with those of earlier runs; only in the main process.
+        processes: The processes that share the shards.
 
     Raises:
         DataError: `output` holds the predictions of other queries or of another model.

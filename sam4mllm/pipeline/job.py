@@ -40,7 +40,7 @@ class Job:
         """Open the job of answering `queries` by a pipeline of this identity, new or resumed.
 
         Raises:
-            DataError: the folder belongs to another job.
+            DataError: The folder belongs to another job.
         """
         shards = pack_shards(queries, shard_size)
         text = "".join(dump_line(query) for shard in shards for query in shard)
@@ -122,7 +122,7 @@ def pack_shards(queries: Sequence[Query], size: int) -> tuple[tuple[Query, ...],
     """Pack queries into shards of `size` or a few more, with all queries of an image in one shard.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: A size below 1.
     """
     if size < 1:
         raise ValueError(f"a shard holds at least one query; got {size}")

@@ -137,8 +137,8 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
     """Load segmenter, engine and method.
 
     Raises:
-        ModelError: model, adapter or segmenter cannot be loaded.
-        ServerError: the server does not answer.
+        ModelError: Model, adapter or segmenter cannot be loaded.
+        ServerError: The server does not answer.
     """
     segmenter = _load_segmenter(plan)
     engine, method, identity = _local_model(plan) if plan.server is None else _served_model(plan, plan.server)
@@ -163,7 +163,7 @@ def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None
     """Open the run folder among the names, if there is one.
 
     Raises:
-        ModelError: a folder that is neither a run nor a model; a path that does not exist; an unfinished run.
+        ModelError: A folder that is neither a run nor a model; a path that does not exist; an unfinished run.
     """
     path = Path(adapter if adapter is not None else model)
     if (path / "recipe.yaml").is_file():

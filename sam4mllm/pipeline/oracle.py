@@ -32,7 +32,7 @@ def oracle_predictions(
     `targets` is by object id. `advance` is called with the number of samples done.
 
     Raises:
-        DataError: an image cannot be read.
+        DataError: An image cannot be read.
     """
     by_image: dict[Path, list[Sample]] = {}
     for sample in samples:

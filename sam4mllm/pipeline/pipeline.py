@@ -35,12 +35,12 @@ class Pipeline:
     """Referring expression segmentation of (image, phrase) pairs.
 
     Attributes:
-        method, engine: how the model is asked, and what generates its answers.
-        segmenter: what turns prompts into masks; the results are on its device.
-        max_new_tokens: the length limit of an answer; by default that of a recipe.
-        image_batch: how many images are in memory, and their phrases asked, at once.
-        fallback: when the mask of the box alone replaces that of box and points; by default never.
-        calibration: what computes scores from confidences; None for uncalibrated scores.
+        method, engine: How the model is asked, and what generates its answers.
+        segmenter: What turns prompts into masks; the results are on its device.
+        max_new_tokens: The length limit of an answer; by default that of a recipe.
+        image_batch: How many images are in memory, and their phrases asked, at once.
+        fallback: When the mask of the box alone replaces that of box and points; by default never.
+        calibration: What computes scores from confidences; None for uncalibrated scores.
     """
 
     def __init__(
@@ -88,23 +88,23 @@ class Pipeline:
         """Load the pipeline of a run folder, or of a base model with or without an adapter.
 
         Args:
-            model: a run folder, or a base model: a folder, a Hub id, or "shapes" for the one in the package.
-            adapter: a LoRA adapter for a base model.
+            model: A run folder, or a base model: a folder, a Hub id, or "shapes" for the one in the package.
+            adapter: A LoRA adapter for a base model.
             device: "cpu", "cuda", ...; "auto" is cuda if there is one.
-            dtype: of the MLLM: "auto" (the run's, or the checkpoint's), "float32", "bfloat16" or "float16".
-            segmenter: a SAM checkpoint (.pth, or "shapes"), or a Segmenter; None for the run's, and for the base
+            dtype: Of the MLLM: "auto" (the run's, or the checkpoint's), "float32", "bfloat16" or "float16".
+            segmenter: A SAM checkpoint (.pth, or "shapes"), or a Segmenter; None for the run's, and for the base
                 "shapes" its companion.
-            method: the settings of a method; None for the run's. A base model is asked for boxes alone, which models
+            method: The settings of a method; None for the run's. A base model is asked for boxes alone, which models
                 know from pretraining.
-            batch_size: answers generated at once; None for the run's.
-            server: the address of an OpenAI-compatible server that answers in place of the MLLM, which is then not
+            batch_size: Answers generated at once; None for the run's.
+            server: The address of an OpenAI-compatible server that answers in place of the MLLM, which is then not
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, if it needs one.
-            server_model: the server's name for the model; None for its only one.
-            fallback: when the mask of the box alone is used; None for the run's, `BoxFallback()` for never.
+            server_model: The server's name for the model; None for its only one.
+            fallback: When the mask of the box alone is used; None for the run's, `BoxFallback()` for never.
 
         Raises:
-            ModelError: model, adapter or segmenter cannot be loaded, or none is named.
-            ServerError: the server does not answer.
+            ModelError: Model, adapter or segmenter cannot be loaded, or none is named.
+            ServerError: The server does not answer.
         """
         plan = resolve(
             model,
@@ -165,8 +165,8 @@ class Pipeline:
         others are used as they are. Pairs with the same path or the same object share one embedding of the image.
 
         Raises:
-            DataError: an image cannot be read.
-            TypeError: neither an image with a phrase nor pairs.
+            DataError: An image cannot be read.
+            TypeError: Neither an image with a phrase nor pairs.
 
         Example:
             >>> import tempfile

@@ -24,16 +24,16 @@ class Result:
     """The masks of one phrase in one image, with the answer that they were made from.
 
     Attributes:
-        masks: bool (N, H, W) at the image's size, on the pipeline's device; N = 0 unless the status is "ok".
-        prompts: the N prompts that were parsed from the answer, in pixels of the original image.
-        scores: float32 (N,), from 0 to 1: the calibrated probability that each mask is correct (IoU > 0.5); without
+        masks: Bool (N, H, W) at the image's size, on the pipeline's device; N = 0 unless the status is "ok".
+        prompts: The N prompts that were parsed from the answer, in pixels of the original image.
+        scores: Float32 (N,), from 0 to 1: the calibrated probability that each mask is correct (IoU > 0.5); without
             calibration, SAM's estimate of its IoU.
         status: "ok"; "no_object" if the answer is that nothing fits; "malformed" if it could not be parsed.
-        answer: the text that the model generated.
-        reason: why it could not be parsed, else None.
-        confidence: the quantities that the scores are computed from: of each of the N masks, or one for "no_object".
-        score: the score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
-        box_alone: for each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
+        answer: The text that the model generated.
+        reason: Why it could not be parsed, else None.
+        confidence: The quantities that the scores are computed from: of each of the N masks, or one for "no_object".
+        score: The score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
+        box_alone: For each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
             without fallback.
     """
 
@@ -63,7 +63,7 @@ def prediction_line(query: Query, result: Result) -> PredictionLine:
     """Return the line of predictions.jsonl for a query and its result, with scores rounded to four digits.
 
     Raises:
-        DataError: a score that is not finite, which half precision can cause.
+        DataError: A score that is not finite, which half precision can cause.
     """
     scores = [float(score) for score in result.scores.cpu()]
     _check_finite(query, result, scores)

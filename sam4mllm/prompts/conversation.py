@@ -23,7 +23,7 @@ class Turn:
     """The text of one role; the loss is taken on the tokens of `supervised` turns only.
 
     Raises:
-        ValueError: an unknown role, or a supervised turn that is not the assistant's.
+        ValueError: An unknown role, or a supervised turn that is not the assistant's.
     """
 
     role: Role
@@ -44,7 +44,7 @@ class Conversation:
     `image` is a path, a PIL image or an array (H, W, 3) uint8 RGB; files are not opened here.
 
     Raises:
-        ValueError: no turn, or turns that do not alternate or do not begin with the user's.
+        ValueError: No turn, or turns that do not alternate or do not begin with the user's.
     """
 
     image: str | Path | Image | npt.NDArray[np.uint8]
@@ -90,7 +90,7 @@ def training_conversation(
     """Return a conversation of (question, answer) pairs about one image with every answer supervised.
 
     Raises:
-        ValueError: no pairs.
+        ValueError: No pairs.
     """
     turns = [
         turn

@@ -29,7 +29,7 @@ class Coordinates:
     models that were trained on 0 to 1000 write 1000 for the image's far edge, which belongs to the last bin.
 
     Raises:
-        ValueError: a missing delimiter, or one that holds a digit.
+        ValueError: A missing delimiter, or one that holds a digit.
     """
 
     frame: Frame = Grid()  # noqa: RUF009 - frozen, so one instance serves all
@@ -54,7 +54,7 @@ class Coordinates:
         """Return the format that `to_json` wrote.
 
         Raises:
-            ValueError: missing values, or values of another type.
+            ValueError: Missing values, or values of another type.
         """
         try:
             values = dict(record)

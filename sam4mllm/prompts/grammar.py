@@ -67,8 +67,8 @@ class AnswerGrammar:
         moved to its edge.
 
         Raises:
-            ValueError: a prompt without a box, for which the grammar has no text.
-            DataError: an image of a shape that has no grid in this format.
+            ValueError: A prompt without a box, for which the grammar has no text.
+            DataError: An image of a shape that has no grid in this format.
         """
         if not prompts:
             return NO_OBJECT
@@ -98,7 +98,7 @@ class AnswerGrammar:
         "object 1: expected a box [x1,y1,x2,y2], got '[120,340,560'"
 
         Raises:
-            DataError: an image of a shape that has no grid in this format, whatever the text.
+            DataError: An image of a shape that has no grid in this format, whatever the text.
         """
         grid = self.coordinates.frame.of_image(size_wh)
         if _NO_OBJECT.fullmatch(text):

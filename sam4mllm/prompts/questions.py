@@ -16,7 +16,7 @@ def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
     With 0 and 0 it is `ask_boxes`, the question that a model pre-trained on boxes alone has seen.
 
     Raises:
-        ValueError: a negative number of points.
+        ValueError: A negative number of points.
     """
     if positives < 0 or negatives < 0:
         raise ValueError(f"the numbers of points are 0 or more; got {positives} on and {negatives} off the object")

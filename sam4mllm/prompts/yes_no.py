@@ -37,7 +37,7 @@ class YesNoQuery:
     """Questions that follow the same conversation, independently of each other.
 
     Raises:
-        ValueError: a conversation whose last turn is not the assistant's, or a question with a count of 0.
+        ValueError: A conversation whose last turn is not the assistant's, or a question with a count of 0.
     """
 
     history: Conversation

@@ -34,7 +34,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_t
     (10, 3)
 
     Raises:
-        RecipeError: an unknown recipe, invalid YAML or unusable settings; one line per problem.
+        RecipeError: An unknown recipe, invalid YAML or unusable settings; one line per problem.
     """
     source, text = _read(path_or_name)
     try:

@@ -42,7 +42,7 @@ def read_yaml(text: str) -> Any:
     """Parse `text` into None, bool, int, float, str, list and dict.
 
     Raises:
-        ValueError: invalid YAML, a duplicate key, a key that is not text, or a tag of another type; the message is one
+        ValueError: Invalid YAML, a duplicate key, a key that is not text, or a tag of another type; the message is one
             line with the line and column, counted from 1.
     """
     yaml = YAML(typ="safe", pure=True)

@@ -70,9 +70,9 @@ class Calibration:
     """How confidences become scores from 0 to 1; a part without any pair to fit to is None.
 
     Attributes:
-        objects: the probability that an object's mask has IoU > 0.5 with an annotated object.
-        no_object: the probability that a "no object" answer is correct.
-        fitted_on: the `DataEntry.name` of the split that was answered; scores of its answers are overestimated.
+        objects: The probability that an object's mask has IoU > 0.5 with an annotated object.
+        no_object: The probability that a "no object" answer is correct.
+        fitted_on: The `DataEntry.name` of the split that was answered; scores of its answers are overestimated.
     """
 
     objects: Regression | None
@@ -88,7 +88,7 @@ class Calibration:
         """Build the calibration from the value of `to_json`.
 
         Raises:
-            ValueError: the value has another structure.
+            ValueError: The value has another structure.
         """
         if not isinstance(value, dict) or value.keys() != {"objects", "no_object", "fitted_on"}:
             raise ValueError("a calibration has objects, no_object and fitted_on")

@@ -42,7 +42,7 @@ class Checkpoints:
         """Record the digest of the data.
 
         Raises:
-            RecipeError: training has finished, and it was on other data.
+            RecipeError: Training has finished, and it was on other data.
         """
         file = self.run / _DATA_DIGEST
         if is_finished and file.is_file() and file.read_text("utf-8") != digest:
@@ -57,7 +57,7 @@ class Checkpoints:
         """Record the digest of the training conversations.
 
         Raises:
-            RecipeError: there are checkpoints of a training on other conversations, so their position in the data is
+            RecipeError: There are checkpoints of a training on other conversations, so their position in the data is
                 meaningless.
         """
         file = self.run / _CONVERSATIONS_DIGEST
@@ -75,7 +75,7 @@ class Checkpoints:
         A checkpoint is complete if the trainer's state can be read and every process has saved its random state.
 
         Raises:
-            RecipeError: the checkpoints were written by another number of processes.
+            RecipeError: The checkpoints were written by another number of processes.
         """
         numbered = _numbered(self.folder, _CHECKPOINT)
         file = self.run / _WORLD_SIZE

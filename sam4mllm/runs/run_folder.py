@@ -53,7 +53,7 @@ class RunFolder:
         folder keeps its own method, which its checkpoints were trained with.
 
         Raises:
-            RecipeError: the folder holds a run of another recipe.
+            RecipeError: The folder holds a run of another recipe.
         """
         run = cls(recipe.output)
         if (run.path / "recipe.yaml").is_file():
@@ -74,7 +74,7 @@ class RunFolder:
         """Open the run folder of a training that has finished.
 
         Raises:
-            ModelError: no such folder, or one without recipe or adapter.
+            ModelError: No such folder, or one without recipe or adapter.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -108,7 +108,7 @@ class RunFolder:
         """The method that asks this run's model.
 
         Raises:
-            ModelError: method.json is missing or damaged.
+            ModelError: Method.json is missing or damaged.
         """
         file = self.path / "method.json"
         try:
@@ -121,7 +121,7 @@ class RunFolder:
         """How confidences become scores; None if no calibration was fitted.
 
         Raises:
-            ModelError: calibration.json is damaged.
+            ModelError: Calibration.json is damaged.
         """
         file = self.path / CALIBRATION
         if not file.exists():

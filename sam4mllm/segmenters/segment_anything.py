@@ -33,7 +33,7 @@ class SegmentAnything(Segmenter):
     Args:
         sam: A `segment_anything.modeling.Sam`.
         device: The device that it computes on.
-        dtype: torch.float32, torch.bfloat16 or torch.float16.
+        dtype: Torch.float32, torch.bfloat16 or torch.float16.
     """
 
     def __init__(self, sam: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:

@@ -32,7 +32,7 @@ class TransformersSam(Segmenter):
         model: An instance of the family's class.
         family: Its row of `families.FAMILIES`.
         device: The device that it computes on.
-        dtype: torch.float32, torch.bfloat16 or torch.float16.
+        dtype: Torch.float32, torch.bfloat16 or torch.float16.
         pixel_statistics: Mean and standard deviation of the channels from 0 to 1; None for the family's.
     """
 

@@ -55,15 +55,15 @@ def write_dataset(
     val and test. The write is atomic: the files are written to `root` with the suffix `.part`, which is then renamed.
 
     Args:
-        root: the folder, which must not exist or be empty.
-        scenes: the number of training scenes.
-        held_out: the number of validation scenes, and of test scenes; a fifth of `scenes` if None.
-        seed: the seed of scenes and phrases.
-        advance: called with 1 after each scene.
+        root: The folder, which must not exist or be empty.
+        scenes: The number of training scenes.
+        held_out: The number of validation scenes, and of test scenes; a fifth of `scenes` if None.
+        seed: The seed of scenes and phrases.
+        advance: Called with 1 after each scene.
 
     Raises:
         DataError: `root` exists and is not empty.
-        ValueError: fewer than one training scene or two held-out ones.
+        ValueError: Fewer than one training scene or two held-out ones.
     """
     held_out = max(2, scenes // 5) if held_out is None else held_out
     if scenes < 1 or held_out < 2:

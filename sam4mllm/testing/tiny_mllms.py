@@ -153,12 +153,12 @@ def save_tiny_mllm(model_type: str, folder: Path, *, seed: int | None = None) ->
     """Save a tiny random MLLM with its processor and return the folder.
 
     Args:
-        model_type: a key of `TINY_MLLMS`, which are transformers' `model_type`s ("qwen3_vl", "internvl", ...).
-        folder: where the checkpoint is saved.
-        seed: seeds the weights; None for the family's default.
+        model_type: A key of `TINY_MLLMS`, which are transformers' `model_type`s ("qwen3_vl", "internvl", ...).
+        folder: Where the checkpoint is saved.
+        seed: Seeds the weights; None for the family's default.
 
     Raises:
-        KeyError: there is no tiny model of this type.
+        KeyError: There is no tiny model of this type.
     """
     save_model = TINY_MLLMS[model_type]
     return save_model(folder) if seed is None else save_model(folder, seed=seed)

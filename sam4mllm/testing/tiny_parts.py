@@ -25,9 +25,9 @@ def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: 
     where it is split.
 
     Args:
-        extra: further special tokens.
-        named: special tokens by the attribute under which a processor looks them up.
-        eos_token: the token that ends an answer.
+        extra: Further special tokens.
+        named: Special tokens by the attribute under which a processor looks them up.
+        eos_token: The token that ends an answer.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -88,9 +88,9 @@ def save_tiny_segmenter(name: str, folder: Path, *, seed: int = 0) -> Path:
     """Save a tiny random segmenter and return its checkpoint.
 
     Args:
-        name: a family of `segmenters.families` ("sam", "sam2", ...), or "segment_anything" for `tiny_sam`.
-        folder: the checkpoint of a family; "segment_anything" is saved in it as `sam.pth`. It is made if need be.
-        seed: seeds the weights.
+        name: A family of `segmenters.families` ("sam", "sam2", ...), or "segment_anything" for `tiny_sam`.
+        folder: The checkpoint of a family; "segment_anything" is saved in it as `sam.pth`. It is made if need be.
+        seed: Seeds the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if name == SEGMENT_ANYTHING:

@@ -34,7 +34,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     """Build transformers.TrainingArguments from the recipe's `training` section and our defaults.
 
     Raises:
-        RecipeError: a reserved key, a value that transformers refuses, or one with which it would fail later.
+        RecipeError: A reserved key, a value that transformers refuses, or one with which it would fail later.
     """
     from transformers import TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
@@ -105,8 +105,8 @@ def check_launch(arguments: Any, device: str, processes: DistributedContext) -> 
     """Check that transformers trains on the device and in the number of processes that were asked for.
 
     Raises:
-        LaunchError: another device or number of processes than the trainer has, or DeepSpeed without a launcher.
-        RecipeError: settings of DeepSpeed with which no adapter would be saved.
+        LaunchError: Another device or number of processes than the trainer has, or DeepSpeed without a launcher.
+        RecipeError: Settings of DeepSpeed with which no adapter would be saved.
     """
     number = device.partition(":")[2]
     if number and int(number) != arguments.device.index:
@@ -145,7 +145,7 @@ def check_deepspeed(arguments: Any) -> None:
     """Check settings with which DeepSpeed would fail when the model is loaded or the first checkpoint is saved.
 
     Raises:
-        LaunchError: the process was started without a launcher.
+        LaunchError: The process was started without a launcher.
         RecipeError: ZeRO-3 without the setting that gathers the weights to save them.
     """
     plugin = arguments.deepspeed_plugin

@@ -31,8 +31,8 @@ class Collator:
     Floating-point tensors are cast to the model's dtype. `labels` is IGNORED everywhere but on the supervised answers.
 
     Raises:
-        DataError: (when called) an image cannot be read, or a conversation has no supervised answer.
-        ModelError: (when called) the answers cannot be located in the text that the chat template renders.
+        DataError: (when called) An image cannot be read, or a conversation has no supervised answer.
+        ModelError: (when called) The answers cannot be located in the text that the chat template renders.
     """
 
     def __init__(self, mllm: Mllm) -> None:
@@ -62,7 +62,7 @@ def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any)
     """Locate the tokens of each answer in `ids`, one row of `input_ids` without padding.
 
     Raises:
-        ModelError: the template renders earlier turns differently once later turns follow, or the processor's tokens
+        ModelError: The template renders earlier turns differently once later turns follow, or the processor's tokens
             are not those of the rendered text.
     """
     # 1. Tokenize the rendered text. In `ids` the image's placeholder, which comes first, has grown to many tokens, so
@@ -104,8 +104,8 @@ def label_row(
     The token that ends the turn belongs to its answer: without it a model would not learn to stop.
 
     Raises:
-        DataError: the conversation has no supervised turn, or an answer has no token.
-        ModelError: an answer does not end with one of `end_ids`.
+        DataError: The conversation has no supervised turn, or an answer has no token.
+        ModelError: An answer does not end with one of `end_ids`.
     """
     labels = [IGNORED] * len(ids)
     for turn, (start, end) in zip(conversation.turns[1::2], spans, strict=True):

@@ -29,10 +29,10 @@ class TrainingSet:
     """The conversations of one epoch.
 
     Attributes:
-        conversations: those about phrases, then those of chat.
-        phrases: phrases in the conversations, repetitions included.
-        chats: conversations of chat.
-        without_target: phrases left out because an object that they refer to has no target.
+        conversations: Those about phrases, then those of chat.
+        phrases: Phrases in the conversations, repetitions included.
+        chats: Conversations of chat.
+        without_target: Phrases left out because an object that they refer to has no target.
     """
 
     conversations: list[Conversation]
@@ -47,7 +47,7 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
     Within an epoch, images come in the order of their first sample.
 
     Raises:
-        DataError: the mixture makes no conversation.
+        DataError: The mixture makes no conversation.
     """
     conversations: list[Conversation] = []
     phrases = without_target = 0

@@ -45,11 +45,11 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     """Check a training and estimate what it needs, without loading weights or writing files.
 
     Args:
-        recipe: a recipe, or the path or name that `load_recipe` takes.
-        tflops: the TFLOP/s that the device sustains.
+        recipe: A recipe, or the path or name that `load_recipe` takes.
+        tflops: The TFLOP/s that the device sustains.
 
     Raises:
-        RecipeError, DataError, ModelError: errors that the training would run into, with the same messages. A Hub id
+        RecipeError, DataError, ModelError: Errors that the training would run into, with the same messages. A Hub id
             that is neither cached nor reachable is not an error here: tokens are then estimated from characters.
     """
     from sam4mllm.segmenters.loading import find_checkpoint
@@ -152,7 +152,7 @@ def _open_first_images(mixture: Mixture) -> None:
     """Open the first images of each data set and check their sizes, as `prepare` does.
 
     Raises:
-        DataError: an image is missing, broken, or of another size than its annotation.
+        DataError: An image is missing, broken, or of another size than its annotation.
     """
     from sam4mllm.targets.prepare import load_annotated_image
 

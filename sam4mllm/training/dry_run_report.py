@@ -23,22 +23,22 @@ class DryRun:
     """What a training would do and need.
 
     Attributes:
-        recipe: the recipe's hash.
-        method: the method's settings.
-        sets: by data set, how many phrases or chats are `sampled` for an epoch, about how many `images`, and how many
+        recipe: The recipe's hash.
+        method: The method's settings.
+        sets: By data set, how many phrases or chats are `sampled` for an epoch, about how many `images`, and how many
             phrases the leakage filter `removed`.
-        validation: phrases that the run is validated on.
-        phrases, chats, without_target, conversations: as in `TrainingSet`.
-        targets: objects whose target is `stored`, those with `placeholders` of the right shape, and those `skipped`.
-        shown: previews of one conversation of each data set.
-        tokens: per conversation: the `mean`, the `longest`, `supervised_mean`, over how many `conversations`, and
+        validation: Phrases that the run is validated on.
+        phrases, chats, without_target, conversations: As in `TrainingSet`.
+        targets: Objects whose target is `stored`, those with `placeholders` of the right shape, and those `skipped`.
+        shown: Previews of one conversation of each data set.
+        tokens: Per conversation: the `mean`, the `longest`, `supervised_mean`, over how many `conversations`, and
             whether they were `counted_by` the processor or estimated from characters.
-        steps: conversations and tokens of an optimizer step; the steps `per_epoch` and in `total`.
+        steps: Conversations and tokens of an optimizer step; the steps `per_epoch` and in `total`.
         model: `estimate.ModelSize`; None without the model's config, as the three that follow.
         memory: `estimate.Memory`, in bytes of one GPU.
-        tflops: the TFLOP/s for which the time is estimated.
-        seconds_per_epoch: time of an epoch, without targets and validation.
-        notes: what was not checked or looks wrong.
+        tflops: The TFLOP/s for which the time is estimated.
+        seconds_per_epoch: Time of an epoch, without targets and validation.
+        notes: What was not checked or looks wrong.
     """
 
     recipe: str

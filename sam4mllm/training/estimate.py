@@ -44,18 +44,18 @@ class ModelSize:
     """Counts of a model with its adapter.
 
     Attributes:
-        parameters: parameters of the base model.
-        weight_bytes: bytes of these parameters.
-        trained: parameters that are trained.
-        language_model: weights that each token passes through: the layers and the output layer.
-        vision_tower: weights that each image patch passes through.
-        patch: input values of one patch; None where the config does not have its size.
-        layers: layers of the language model.
-        hidden: hidden size of the language model.
-        vocabulary: rows of the output layer.
-        activation_bytes: bytes that the backward pass of one layer needs for one token.
-        autocast_bytes: bytes of the trained parameters' copies under autocast.
-        dtype_bytes: bytes of one value in the dtype of computation.
+        parameters: Parameters of the base model.
+        weight_bytes: Bytes of these parameters.
+        trained: Parameters that are trained.
+        language_model: Weights that each token passes through: the layers and the output layer.
+        vision_tower: Weights that each image patch passes through.
+        patch: Input values of one patch; None where the config does not have its size.
+        layers: Layers of the language model.
+        hidden: Hidden size of the language model.
+        vocabulary: Rows of the output layer.
+        activation_bytes: Bytes that the backward pass of one layer needs for one token.
+        autocast_bytes: Bytes of the trained parameters' copies under autocast.
+        dtype_bytes: Bytes of one value in the dtype of computation.
     """
 
     parameters: int
@@ -98,9 +98,9 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
     """Count the weights and activations of an unquantized model with its adapter; it may be on the meta device.
 
     Args:
-        mllm: the model; `quantization` says how its base will be quantized.
+        mllm: The model; `quantization` says how its base will be quantized.
         quantization: "4bit", "8bit" or None.
-        half: whether it computes in 16 bits under autocast.
+        half: Whether it computes in 16 bits under autocast.
 
     Returns:
         The counts; None for a class whose language model has no list of layers with an output layer, which the formulas

@@ -43,13 +43,13 @@ def inspect_targets(
     the store lacks them. An object's targets depend on the object alone, so they equal those of `prepare_targets`.
 
     Args:
-        recipe: a recipe, or the path or name that `load_recipe` takes.
-        output: the page's folder; None for `inspect` in the run folder.
-        limit: samples shown at most.
+        recipe: A recipe, or the path or name that `load_recipe` takes.
+        output: The page's folder; None for `inspect` in the run folder.
+        limit: Samples shown at most.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        RecipeError, DataError, ModelError: a recipe, data or a model cannot be read.
+        RecipeError, DataError, ModelError: A recipe, data or a model cannot be read.
     """
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
@@ -81,19 +81,19 @@ def write_page(
     """Write the page of `samples`, their images and a contact sheet of all images to `output`.
 
     Args:
-        samples: the samples, shown in this order.
-        targets: targets by object id; where the method needs them, an object without one is shown as left out.
-        method: the method whose questions and answers are shown.
-        output: the folder, which is made if it does not exist.
-        title: the page's title.
-        reasons: why an object has no target, by object id, where that is known.
-        advance: called with 1 for each sample drawn.
+        samples: The samples, shown in this order.
+        targets: Targets by object id; where the method needs them, an object without one is shown as left out.
+        method: The method whose questions and answers are shown.
+        output: The folder, which is made if it does not exist.
+        title: The page's title.
+        reasons: Why an object has no target, by object id, where that is known.
+        advance: Called with 1 for each sample drawn.
 
     Returns:
         The page's file.
 
     Raises:
-        DataError: an image that cannot be read.
+        DataError: An image that cannot be read.
     """
     (output / "images").mkdir(parents=True, exist_ok=True)
     cards, drawn = [], []

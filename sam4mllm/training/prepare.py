@@ -30,16 +30,16 @@ class TargetFigures:
     """Counts and mean IoUs of the targets in a store.
 
     Attributes:
-        objects: objects with a target.
-        skipped: objects with a mask and without a target.
-        points_beat_box: objects of which a kept group of points has a higher IoU than the box alone.
-        boxes_alone: objects that are annotated by a box and have no mask, so that their box is the target.
-        below_half: objects of which even the best kept prompt has an IoU below 0.5.
-        iou_chosen: mean IoU of the best kept prompts; None without objects, as the two that follow.
-        iou_box_alone: mean IoU of the boxes alone.
-        iou_random_group: mean IoU over all groups that were drawn, which is what a group drawn at random is expected
+        objects: Objects with a target.
+        skipped: Objects with a mask and without a target.
+        points_beat_box: Objects of which a kept group of points has a higher IoU than the box alone.
+        boxes_alone: Objects that are annotated by a box and have no mask, so that their box is the target.
+        below_half: Objects of which even the best kept prompt has an IoU below 0.5.
+        iou_chosen: Mean IoU of the best kept prompts; None without objects, as the two that follow.
+        iou_box_alone: Mean IoU of the boxes alone.
+        iou_random_group: Mean IoU over all groups that were drawn, which is what a group drawn at random is expected
             to reach.
-        worst: the lowest IoU of a best kept prompt and its object's id, where that IoU is below 0.5.
+        worst: The lowest IoU of a best kept prompt and its object's id, where that IoU is below 0.5.
     """
 
     objects: int
@@ -65,7 +65,7 @@ class PreparedTargets:
         """The figures of the whole store, which is read on first use.
 
         Raises:
-            DataError: a shard of the store cannot be read.
+            DataError: A shard of the store cannot be read.
         """
         results = list(self.store.results())
         targets = [result for result in results if isinstance(result, ObjectTarget)]
@@ -118,17 +118,17 @@ def prepare_targets(
     An interrupted call is resumed by the next one. Several processes share the work and all return the same store.
 
     Args:
-        recipe: a recipe, or the path or name that `load_recipe` takes.
+        recipe: A recipe, or the path or name that `load_recipe` takes.
         device: "auto", "cpu", "cuda" or "cuda:N"; with several processes "cuda" is the GPU of the local rank.
-        processes: the processes that share the work.
+        processes: The processes that share the work.
 
     Returns:
         The store and the mixture; figures about the targets are computed when they are first asked for.
 
     Raises:
-        RecipeError: the recipe's method is trained without targets of the segmenter (PQPP).
-        DataError: a data set or an image cannot be read, or the store cannot be used.
-        ModelError: the segmenter cannot be loaded.
+        RecipeError: The recipe's method is trained without targets of the segmenter (PQPP).
+        DataError: A data set or an image cannot be read, or the store cannot be used.
+        ModelError: The segmenter cannot be loaded.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -163,7 +163,7 @@ def targets_of(
     """Return the store with the targets of `samples`; those it lacks are computed with the recipe's segmenter.
 
     Raises:
-        RecipeError, DataError, ModelError: as `prepare_targets`.
+        RecipeError, DataError, ModelError: As `prepare_targets`.
     """
     settings = TargetSettings.from_recipe(recipe)
     segmenter = load_segmenter(
@@ -176,7 +176,7 @@ def resolve_recipe(recipe: Recipe | str | Path) -> Recipe:
     """Return `recipe` itself, or load it where it is a path or a name.
 
     Raises:
-        RecipeError: as `load_recipe`.
+        RecipeError: As `load_recipe`.
     """
     return recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
 

@@ -81,7 +81,7 @@ def preview_training_set(
     """Preview conversations of each data set, further ones spread over the epoch, and the one with the longest text.
 
     Raises:
-        DataError, ModelError: as the collator.
+        DataError, ModelError: As the collator.
     """
     first = _first_conversations(mixture, training_set, recipe)
     further = spread(training_set.conversations, FURTHER_CONVERSATIONS)
@@ -96,7 +96,7 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
     """Run a conversation through the training's collator; without a model, estimate its tokens from its characters.
 
     Raises:
-        DataError, ModelError: as the collator.
+        DataError, ModelError: As the collator.
     """
     from sam4mllm.training.collator import IGNORED, Collator
 

@@ -49,15 +49,15 @@ def train(
     An interrupted training is resumed from its last complete checkpoint; a finished run is returned unchanged.
 
     Args:
-        recipe: a recipe, or the path or name that `load_recipe` takes.
+        recipe: A recipe, or the path or name that `load_recipe` takes.
         device: "auto", "cpu", "cuda" or "cuda:N"; with several processes "cuda" is the GPU of the local rank.
-        callbacks: further transformers `TrainerCallback`s.
-        processes: the processes that train together.
+        callbacks: Further transformers `TrainerCallback`s.
+        processes: The processes that train together.
 
     Raises:
-        RecipeError: settings that contradict each other, or a run folder of another recipe.
-        DataError, ModelError: data or models that cannot be read.
-        LaunchError: the trainer has another number of processes than were launched.
+        RecipeError: Settings that contradict each other, or a run folder of another recipe.
+        DataError, ModelError: Data or models that cannot be read.
+        LaunchError: The trainer has another number of processes than were launched.
     """
     # 1. Check the settings before the run folder is created: a refused recipe must not leave one behind.
     recipe = resolve_recipe(recipe)
@@ -233,7 +233,7 @@ def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[
     over: sharded weights are distributed to their processes only when training begins.
 
     Raises:
-        RecipeError: the checkpoints were written by another number of processes.
+        RecipeError: The checkpoints were written by another number of processes.
     """
     newest: tuple[str | None, int, int] = (None, 0, 1)
     for checkpoint in run.checkpoints.complete(world_size):

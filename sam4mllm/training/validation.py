@@ -32,10 +32,10 @@ class Validation:
     """Figures on `n` held-out samples.
 
     Attributes:
-        ciou: the sum of intersections over the sum of unions, at the original sizes; 0 where all masks are empty.
-        malformed: the fraction of answers that could not be parsed, which count as empty masks.
-        n: the number of samples.
-        calibration: fitted to these answers; None where none of them could be parsed.
+        ciou: The sum of intersections over the sum of unions, at the original sizes; 0 where all masks are empty.
+        malformed: The fraction of answers that could not be parsed, which count as empty masks.
+        n: The number of samples.
+        calibration: Fitted to these answers; None where none of them could be parsed.
     """
 
     ciou: float
@@ -52,7 +52,7 @@ def validation_samples(recipe: Recipe) -> list[Sample]:
     """Read the samples of the recipe's `data.validation`; none where it is null.
 
     Raises:
-        DataError: the set cannot be read, or a sample has boxes and no masks, so that its mask IoU is undefined.
+        DataError: The set cannot be read, or a sample has boxes and no masks, so that its mask IoU is undefined.
     """
     return [] if recipe.data.validation is None else read_with_masks(recipe.data.validation)
 
@@ -89,7 +89,7 @@ def validate(
     Several processes take a part of the samples each, and all of them return the figures of all samples.
 
     Raises:
-        DataError: an image cannot be read, or its size differs from its annotation's.
+        DataError: An image cannot be read, or its size differs from its annotation's.
     """
     # 1. Answer, segment and score the samples of this process.
     part = samples[processes.rank :: processes.world_size]

@@ -19,7 +19,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Processes that write the same file at the same time use different temporary files; the last one to finish wins.
 
     Raises:
-        FileNotFoundError: nothing was written.
+        FileNotFoundError: Nothing was written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -9,7 +9,7 @@ def resolve_device(name: str) -> str:
     """Return the torch device that `name` means: "auto" is "cuda" where torch has a CUDA device, else "cpu".
 
     Raises:
-        ModelError: an unknown device, or one that this machine lacks.
+        ModelError: An unknown device, or one that this machine lacks.
     """
     import torch
 

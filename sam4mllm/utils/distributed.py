@@ -66,7 +66,7 @@ class DistributedContext:
         """Return the device of this process for the option `name`: for "cuda" and "auto" the GPU of its local rank.
 
         Raises:
-            LaunchError: a single GPU was named for several processes, or the machine has fewer GPUs than processes.
+            LaunchError: A single GPU was named for several processes, or the machine has fewer GPUs than processes.
         """
         if self.world_size == 1 or name == "cpu":
             return name
@@ -88,7 +88,7 @@ class DistributedContext:
         """Return when all processes have made this call.
 
         Raises:
-            LaunchError: some did not make it within the time limit.
+            LaunchError: Some did not make it within the time limit.
         """
         if self._store is None:
             return
@@ -101,7 +101,7 @@ class DistributedContext:
         """Call `compute` in the main process alone and return its result, plain JSON values, in all processes.
 
         Raises:
-            LaunchError: the main process had no result within the time limit.
+            LaunchError: The main process had no result within the time limit.
         """
         if self._store is None:
             return compute()
@@ -117,7 +117,7 @@ class DistributedContext:
         """Return the `value` of every process, plain JSON values, ordered by rank, in all processes.
 
         Raises:
-            LaunchError: some process gave none within the time limit.
+            LaunchError: Some process gave none within the time limit.
         """
         if self._store is None:
             return [value]
@@ -183,7 +183,7 @@ def join_processes(time_limit: timedelta = TIME_LIMIT) -> Iterator[DistributedCo
     Without an error it also waits for all of them at the end, because one of them may hold the store.
 
     Raises:
-        LaunchError: contradicting environment variables, or fewer processes than were requested.
+        LaunchError: Contradicting environment variables, or fewer processes than were requested.
     """
     world_size = _requested_processes()
     if world_size == 1:
@@ -223,7 +223,7 @@ def _requested_processes() -> int:
     """Return how many processes the launcher was asked for, 1 without a launcher.
 
     Raises:
-        LaunchError: a launcher that was asked for several and started one, or that set only some of the variables.
+        LaunchError: A launcher that was asked for several and started one, or that set only some of the variables.
     """
     if "WORLD_SIZE" not in os.environ:
         # `accelerate launch --cpu --num_processes 2` sets the store's address, and then starts a single process.

@@ -56,7 +56,7 @@ def overlay(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        masks: bool arrays (H, W).
+        masks: Boolean arrays (H, W).
         prompts: Boxes and points in pixels of the image.
         opacity: Opacity of the tint, from 0 to 1.
         long_side: The drawing is enlarged by the smallest integer factor that gives its longer side at least this many

@@ -63,13 +63,13 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     """Read the dialogues of a JSON list or of JSON lines, in the file's order.
 
     Args:
-        row: the data set's row of the table.
-        path: the file.
-        images: the folder that paths of images start from, if it is not the file's.
-        limit: the maximum number of dialogues, from the beginning.
+        row: The data set's row of the table.
+        path: The file.
+        images: The folder that paths of images start from, if it is not the file's.
+        limit: The maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: no such file, no entry in it, or entries that are not a dialogue about one existing image (all are
+        DataError: No such file, no entry in it, or entries that are not a dialogue about one existing image (all are
             counted, the first ten listed by line, or by number from 1 in a JSON list).
     """
     folder = path.parent if images is None else images
@@ -96,13 +96,13 @@ def read_explanations(
     LISA trains on them in its `explanatory` mode (its utils/reason_seg_dataset.py).
 
     Args:
-        row: the data set's row of the table.
-        root: the folder that holds `ReasonSeg`.
-        images: the folder of the images, if it is not `ReasonSeg/train`.
-        limit: the maximum number of dialogues, from the beginning.
+        row: The data set's row of the table.
+        root: The folder that holds `ReasonSeg`.
+        images: The folder of the images, if it is not `ReasonSeg/train`.
+        limit: The maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: the file is missing or malformed, or an image is missing.
+        DataError: The file is missing or malformed, or an image is missing.
     """
     path = row.folder_in(root) / "explanatory" / "train.json"
     folder = row.folder_in(root) / "train" if images is None else images

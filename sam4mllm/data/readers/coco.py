@@ -34,14 +34,14 @@ def read(
     """Read the samples of a file of phrases, in its order; ids are the lines' own, or `coco/{its stem}/{line}`.
 
     Args:
-        row: the data set's row of the table.
+        row: The data set's row of the table.
         path: COCO's instances.
-        phrases: the file of phrases.
-        images: the folder of the images, if it is not that of `path`.
-        limit: the maximum number of samples, from the beginning.
+        phrases: The file of phrases.
+        images: The folder of the images, if it is not that of `path`.
+        limit: The maximum number of samples, from the beginning.
 
     Raises:
-        DataError: a file that is missing or malformed; no phrase; bad lines (all are counted, the first ten listed).
+        DataError: A file that is missing or malformed; no phrase; bad lines (all are counted, the first ten listed).
     """
     instances = Instances(path, path.parent if images is None else images, f"coco/{path.stem}")
 

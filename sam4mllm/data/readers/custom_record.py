@@ -51,7 +51,7 @@ class PhrasesRecord(Record):
         """Return the phrases, from `phrase` or `phrases`.
 
         Raises:
-            DataError: neither or both fields are given, or a phrase is empty.
+            DataError: Neither or both fields are given, or a phrase is empty.
         """
         if ("phrase" in self.model_fields_set) == ("phrases" in self.model_fields_set):
             raise DataError("give either phrase, a text, or phrases, a list of texts")
@@ -83,9 +83,9 @@ class CustomRecordParser:
     """Parses the records of one file into samples.
 
     Args:
-        name: the beginning of the ids of samples and objects that have no id of their own.
-        images: the folder that relative paths of images start from.
-        masks: the folder that relative paths of masks start from.
+        name: The beginning of the ids of samples and objects that have no id of their own.
+        images: The folder that relative paths of images start from.
+        masks: The folder that relative paths of masks start from.
     """
 
     def __init__(self, name: str, images: Path, masks: Path) -> None:
@@ -101,7 +101,7 @@ class CustomRecordParser:
         objects contain `image_name`, by default the image's path in the record.
 
         Raises:
-            DataError: a field is unknown, missing or invalid; no such image or mask.
+            DataError: A field is unknown, missing or invalid; no such image or mask.
         """
         record = parse_record(CustomRecord, value)
         path = self._images / record.image
@@ -198,7 +198,7 @@ def samples_of_lines(
     At most `limit` samples are returned, and no line after them is read.
 
     Raises:
-        DataError: no such file, or bad lines (all are counted, the first ten listed with their line numbers).
+        DataError: No such file, or bad lines (all are counted, the first ten listed with their line numbers).
     """
     samples: list[Sample] = []
     first_lines: dict[str, int] = {}
@@ -235,7 +235,7 @@ def _box(value: object) -> Box:
     """Parse a box (x1, y1, x2, y2) in pixels.
 
     Raises:
-        DataError: not four finite numbers, or corners out of order, as in most boxes x, y, width, height.
+        DataError: Not four finite numbers, or corners out of order, as in most boxes x, y, width, height.
     """
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 4 or not all(map(is_number, numbers)):
@@ -250,7 +250,7 @@ def _check_is_in_pixels(box: Box, size_wh: tuple[int, int]) -> None:
     """Check that a box can be in pixels of its image.
 
     Raises:
-        DataError: it leaves the image, as boxes of a resized image or in the order y, x do, or it is located within the
+        DataError: It leaves the image, as boxes of a resized image or in the order y, x do, or it is located within the
             first pixel, as normalized boxes are.
     """
     width, height = size_wh

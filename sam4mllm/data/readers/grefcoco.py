@@ -23,7 +23,7 @@ class GRefCocoRecord(RefRecord):
         """Return the annotations of the ref's objects in order, each once; none for "no target".
 
         Raises:
-            ValueError: no ids; -1 among other ids; `no_target: true` beside an annotation.
+            ValueError: No ids; -1 among other ids; `no_target: true` beside an annotation.
         """
         ids = self.ann_id if isinstance(self.ann_id, list) else [self.ann_id]
         if not ids or not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):

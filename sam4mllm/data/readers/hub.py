@@ -55,16 +55,16 @@ def read(
     """Read the samples of a data set, in the order of its rows; ids are the rows' own, or `hub/{name}/{row}`.
 
     Args:
-        row: the data set's row of the table.
-        path: a folder made by `save_to_disk`, or an id of the Hub.
-        split: the split; None if the folder holds one data set without splits.
-        columns: the data set's column for each of these names of `COLUMNS`, if it has another name.
-        images: the folder that paths of images start from, and that stored images are written to; None for the data
+        row: The data set's row of the table.
+        path: A folder made by `save_to_disk`, or an id of the Hub.
+        split: The split; None if the folder holds one data set without splits.
+        columns: The data set's column for each of these names of `COLUMNS`, if it has another name.
+        images: The folder that paths of images start from, and that stored images are written to; None for the data
             set's folder and the library's cache.
-        limit: the maximum number of samples, from the beginning.
+        limit: The maximum number of samples, from the beginning.
 
     Raises:
-        DataError: no such data set, split or column; an invalid row.
+        DataError: No such data set, split or column; an invalid row.
     """
     rows = _load(path, split)
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
@@ -117,7 +117,7 @@ def _columns_of(existing: list[str], given: Mapping[str, str], where: str) -> di
     """Return the data set's column for the names of `COLUMNS` that it has, at most one for each part of a row.
 
     Raises:
-        DataError: a given column that does not exist; none for the image or the phrase; two for one part.
+        DataError: A given column that does not exist; none for the image or the phrase; two for one part.
     """
     if missing := [column for column in given.values() if column not in existing]:
         raise DataError(f"{where}: there is no column {missing[0]!r}; it has: {', '.join(existing)}")

@@ -54,12 +54,12 @@ class Instances:
     """The images and annotations of one instances.json.
 
     Args:
-        path: the file.
-        images: the folder that holds the images.
-        name: the data set's name; the objects' ids begin with it.
+        path: The file.
+        images: The folder that holds the images.
+        name: The data set's name; the objects' ids begin with it.
 
     Raises:
-        DataError: no such file, not a file of COCO's instances, or a duplicate id.
+        DataError: No such file, not a file of COCO's instances, or a duplicate id.
     """
 
     def __init__(self, path: Path, images: Path, name: str) -> None:
@@ -76,7 +76,7 @@ class Instances:
         """Return the image with this id; `where` names the referring record in errors.
 
         Raises:
-            DataError: no such image, a record without name or size, or a size other than that of the file on disk. An
+            DataError: No such image, a record without name or size, or a size other than that of the file on disk. An
                 image that is missing on disk, or cannot be opened, is not an error here.
         """
         if image_id not in self._images:
@@ -99,7 +99,7 @@ class Instances:
         """Return the path of the image with this id; the file is not opened.
 
         Raises:
-            DataError: no such image, or a record without a name.
+            DataError: No such image, or a record without a name.
         """
         if image_id not in self._image_records:
             raise DataError(f"{where}: {self.path} has no image {image_id}")
@@ -110,7 +110,7 @@ class Instances:
         """Return the id of an annotation's image.
 
         Raises:
-            DataError: no such annotation, or a record that names no image.
+            DataError: No such annotation, or a record that names no image.
         """
         return self._annotation(annotation_id, where).image_id
 
@@ -118,7 +118,7 @@ class Instances:
         """Return the annotated object with this id on the image `image_id`; `where` names the referring record.
 
         Raises:
-            DataError: no such annotation, one of another image, or one whose box or mask is not COCO's or is of
+            DataError: No such annotation, one of another image, or one whose box or mask is not COCO's or is of
                 another size than its image.
         """
         if annotation_id in self._objects and self._annotation_records[annotation_id]["image_id"] == image_id:

@@ -20,13 +20,13 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     """Read the samples of a file, in its order; ids are the records' own, or `jsonl/{file stem}/{line}`.
 
     Args:
-        row: the data set's row of the table.
-        path: the file.
-        images: the folder that paths of images start from, if it is not the file's.
-        limit: the maximum number of samples, from the beginning; no line after them is read.
+        row: The data set's row of the table.
+        path: The file.
+        images: The folder that paths of images start from, if it is not the file's.
+        limit: The maximum number of samples, from the beginning; no line after them is read.
 
     Raises:
-        DataError: no such file, no sample in it, or bad lines (all are counted, the first ten listed).
+        DataError: No such file, no sample in it, or bad lines (all are counted, the first ten listed).
     """
     parser = CustomRecordParser(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
     samples = samples_of_lines(path, parser.samples, limit)
@@ -39,7 +39,7 @@ def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
     """Write samples to a file that `read` parses to equal samples; the write is atomic.
 
     Raises:
-        DataError: the file's folder does not exist.
+        DataError: The file's folder does not exist.
     """
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path}: its folder {path.parent} does not exist; create it first")

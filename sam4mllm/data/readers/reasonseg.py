@@ -43,14 +43,14 @@ def read(
     """Read one split in the order of the file names; ids are `reasonseg/{split}/{stem}/{index of the text}`.
 
     Args:
-        row: the data set's row of the table.
-        root: the folder that holds `ReasonSeg`.
-        split: the folder in it: `train`, `val` or `test`.
-        images: the folder that holds the images, if they are not beside the JSON files.
-        limit: the maximum number of samples, from the beginning.
+        row: The data set's row of the table.
+        root: The folder that holds `ReasonSeg`.
+        split: The folder in it: `train`, `val` or `test`.
+        images: The folder that holds the images, if they are not beside the JSON files.
+        limit: The maximum number of samples, from the beginning.
 
     Raises:
-        DataError: no such split; an image that cannot be opened (its size is the masks' size); a file that is not an
+        DataError: No such split; an image that cannot be opened (its size is the masks' size); a file that is not an
             annotation of ReasonSeg.
     """
     folder = row.folder_in(root) / split
@@ -103,7 +103,7 @@ def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.
     utils/data_processing.py).
 
     Raises:
-        DataError: a shape without label or points, or points that are not finite pairs.
+        DataError: A shape without label or points, or points that are not finite pairs.
     """
     width, height = size_wh
     masks = []
@@ -127,7 +127,7 @@ def draw_polygon(points: npt.NDArray[np.int32], size_wh: tuple[int, int]) -> npt
 
     Args:
         points: (N, 2) corners x, y in whole pixels, N >= 1, which name pixels; they may be outside the image.
-        size_wh: width and height of the image in pixels.
+        size_wh: Width and height of the image in pixels.
     """
     # Imported late: the modules that list data sets need no OpenCV.
     import cv2

@@ -34,7 +34,7 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
     """Load a pickle of containers, numbers and text; byte strings of Python 2 become text as latin-1.
 
     Raises:
-        DataError: no such file; a pickle that asks for a class or function; a damaged or incomplete file.
+        DataError: No such file; a pickle that asks for a class or function; a damaged or incomplete file.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {what} was expected there")

@@ -39,7 +39,7 @@ class RefRecord(Record):
         """Return the annotations of the ref's objects, each once; none for "no target".
 
         Raises:
-            ValueError: an invalid target.
+            ValueError: An invalid target.
         """
         raise NotImplementedError
 
@@ -66,7 +66,7 @@ class RefsFile:
         """Return a sample for each sentence of each ref of the split; ids are `{name}/{split}/{ref_id}/{sent_id}`.
 
         Raises:
-            DataError: the split has no ref; an id occurs twice; an image or annotation is not in instances.json.
+            DataError: The split has no ref; an id occurs twice; an image or annotation is not in instances.json.
         """
         chosen = [ref for ref in self.refs if ref.split == split]
         if not chosen:
@@ -100,7 +100,7 @@ class RefsFile:
         """Return the images of every split, each once.
 
         Raises:
-            DataError: a ref's image is not in instances.json.
+            DataError: A ref's image is not in instances.json.
         """
         first_refs: dict[str, dict[int, int]] = {}
         for ref in self.refs:
@@ -121,9 +121,9 @@ class RefsReader:
     """The functions of a reader file of refs: `read`, `splits` and `images_by_split`.
 
     Args:
-        file_name: the name of the file of refs, with `{}` in place of `split_by`.
-        load: parses that file to the list of its records.
-        record: the type of its records.
+        file_name: The name of the file of refs, with `{}` in place of `split_by`.
+        load: Parses that file to the list of its records.
+        record: The type of its records.
     """
 
     def __init__(self, file_name: str, load: Callable[[Path], object], record: type[RefRecord]) -> None:
@@ -144,7 +144,7 @@ class RefsReader:
         """Read the samples of one split; arguments as in `sam4mllm.data.reading.read_dataset`.
 
         Raises:
-            DataError: a file is missing or malformed; no such split.
+            DataError: A file is missing or malformed; no such split.
         """
         refs = self._parse(row, root, split_by)
         instances = Instances(*_instances_arguments(row, root, images))
@@ -157,7 +157,7 @@ class RefsReader:
         """Return the names of the splits; only the file of refs is read.
 
         Raises:
-            DataError: the file is missing or malformed.
+            DataError: The file is missing or malformed.
         """
         return self._parse(row, root, split_by).splits()
 
@@ -167,7 +167,7 @@ class RefsReader:
         """Return the images of every split; no mask is decoded, and files that were parsed before are not read again.
 
         Raises:
-            DataError: a file is missing or malformed.
+            DataError: A file is missing or malformed.
         """
         key = _version_key(self._path(row, root, split_by), row, root, images)
         if key not in _known_images:
@@ -187,7 +187,7 @@ def parse_refs(records: object, path: Path, kind: type[RefRecord]) -> tuple[Ref,
     """Validate the records of a file of refs.
 
     Raises:
-        DataError: the first record that is not a ref, named by its ref_id or its index in the list.
+        DataError: The first record that is not a ref, named by its ref_id or its index in the list.
     """
     if not isinstance(records, list):
         raise DataError(f"{path}: a refs file is a list of refs; found {type(records).__name__}")
