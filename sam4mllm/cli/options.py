@@ -1,11 +1,12 @@
 """Options that several subcommands share, and the arguments of the Python API that they stand for.
 
-Everything heavy is imported inside functions, so that `sam4mllm --help` answers at once.
+Heavy modules are imported inside functions, so that `sam4mllm --help` starts fast.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 _OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "chat_images")}
 _OPTION_OF_KEY["columns"] = "--column"
-"""The options that locate data sets, by the names that the Python API has for them."""
+"""The option for each argument of the Python API that locates data."""
 
 
 def add_model_options(parser: ArgumentParser) -> None:
-    """Add RUN, and everything that changes how its model is loaded and answers."""
+    """Add RUN, and the options that change how its model is loaded and how it generates."""
     parser.add_argument("run", metavar="RUN", help="a run folder, or a base model (a folder, a Hub id, or `shapes`)")
     parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for a base model")
     parser.add_argument(
@@ -37,7 +38,8 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--server",
         metavar="URL",
-        help="generate with an OpenAI-compatible server (vLLM, SGLang, transformers serve) instead of RUN's model",
+        help="generate with an OpenAI-compatible server (vLLM, SGLang, transformers serve) instead of RUN's model; "
+        "needs the openai package: pip install 'sam4mllm[serving]'",
     )
     parser.add_argument(
         "--server-model", metavar="NAME", help="the model's name on the server; default: the only one that it serves"
@@ -94,7 +96,7 @@ def add_dataset_options(parser: ArgumentParser, *, several: bool = False, requir
             required=True,
             action="append",
             choices=(*scored_dataset_names(), "all"),
-            help=f"which data set; may be repeated; all: every benchmark that is in the root; {custom} are custom data",
+            help=f"data set; may be repeated; all: every benchmark with a folder in the root; {custom} are custom data",
         )
         parser.add_argument(
             "--split",
@@ -107,7 +109,7 @@ def add_dataset_options(parser: ArgumentParser, *, several: bool = False, requir
             "--dataset",
             required=required,
             choices=scored_dataset_names(),
-            help=f"which data set; {custom} are custom data",
+            help=f"data set; {custom} are custom data",
         )
         parser.add_argument("--split", help="val, testA, testB, test ...")
     parser.add_argument(
@@ -132,10 +134,10 @@ def add_dataset_options(parser: ArgumentParser, *, several: bool = False, requir
         help="for hub: the column of image, phrase, masks or mask, boxes or bbox, id",
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the images, if it is not the data set's usual one"
+        "--images", type=Path, metavar="DIR", help="folder of the images; default: the data set's usual one"
     )
     parser.add_argument(
-        "--split-by", metavar="NAME", help="the author of the split: refs(NAME).p; default: unc, for refcocog umd"
+        "--split-by", metavar="NAME", help="the NAME in refs(NAME).p; default: unc, but umd for refcocog"
     )
 
 
@@ -147,7 +149,7 @@ def data_arguments(options: Namespace) -> dict[str, Any]:
 
 
 def given_data_options(options: Namespace) -> list[str]:
-    """Return those of the options that locate a data set which are given, such as `--root`."""
+    """Return the given options among those that locate a data set, such as `--root`."""
     return [_OPTION_OF_KEY[key] for key, value in data_arguments(options).items() if value]
 
 
@@ -215,9 +217,12 @@ def add_batch_option(parser: ArgumentParser) -> None:
 
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more; got {text}")
+        raise argparse.ArgumentTypeError(f"expected an integer of 1 or more; got {text!r}")
     return value
 
 
@@ -230,15 +235,23 @@ def non_negative_int(text: str) -> int:
 
 def fraction(text: str) -> float:
     """Parse a number from 0 to 1."""
-    value = float(text)
+    value = _number(text)
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text}")
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text!r}")
     return value
 
 
 def positive_float(text: str) -> float:
     """Parse a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text}")
+    value = _number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
     return value
+
+
+def _number(text: str) -> float:
+    """Parse a number; NaN for text that is not one, which no range contains."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

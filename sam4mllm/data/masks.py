@@ -1,7 +1,7 @@
 """Masks as COCO's RLE (run-length encoding): made of polygons, images and arrays, and decoded to bool arrays.
 
-A mask of several polygons is their OR; summing them would count overlaps twice and lose them at 2 == 1. An RLE from a
-file is checked first: pycocotools reads beyond the end of truncated counts.
+The mask of several polygons is their union; code that sums them and keeps the pixels equal to 1 loses the overlaps. An
+RLE from a file is checked first: pycocotools reads beyond the end of truncated counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 from pycocotools import mask as coco
 
-from sam4mllm.data.records import file_exists, is_number, shorten
+from sam4mllm.data.records import file_exists, is_integer, is_number, shorten
 from sam4mllm.errors import DataError
 
 # The largest coordinate, in multiples of the image's longer side: pycocotools allocates memory for every pixel along
@@ -48,7 +48,7 @@ def area(rle: Rle) -> int:
 def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     """Encode COCO's `segmentation` of an image of `size_hw` (H, W) pixels.
 
-    It is a list of polygons [x1, y1, x2, y2, ...] in pixels, whose OR is the mask, or an RLE {"size", "counts"} with
+    It is a list of polygons [x1, y1, x2, y2, ...] in pixels, whose union is the mask, or an RLE {"size", "counts"} with
     counts compressed (text) or not (a list of integers).
 
     Raises:
@@ -117,18 +117,21 @@ def check_rle(value: object) -> Rle:
     if not isinstance(value, dict) or "size" not in value or "counts" not in value:
         raise ValueError(f'an RLE is {{"size": [H, W], "counts": text}}; got {shorten(value)}')
     size, counts = value["size"], value["counts"]
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_integer(side) and side > 0 for side in size):
+    if not isinstance(size, list) or len(size) != 2 or not all(is_integer(side) and side > 0 for side in size):
         raise ValueError(f"the size of an RLE is [H, W], two positive integers; got {shorten(size)}")
     if size[0] * size[1] >= 1 << 32:
         raise ValueError(f"COCO's RLE holds fewer than 2^32 pixels; got {shorten(size)}")
     if isinstance(counts, str):
         runs = _runs_of_counts(counts)
-    elif isinstance(counts, list) and all(_is_integer(run) for run in counts):
+    elif isinstance(counts, list) and all(is_integer(run) for run in counts):
         runs = counts
     else:
         raise ValueError(f"counts are text or a list of integers; got {shorten(counts)}")
     if any(run < 0 for run in runs) or sum(runs) != size[0] * size[1]:
-        raise ValueError(f"counts must fill {size[0]} x {size[1]} pixels with runs of 0 or more; they do not")
+        raise ValueError(
+            f"the runs of counts must be 0 or more and fill {size[0]} x {size[1]} = {size[0] * size[1]} pixels; "
+            f"found the sum {sum(runs)} and the smallest run {min(runs, default=0)}"
+        )
     if not isinstance(counts, str):
         counts = coco.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode("ascii")
     return Rle(size=list(size), counts=counts)
@@ -137,8 +140,8 @@ def check_rle(value: object) -> Rle:
 def _runs_of_counts(counts: str) -> list[int]:
     """Decode COCO's compressed counts to the lengths of the runs.
 
-    A character holds five bits and a sixth that says whether more follow; from the fourth run on, a value is the
-    difference to the run two before (rleFrString in maskApi.c of COCO's API).
+    A character holds five bits of a value and a sixth bit that is set if more characters of it follow; from the fourth
+    run on, a value is the difference to the run two before (rleFrString in maskApi.c of COCO's API).
     """
     runs: list[int] = []
     value = shift = 0
@@ -157,7 +160,3 @@ def _runs_of_counts(counts: str) -> list[int]:
     if shift:
         raise ValueError(f"counts are truncated: {shorten(counts)}")
     return runs
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

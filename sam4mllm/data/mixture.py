@@ -71,7 +71,7 @@ class Mixture:
         return {"guarded": self.guarded, "sets": [each.to_json() for each in self.removals]}
 
     def leakage_lines(self) -> list[str]:
-        """Return the same as text for the log, one line for each data set."""
+        """Return the held-out splits and the removals as lines for the log, one for each data set."""
         if not self.guarded:
             return ["leakage filter: off, no split is held out"]
         splits = ", ".join(f"{name} ({count})" for name, count in self.guarded.items())
@@ -159,10 +159,10 @@ def _sample_epochs(
     """
     where = f"data.train.{index} ({entry.name})"
     if not items:
-        reason = f"the leakage filter removed all {removal.phrases} phrases" if removal.phrases else "it is empty"
         raise DataError(
-            f"{where}: nothing of this data set is left to train on: {reason}, or earlier data sets hold the same; "
-            "choose another split, or remove it from the mixture"
+            f"{where}: nothing of this data set is left to train on: the leakage filter removed {removal.phrases} "
+            "phrases, and those that earlier data sets contain are removed as duplicates; choose another split, or "
+            "remove it from the mixture"
         )
     count = len(items) if entry.weight is None else round(entry.weight * len(items))
     count = count if entry.count is None else entry.count

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeGuard, TypeVar
+from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,11 +22,12 @@ LONGEST_PHRASE = 2000
 
 # An error about a file lists the first lines that are invalid and counts the others.
 _LISTED_LINES = 10
+_PLURALS = {"line": "lines", "entry": "entries"}
 
 Text = Annotated[str, Field(max_length=sys.maxsize)]
 """Text without lone surrogates such as "\\ud800", which JSON can hold and UTF-8 cannot encode.
 
-pydantic encodes text to measure it, and refuses text that it cannot encode.
+pydantic encodes text to measure it, and rejects text that it cannot encode.
 """
 
 _EXPECTED = {
@@ -145,22 +146,31 @@ def read_lines(
                 yield number, record
 
 
-def raise_problems(path: Path, problems: list[str], error_type: type[Sam4mllmError] = DataError) -> None:
+def raise_problems(
+    path: Path,
+    problems: list[str],
+    error_type: type[Sam4mllmError] = DataError,
+    *,
+    unit: Literal["line", "entry"] = "line",
+) -> None:
     """Raise one error that counts all problems and lists the first ten; return if there are none.
+
+    `unit` is what a problem is about: a line of a JSONL file, or an entry of a JSON list.
 
     Raises:
         Sam4mllmError: Of type `error_type`.
     """
     if problems:
         more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
-        raise error_type(f"{path}: {len(problems)} bad line(s): {'; '.join(problems[:_LISTED_LINES])}{more}")
+        units = unit if len(problems) == 1 else _PLURALS[unit]
+        raise error_type(f"{path}: {len(problems)} bad {units}: {'; '.join(problems[:_LISTED_LINES])}{more}")
 
 
 def check_phrase(phrase: str, where: str) -> None:
     """Check that a phrase is not longer than `LONGEST_PHRASE`.
 
     Raises:
-        DataError: It is longer, which no phrase is: the file is probably damaged.
+        DataError: It is longer; the file is probably damaged.
     """
     if len(phrase) > LONGEST_PHRASE:
         raise DataError(
@@ -180,13 +190,18 @@ def check_not_empty(phrase: str, where: str = "") -> str:
     return phrase
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a value is an integer; True and False are not integers."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def is_number(value: object) -> TypeGuard[int | float]:
     """Return whether a value is a finite number that a float can hold; True and False are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def file_exists(path: Path) -> bool:
-    """Return whether there is such a file; False also for a text that the system refuses as a name (too long, say)."""
+    """Return whether `path` is a file; False also for a name that the system rejects, such as one that is too long."""
     try:
         return path.is_file()
     except (OSError, ValueError):

@@ -68,11 +68,11 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "a library's key with a typo": (prepare("training.max_step=3"), "training.max_step: unknown key of"),
     "a learning rate below 0": (
         ["train", "{home}/recipe.yaml", "training.learning_rate=-1"],
-        "training.learning_rate: got -1; raise it",
+        "training.learning_rate: must be at least 0.0; got -1",
     ),
     "a batch size of 0": (
         ["train", "{home}/recipe.yaml", "training.per_device_train_batch_size=0"],
-        "training.per_device_train_batch_size: got 0; raise it",
+        "training.per_device_train_batch_size: must be at least 1; got 0",
     ),
     "figures for a folder that does not exist": (
         [*score("good"), "--json", "{home}/nowhere/scores.json"],
@@ -133,7 +133,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     ),
     "custom data with an unknown field": (
         score_own(path="{home}/own_typo.jsonl"),
-        "own_typo.jsonl: 1 bad line(s): line 1: u",
+        "own_typo.jsonl: 1 bad line: line 1: u",
     ),
     "custom data without its image": (score_own(path="{home}/own_missing.jsonl"), "line 1: {home}/b.png: no such imag"),
     "custom data evaluated with another data set": (
@@ -155,7 +155,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "coco without phrases": (score_own("coco", path="i.json"), "--phrases: is missing; coco needs path and phrases"),
     "a phrase of no annotation": (
         score_own("coco", path="{home}/data/refcoco/instances.json", phrases="{home}/phrases.jsonl"),
-        "phrases.jsonl: 1 bad line(s): line 1: phrase: {home}/data/refcoco/instances.json has no annotation 9",
+        "phrases.jsonl: 1 bad line: line 1: phrase: {home}/data/refcoco/instances.json has no annotation 9",
     ),
     "a folder that is not a saved data set": (
         score_own("hub", path="{home}/empty"),
@@ -164,7 +164,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "an unknown column": (score_own("hub", path="x", column="text=a"), "--column: "),
     "a chat file without answers": (
         ["evaluate", "run", *score_own(path="{home}/own.jsonl")[2:], "--chat", "{home}/chat.jsonl"],
-        "chat.jsonl: 1 bad line(s): line 1: the field 'answer' is missing",
+        "chat.jsonl: 1 bad line: line 1: the field 'answer' is missing",
     ),
     "a converted file in a folder that does not exist": (
         ["convert", "--dataset", "jsonl", "--path", "{home}/own.jsonl", "-o", "{home}/no/o.jsonl"],
@@ -195,7 +195,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "two predictions with one id": (score("doubled"), f"1 id(s) occur twice ({QUERY})"),
     "a prediction without status": (score("no_status"), "line 1: the field 'status' is missing"),
     "a predicted mask of another size": (score("other_size"), "a mask is (20, 10) (H, W), its image is (10, 20)"),
-    "a predicted mask with too few pixels": (score("cut_mask"), "line 1: counts must fill 10 x 20 pixels"),
+    "a predicted mask with too few pixels": (
+        score("cut_mask"),
+        "must be 0 or more and fill 10 x 20 = 200 pixels; found",
+    ),
     "a predicted mask that is too large": (
         score("huge_mask"),
         "line 1: COCO's RLE holds fewer than 2^32 pixels",

@@ -170,7 +170,7 @@ def test_all_bad_queries_are_reported_at_once(tmp_path: Path) -> None:
     good = dump_line(Query("a", Path("a.jpg"), "x"))
     path = tmp_path / "queries.jsonl"
     path.write_bytes(good.encode() + b'{"id": "b"}\n\xff\n' + good.encode() + b"null\n" * 12)
-    with pytest.raises(DataError, match=r"15 bad line\(s\): line 2: .*'image' is missing.*line 3: .*; and 5 more"):
+    with pytest.raises(DataError, match=r"15 bad lines: line 2: .*'image' is missing.*line 3: .*; and 5 more"):
         read_queries(path)
 
 

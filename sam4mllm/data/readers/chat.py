@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -65,7 +66,7 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     Args:
         row: The data set's row of the table.
         path: The file.
-        images: The folder that paths of images start from, if it is not the file's.
+        images: The folder that relative image paths start from; None for the file's folder.
         limit: The maximum number of dialogues, from the beginning.
 
     Raises:
@@ -75,14 +76,17 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     folder = path.parent if images is None else images
     dialogues: list[Dialogue] = []
     problems: list[str] = []
-    for number, value in _entries(path, problems):
+    is_list = _is_list(path)
+    unit: Literal["line", "entry"] = "entry" if is_list else "line"
+    entries = enumerate(read_json(path, "a chat file"), 1) if is_list else read_lines(path, lambda line: line, problems)
+    for number, value in entries:
         try:
             dialogues.append(_dialogue(value, f"chat/{path.stem}/{number}", folder))
         except DataError as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(f"{unit} {number}: {error}")
         if len(dialogues) == limit:
             break
-    raise_problems(path, problems)
+    raise_problems(path, problems, unit=unit)
     if not dialogues:
         raise DataError(f'{path}: no chat in it; an entry is {{"image": path, "conversations": [human, gpt, ...]}}')
     return dialogues
@@ -98,7 +102,7 @@ def read_explanations(
     Args:
         row: The data set's row of the table.
         root: The folder that holds `ReasonSeg`.
-        images: The folder of the images, if it is not `ReasonSeg/train`.
+        images: The folder of the images; None for `ReasonSeg/train`.
         limit: The maximum number of dialogues, from the beginning.
 
     Raises:
@@ -118,15 +122,12 @@ def read_explanations(
     return dialogues
 
 
-def _entries(path: Path, problems: list[str]) -> list[tuple[int, object]]:
-    """Read the numbered entries of a JSON list or of JSON lines; a list begins with a bracket."""
+def _is_list(path: Path) -> bool:
+    """Return whether a file is a JSON list, which begins with a bracket, and not JSON lines."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; a chat file was expected there")
     with path.open("rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"["):
-        return list(enumerate(read_json(path, "a chat file"), start=1))
-    return list(read_lines(path, lambda record: record, problems))
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def _dialogue(value: object, dialogue_id: str, folder: Path) -> Dialogue:

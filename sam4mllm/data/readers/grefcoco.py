@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sam4mllm.data.readers.refs import RefRecord, RefsReader
-from sam4mllm.data.records import read_json, shorten
+from sam4mllm.data.records import is_integer, read_json, shorten
 
 NO_TARGET = -1
 
@@ -26,7 +26,7 @@ class GRefCocoRecord(RefRecord):
             ValueError: No ids; -1 among other ids; `no_target: true` beside an annotation.
         """
         ids = self.ann_id if isinstance(self.ann_id, list) else [self.ann_id]
-        if not ids or not all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
+        if not ids or not all(map(is_integer, ids)):
             raise ValueError(f"ann_id is an id, a list of ids, or [-1] for no target; found {shorten(self.ann_id)}")
         targets = () if set(ids) == {NO_TARGET} else tuple(dict.fromkeys(ids))
         if NO_TARGET in targets:

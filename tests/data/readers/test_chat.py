@@ -75,7 +75,8 @@ def test_a_bad_entry_is_reported_with_its_number(folder: Path, entry: Any, messa
     entries = [turns("What?", "That."), entry]
     text = json.dumps(entries) if as_list else "\n".join(map(json.dumps, entries))
     (folder / "chat.json").write_text(text)
-    with pytest.raises(DataError, match=rf"chat.json: 1 bad line\(s\): line 2: .*{message}") as raised:
+    unit = "entry" if as_list else "line"
+    with pytest.raises(DataError, match=rf"chat.json: 1 bad {unit}: {unit} 2: .*{message}") as raised:
         read_chat(folder / "chat.json")
     assert "\n" not in str(raised.value)
 

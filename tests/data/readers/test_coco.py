@@ -66,7 +66,7 @@ def test_one_object_several_and_none(folder: Path) -> None:
     ],
 )
 def test_a_bad_line_is_reported_with_its_number(folder: Path, record: Any, message: str) -> None:
-    with pytest.raises(DataError, match=rf"phrases.jsonl: 1 bad line\(s\): line 2: .*{message}"):
+    with pytest.raises(DataError, match=rf"phrases.jsonl: 1 bad line: line 2: .*{message}"):
         read(folder, {"phrase": "it", "annotation_id": 50, "id": "first"}, record)
 
 
