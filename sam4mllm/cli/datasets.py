@@ -15,6 +15,7 @@ from sam4mllm.cli.options import (
 )
 from sam4mllm.cli.output import check_not_input
 from sam4mllm.cli.subcommand import Subcommand
+from sam4mllm.utils.atomic_io import check_folder_of
 
 
 def _convert_options(parser: ArgumentParser) -> None:
@@ -27,6 +28,7 @@ def _convert(options: Namespace) -> int:
     from sam4mllm.data.readers.jsonl import write_jsonl
     from sam4mllm.data.reading import read_dataset
 
+    check_folder_of(options.output)
     for source in (options.path, options.phrases):
         check_not_input(options.output, source, "is the file that is converted; give another file with -o")
     with errors_name_options():
@@ -55,8 +57,8 @@ CONVERT = Subcommand(
     "write a data set as one JSONL file, the format of custom data",
     _convert_options,
     _convert,
-    detail="Reads every data set that sam4mllm knows. Images are not copied: the file refers to them where they are, "
-    "with relative paths if they are in its folder.",
+    detail="Reads every supported data set. Images are not copied: the file refers to them where they are, by relative "
+    "paths if they are in its folder.",
 )
 
 SHAPES = Subcommand(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import DataError
+from sam4mllm.utils.atomic_io import check_folder_of
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.batch import BatchSummary
@@ -50,7 +51,7 @@ def check_json_file(file: str | None) -> None:
         DataError: It does not.
     """
     if file not in (None, STDOUT):
-        _check_folder(Path(file))
+        check_folder_of(Path(file))
 
 
 def check_not_input(output: Path | None, source: Path | None, reason: str) -> None:
@@ -75,11 +76,6 @@ def check_image_files(*files: Path | None) -> None:
     for file in files:
         if file is None:
             continue
-        _check_folder(file)
+        check_folder_of(file)
         if file.suffix.lower() not in writable:
             raise DataError(f"{file}: {file.suffix or 'no suffix'} is not an image format; use .png or .jpg")
-
-
-def _check_folder(file: Path) -> None:
-    if not file.absolute().parent.is_dir():
-        raise DataError(f"{file}: its folder {file.parent} does not exist; create it first")

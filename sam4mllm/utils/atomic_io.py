@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename), and the digest of a file.
+"""Atomic file writes (temporary file, fsync, rename), the check of an output folder, and the digest of a file.
 
 A process that is killed at any moment leaves the old file or the new one, never a part of one.
 """
@@ -10,6 +10,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sam4mllm.errors import DataError
+
+
+def check_folder_of(file: Path) -> None:
+    """Check that the folder exists that `file` is to be written to.
+
+    Raises:
+        DataError: It does not exist.
+    """
+    if not file.absolute().parent.is_dir():
+        raise DataError(f"{file}: its folder {file.parent} does not exist; create it first")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sam4mllm.data.readers.custom_record import CustomRecordParser, record_of, s
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from sam4mllm.utils.atomic_io import atomic_path
+from sam4mllm.utils.atomic_io import atomic_path, check_folder_of
 
 
 def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int | None = None) -> list[Sample]:
@@ -22,7 +22,7 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     Args:
         row: The data set's row of the table.
         path: The file.
-        images: The folder that paths of images start from, if it is not the file's.
+        images: The folder that relative image paths start from; None for the file's folder.
         limit: The maximum number of samples, from the beginning; no line after them is read.
 
     Raises:
@@ -41,8 +41,7 @@ def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
     Raises:
         DataError: The file's folder does not exist.
     """
-    if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: its folder {path.parent} does not exist; create it first")
+    check_folder_of(path)
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for sample in samples:
             file.write(json.dumps(record_of(sample, path.parent), ensure_ascii=False, allow_nan=False) + "\n")
