@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, DatasetRow, suggestion
 from sam4mllm.errors import DataError
-from sam4mllm.utils.settings import Directory, Section
+from sam4mllm.utils.settings import ExpandedPath, Section
 
 ColumnName = Literal["image", "phrase", "phrases", "masks", "mask", "segmentation", "boxes", "bbox", "id"]
 
@@ -29,20 +29,20 @@ class DataEntry(Section):
 
     dataset: Annotated[str, AfterValidator(_registered)]
     """Name of the data set, which decides its format. jsonl, coco and hub are custom data, chat has no masks."""
-    root: Directory | None = None
+    root: ExpandedPath | None = None
     """The folder that holds the data set's own folder; for the published data sets."""
     split: str | None = None
     """The split's name in the data set: train, val, testA, ..."""
     split_by: str | None = None
     """The name in brackets of the file of refs (unc, umd, google); null for the data set's usual one."""
-    path: Directory | None = None
+    path: ExpandedPath | None = None
     """The file of jsonl or chat; COCO's instances; for hub a folder made by save_to_disk, or an id of the Hub."""
-    phrases: Directory | None = None
+    phrases: ExpandedPath | None = None
     """For coco: the file of phrases."""
-    images: Directory | None = None
-    """The folder of the images, if it is not the usual one."""
+    images: ExpandedPath | None = None
+    """The folder of the images; null for the usual one."""
     columns: dict[ColumnName, str] | None = None
-    """For hub: the data set's own column for each of these, if it has another name."""
+    """For hub: the data set's own names for these columns, where they differ."""
     limit: PositiveInt | None = None
     """The maximum number of samples, from the beginning; null for all."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -95,7 +95,7 @@ class DataEntry(Section):
 
     @property
     def location(self) -> tuple[object, ...]:
-        """A key that is equal for two entries if they name the same samples."""
+        """A key that is equal for two entries if they name the same split or file."""
         return self.root and self.root.resolve(), *self.location_in_root
 
     @property

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from sam4mllm.data.entry import DataSection
 from sam4mllm.recipe.yaml_text import write_yaml
-from sam4mllm.utils.settings import Directory, Section
+from sam4mllm.utils.settings import ExpandedPath, Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -58,7 +58,7 @@ class SegmenterSection(Section):
     """The model that turns prompts into masks."""
 
     checkpoint: str
-    """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the packaged model."""
+    """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the embedded model."""
     dtype: Dtype = "float32"
     """The dtype of the computation; "auto" is bfloat16 on a GPU that supports it, else float32."""
     fallback_margin: Share | None = None
@@ -96,7 +96,7 @@ class MethodSection(Section):
     grid: Annotated[int, Field(ge=2, le=10000)] = 1000
     """Bins of the coordinate grid on each axis, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
-    """The most phrases of one image in one training conversation; at inference each phrase has a separate one."""
+    """The maximum number of phrases in one training conversation; at inference each phrase has a separate one."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -129,8 +129,9 @@ class TargetsSection(Section):
     objects is their box. The target store does not depend on it, so it needs no new `prepare`."""
     batch_size: PositiveInt = 256
     """Prompts that the segmenter decodes at once; it affects memory and speed only."""
-    store: Directory = Path("runs/targets")
-    """The folder of the target stores. A store's key covers all that decides it, so runs can share the folder."""
+    store: ExpandedPath = Path("runs/targets")
+    """The folder of the target stores. Runs can share it, because a store's key covers all that its content depends
+    on."""
 
     @pydantic.model_validator(mode="after")
     def _enough_groups(self) -> TargetsSection:
@@ -178,7 +179,8 @@ class GenerationSection(Section):
     batch_size: PositiveInt = 16
     """Questions per batch; it affects memory and speed only."""
     max_new_tokens: PositiveInt = 512
-    """The most tokens of an answer. An object with three points takes about 50 where every digit is a token."""
+    """The maximum length of an answer in tokens. An object with three points takes about 50 if each digit is a
+    token."""
 
 
 class Recipe(Section):
@@ -186,7 +188,7 @@ class Recipe(Section):
 
     seed: NonNegativeInt = 0
     """The seed of PPG's point groups, the adapter's initial weights and the order of the data."""
-    output: Directory
+    output: ExpandedPath
     """The run folder."""
     model: ModelSection
     """The multimodal LLM that is fine-tuned."""

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from sam4mllm.data.masks import encode
+from sam4mllm.data.readers.refs import COCO_IMAGES
 from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
 from sam4mllm.synthetic.outlines import polygons_of
@@ -25,8 +26,6 @@ from sam4mllm.synthetic.phrases import KNOWN_FOR, Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 from sam4mllm.utils.progress import Advance, bar, ignore
-
-IMAGES = Path("images", "mscoco", "images", "train2014")
 
 # The number of phrases of each kind per scene. Sentences about one shape share a ref, as in the real data.
 _REFCOCO_KINDS = {"attribute": 2, "position": 2, "relation": 2, "superlative": 1}
@@ -72,7 +71,7 @@ def write_dataset(
         raise DataError(f"{root}: exists already; remove it, or choose another folder")
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    (part / IMAGES).mkdir(parents=True)
+    (part / COCO_IMAGES).mkdir(parents=True)
     files = _Files()
     for series, (split, count) in enumerate(zip(_SPLITS, (scenes, held_out, held_out), strict=True)):
         reasoning = part / "ReasonSeg" / split
@@ -92,7 +91,7 @@ def write_dataset(
 def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.random.Generator) -> None:
     image_id = len(files.images) + 1
     name = f"COCO_train2014_{image_id:012d}.jpg"
-    Image.fromarray(scene.image).save(root / IMAGES / name, quality=_JPEG_QUALITY)
+    Image.fromarray(scene.image).save(root / COCO_IMAGES / name, quality=_JPEG_QUALITY)
     width, height = scene.size_wh
     files.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
     first_id = len(files.annotations) + 1
@@ -126,7 +125,7 @@ def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.rand
 
 
 def _phrases(scene: Scene, rng: np.random.Generator, kinds: dict[str, int]) -> list[Phrase]:
-    """Return up to so many phrases of each kind, no text twice; fewer if the scene has no such shapes."""
+    """Return at most `kinds[kind]` phrases of each kind, without repeated texts; fewer if no shape fits."""
     phrases: dict[str, Phrase] = {}
     for kind, count in kinds.items():
         for _ in range(count):

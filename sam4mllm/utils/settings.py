@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-Directory = Annotated[Path, AfterValidator(Path.expanduser)]
-"""A path whose leading `~` is expanded."""
+ExpandedPath = Annotated[Path, AfterValidator(Path.expanduser)]
+"""The path of a file or folder, whose leading `~` is expanded."""
 
 
 class Section(BaseModel):
