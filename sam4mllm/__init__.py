@@ -6,8 +6,8 @@ plain text; SAM turns them into masks. Every stage of the command line is a func
     write_dataset, read_dataset            data sets -> samples
     load_recipe                            recipe file + overrides -> Recipe
     prepare_targets, inspect_targets       recipe -> training targets scored with SAM, and a page that shows them
-    dry_run, train                         recipe -> what a training needs, a run folder with the LoRA adapter
-    Pipeline, predict                      images and phrases -> masks, one call or many queries with resume
+    dry_run, train                         recipe -> estimates of memory and time; a run folder with the LoRA adapter
+    Pipeline, predict                      images and phrases -> masks, in one call or as a job that can be resumed
     evaluate, score, calibrate             predictions -> cIoU, gIoU ...; calibrated confidence scores
     merge                                  run folder -> one checkpoint for servers
 

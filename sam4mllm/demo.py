@@ -1,8 +1,8 @@
-"""The demo: all stages on the data and models that the package contains, with the code of any other run.
+"""The demo: every stage on generated data and the embedded models, by the same code as any other run.
 
     generated data -> targets -> base model's answers -> LoRA training -> tuned model's answers -> scores, drawings
 
-An interrupted demo resumes where it was stopped.
+An interrupted demo is resumed from where it stopped.
 """
 
 from __future__ import annotations
@@ -37,10 +37,8 @@ RECIPE = "shapes_ppg"
 TRAINING_SCENES = 160
 HELD_OUT_SCENES = 40
 DATASETS = ("refcoco", "grefcoco", "reasonseg")
-MODELS = ("base", "tuned", "oracle")
-"""The rows of the table. The oracle reproduces the targets of the held-out data: SAM is prompted with them directly."""
 PQPP = "pqpp"
-"""One more row of the full demo: the same base model, trained on the same data by the other method."""
+"""The row that the full demo adds to the table: the same base model, trained on the same data by the other method."""
 DRAWINGS = "drawings"
 _DRAWN_PER_DATASET = 4
 
@@ -80,7 +78,8 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
         full: Also train PQPP, in `output`/pqpp, and evaluate it.
 
     Returns:
-        The scores by model (a row of the table) and data set.
+        The scores by model (a row of the table: base, tuned, with `full` also pqpp, oracle) and data set. The oracle
+        reproduces the targets of the held-out data: SAM is prompted with them directly.
     """
     stages = _Stages(9 if full else 7)
     root, predictions = output / "shapes", output / "predictions"

@@ -1,12 +1,12 @@
 """The exceptions of sam4mllm.
 
-    Sam4mllmError            a problem that the user can fix; the message says how
+    Sam4mllmError            a problem that the user can fix; the message explains how
     ├── RecipeError          a recipe that cannot be used: unknown keys, wrong types, contradicting values
     ├── DataError            a data set, image or annotation that violates its format
     ├── PredictionsError     a file of predictions that cannot be scored: unknown ids, duplicate ids, invalid JSON
     ├── ModelError           a model, checkpoint, adapter or run folder that cannot be loaded
-    ├── ServerError          a model server that does not respond, or refuses the requests
-    └── LaunchError          processes of one job that were started wrongly, or of which one stopped
+    ├── ServerError          a model server that does not respond, or rejects the requests
+    └── LaunchError          processes of one job that were started wrongly, or one of which stopped
 
 Each message reports what was found, where, and what to do. The command line prints the message of a `Sam4mllmError` as
 one line and exits with `exit_status`; any other exception is a bug of sam4mllm and keeps its traceback.
@@ -14,7 +14,7 @@ one line and exits with `exit_status`; any other exception is a bug of sam4mllm 
 
 
 class Sam4mllmError(Exception):
-    """A problem that the user can fix; the message says how."""
+    """A problem that the user can fix; the message explains how."""
 
     exit_status = 2
 
@@ -36,8 +36,8 @@ class ModelError(Sam4mllmError):
 
 
 class ServerError(Sam4mllmError):
-    """A model server that does not respond, or refuses the requests."""
+    """A model server that does not respond, or rejects the requests."""
 
 
 class LaunchError(Sam4mllmError):
-    """Processes of one job that were started wrongly, or of which one stopped."""
+    """Processes of one job that were started wrongly, or one of which stopped."""

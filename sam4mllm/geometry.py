@@ -19,7 +19,7 @@ from sam4mllm.errors import DataError
 POSITIVE = 1
 NEGATIVE = 0
 
-# Qwen's image processors refuse images with a larger ratio of the sides.
+# Qwen's image processors reject images with a larger ratio of the sides.
 _MAX_ASPECT_RATIO = 200
 
 
@@ -177,7 +177,7 @@ class ResizedGrid:
         """Return the grid of an image of `size_wh` pixels.
 
         Raises:
-            DataError: One side is more than 200 times the other, which the image processors refuse.
+            DataError: One side is more than 200 times the other, which the image processors reject.
         """
         if max(size_wh) > _MAX_ASPECT_RATIO * min(size_wh):
             raise DataError(

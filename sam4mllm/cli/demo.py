@@ -1,4 +1,4 @@
-"""`demo` and `doctor`: subcommands that run on what the package contains, to see that everything works here."""
+"""`demo` and `doctor`: subcommands that check on embedded data and models that everything works on this machine."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         "are right",
     )
     parser.add_argument(
-        "--chat-images", type=Path, metavar="DIR", help="folder of the chat file's images, if it is not the file's own"
+        "--chat-images", type=Path, metavar="DIR", help="folder of the chat file's images; default: the file's folder"
     )
     parser.add_argument(
         "--output",

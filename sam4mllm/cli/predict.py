@@ -45,7 +45,7 @@ def _segment(options: Namespace) -> int:
     from sam4mllm.pipeline.result import prediction_line
     from sam4mllm.viz.drawing import mask_image
 
-    # 1. Everything that can be wrong is checked before a model is loaded.
+    # 1. Check arguments and files before a model is loaded, which may take minutes.
     check_phrase(check_not_empty(options.phrase, "PHRASE"), "PHRASE")
     image = load_image(options.image)
     check_image_files(options.output, options.mask)
@@ -54,10 +54,10 @@ def _segment(options: Namespace) -> int:
     if options.mask is not None and options.mask.suffix.lower() not in _LOSSLESS:
         raise DataError(f"{options.mask}: this format would not keep a mask's 0 and 255; use .png")
 
-    # 2. The answer.
+    # 2. Segment the image.
     result = _load_pipeline(options)(image, options.phrase)
 
-    # 3. What was asked for is printed and written.
+    # 3. Print the answer, and write the requested files.
     if options.json != STDOUT:
         count = len(result.prompts)
         headlines = {
@@ -94,7 +94,7 @@ def _predict(options: Namespace) -> int:
     from sam4mllm.utils.progress import bar
 
     if (options.queries is None) == (options.dataset is None):
-        raise DataError("predict takes a file QUERIES.jsonl, or a data set named by --dataset; give one of the two")
+        raise DataError("predict reads either a file QUERIES.jsonl or a data set named by --dataset; give one of them")
     if options.queries is None:
         with errors_name_options():
             queries = queries_of(read_dataset(options.dataset, **data_arguments(options)))
@@ -124,7 +124,7 @@ SEGMENT = Subcommand(
     "segment one image",
     _segment_options,
     _segment,
-    detail="Prints the answer and, if asked to, writes the image with its masks.",
+    detail="Prints the answer; -o writes the image with masks, boxes and points, --mask the mask alone.",
 )
 
 PREDICT = Subcommand(

@@ -14,9 +14,9 @@ from typing import NoReturn
 class Subcommand:
     """One subcommand: its name, its help texts, its options and its action.
 
-    `run` returns the exit status: 0, or 1 when part of the work failed. It imports what it needs itself. `distributed`
-    subcommands share their work among the processes of a launcher (`torchrun -m sam4mllm NAME ...`); `resumes` is True
-    where the same command continues interrupted work.
+    `run` imports the libraries that it needs, and returns the exit status: 0, or 1 when part of the work failed.
+    `distributed` subcommands share their work among the processes of a launcher (`torchrun -m sam4mllm NAME ...`);
+    `resumes` is True where the same command continues interrupted work.
     """
 
     name: str

@@ -75,8 +75,7 @@ class LeakageFilter:
         image_id = self._coco_id(image)
         if image_id in self._coco_ids:
             return "coco id"
-        # 3. The same bytes, where names do not decide. An image that is not on disk has none; whoever opens it reports
-        # that it is missing.
+        # 3. The same bytes, where names do not decide. A missing file is skipped here, and reported where it is loaded.
         if self._by_length is None:
             self._by_length = {}
             for path in self._held_out:
@@ -104,8 +103,8 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
     """Build the filter of a recipe from the splits in `guard`, or the default ones; it is empty if `guard` is off.
 
     The default: `validation`, and every split other than train, under their roots, of the data sets in `train` and
-    `validation`, except those that are trained on. Beside a list, `validation` is held out as well. All of `validation`
-    is held out, even if a `limit` uses few of its samples.
+    `validation`, except those that are trained on. With a list, `validation` is held out as well. Every sample of
+    `validation` is held out, even if its `limit` uses few of them.
 
     Raises:
         DataError: A data set cannot be read.
@@ -134,7 +133,7 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
 
 
 def _dataset_of_splits(entry: DataEntry) -> str:
-    """Return the data set that the entry's splits belong to: the explanations have ReasonSeg's."""
+    """Return the data set that the entry's splits belong to; for the explanations it is ReasonSeg."""
     return entry.row.part_of or entry.dataset
 
 

@@ -1,8 +1,8 @@
 """Queries and predictions: reading, validating and writing the lines of queries.jsonl and predictions.jsonl.
 
 A query is one phrase about one image; a prediction is the answer to it, by this program or any other. Scores need only
-`id`, `status` and the objects' `segmentation`; the other fields are validated if they are given, and None if not. Files
-are read line by line, so that their length does not cost memory.
+`id`, `status` and the objects' `segmentation`; the other fields are validated if they are given, and None if not.
+Predictions are read line by line, so that memory does not depend on the length of the file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Status = Literal["ok", "no_object", "malformed", "error"]
 class Query:
     """One phrase about one image, to be answered by a model.
 
-    id: unique in its file; the prediction carries it again.
+    id: unique in its file; the prediction has the same id.
     image: the path as it was given.
     phrase: the referring expression; it may be empty in published data sets (RefCOCOg has such).
     """

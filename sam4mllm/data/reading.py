@@ -1,6 +1,6 @@
 """Reading any data set of the table: `read_dataset` by name, the other functions by an entry of a recipe's `data`.
 
-Of a published data set, `root` is the folder layout of LISA's repository: `refcoco/refs(unc).p` and
+For published data sets, `root` is a folder in the layout of LISA's repository: `refcoco/refs(unc).p` and
 `refcoco/instances.json` (also `refcoco+`, `refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`,
 `ReasonSeg/{train,val,test}`. Custom data are located by `path`.
 """
@@ -42,7 +42,7 @@ def read_dataset(
         split: `train`, `val`, `test`, `testA` or `testB`, as the data set has it.
         path: For custom data, in place of `root`: the JSONL file, COCO's instances, or a folder of `datasets`.
         phrases: For `coco`: the JSONL file of phrases.
-        images: The folder of the images, if it is not the usual one.
+        images: The folder of the images; None for the usual one.
         split_by: Which file of refs to read, `refs({split_by}).p`: `unc`, `umd` or `google`; None for the usual one.
         columns: For `hub`: the data set's column for each of image, phrase, masks, boxes and id.
         limit: The maximum number of samples, from the beginning; None for all.
@@ -95,15 +95,15 @@ def read_samples(entry: DataEntry) -> list[Sample]:
 
 
 def read_with_masks(entry: DataEntry) -> list[Sample]:
-    """Read the samples of an entry that answers are scored against; each object must have a mask.
+    """Read the samples of an entry to score answers against them; each object must have a mask.
 
     Raises:
         DataError: The data set cannot be read; a sample has boxes and no masks.
     """
     samples = read_samples(entry)
-    if without := [sample.id for sample in samples if not sample.has_masks]:
+    if without_masks := [sample.id for sample in samples if not sample.has_masks]:
         raise DataError(
-            f"{entry.name}: {without[0]} has boxes and no masks, but scores compare masks; remove such samples"
+            f"{entry.name}: {without_masks[0]} has boxes and no masks, but scores compare masks; remove such samples"
         )
     return samples
 
@@ -128,7 +128,7 @@ def images_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
     row = entry.row
     keys = _keys(row, entry)
     if row.part_of is not None:
-        # The folder `images` is that of this part alone.
+        # The entry's `images` is the folder of this part's images, not of the other splits'.
         row = dataset_row(row.part_of)
         keys = _keys(row, entry) | {"images": None}
     keys.pop("split")

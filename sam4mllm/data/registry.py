@@ -8,7 +8,7 @@ user's own module:
 A reader file holds up to three functions:
 
     read(row, *, root, split, ..., limit) -> list[Sample]           at most `limit` samples; dialogues for kind "chat"
-    splits(row, *, root, ...) -> Collection[str]                    the names of the splits that are there
+    splits(row, *, root, ...) -> Collection[str]                    the names of the splits that exist
     images_by_split(row, *, root, ...) -> dict[str, list[Path]]     optional: faster than reading every split
 
 Each gets the row, and by keyword those of `LOCATION_KEYS` that the row needs or takes (the last two without `split`). A
@@ -47,13 +47,13 @@ class DatasetRow:
         located by `path`) or "chat" (dialogues without masks).
     reader: "module:function".
     needs, takes: the required and the optional keys of `LOCATION_KEYS`.
-    folder: the folder under `root`, where it is not called like the data set.
+    folder: the name of the folder under `root`, if it is not the data set's name.
     splits: "module:function"; a data set that needs `root` has it, or is `part_of` one that has it.
     images_by_split: "module:function"; None: the images are found by reading every split.
     split_by: the default of the key `split_by`: the name in brackets in `refs(unc).p`.
     protocol: the evaluation protocol (a name in `sam4mllm.evaluation.protocols`); None for chat, which is not scored.
     published: the data set's name in `sam4mllm.evaluation.published`; None if no published figures are comparable.
-    coco_images: whether the images are COCO's, in one folder that several data sets share.
+    coco_images: whether the images are those of COCO's train2014, in one folder that several data sets share.
     creates_images: whether the reader writes to the folder `images`, which then need not exist.
     part_of: the data set whose splits these images belong to, if it is another one.
     """

@@ -31,7 +31,7 @@ def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
 
 
 def ask_points(box: str, points: Sequence[str]) -> str:
-    """Return the question whether each of the `points` is on the object in `box`, all in the text format of answers."""
+    """Return the question of whether each of `points` is on the object in `box`; all are in the text of answers."""
     if len(points) == 1:
         return f"Is the point {points[0]} on the object in {box}? Answer yes or no."
     return f"Which points are on the object in {box}? {''.join(points)} Answer yes or no for each."

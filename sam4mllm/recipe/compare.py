@@ -25,7 +25,10 @@ _IRRELEVANT = frozenset(
 
 
 def differences(trained: Recipe, recipe: Recipe) -> list[str]:
-    """Return the settings in which `recipe` would train another adapter than `trained` did, as text; at most three."""
+    """Return, as text, up to three settings in which `recipe` would train another adapter than `trained` did.
+
+    If there are more, the last text counts the others.
+    """
     before, now = _flat(trained), _flat(recipe)
     keys = [key for key in {**before, **now} if before.get(key, "unset") != now.get(key, "unset")]
     texts = [f"{key} is {before.get(key, 'unset')!r} there, {now.get(key, 'unset')!r} here" for key in keys[:3]]

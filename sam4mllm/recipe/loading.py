@@ -1,6 +1,6 @@
 """Load a `Recipe` from a YAML file and `key=value` overrides.
 
-Unknown keys are refused with the nearest valid one, and all errors are reported at once. `lora` and `training` hold
+Unknown keys are rejected with the nearest valid one, and all errors are reported at once. `lora` and `training` hold
 peft's and transformers' own keys, which `load_recipe` checks against the installed libraries. Relative paths are
 relative to the working directory. No data set is opened and no model is loaded.
 """
@@ -26,8 +26,8 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_t
     """Load a recipe from a YAML file, or a shipped one by its name, and apply `overrides` in order.
 
     An override is `dotted.key=value`, its value YAML; a number in the key indexes a list (`data.train.0.limit=100`).
-    With `to_train` the keys of `lora` and `training` are checked against the installed libraries; a finished run can be
-    loaded without, because it can be used with later versions of the libraries.
+    With `to_train` the keys of `lora` and `training` are checked against the installed libraries. The recipe of a
+    finished run is loaded without this check, because the run can be used with later versions of the libraries.
 
     >>> recipe = load_recipe("shapes_ppg", ["training.max_steps=10", "method.positives=3"])
     >>> recipe.training.arguments["max_steps"], recipe.method.positives

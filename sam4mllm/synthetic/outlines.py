@@ -1,9 +1,9 @@
-"""Conversion of a mask to polygons through pixel centres, for formats that hold polygons (ReasonSeg).
+"""Conversion of a mask to polygons through pixel centers, for formats that hold polygons (ReasonSeg).
 
-Drawn with their outline, as ReasonSeg's reader does, the polygons give the mask back. A hole is connected to the outer
-outline by a cut, which the polygon follows in both directions; where the cut crosses pixels outside the mask, those few
-are drawn too. OpenCV's findContours is not used: it joins parts that touch by a corner, has no cuts to holes, and
-starts elsewhere, so generated data sets would differ from earlier ones.
+Polygons that are drawn with their outline, as ReasonSeg's reader does, reproduce the mask. A hole is connected to the
+outer outline by a cut, which the polygon follows in both directions; where the cut crosses pixels outside the mask,
+those few are drawn too. OpenCV's findContours is not used: it joins parts that touch by a corner, has no cuts to holes,
+and starts elsewhere, so generated data sets would differ from earlier ones.
 """
 
 from __future__ import annotations

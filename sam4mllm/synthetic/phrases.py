@@ -1,7 +1,7 @@
 """Referring expressions for a scene: phrases of eight kinds, each with the shapes that it refers to.
 
-A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. `spans` maps
-words to shapes (also the landmark of a relation), which scripts that build the toy models use.
+A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. `Phrase.spans`
+maps words to shapes (also the landmark of a relation), for the scripts that build the toy models.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """Describe a shape that is not there, mostly with the colour of one shape and the silhouette of another."""
+    """Describe a shape that the scene lacks, mostly with the color of one shape and the silhouette of another."""
     mixed = rng.random()
     name: str | None = scene.shapes[_any_index(scene, rng)].name
     colour: str | None = scene.shapes[_any_index(scene, rng)].colour
@@ -240,7 +240,7 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _reasoning(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """Describe a shape by what its silhouette is known for, and its colour if another shape has that silhouette."""
+    """Describe a shape by what its silhouette is known for, and its color if another shape has that silhouette."""
     index = _any_index(scene, rng)
     shape = scene.shapes[index]
     clue = _pick(rng, KNOWN_FOR[shape.name])

@@ -45,7 +45,7 @@ class Shape:
 
     @property
     def centre_xy(self) -> tuple[float, float]:
-        """The centre of the box, in pixels."""
+        """The center of the box, in pixels."""
         return (self.box.x1 + self.box.x2) / 2, (self.box.y1 + self.box.y2) / 2
 
 
@@ -64,7 +64,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A shape before it is painted: centre (x, y) and radius in pixels, angle in radians."""
+    """A shape before it is painted: center (x, y) and radius in pixels, angle in radians."""
 
     name: str
     colour: str
@@ -113,7 +113,7 @@ def make_scene(*key: int) -> Scene:
 
 
 def _draw_plan(rng: np.random.Generator, others: list[_Plan], width: int, height: int) -> _Plan:
-    """Draw a random shape that often shares silhouette or colour with another, so that one word is rarely enough."""
+    """Draw a random shape; it often shares silhouette or color with another, so that one word rarely identifies it."""
     name = SILHOUETTES[rng.integers(len(SILHOUETTES))]
     colour = list(COLOURS)[rng.integers(len(COLOURS))]
     pattern = PATTERNS[rng.choice(3, p=[0.6, 0.2, 0.2])]

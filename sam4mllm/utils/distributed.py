@@ -85,10 +85,10 @@ class DistributedContext:
         return f"cuda:{self.local_rank}"
 
     def barrier(self) -> None:
-        """Return when all processes have made this call.
+        """Wait until all processes have made this call.
 
         Raises:
-            LaunchError: Some did not make it within the time limit.
+            LaunchError: A process did not make it within the time limit.
         """
         if self._store is None:
             return
@@ -117,7 +117,7 @@ class DistributedContext:
         """Return the `value` of every process, plain JSON values, ordered by rank, in all processes.
 
         Raises:
-            LaunchError: Some process gave none within the time limit.
+            LaunchError: A process passed no value within the time limit.
         """
         if self._store is None:
             return [value]
@@ -180,7 +180,8 @@ SINGLE_PROCESS = DistributedContext()
 def join_processes(time_limit: timedelta = TIME_LIMIT) -> Iterator[DistributedContext]:
     """Join the other processes of the job, by the launcher's environment variables, and yield when all have joined.
 
-    Without an error it also waits for all of them at the end, because one of them may hold the store.
+    Unless the block raises an error, wait for all of them again at its end, because the main process may hold the
+    store.
 
     Raises:
         LaunchError: Contradicting environment variables, or fewer processes than were requested.
@@ -223,7 +224,7 @@ def _requested_processes() -> int:
     """Return how many processes the launcher was asked for, 1 without a launcher.
 
     Raises:
-        LaunchError: A launcher that was asked for several and started one, or that set only some of the variables.
+        LaunchError: The launcher was asked for several processes and started one, or set only some of the variables.
     """
     if "WORLD_SIZE" not in os.environ:
         # `accelerate launch --cpu --num_processes 2` sets the store's address, and then starts a single process.

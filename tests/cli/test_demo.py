@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from sam4mllm import demo, models
-from sam4mllm.demo import DATASETS, MODELS, demo_recipe, run_demo, table
+from sam4mllm.demo import DATASETS, demo_recipe, run_demo, table
 from sam4mllm.evaluation.score import Scores
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 
+MODELS = ("base", "tuned", "oracle")
 RECIPE = """
 output: elsewhere
 model: {base: shapes}

@@ -37,7 +37,7 @@ def read(
         row: The data set's row of the table.
         path: COCO's instances.
         phrases: The file of phrases.
-        images: The folder of the images, if it is not that of `path`.
+        images: The folder of the images; None for that of `path`.
         limit: The maximum number of samples, from the beginning.
 
     Raises:

@@ -34,12 +34,13 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, box_of_mask
 
-# The distance in pixels by which a box may leave its image: programs round, and some count the last pixel otherwise.
+# The distance in pixels by which a box may leave its image: programs round coordinates, and for some x2 and y2 are the
+# last pixel, for others the one after it.
 _TOLERANCE = 2
 
 
 class PhrasesRecord(Record):
-    """A record with an id of its own or not, and one phrase or several. Unknown fields are refused."""
+    """A record with an optional id, and one phrase or several. Unknown fields are rejected."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -83,7 +84,7 @@ class CustomRecordParser:
     """Parses the records of one file into samples.
 
     Args:
-        name: The beginning of the ids of samples and objects that have no id of their own.
+        name: The beginning of the ids of samples and objects whose record has no id.
         images: The folder that relative paths of images start from.
         masks: The folder that relative paths of masks start from.
     """

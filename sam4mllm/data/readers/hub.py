@@ -10,9 +10,9 @@ A row is a record of `custom_record.py`, with the column names that such data se
              bbox                         each in COCO's form, [x, y, width, height]
     id       id                           a text or a number
 
-Masks and boxes are one or a list, depending on the value. Of several columns for one thing the first is used; `columns`
-maps these names to the data set's own. An image that is stored within the data set is written once to a file that is
-named by its content, because all stages load images from files.
+Masks and boxes are one or a list, depending on the value. If a data set has several of the columns for one part, the
+first is used; `columns` maps these names to the data set's own. An image that is stored within the data set is written
+once to a file that is named by its content, because all stages load images from files.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ def read(
         row: The data set's row of the table.
         path: A folder made by `save_to_disk`, or an id of the Hub.
         split: The split; None if the folder holds one data set without splits.
-        columns: The data set's column for each of these names of `COLUMNS`, if it has another name.
-        images: The folder that paths of images start from, and that stored images are written to; None for the data
-            set's folder and the library's cache.
+        columns: The data set's own names for columns of `COLUMNS`, where they differ.
+        images: The folder that relative image paths start from, and that stored images are written to; None for the
+            data set's folder and the library's cache.
         limit: The maximum number of samples, from the beginning.
 
     Raises:
@@ -83,12 +83,12 @@ def read(
         except (DataError, ValueError) as error:
             raise DataError(f"{path}, row {number}: {error}") from error
         if problems := duplicate_ids(of_row, number, first_rows, "row"):
-            raise DataError(f"{path}: row {number}: {problems[0]}")
+            raise DataError(f"{path}, row {number}: {problems[0]}")
         samples += of_row
         if limit is not None and len(samples) >= limit:
             break
     if not samples:
-        raise DataError(f"{path}: no row in it")
+        raise DataError(f"{path}: the data set has no row; a row has an image and a phrase")
     return samples[:limit]
 
 
@@ -203,7 +203,7 @@ def _mask(value: object) -> object:
 
 
 def _corners(bbox: object) -> object:
-    """Convert COCO's [x, y, width, height] to [x1, y1, x2, y2]; return anything else as it is, to be refused later."""
+    """Convert COCO's [x, y, width, height] to [x1, y1, x2, y2]; return anything else as it is, to be rejected later."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(isinstance(each, int | float) for each in bbox):
         return bbox
     x, y, width, height = bbox

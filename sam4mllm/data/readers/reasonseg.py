@@ -1,6 +1,6 @@
 """Reader of ReasonSeg: ReasonSeg/{train,val,test}/X.jpg with X.json, drawn as LISA draws them.
 
-A file holds the texts that describe its target and the shapes that it consists of. Training uses every text;
+A JSON file holds the texts that describe the target in its image, and the target's shapes. Training uses every text;
 validation and test use only the first, as LISA does (its utils/dataset.py).
 """
 
@@ -46,7 +46,7 @@ def read(
         row: The data set's row of the table.
         root: The folder that holds `ReasonSeg`.
         split: The folder in it: `train`, `val` or `test`.
-        images: The folder that holds the images, if they are not beside the JSON files.
+        images: The folder of the images; None if they are beside the JSON files.
         limit: The maximum number of samples, from the beginning.
 
     Raises:
@@ -81,12 +81,12 @@ def read(
 
 
 def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> list[str]:
-    """Return the names of the splits that are there."""
+    """Return the names of the splits that have a JSON file."""
     return list(images_by_split(row, root=root))
 
 
 def images_by_split(row: DatasetRow, *, root: Path, images: Path | None = None) -> dict[str, list[Path]]:
-    """Return the images of every split that is there; arguments as in `read`."""
+    """Return the images of every split that has a JSON file; arguments as in `read`."""
     folder = row.folder_in(root)
     return {
         split: [(images or folder / split) / f"{path.stem}.jpg" for path in files]
@@ -121,7 +121,7 @@ def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.
 
 
 def draw_polygon(points: npt.NDArray[np.int32], size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Rasterise a closed polygon to a mask (H, W), bool: its inside by the even-odd rule, and its outline of one pixel.
+    """Rasterize a closed polygon to a mask (H, W), bool: its inside by the even-odd rule, and its outline of one pixel.
 
     The calls are LISA's, so that scores are over the same pixels as elsewhere.
 

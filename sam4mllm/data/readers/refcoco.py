@@ -1,7 +1,7 @@
 """Reader of RefCOCO, RefCOCO+ and RefCOCOg: refs(unc).p beside COCO's instances.json, a sample for each sentence.
 
 The files of refs come from the internet as pickles that Python 2 wrote. Lists, dicts, numbers and text need no class,
-so a pickle that asks for a class is not such a file: it is refused before anything of it runs.
+so a pickle that asks for a class is not such a file: it is rejected before any of its code runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sam4mllm.errors import DataError
 
 
 class _PlainUnpickler(pickle._Unpickler):
-    """An unpickler of containers, numbers and text; every class and function is refused, so nothing can be called.
+    """An unpickler of containers, numbers and text; every class and function is rejected, so nothing can be called.
 
     It derives from the unpickler written in Python, which is five times slower: the one in C allocates as many memo
     entries as a pickle announces, so seven bytes of a damaged file could exhaust the memory. Byte arrays, which this

@@ -148,7 +148,7 @@ class RefsReader:
         """
         refs = self._parse(row, root, split_by)
         instances = Instances(*_instances_arguments(row, root, images))
-        # A bad ref of another split is an error only for those who read that split.
+        # A bad ref of another split is an error only when that split is read.
         with suppress(DataError):
             _known_images[_version_key(refs.path, row, root, images)] = refs.images_by_split(instances)
         return refs.samples(split, instances, row.folder or row.name, limit)
