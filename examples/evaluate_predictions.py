@@ -21,7 +21,7 @@ from sam4mllm.data.masks import encode
 
 
 def predict(sample: Sample) -> np.ndarray:
-    """Return a mask, bool (H, W), of what the phrase means. Put your model here; this baseline takes the center."""
+    """Return the mask (H, W), bool, of the phrase. Put your model here; this baseline takes the center of the image."""
     width, height = sample.size_wh
     mask = np.zeros((height, width), dtype=bool)
     mask[height // 4 : height * 3 // 4, width // 4 : width * 3 // 4] = True
@@ -29,7 +29,7 @@ def predict(sample: Sample) -> np.ndarray:
 
 
 def write_predictions(samples: Sequence[Sample], file: Path) -> None:
-    """Write one line per sample. "no_object" is the status of a phrase that fits nothing in the image."""
+    """Write one line per sample. "no_object" is the status of a phrase that refers to nothing in the image."""
     with file.open("w", encoding="utf-8") as out:
         for sample in samples:
             mask = predict(sample)
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/examples"), help="folder of the generated data")
     options = parser.parse_args(arguments)
 
-    # 1. The data set. Without one of yours, colored shapes are generated in the same formats.
+    # 1. The data set. Without --root, colored shapes are generated in the same formats.
     root = options.root
     if root is None:
         root = options.work / "shapes"

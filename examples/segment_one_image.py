@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.image is None) != (options.phrase is None):
         parser.error("give both --image and --phrase, or neither")
 
-    # 1. Without an image of yours: generate a small data set of colored shapes, and take its first sample.
+    # 1. Without --image: generate a small data set of colored shapes, and take its first sample.
     image, phrase = options.image, options.phrase
     if image is None:
         root = options.work / "shapes"
@@ -57,5 +57,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         raise SystemExit(main())
-    except Sam4mllmError as error:  # something that the user can fix; the message says how
+    except Sam4mllmError as error:  # a problem that the user can fix; the message explains how
         raise SystemExit(f"error: {error}") from error
