@@ -1,4 +1,4 @@
-"""Experiment "fallback": the masks of the same answers with and without a fallback on the box alone."""
+"""Experiment "fallback": the masks of the same answers with and without a fallback to the box alone."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _score(lines: Sequence[PredictionLine], samples: Sequence[Sample], entry: Da
 
 def table(models: Mapping[str, Model]) -> list[str]:
     """Return the rows as Markdown, in percent; the figures of several seeds as their mean and range."""
-    lines = ["| model | falls back on the box | cIoU | gIoU | points left out |", "|---|---|---|---|---|"]
+    lines = ["| model | fallback to the box | cIoU | gIoU | points left out |", "|---|---|---|---|---|"]
     for name, model in models.items():
         for fallback, row in model.rows.items():
             if row.ciou:

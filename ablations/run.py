@@ -51,7 +51,7 @@ from sam4mllm.utils.progress import bar
 RECIPE = "shapes_ppg"
 LOGS = Path(__file__).parent / "logs"
 
-FILTER = """Measure what SAM's filter of the point groups is worth, under each way of scoring them.
+FILTER = """Measure what the selection of point groups by SAM contributes, under each way of scoring them.
 
 Five variants of the training targets: the top group scored with the exact box, with jittered boxes or without a box; a
 random group; the box alone. On the objects of the validation split the table has, for each variant, the mean IoU with
@@ -59,7 +59,7 @@ the true mask as the variant scored it, then with the exact box, with other jitt
 for all rows) and without a box. With --train each variant is trained for the same number of steps on the same data with
 the same seed, and the table has the cIoU of the last adapter on that split.
 """
-FALLBACK = """Measure where points make masks worse, and whether a fallback on the box alone helps.
+FALLBACK = """Measure where points make masks worse, and whether a fallback to the box alone helps.
 
 Each model answers the validation split of its recipe once. SAM segments the same answers without a fallback and with
 each of several (`segmenter.fallback_margin`, `segmenter.fallback_outside`), and for comparison with the box alone, and
@@ -75,8 +75,8 @@ Six variants: the box alone; PPG; PPG with groups of points that SAM did not cho
 one point per question; both methods in one model. Each is trained on the train split and calibrated on the validation
 split; the figures are of the test splits (testA and testB together), on which nothing was chosen: cIoU and the
 calibration error of RefCOCO's objects before (SAM's predicted IoU) and after, gIoU and N-acc of gRefCOCO, gIoU of
-ReasonSeg, the share of malformed answers and the seconds per query of all three. There are no seconds for a variant
-whose answers an earlier start began.
+ReasonSeg, the share of malformed answers and the seconds per query of all three. The seconds are left out for a variant
+that an earlier, interrupted start answered in part.
 """
 
 
@@ -197,8 +197,8 @@ def run_methods(options: argparse.Namespace) -> list[str]:
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--train", type=int, metavar="STEPS", help="also train each variant for so many steps")
-    parser.add_argument("--seeds", type=int, default=1, help="trainings of each variant, with the seeds 0, 1, ...")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="also train each variant for STEPS steps")
+    parser.add_argument("--seeds", type=int, default=1, help="trainings per variant, with the seeds 0, 1, ...")
 
 
 def _fallback_options(parser: argparse.ArgumentParser) -> None:

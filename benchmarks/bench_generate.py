@@ -36,7 +36,7 @@ PHRASES = 4
 
 
 def questions_of(count: int, seed: int) -> list[Conversation]:
-    """Return `count` questions of two kinds, so that their lengths differ, about as many scenes as are needed."""
+    """Return `count` questions about scenes, at most `PHRASES` per scene, of two kinds so that their lengths differ."""
     questions: list[Conversation] = []
     number = 0
     while len(questions) < count:

@@ -94,7 +94,7 @@ class Stage:
 
 @contextmanager
 def measured(device: str) -> Iterator[Stage]:
-    """Measure the peak memory of the block, and its time unless the block sets the stage's own."""
+    """Measure the peak memory of the block, and its time unless the block sets `seconds` itself."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
@@ -270,14 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sam", choices=SAMS, default="vit_h")
     parser.add_argument("--trainings", nargs="+", choices=("bf16", "nf4"), default=["bf16", "nf4"])
     parser.add_argument("--scenes", type=int, default=64, metavar="N", help="images (default: 64)")
-    parser.add_argument("--pixels", type=int, default=640 * 480, help="of an image for the MLLM (default: 640 x 480)")
-    parser.add_argument("--phrases", type=int, default=5, metavar="N", help="the most per conversation (default: 5)")
+    parser.add_argument("--pixels", type=int, default=640 * 480, help="area of an image (default: 640 x 480)")
+    parser.add_argument("--phrases", type=int, default=5, metavar="N", help="maximum per conversation (default: 5)")
     parser.add_argument("--batch", type=int, default=2, metavar="N", help="conversations per step (default: 2)")
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed, after 3 of warm-up (default: 10)")
-    parser.add_argument("--queries", type=int, default=128, metavar="N", help="timed (default: 128)")
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="timed, after 3 to warm up (default: 10)")
+    parser.add_argument("--queries", type=int, default=128, metavar="N", help="timed queries (default: 128)")
     parser.add_argument("--ask-batch", type=int, default=32, metavar="N", help="queries per batch (default: 32)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--peak-tflops", type=float, help="of the device, in bfloat16, for the MFU")
+    parser.add_argument("--peak-tflops", type=float, help="the device's peak rate in bfloat16, for the MFU")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@
 
 The loss is the next-token loss on the exchanges of `mllm_text.py`; about a dozen of them share one sequence with their
 image and do not attend to each other. Three auxiliary losses are used in training only: the label of a number is a
-Gaussian over neighbouring bins, which narrows with time; a few attention heads are supervised to attend to the image
+Gaussian over neighboring bins, which narrows with time; a few attention heads are supervised to attend to the image
 tokens that the words refer to; auxiliary heads predict the scene from the tower's and the projector's features. Seeded
 and resumable like the other scripts; the second command resumes from a saved model with a new optimizer and new
 auxiliary heads.

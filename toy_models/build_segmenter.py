@@ -5,8 +5,8 @@
 Seeded and resumable: step N has the same scenes and prompts in every run, and a second call resumes from the last
 checkpoint in `--work`. Figures are logged to `log.jsonl` there; the finished `.pth` is saved to
 `sam4mllm/models/segmenter/`. In addition to SAM's own losses an auxiliary head predicts, from each image token, the
-colour of its 4 x 4 cells and the borders of shapes; with it a vision transformer learns outlines far sooner. The head
-is not saved with the model.
+color of its 4 x 4 cells and the borders of shapes; with it a vision transformer learns outlines in fewer steps. The
+head is not saved with the model.
 """
 
 from __future__ import annotations
@@ -41,11 +41,10 @@ ARCHITECTURE = SamArchitecture(
     iou_head_hidden_dim=96,
 )
 PROMPTS_PER_SCENE = 16
-LOW = 64
 
 
 def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
-    """Return image (3, 256, 256), masks (n, 256, 256) float and colour classes (256, 256), padded right and bottom.
+    """Return image (3, 256, 256), masks (n, 256, 256) float and color classes (256, 256), padded right and bottom.
 
     The scenes are at most 256 pixels wide and high, and SAM's input has its longer side at 256: every scene has one
     side of 256.
@@ -68,7 +67,7 @@ def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 def draw_prompts(
     rng: np.random.Generator, scene: Scene, count: int, points: int, with_box: bool, exact: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Sample `count` prompts for one scene; `exact` boxes have no jitter, and their points are positive but the last.
+    """Sample `count` prompts for one scene; with `exact`, boxes are not jittered and only the last point is negative.
 
     Returns object indexes (count,), boxes (count, 4), points (count, points, 2) and labels (count, points).
     """
@@ -134,21 +133,21 @@ def mask_losses(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 class AuxiliaryHead(nn.Module):
-    """A head that predicts, per image token, 4 x 4 cells x (9 colour classes + 1 border); not saved with the model."""
+    """A head that predicts, per image token, 4 x 4 cells x (9 color classes + 1 border); not saved with the model."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.out = nn.Conv2d(width, 16 * 10, 1)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of colours (B, 9, 64, 64) and of borders (B, 64, 64)."""
+        """Return the logits of colors (B, 9, 64, 64) and of borders (B, 64, 64)."""
         maps = F.pixel_shuffle(self.out(embedding), 4).float()
         return maps[:, :9], maps[:, 9]
 
 
 def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, batch: int) -> dict[str, Tensor]:
     """Return the losses of one step and the mean IoU of its masks."""
-    # 1. Embed the scenes; the auxiliary loss is on colours and borders.
+    # 1. Embed the scenes; the auxiliary loss is on colors and borders.
     rng = np.random.default_rng([SCENE_SEED, 1, step])
     scenes = [make_scene(SCENE_SEED, step * batch + k) for k in range(batch)]
     loaded = [load_scene(scene) for scene in scenes]

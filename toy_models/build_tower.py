@@ -2,7 +2,7 @@
 
     python toy_models/build_tower.py --work runs/build-tower --steps 1200
 
-From each of the 12 x 12 image tokens the head predicts linearly whether the token is on a shape, that shape's colour,
+From each of the 12 x 12 image tokens the head predicts linearly whether the token is on a shape, that shape's color,
 silhouette, pattern and box, and which of the token's 4 x 4 cells it covers. Seeded and resumable like
 `build_segmenter.py`; the result is `tower.pt` in `--work`, from which `build_mllm.py` starts.
 """

@@ -96,7 +96,7 @@ def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers
 def held_out(
     model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int
 ) -> dict[str, float]:
-    """Return the share of correct answers by kind: all boxes match the true ones at IoU 0.5, or rightly no object."""
+    """Return the share of correct answers by kind: all boxes match the true ones at IoU 0.5, or both have none."""
     model.eval()
     model.set_attn_implementation("sdpa")
     grammar, malformed, total = AnswerGrammar(), 0, 0

@@ -108,7 +108,7 @@ class Packer:
         attention_targets: list[tuple[int, int, list[int]]] = []
 
         def attend_to_shapes(layer: int, position: int, shapes: tuple[int, ...]) -> None:
-            # Words that fit no shape attend to the very first token, so that "nothing" has a position, too.
+            # Words that match no shape attend to the first token, so that "nothing" has a position, too.
             tokens = [self.first_image + cell for shape in shapes for cell in cells[shape]]
             attention_targets.append((layer, position, tokens or [0]))
 
@@ -185,7 +185,7 @@ class Batch:
 
 
 def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
-    """Pad the rows of all images to one length and number."""
+    """Pad the rows of all images to the same length, and the images to the same number of rows."""
     count, length = max(len(p.rows) for p in packed), max(len(row.ids) for p in packed for row in p.rows)
     shape = (len(packed), count, length)
     ids, labels, weights = torch.full(shape, pad), torch.full(shape, -100), torch.zeros(shape)

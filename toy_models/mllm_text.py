@@ -1,7 +1,8 @@
 """The text of the embedded MLLM's pre-training: exchanges about `shapes` scenes, its tokenizer and its chat template.
 
 The exchanges have boxes for every kind of phrase, lists of all boxes, descriptions of a boxed region, and copies of
-given text. So the model has seen every token of the answer grammar, as any real model has, but no point prompt.
+given text. The model is therefore trained on every token of the answer grammar, as real models are, but on no point
+prompt.
 """
 
 from __future__ import annotations
