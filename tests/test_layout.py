@@ -108,6 +108,13 @@ def test_the_paths_that_a_page_names_exist(page: str) -> None:
     assert not missing, f"{page} names paths that do not exist: {missing}"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_of_a_paragraph_begins_like_a_quote_or_a_list(page: str) -> None:
+    """Markdown renders a wrapped "IoU > 0.5" as a quote, and "n + 2" as a list, if the sign begins a line."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"(?<=[^\n]\n)[>+*=] .*", text) == []
+
+
 def test_the_readme_maps_every_folder() -> None:
     """Each top-level folder of code and each package has a line."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Repository map")[2].partition("\n## ")[0]
