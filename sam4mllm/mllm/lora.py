@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sam4mllm.errors import RecipeError
-from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.loading import Mllm, first_line
 
 
 def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projector: bool = False) -> Mllm:
@@ -19,7 +19,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     model are fully fine-tuned, too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
 
     Raises:
-        RecipeError: Peft refuses the settings, they match no layer, or the family's projector is unknown.
+        RecipeError: The settings are refused by peft or match no layer, or the family's projector is unknown.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
@@ -33,7 +33,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     if tune_projector:
         if not mllm.family.projector:
             raise RecipeError(
-                f"model.tune_projector: the projector of {mllm.family.model_type!r} is not known; name its modules in "
+                f"model.tune_projector: no projector is known for {mllm.family.model_type!r}; name its modules in "
                 "lora.modules_to_save"
             )
         settings["modules_to_save"] = [*(lora.get("modules_to_save") or []), *mllm.family.projector]
@@ -44,7 +44,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     try:
         model = get_peft_model(base, LoraConfig(**settings))
     except (ValueError, TypeError) as error:
-        raise RecipeError(f"lora: peft refuses these settings: {str(error).strip().splitlines()[0]}") from error
+        raise RecipeError(f"lora: peft refuses these settings: {first_line(error)}") from error
     _freeze_running_statistics(model)
     _tune_in_float32(model)
     return replace(mllm, model=model)

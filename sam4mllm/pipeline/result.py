@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The masks of one phrase in one image, with the answer that they were made from.
+    """The masks of one phrase in one image, with the answer that they come from.
 
     Attributes:
-        masks: Bool (N, H, W) at the image's size, on the pipeline's device; N = 0 unless the status is "ok".
-        prompts: The N prompts that were parsed from the answer, in pixels of the original image.
-        scores: Float32 (N,), from 0 to 1: the calibrated probability that each mask is correct (IoU > 0.5); without
+        masks: (N, H, W) bool at the image's size, on the pipeline's device; N = 0 unless the status is "ok".
+        prompts: The N prompts in the answer, in pixels of the original image.
+        scores: (N,) float32, from 0 to 1: the calibrated probability that each mask is correct (IoU > 0.5); without
             calibration, SAM's estimate of its IoU.
-        status: "ok"; "no_object" if the answer is that nothing fits; "malformed" if it could not be parsed.
+        status: "ok"; "no_object" if the model answers that no object fits; "malformed" if it could not be parsed.
         answer: The text that the model generated.
-        reason: Why it could not be parsed, else None.
+        reason: Why the answer could not be parsed; None if it could.
         confidence: The quantities that the scores are computed from: of each of the N masks, or one for "no_object".
         score: The score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
         box_alone: For each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
@@ -49,7 +49,7 @@ class Result:
 
     @property
     def mask(self) -> torch.Tensor:
-        """The union of the masks, bool (H, W), on their device; all False for N = 0."""
+        """The union of the masks, (H, W) bool, on their device; all False for N = 0."""
         return self.masks.any(dim=0)
 
     def draw(self, image: ImageInput, long_side: int = 0) -> Image.Image:
@@ -60,10 +60,10 @@ class Result:
 
 
 def prediction_line(query: Query, result: Result) -> PredictionLine:
-    """Return the line of predictions.jsonl for a query and its result, with scores rounded to four digits.
+    """Return the line of predictions.jsonl for a query and its result, with scores rounded to four decimals.
 
     Raises:
-        DataError: A score that is not finite, which half precision can cause.
+        DataError: A score is not finite, which half precision can cause.
     """
     scores = [float(score) for score in result.scores.cpu()]
     _check_finite(query, result, scores)
@@ -91,7 +91,12 @@ def prediction_line(query: Query, result: Result) -> PredictionLine:
 def _check_finite(query: Query, result: Result, scores: Sequence[float]) -> None:
     ious = [each.iou for each in result.confidence if each.iou is not None]
     if not all(map(math.isfinite, ious)):
-        raise DataError(f"{query.image}: the segmenter's scores are not finite: {ious}; give it --dtype float32")
+        raise DataError(
+            f"{query.image}: the segmenter's predicted IoUs are not finite: {ious}; set segmenter.dtype to "
+            "float32 in the run's recipe.yaml"
+        )
     values = [value for each in result.confidence for value in (each.text, each.points) if value is not None]
     if not all(map(math.isfinite, (*values, *scores, result.score or 0.0))):
-        raise DataError(f"{query.image}: the model's probabilities are not finite: {values}; give it --dtype float32")
+        raise DataError(
+            f"{query.image}: the model's probabilities are not finite: {values}; load it with --dtype float32"
+        )

@@ -101,7 +101,7 @@ def test_an_image_size_limit_is_saved_with_the_processor(qwen2_vl, tmp_path):
 
 def test_the_projector_of_an_unknown_family_is_an_error(fast_vlm):
     mllm = load_mllm(fast_vlm)
-    with pytest.raises(RecipeError, match=r"model\.tune_projector: the projector of 'my_vlm' is not known"):
+    with pytest.raises(RecipeError, match=r"model\.tune_projector: no projector is known for 'my_vlm'"):
         attach_lora(replace(mllm, family=Family("my_vlm", "My VLM")), {"r": 4}, 0, tune_projector=True)
 
 
@@ -122,7 +122,7 @@ def test_no_progress_bar_is_written_to_a_log(fast_vlm, capfd):
 
 
 def test_an_adapter_folder_without_adapter(fast_vlm, tmp_path):
-    with pytest.raises(ModelError, match=r"holds no LoRA adapter \(adapter_config.json is missing\)"):
+    with pytest.raises(ModelError, match=r"contains no LoRA adapter \(adapter_config.json is missing\)"):
         load_mllm(fast_vlm, tmp_path)
 
 
@@ -178,6 +178,15 @@ def test_lora_settings_that_peft_refuses(fast_vlm):
     for settings in ({"r": 0}, {"target_modules": ["no_such_layer"]}, {"nonsense": 1}):
         with pytest.raises(RecipeError, match="lora: peft refuses"):
             attach_lora(load_mllm(fast_vlm), settings, seed=0)
+
+
+def test_an_error_of_peft_without_a_message_is_reported_by_its_class(fast_vlm, monkeypatch):
+    def refuse(*_):
+        raise ValueError
+
+    monkeypatch.setattr("peft.get_peft_model", refuse)
+    with pytest.raises(RecipeError, match="lora: peft refuses these settings: ValueError"):
+        attach_lora(load_mllm(fast_vlm), {"r": 4}, seed=0)
 
 
 def test_batch_norms_keep_the_running_statistics_of_the_base(fast_vlm):

@@ -85,7 +85,7 @@ def test_every_query_has_a_line_that_can_be_read(tmp_path: Path) -> None:
 
 def test_the_line_has_the_fields_of_the_contract(tmp_path: Path) -> None:
     pipeline, _ = make_pipeline()
-    predict(pipeline, make_queries(tmp_path, 1, 1), tmp_path / "out")
+    predict(pipeline, make_queries(tmp_path, 1, 1), str(tmp_path / "out"))
     (line,) = lines_of(tmp_path / "out").values()
     assert line.keys() - {"score"} == {"id", "image", "phrase", "status", "answer", "objects", "error"}
     assert line["objects"][0].keys() == {"box_xyxy", "points_xy", "point_labels", "segmentation", "score", "confidence"}
@@ -191,13 +191,15 @@ def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     pipeline, _ = make_pipeline()
     pipeline.segmenter = Overflowing()
     summary = predict(pipeline, make_queries(tmp_path, 2, 1), tmp_path / "out")
-    assert summary.error == 2 and "scores are not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
+    assert summary.error == 2 and "predicted IoUs are not finite" in lines_of(tmp_path / "out")["q/0/0"]["error"]
 
 
 def test_a_probability_that_is_not_finite_is_an_error() -> None:
     masks = torch.zeros((0, 4, 4), dtype=torch.bool)
     result = Result(masks, [], torch.zeros(0), "no_object", "No object found.", None, (Confidence(math.nan),), math.nan)
-    with pytest.raises(DataError, match=r"the model's probabilities are not finite: .nan.; give it --dtype float32"):
+    with pytest.raises(
+        DataError, match=r"the model's probabilities are not finite: .nan.; load it with --dtype float32"
+    ):
         prediction_line(Query("a", Path("a.png"), "a"), result)
 
 
