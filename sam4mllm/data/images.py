@@ -42,6 +42,11 @@ _CHUNK_HEAD = struct.Struct(">I4s")
 _CHUNK_CHECKSUM = 4
 
 
+def image_key(image: ImageInput) -> object:
+    """Return what identifies an image without opening it: the path of a file, the identity of an object in memory."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
+
+
 def load_image(path: str | os.PathLike[str]) -> Rgb:
     """Load an image file as RGB (H, W, 3) uint8, with its EXIF orientation applied.
 

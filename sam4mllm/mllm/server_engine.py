@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from sam4mllm.data.images import as_rgb
+from sam4mllm.data.images import as_rgb, image_key
 from sam4mllm.errors import ModelError, Sam4mllmError, ServerError
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.prompts.conversation import Conversation
@@ -39,20 +39,22 @@ Parsed = TypeVar("Parsed")
 
 
 class ServerEngine:
-    """Greedy replies of the model `model` at `url` ("http://host:8000", with or without /v1).
+    """An engine that gets greedy replies from a server.
 
-    Replies come back in the order of the conversations, without surrounding white space. A server takes what a request
-    leaves open from the checkpoint's generation_config.json; `sam4mllm merge` writes one that keeps decoding greedy.
+    Replies come back in the order of the conversations, without surrounding white space. For
+    settings that a request leaves open, a server uses the checkpoint's generation_config.json; `sam4mllm merge` writes
+    one that keeps decoding greedy.
 
     Args:
-        model: The model's name on the server; None takes the only one that the server has.
+        url: The server's address, such as "http://host:8000", with or without /v1.
+        model: The model's name on the server; None for the only one that the server has.
         concurrency: Number of requests in flight at the same time.
         api_key: Sent as a bearer token; local servers need none.
 
     Raises:
         ValueError: `concurrency` is below 1.
-        ModelError: `url` is not an HTTP address, the server has no model or several and none was named, or the openai
-            package is not installed.
+        ModelError: `url` is not an HTTP address; the server has no model, or has several and none was named; or the
+            openai package is not installed.
         ServerError: The server does not answer, or has no API of this kind.
     """
 
@@ -60,7 +62,7 @@ class ServerEngine:
         self, url: str, model: str | None = None, *, concurrency: int = 16, api_key: str | None = None
     ) -> None:
         if concurrency < 1:
-            raise ValueError(f"a server is sent at least one request at a time; got {concurrency=}")
+            raise ValueError(f"concurrency must be at least 1; got {concurrency}")
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ModelError(f"server {url!r} is not an address; give it as http://host:port")
@@ -95,11 +97,11 @@ class ServerEngine:
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             # 1. Each image is encoded once, for all conversations about it.
-            images = {_image_key(conversation): conversation.image for conversation in conversations}
+            images = {image_key(conversation.image): conversation.image for conversation in conversations}
             encoded = dict(zip(images, pool.map(data_url, images.values()), strict=True))
             # 2. The requests, `concurrency` at a time.
             replies = [
-                pool.submit(self._reply, messages(conversation, encoded[_image_key(conversation)]), max_new_tokens)
+                pool.submit(self._reply, messages(conversation, encoded[image_key(conversation.image)]), max_new_tokens)
                 for conversation in conversations
             ]
             return [reply.result() for reply in replies]
@@ -182,12 +184,6 @@ def data_url(image: Any) -> str:
     # Light compression: more of it would take longer than sending the larger file.
     Image.fromarray(as_rgb(image)).save(file, format="PNG", compress_level=1)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _image_key(conversation: Conversation) -> object:
-    """Return what identifies an image: the path of a file, the identity of an image in memory."""
-    image = conversation.image
-    return id(image) if isinstance(image, Image.Image) or hasattr(image, "shape") else str(image)
 
 
 def _error_message(body: Any) -> str:

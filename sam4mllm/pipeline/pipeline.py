@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import torch
 
-from sam4mllm.data.images import ImageInput, Rgb, as_rgb
+from sam4mllm.data.images import ImageInput, Rgb, as_rgb, image_key
 from sam4mllm.data.predictions import Confidence, Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
@@ -35,12 +35,12 @@ class Pipeline:
     """Referring expression segmentation of (image, phrase) pairs.
 
     Attributes:
-        method, engine: How the model is asked, and what generates its answers.
-        segmenter: What turns prompts into masks; the results are on its device.
+        method, engine: The method that asks the model, and the engine that generates its answers.
+        segmenter: The segmenter that turns prompts into masks; the results are on its device.
         max_new_tokens: The length limit of an answer; by default that of a recipe.
-        image_batch: How many images are in memory, and their phrases asked, at once.
-        fallback: When the mask of the box alone replaces that of box and points; by default never.
-        calibration: What computes scores from confidences; None for uncalibrated scores.
+        image_batch: The number of images whose phrases are asked together.
+        fallback: The rule by which the mask of the box alone replaces that of box and points; by default never.
+        calibration: The calibration that computes scores from confidences; None for uncalibrated scores.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class Pipeline:
             model: A run folder, or a base model: a folder, a Hub id, or "shapes" for the one in the package.
             adapter: A LoRA adapter for a base model.
             device: "cpu", "cuda", ...; "auto" is cuda if there is one.
-            dtype: Of the MLLM: "auto" (the run's, or the checkpoint's), "float32", "bfloat16" or "float16".
-            segmenter: A SAM checkpoint (.pth, or "shapes"), or a Segmenter; None for the run's, and for the base
-                "shapes" its companion.
-            method: The settings of a method; None for the run's. A base model is asked for boxes alone, which models
-                know from pretraining.
+            dtype: The dtype of the MLLM: "auto" (the run's, or the checkpoint's), "float32", "bfloat16" or "float16".
+            segmenter: A SAM checkpoint (.pth, or "shapes"), or a Segmenter; None for the run's, or, for the base
+                "shapes", the segmenter in the package.
+            method: The settings of a method; None for the run's. A base model is asked for boxes alone, which
+                models are pretrained to generate.
             batch_size: Answers generated at once; None for the run's.
             server: The address of an OpenAI-compatible server that answers in place of the MLLM, which is then not
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, if it needs one.
@@ -121,7 +121,7 @@ class Pipeline:
         return cls(**load_parts(plan))
 
     def uncalibrated(self) -> Pipeline:
-        """Return a copy without calibration that shares the models."""
+        """Return a copy of the pipeline without calibration; both share the models."""
         other = copy.copy(self)
         other.calibration = None
         return other
@@ -166,7 +166,7 @@ class Pipeline:
 
         Raises:
             DataError: An image cannot be read.
-            TypeError: Neither an image with a phrase nor pairs.
+            TypeError: The arguments are neither an image with a phrase nor pairs.
 
         Example:
             >>> import tempfile
@@ -201,7 +201,7 @@ class Pipeline:
         answers: Sequence[Answer],
         calibration: Calibration | None = None,
     ) -> list[Result]:
-        """Return the results of answers; `image_of` is the index of each answer's image.
+        """Segment parsed answers and return their results; `image_of` is the index of each answer's image.
 
         Images without prompts are not embedded. `calibration` is only for answers of the kind that it was fitted to.
         """
@@ -238,7 +238,7 @@ class Pipeline:
     def _decode(
         self, images: Sequence[Rgb], requests: Sequence[tuple[int, SamPrompt]]
     ) -> tuple[list[torch.Tensor], list[float], tuple[bool, ...]]:
-        """Return of each (index of the image, prompt) request: mask, predicted IoU, whether the box alone was used."""
+        """Return masks, predicted IoUs and whether the box alone was used, for (image index, prompt) requests."""
         if not requests:
             return [], [], ()
         # 1. Embed the images that have prompts.
@@ -260,7 +260,7 @@ class Pipeline:
     def _answer_pairs(self, pairs: Sequence[tuple[ImageInput, str]]) -> list[Result]:
         by_image: dict[object, list[int]] = {}
         for index, (image, _) in enumerate(pairs):
-            by_image.setdefault(_image_key(image), []).append(index)
+            by_image.setdefault(image_key(image), []).append(index)
         results: dict[int, Result] = {}
         for group in batched(list(by_image.values()), self.image_batch):
             images = [as_rgb(pairs[indices[0]][0]) for indices in group]
@@ -276,11 +276,6 @@ def _with_iou(answer: Answer, ious: Sequence[float]) -> tuple[Confidence, ...]:
         return answer.confidence
     confidence = answer.confidence or (Confidence(),) * len(ious)
     return tuple(replace(each, iou=iou) for each, iou in zip(confidence, ious, strict=True))
-
-
-def _image_key(image: ImageInput) -> object:
-    """Return what identifies an image without opening it: the path of a file, the identity of an object in memory."""
-    return str(image) if isinstance(image, str | Path) else id(image)
 
 
 def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
