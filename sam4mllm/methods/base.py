@@ -48,7 +48,7 @@ class Answer:
     """A model's parsed answer to a question.
 
     `prompts` are the objects, in pixels of the image; empty unless `status` is "ok". `text` is what the model
-    generated. `reason` says why an answer is "malformed", and is None otherwise. `confidence` has one entry for each
+    generated. `reason` is why an answer is "malformed", None for any other status. `confidence` has one entry for each
     prompt, in their order, or a single entry for "no_object".
     """
 
@@ -67,7 +67,7 @@ class PromptTarget(Protocol):
 
 
 class Method(Protocol):
-    """A way to train an MLLM to locate objects, and to ask it for them."""
+    """A way to train an MLLM to locate objects, and to ask it for them at inference."""
 
     name: str
     needs_targets: bool
@@ -99,8 +99,8 @@ class Method(Protocol):
 
 
 def has_targets(sample: Sample, targets: Mapping[str, PromptTarget]) -> bool:
-    """Return whether every object of the phrase has a training target: a stored one, or its box if it has no mask.
+    """Return whether every object of a phrase has a training target: a stored one, or its box if it has no mask.
 
-    True for a phrase without objects.
+    It is True for a phrase without objects.
     """
     return all(item.rle is None or (item.id in targets and targets[item.id].prompts) for item in sample.objects)

@@ -1,4 +1,4 @@
-"""Functions that several methods share: parsing replies by the answer grammar, ordering and grouping training data."""
+"""Functions that several methods share: parse replies by the answer grammar, order prompts, group training samples."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def require_scoring_engine(engine: Engine) -> ScoringEngine:
     """Return `engine` if it can return yes/no probabilities.
 
     Raises:
-        ModelError: It cannot.
+        ModelError: The engine does not return them.
     """
     if not isinstance(engine, ScoringEngine):
         raise ModelError(
-            f"pqpp needs the probabilities of yes and no, which {type(engine).__name__} does not return; run the model "
-            "in this process (without --server)"
+            f"the methods pqpp and both need the probabilities of yes and no, which {type(engine).__name__} does not "
+            "return; run the model in this process (without --server)"
         )
     return engine
 

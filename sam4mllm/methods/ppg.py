@@ -25,9 +25,9 @@ from sam4mllm.prompts.questions import ask_boxes, ask_prompts
 class Ppg:
     """PPG with `positives` points inside each object and `negatives` points outside it.
 
-    With 0 and 0 it trains on boxes alone, and asks for them. Coordinates are written in the convention `coordinates`,
-    or, where that is None, plainly on a `grid` of that many bins in both directions. `phrases` is the maximum number of
-    phrases in one training conversation; at inference each phrase has a conversation of its own.
+    With 0 and 0 the training targets and the answers are boxes alone. Coordinates are written in the convention
+    `coordinates`, or, where that is None, plainly on a `grid` of that many bins in both directions. `phrases` is the
+    maximum number of phrases in one training conversation; at inference each phrase has a conversation of its own.
 
     Raises:
         ValueError: A negative number of points, or `grid` or `phrases` below 1.
@@ -45,9 +45,9 @@ class Ppg:
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:
-            raise ValueError(f"the numbers of points are 0 or more; got {self.positives} on, {self.negatives} off")
+            raise ValueError(f"positives and negatives must be 0 or more; got {self.positives} and {self.negatives}")
         if min(self.grid, self.phrases) < 1:
-            raise ValueError(f"grid and phrases are 1 or more; got grid={self.grid}, phrases={self.phrases}")
+            raise ValueError(f"grid and phrases must be 1 or more; got grid={self.grid}, phrases={self.phrases}")
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -61,6 +61,7 @@ class Ppg:
 
     @property
     def grammar(self) -> AnswerGrammar:
+        """The grammar of the answers, in this method's coordinate convention."""
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
 
     def question(self, phrase: str) -> str:
@@ -132,5 +133,5 @@ class Ppg:
         return question, self.grammar.write(reading_order(prompts), sample.size_wh)
 
     def _limit_points(self, prompt: SamPrompt) -> SamPrompt:
-        """Return the prompt with as many points of each kind as the question asks for, the first ones."""
+        """Return the prompt with the first points of each kind, as many as the question asks for."""
         return SamPrompt(prompt.box, prompt.positives[: self.positives] + prompt.negatives[: self.negatives])

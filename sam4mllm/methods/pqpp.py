@@ -1,8 +1,9 @@
-"""PQPP, proactive query of prompt-points (SAM4MLLM, arXiv 2409.10542, section 3): boxes, then yes or no to points.
+"""PQPP, proactive query of prompt-points (SAM4MLLM, arXiv 2409.10542, section 3): boxes, then yes or no per point.
 
 Training: one conversation per group of phrases with two rounds per phrase. Round one is the question for the boxes. In
 round two the model answers yes (on the object) or no to points in each box. The points are a Poisson disk sample of the
-box, about N(10, 4) in one question or one in each; the box's sides are jittered, because predicted boxes are inexact.
+box: N(10, 4) of them in one question, or one in each question. The box's sides are jittered, because predicted boxes
+are inexact.
 
 Inference: round one is asked, then a fixed pattern of points in each predicted box is scored. Points whose yes or no
 probability is above a threshold become point prompts for SAM, the others are dropped. If all are dropped, SAM gets the
@@ -84,13 +85,17 @@ class Pqpp:
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):
-            raise ValueError(f"form is list or single, asked grid or pattern; got {self.form!r}, {self.asked!r}")
+            raise ValueError(
+                f"form must be list or single, and asked grid or pattern; got {self.form!r}, {self.asked!r}"
+            )
         if not 0 <= self.box_jitter < 0.5:
-            raise ValueError(f"box_jitter is from 0 to below 0.5, so that corners keep order; got {self.box_jitter}")
+            raise ValueError(
+                f"box_jitter must be from 0 to below 0.5, so that corners keep their order; got {self.box_jitter}"
+            )
         if not (0 <= self.yes_above <= 1 and 0 <= self.no_above <= 1):
-            raise ValueError(f"yes_above and no_above are from 0 to 1; got {self.yes_above}, {self.no_above}")
+            raise ValueError(f"yes_above and no_above must be from 0 to 1; got {self.yes_above}, {self.no_above}")
         if min(self.grid, self.phrases) < 1:
-            raise ValueError(f"grid and phrases are 1 or more; got grid={self.grid}, phrases={self.phrases}")
+            raise ValueError(f"grid and phrases must be 1 or more; got grid={self.grid}, phrases={self.phrases}")
 
     def settings(self) -> dict[str, Any]:
         coordinates = "grid" if self.coordinates is None else self.coordinates.to_json()
@@ -98,6 +103,7 @@ class Pqpp:
 
     @property
     def grammar(self) -> AnswerGrammar:
+        """The grammar of the answers, in this method's coordinate convention."""
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
 
     def training_conversations(
@@ -127,7 +133,7 @@ class Pqpp:
         Raises:
             ModelError: The engine does not return yes/no probabilities.
         """
-        # 1. Round one: the model names the boxes.
+        # 1. Round one: the model generates the boxes.
         replies = engine.generate(
             [inference_conversation(q.image, ask_boxes(q.phrase)) for q in questions], max_new_tokens
         )
@@ -157,7 +163,7 @@ class Pqpp:
     ) -> list[list[list[YesNo]]]:
         """Return the yes/no probabilities of each point of each box of each answer; `points_xy` is in pixels.
 
-        Round two follows a round one in the words of this method's training, so the boxes may be any method's.
+        Round one is written anew in the form that this method is trained on, so the boxes may come from another method.
 
         Raises:
             ModelError: The engine does not return yes/no probabilities.

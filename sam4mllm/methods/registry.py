@@ -38,7 +38,7 @@ def method_from_settings(settings: Settings, native: Coordinates | None = None) 
     `coordinates: family`. The settings in `method.json` hold the convention itself.
 
     Raises:
-        RecipeError: An unknown method, an unknown, missing or invalid setting.
+        RecipeError: The method is unknown, or a setting is unknown, missing or invalid.
     """
     name = settings.get("name")
     if name not in METHODS:
@@ -98,4 +98,4 @@ def _resolve_coordinates(setting: Any, native: Coordinates | None) -> Coordinate
         return None
     if isinstance(setting, Mapping):
         return Coordinates.from_json(setting)
-    raise ValueError(f"coordinates are family, grid or the object that method.json holds; got {setting!r}")
+    raise ValueError(f"coordinates must be family, grid, or an object as in method.json; got {setting!r}")

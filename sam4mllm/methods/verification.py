@@ -23,7 +23,7 @@ from sam4mllm.prompts.yes_no import YesNo
 
 @dataclass(frozen=True, slots=True)
 class PpgWithVerification:
-    """PPG whose points are verified by PQPP; both use the same coordinate convention. In recipes it is `both`."""
+    """PPG whose points are verified by PQPP, called `both` in recipes; the two share one coordinate convention."""
 
     ppg: Ppg
     pqpp: Pqpp
@@ -43,8 +43,8 @@ class PpgWithVerification:
         Raises:
             ValueError: The samples are about several images.
         """
-        # A target without points tells PQPP that the box alone does better. If PPG trains on no points, no target has
-        # any, so that they tell nothing.
+        # For PQPP, a target without points means that SAM does better with the box alone. If PPG trains on no points,
+        # no target has any, so their absence means nothing and the targets are not passed on.
         pqpp_targets = targets if self.ppg.positives + self.ppg.negatives else {}
         return [
             *self.ppg.training_conversations(samples, targets),
@@ -55,7 +55,7 @@ class PpgWithVerification:
         return [*self.ppg.preview_prompts(sample, targets), *self.pqpp.preview_prompts(sample, targets)]
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
-        """Return PPG's answers without the points whose label the model finds less probable than the other one.
+        """Return PPG's answers without the points whose label is less probable than the other one.
 
         Raises:
             ModelError: The engine does not return yes/no probabilities.

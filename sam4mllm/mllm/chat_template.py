@@ -1,8 +1,8 @@
-"""Patches of chat templates: no thinking, an end token after each answer, and prompts equal to those in training.
+"""Patch chat templates: no thinking, an end token after each answer, and prompts equal to those in training.
 
-Published templates lack some of this. `patch_chat_template` changes the template itself when a processor is loaded, so
-everything that renders a conversation does the same, and so do run folders, merged models and the servers that load
-them.
+Many published templates lack one of the three. `patch_chat_template` changes the template itself when a processor is
+loaded, so training and inference render conversations equally. Run folders and merged models are saved with the patched
+template, so servers that load them render the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CLOSED_ANSWERS = (
 
 
 def patch_chat_template(processor: Any) -> None:
-    """Patch the chat template of `processor` where it needs it; a patched template is not changed again.
+    """Patch the chat template of `processor` where needed; a patched template is not changed again.
 
     1. A switch for thinking (on by default in Qwen3.5) is turned off.
     2. If no special token follows the assistant's text (LLaVA 1.5), the tokenizer's end token is appended to it;
@@ -56,6 +56,7 @@ def turn_end(processor: Any) -> int | None:
 
 
 def _close_answers(processor: Any) -> None:
+    """Append the tokenizer's end token to each answer; a ModelError if there is none."""
     if processor.tokenizer.eos_token is not None:
         processor.chat_template = _CLOSED_ANSWERS + processor.chat_template
     if turn_end(processor) is None:
@@ -80,8 +81,8 @@ def _align_prompt(processor: Any) -> None:
                 return
     raise ModelError(
         f"the chat template's prompt for an answer is {prompt.removeprefix(question)!r}, but in training an answer "
-        f"follows {training_prefix.removeprefix(question)!r}; use the variant of the model that answers at once, or "
-        "patch its template so that both are equal"
+        f"follows {training_prefix.removeprefix(question)!r}; use the variant of the model that answers without "
+        "thinking, or patch its template so that both are equal"
     )
 
 

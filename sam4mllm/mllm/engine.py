@@ -33,7 +33,7 @@ class Reply:
 
 
 class Engine(Protocol):
-    """A program that answers conversations. Several may be about one image, which an engine can make use of."""
+    """A program that answers conversations; it may encode an image once for all conversations about it."""
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         """Return the reply to each conversation's last turn, in order, of at most `max_new_tokens` tokens each."""

@@ -14,7 +14,7 @@ from sam4mllm.mllm.image_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TIL
 from sam4mllm.prompts.coordinates import Coordinates
 
 ALL_LINEAR = "all-linear"
-"""peft's name for all linear layers. They include the vision tower's in every family, so it needs an exclusion."""
+"""peft's name for all linear layers, which include the vision tower's; `OUTSIDE_THE_LANGUAGE_MODEL` excludes those."""
 
 OUTSIDE_THE_LANGUAGE_MODEL = r".*(vision|visual|multi_modal|connector|projector|lm_head).*"
 """Full-match pattern of the modules outside the language model; tested on every family in the table."""
@@ -24,12 +24,12 @@ OUTSIDE_THE_LANGUAGE_MODEL = r".*(vision|visual|multi_modal|connector|projector|
 class Family:
     """The facts about one family.
 
-    `model_type` is the one in transformers' config, `title` the family's name in texts. `coordinates` is the convention
+    `model_type` is the one in transformers' config, `title` the family's display name. `coordinates` is the convention
     of its grounding data; None if it is unpublished or costs too many tokens. The bounds of a `ResizedGrid` in it are
     the family's defaults, which `image_size.native_coordinates` replaces by those of a model's processor. `image_size`
     is how the processor limits image sizes. `projector` names the modules between vision tower and language model, for
     peft's `modules_to_save`. `lora_targets` and `lora_exclude` are the defaults of peft's `target_modules` and
-    `exclude_modules`. `needs` are further packages that the processor imports.
+    `exclude_modules`. `needs` are optional packages that the processor imports.
     """
 
     model_type: str

@@ -1,8 +1,8 @@
 """Image size limits: the recipe's `min_pixels`, `max_pixels` and `longest_side` as settings of each image processor.
 
-Every image processor resizes an image to a size that its settings allow, so an image above the limit is shrunk and
-needs no more memory than the limit does. The table in `families.py` assigns one of the rules at the end of this file to
-each family.
+Every image processor resizes an image to a size that its settings allow, so an image above the limit is downscaled
+and needs no more memory than an image at the limit. The table in `families.py` assigns one of the rules at the end of
+this file to each family.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Limits = Mapping[str, int]
 class ImageSizeRule:
     """The way in which a kind of image processor limits the size of images.
 
-    `description` says what the processor does with an image, `limits` are the names of the limits that it supports, and
-    `apply` changes the settings of an image processor.
+    `description` states what the processor does with an image, to be read after the model's name. `limits` are the
+    names of the limits that it supports. `apply` sets limits in an image processor.
     """
 
     description: str
@@ -88,7 +88,7 @@ def _set_area(images: Any, limits: Limits) -> None:
     one_token = (images.patch_size * images.merge_size) ** 2
     if maximum < max(minimum, one_token):
         raise RecipeError(
-            f"model.max_pixels: {maximum} is below the least size of an image, {max(minimum, one_token)} pixels; "
+            f"model.max_pixels: {maximum} is below the smallest size of an image, {max(minimum, one_token)} pixels; "
             "raise it, or lower model.min_pixels"
         )
     images.size = {"shortest_edge": minimum, "longest_edge": maximum}
@@ -101,22 +101,22 @@ def _set_tiles(images: Any, limits: Limits) -> None:
     maximum = limits["max_pixels"] // tile if "max_pixels" in limits else images.max_patches
     if maximum < max(minimum, 1):
         raise RecipeError(
-            f"model.max_pixels: allows {maximum} tiles of {tile} pixels, but an image has at least {max(minimum, 1)}; "
-            "raise it, or lower model.min_pixels"
+            f"model.max_pixels: allows {maximum} tiles of {tile} pixels, but an image has at least {max(minimum, 1)} "
+            "tiles; raise it, or lower model.min_pixels"
         )
     images.min_patches, images.max_patches = minimum, maximum
 
 
 def _set_tile_shapes(images: Any, limits: Limits) -> None:
-    """Keep those shapes (height, width) into which tiles are arranged whose area is within the limits."""
+    """Keep the tile layouts (height, width in pixels) whose area is within the limits."""
     shapes = [list(shape) for shape in images.image_grid_pinpoints]
     minimum, maximum = limits.get("min_pixels", 0), limits.get("max_pixels", math.inf)
     kept = [shape for shape in shapes if minimum <= shape[0] * shape[1] <= maximum]
     if not kept:
         areas = sorted(height * width for height, width in shapes)
         raise RecipeError(
-            f"model.max_pixels: no shape of tiles has {minimum} to {maximum} pixels; those of the model have "
-            f"{areas[0]} to {areas[-1]}"
+            f"model.max_pixels: no tile layout of this model has {minimum} to {maximum} pixels; its layouts have "
+            f"{areas[0]} to {areas[-1]}, so change model.min_pixels or model.max_pixels"
         )
     images.image_grid_pinpoints = kept
 
@@ -133,8 +133,10 @@ def _set_nothing(images: Any, limits: Limits) -> None:
     """Do nothing: images have a fixed size, and `limit_images` refuses every limit."""
 
 
-AREA = ImageSizeRule("keeps the shape, and an area between bounds", ("min_pixels", "max_pixels"), _set_area)
-TILES = ImageSizeRule("cuts an image into tiles of one size", ("min_pixels", "max_pixels"), _set_tiles)
-TILE_SHAPES = ImageSizeRule("takes the best of some shapes of tiles", ("min_pixels", "max_pixels"), _set_tile_shapes)
-LONGEST_SIDE = ImageSizeRule("brings the longest side to one length", ("longest_side",), _set_longest_side)
-FIXED = ImageSizeRule("brings every image to one size", (), _set_nothing)
+AREA = ImageSizeRule("keeps the aspect ratio, and the area between two bounds", ("min_pixels", "max_pixels"), _set_area)
+TILES = ImageSizeRule("splits an image into tiles of one size", ("min_pixels", "max_pixels"), _set_tiles)
+TILE_SHAPES = ImageSizeRule(
+    "resizes an image to the best of its tile layouts", ("min_pixels", "max_pixels"), _set_tile_shapes
+)
+LONGEST_SIDE = ImageSizeRule("resizes the longest side to a fixed length", ("longest_side",), _set_longest_side)
+FIXED = ImageSizeRule("resizes every image to a fixed size", (), _set_nothing)

@@ -1,4 +1,4 @@
-"""Load a multimodal LLM and its processor from the Hub, a folder or the package, with or without a LoRA adapter."""
+"""Load a multimodal LLM and its processor from the Hub, a folder or this package, with or without a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class Mllm:
     def end_ids(self) -> list[int]:
         """The ids of the tokens that end an answer, ascending.
 
-        They are the checkpoint's, the tokenizer's, and the one that ends a turn in the chat template: some checkpoints
-        of Llama 3 have the last one in neither of the other places.
+        They are those of the generation config and of the tokenizer, and the token that ends a turn in the chat
+        template, which some checkpoints of Llama 3 have in neither of the other places.
         """
         configured = self.model.generation_config.eos_token_id
         ids = configured if isinstance(configured, list) else [configured]
@@ -76,8 +76,11 @@ def load_mllm(
 
     Args:
         base: "shapes" (the embedded model), a folder or a Hub id.
+        adapter: A LoRA adapter: a folder, such as a run folder, or a Hub id.
+        device: The device that the model is loaded on.
         dtype: "auto" is the dtype in which the checkpoint was saved.
-        quantization: "4bit" or "8bit" needs bitsandbytes.
+        quantization: "4bit" or "8bit", which need bitsandbytes; None for no quantization.
+        attn_implementation: As in `from_pretrained`; None for transformers' choice.
         image_size: Limits that replace those of the processor. The processor is the adapter's if it has one, as in a
             run folder, else the base's.
 
@@ -183,7 +186,9 @@ def resolve_base(base: str) -> str:
     """
     if base != EMBEDDED:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
-            raise ModelError(f"base model {base!r}: no such folder")
+            raise ModelError(
+                f'base model {base!r}: no such folder; give a folder written by save_pretrained, a Hub id, or "shapes"'
+            )
         return str(Path(base).expanduser()) if base.startswith("~") else base
     from sam4mllm import models
 
@@ -215,7 +220,9 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
     from peft import PeftModel
 
     if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{adapter}: holds no LoRA adapter ({_ADAPTER_CONFIG} is missing); train one, or leave it out")
+        raise ModelError(
+            f"{adapter}: contains no LoRA adapter ({_ADAPTER_CONFIG} is missing); train one, or leave it out"
+        )
     try:
         return PeftModel.from_pretrained(model, str(adapter))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -226,7 +233,7 @@ def _with_adapter(model: Any, adapter: str | Path) -> Any:
 
 
 def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:
-    """Load the processor and change what training and inference need: chat template, padding of images and tokens."""
+    """Load the processor, and patch its chat template, its cropping of images and its padding token where needed."""
     from transformers import AutoProcessor
 
     if adapter is not None and any((Path(adapter) / name).is_file() for name in _PROCESSOR_FILES):

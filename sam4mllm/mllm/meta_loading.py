@@ -1,7 +1,7 @@
 """Load a multimodal LLM without its weights: the real classes on torch's meta device, with the real processor.
 
-Whatever depends on shapes alone can be computed with it within seconds and without memory (numbers of parameters, the
-size of an adapter, the tokens of a conversation). It cannot run.
+Quantities that depend on shapes alone (numbers of parameters, the size of an adapter, the tokens of a conversation) are
+computed with it within seconds and without the memory of the weights. The model cannot run.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _tokenize_guess(mllm: Mllm, row: _Row) -> None:
     # 3. All answers are read from one pass over the longest text, so the shorter ones must be parts of it.
     if any(yes[:position] != row.tokens[:position] for position, (yes, _) in zip(positions, pairs, strict=True)):
         raise ModelError(
-            f"the tokenizer does not write {write_answers([True, False])!r} answer by answer, so that the answers "
+            f"the tokenizer does not write {write_answers([True, False])!r} answer by answer, so the answers "
             "cannot be scored; ask about one point at a time (method.form=single)"
         )
 
@@ -240,12 +240,12 @@ def _check_same_tail(mllm: Mllm, history: Conversation, plain: Sequence[int], ex
     """Check that the tokens after the first question are equal in the plain text and in the row with image tokens.
 
     Raises:
-        ModelError: They are not.
+        ModelError: They differ.
     """
     tail = len(plain) - _common_length(plain, _token_ids(mllm, history.messages(1), prompt=True))
     if list(plain[len(plain) - tail :]) != list(expanded[len(expanded) - tail :]):
         raise ModelError(
-            "the processor's tokens are not those of the rendered chat, so that answers cannot be scored; "
+            "the processor's tokens are not those of the rendered chat, so answers cannot be scored; "
             "use method.name=ppg with this model"
         )
 

@@ -15,7 +15,8 @@ Probabilities: TypeAlias = Callable[[Conversation, YesNoQuestion], Sequence[YesN
 
 
 class ScriptedEngine:
-    """Replays `answers`: a list in the order asked, a mapping from a part of the question, or a function.
+    """An engine that replays `answers`: a list in the order of the questions, a mapping from a part of a question, or a
+    function of the conversation.
 
     If several keys of a mapping are part of the last turn, the longest is used, so "red ring" wins over "ring". An
     answer given as text is a finished reply. `asked` records every conversation, and `queries` every yes/no query, in

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """Greedy decoding of a loaded model in left-padded batches of `batch_size` conversations.
+    """An engine that runs a loaded model with greedy decoding, in left-padded batches of `batch_size` conversations.
 
     Conversations of similar length share a batch, so little is padded. Replies come back in the order of the
     conversations, and depend on the batch only through the rounding of the device's arithmetic.
 
     Raises:
-        ValueError: A batch size below 1.
+        ValueError: `batch_size` is below 1.
     """
 
     def __init__(self, mllm: Mllm, batch_size: int) -> None:
         if batch_size < 1:
-            raise ValueError(f"a batch holds at least one conversation; got batch_size={batch_size}")
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         self.mllm = mllm
         self.batch_size = batch_size
 

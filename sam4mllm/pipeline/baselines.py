@@ -1,7 +1,7 @@
-"""Baselines computed from a run's predictions.jsonl, without asking a model again: what the box alone is worth.
+"""Baselines that show what the points add: masks from the boxes alone of a run's predictions.jsonl.
 
-`box` prompts SAM with the boxes of the answers and no points; `filled-box` takes the filled boxes as masks. An answer
-that is "no object", malformed or an error is the same in the baseline.
+`box` prompts SAM with the boxes of the answers and no points; `filled-box` uses the filled boxes as masks. The
+model is not asked again. An answer that is "no object", malformed or an error is the same in the baseline.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BASELINES = (BOX, FILLED_BOX)
 
 
 class BoxPredictor:
-    """A `batch.Predictor` that prompts SAM with the boxes of existing answers.
+    """A `batch.Predictor` that prompts SAM with the boxes of existing answers, without their points.
 
     Args:
         pipeline: The pipeline whose segmenter is used.
@@ -67,7 +67,7 @@ class BoxPredictor:
 
     def _answer(self, line: PredictionLine) -> Answer:
         if line.status == "error":
-            raise DataError(f"was not answered: {line.error}")
+            raise DataError(f"the run has no answer to this query: {line.error}")
         prompts = tuple(SamPrompt(box) for box in self._boxes[line.id])
         return Answer(line.status, prompts, line.answer or "", line.error)
 
@@ -112,7 +112,10 @@ def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
 
 def _box(item: PredictedObject, line: PredictionLine) -> Box:
     if item.prompt is None or item.prompt.box is None:
-        raise DataError(f"prediction {line.id}: an object has no box, so there is no baseline of boxes; leave it out")
+        raise DataError(
+            f"prediction {line.id}: an object has no box, so a baseline of boxes is not defined; leave the "
+            "baselines out"
+        )
     return item.prompt.box
 
 

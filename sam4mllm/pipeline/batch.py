@@ -32,18 +32,21 @@ _ImageQueries = tuple[Rgb, Sequence[Query]]
 
 
 class Predictor(Protocol):
-    """What answers queries: a `Pipeline`, or a baseline that computes masks in another way."""
+    """An object that answers queries: a `Pipeline`, or a baseline that computes masks in another way."""
 
     image_batch: int
-    """How many images are passed to one call."""
+    """The number of images in one call."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the results; plain JSON."""
+        """All models and settings that the results depend on, as plain JSON."""
         ...
 
     def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
-        """Return the results of (index of the image, query) pairs, in their order; any exception is allowed."""
+        """Return the results of (index of the image, query) pairs, in their order.
+
+        An exception of any class makes the queries be answered one by one; those that fail get error lines.
+        """
         ...
 
 
@@ -77,7 +80,7 @@ class BatchSummary:
 def predict(
     pipeline: Predictor,
     queries: Sequence[Query],
-    output: Path,
+    output: str | Path,
     *,
     shard_size: int = SHARD_SIZE,
     advance: Advance = ignore,
@@ -86,7 +89,7 @@ def predict(
     """Answer all queries into the folder `output`; shards that an earlier run completed are not computed again.
 
     Args:
-        pipeline: What answers.
+        pipeline: The pipeline or baseline that answers the queries.
         queries: The queries, in any order; ids are not checked.
         output: The folder of the job.
         shard_size: The minimum number of queries of a shard.
@@ -94,9 +97,10 @@ def predict(
         processes: The processes that share the shards.
 
     Raises:
-        DataError: `output` holds the predictions of other queries or of another model.
+        DataError: `output` contains the predictions of other queries or of another model.
     """
     # 1. Shards hold scores without calibration, which is applied when they are merged.
+    output = Path(output)
     calibration = None
     if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
         calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
@@ -119,7 +123,7 @@ def predict(
             advance(sum(len(group) for group in groups))
         atomic_write_text(job.shard_file(index), "".join(lines))
 
-    # 4. The main process merges the shards when all of them are there.
+    # 4. The main process merges the shards when all of them exist.
     processes.barrier()
     advance(0)
     return BatchSummary(job.predictions, **processes.broadcast_result(lambda: job.merge(calibration)))
@@ -142,8 +146,9 @@ def _answer_groups(pipeline: Predictor, groups: Sequence[Sequence[Query]]) -> li
 def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:
     """Return the lines of each image's queries; a query that cannot be answered gets an error line.
 
-    A model may fail on an image (with a side of one pixel, say) or on a phrase (which contains its image token). To
-    isolate the query that fails, the images of a failed batch are answered one by one, then the queries of an image.
+    A model may fail on an image (with a side of one pixel, for example) or on a phrase (which contains its image
+    token). To isolate the query that fails, the images of a failed batch are answered one by one, then the queries of
+    an image.
     """
     try:
         return _answer(pipeline, groups)

@@ -1,4 +1,4 @@
-"""A batch job: queries packed into shards, in a folder that records which of them are done.
+"""A batch job: queries packed into shards, in a folder that records which shards are done.
 
     DIR/job.json              the digest of the queries and the identity of the pipeline; a folder belongs to one job
     DIR/shards/00000.jsonl    completed shards, written atomically
@@ -37,7 +37,7 @@ class Job:
     def open(
         cls, identity: Mapping[str, Any], queries: Sequence[Query], output: Path, shard_size: int = SHARD_SIZE
     ) -> Job:
-        """Open the job of answering `queries` by a pipeline of this identity, new or resumed.
+        """Open or create the job that answers `queries` by a pipeline of this identity.
 
         Raises:
             DataError: The folder belongs to another job.
@@ -56,7 +56,7 @@ class Job:
             different = sorted(key for key in content.keys() | existing.keys() if content.get(key) != existing.get(key))
             if different:
                 raise DataError(
-                    f"{output}: holds another job's predictions (different: {', '.join(different)}); choose another "
+                    f"{output}: contains another job's predictions (different: {', '.join(different)}); choose another "
                     "--output, or remove the folder"
                 )
         else:

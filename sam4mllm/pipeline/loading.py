@@ -1,4 +1,4 @@
-"""Load the parts of a pipeline from the names of a model, an adapter, a method and a segmenter.
+"""Load the parts of a pipeline: model, adapter, method and segmenter, each given by a name or by a run folder.
 
 1. `resolve` decides from names and settings what is loaded from where. A run folder names all four parts, and so does a
    merged run, which is its own base model. A base model names only itself, so the others are given or have a default. A
@@ -63,10 +63,10 @@ class PipelineParts(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class PipelinePlan:
-    """What a pipeline is loaded from; nothing of it is loaded yet.
+    """The sources that a pipeline is loaded from, before anything is loaded.
 
     `run` is the run folder, if one was named. A merged run is its own `base`, without adapter. `method` is None for the
-    run's own; `calibration` is the run's, unless something was given that it was not fitted to.
+    run's own; `calibration` is the run's, or None if it was fitted with another segmenter, method or fallback.
     """
 
     run: RunFolder | None
@@ -163,7 +163,7 @@ def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None
     """Open the run folder among the names, if there is one.
 
     Raises:
-        ModelError: A folder that is neither a run nor a model; a path that does not exist; an unfinished run.
+        ModelError: A folder is neither a run nor a model, a path does not exist, or a run is not finished.
     """
     path = Path(adapter if adapter is not None else model)
     if (path / "recipe.yaml").is_file():
@@ -172,7 +172,9 @@ def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None
         return None
     if path.is_dir() and not (path / "config.json").is_file():
         if (path / ADAPTER_CONFIG).is_file():
-            raise ModelError(f"{model}: is an adapter alone; give its base model first, and the adapter with --adapter")
+            raise ModelError(
+                f"{model}: is an adapter without its base model; give the base model, and the adapter with --adapter"
+            )
         return RunFolder.open(path)
     if not path.is_dir() and str(model) != EMBEDDED and _is_path(str(model)):
         return RunFolder.open(path)
@@ -240,7 +242,7 @@ def _local_model(plan: PipelinePlan) -> tuple[Engine, Method, Callable[[], Mappi
 
 
 def _served_model(plan: PipelinePlan, server: str) -> tuple[Engine, Method, Callable[[], Mapping[str, Any]]]:
-    """Connect to the server; return as `_local_model`. The variable OPENAI_API_KEY holds its key, if it needs one."""
+    """Connect to the server, with the key in OPENAI_API_KEY if there is one; return the same as `_local_model`."""
     from sam4mllm.mllm.server_engine import ServerEngine
 
     run = plan.run

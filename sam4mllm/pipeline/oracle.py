@@ -1,6 +1,6 @@
 """Oracle predictions: the masks of a model that generates the training targets word for word.
 
-The target text is parsed and segmented like any answer, so its score is the upper bound of what training can reach.
+The target text is parsed and segmented like any answer, so its score is an upper bound for training on these targets.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def oracle_predictions(
 ) -> Iterator[PredictionLine]:
     """Yield the predictions for the training targets of `samples`, image by image; none for a phrase without targets.
 
-    `targets` is by object id. `advance` is called with the number of samples done.
+    `targets` is keyed by object id. `advance` is called with the number of samples done.
 
     Raises:
         DataError: An image cannot be read.

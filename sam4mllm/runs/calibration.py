@@ -1,8 +1,8 @@
 """Calibration: from the confidences of an answer to the probability that it is correct.
 
 Two small logistic regressions, one for objects (features text, points, iou) and one for "no object" answers (feature
-text), are fitted to pairs of confidence and outcome from answers to data that was not trained on. `scores_of` also
-defines the scores without a calibration.
+text), are fitted to pairs of confidence and outcome from answers to data that was not trained on. `scores_of`
+also defines the scores without a calibration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OBJECT_FEATURES = ("text", "points", "iou")
 NO_OBJECT_FEATURES = ("text",)
 
 _DIGITS = 6
-"""Digits of the fitted numbers, so that they are the same on every machine, however its sums are rounded."""
+"""Decimals of the fitted numbers, so that they are the same on machines that round sums differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Regression:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How confidences become scores from 0 to 1; a part without any pair to fit to is None.
+    """The mapping from confidences to scores from 0 to 1; a part that had no pair to be fitted to is None.
 
     Attributes:
         objects: The probability that an object's mask has IoU > 0.5 with an annotated object.
@@ -176,10 +176,10 @@ def fit_regression(pairs: Sequence[Pair], names: Sequence[str]) -> Regression | 
 def cross_fitted(
     pairs: Sequence[Pair], groups: Sequence[Hashable], names: Sequence[str], folds: int = 5
 ) -> list[float] | None:
-    """Return each pair's probability by a regression that was fitted without it, which estimates those of new answers.
+    """Compute each pair's probability by a regression that was fitted without the pair, as for new answers.
 
-    Pairs of one group (an image's) are in one fold; the groups are assigned to the folds in turn. None for fewer than
-    two groups.
+    Pairs of one group (the same image) are in one fold; the groups are assigned to the folds in turn. The
+    result is None for fewer than two groups.
     """
     order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     fold_of = [order[group] % folds for group in groups]
@@ -245,7 +245,7 @@ def _predicted_iou(confidence: Confidence) -> float:
 
 
 def _rounded(value: float) -> float:
-    # The sum with 0.0 turns -0.0 into 0.0.
+    # Adding 0.0 turns -0.0 into 0.0.
     return round(float(value), _DIGITS) + 0.0
 
 

@@ -1,4 +1,4 @@
-"""The folder `checkpoints` of a run: what training needs to resume, and the best adapter so far.
+"""The folder `checkpoints` of a run: the state that training resumes from, and the best adapter so far.
 
 checkpoints/checkpoint-100/    as the Trainer saves it
 checkpoints/best-200/          the adapter with the best validation, its cIoU and its calibration
@@ -39,7 +39,7 @@ class Checkpoints:
         self.folder = run / "checkpoints"
 
     def record_data_digest(self, digest: str, *, is_finished: bool) -> None:
-        """Record the digest of the data.
+        """Record the digest of the data that the run is trained on; that of a finished run is compared instead.
 
         Raises:
             RecipeError: Training has finished, and it was on other data.
@@ -48,16 +48,16 @@ class Checkpoints:
         if is_finished and file.is_file() and file.read_text("utf-8") != digest:
             raise RecipeError(
                 f"{self.run}: training has finished, and the data have changed since; set another output to "
-                "train on them, or remove the folder"
+                "train on the new data, or remove the folder"
             )
         if not is_finished:
             atomic_write_text(file, digest)
 
     def check_resumable(self, digest: str) -> None:
-        """Record the digest of the training conversations.
+        """Check that existing checkpoints were trained on the conversations with this digest, and record the digest.
 
         Raises:
-            RecipeError: There are checkpoints of a training on other conversations, so their position in the data is
+            RecipeError: The checkpoints were trained on other conversations, so their position in the data is
                 meaningless.
         """
         file = self.run / _CONVERSATIONS_DIGEST

@@ -1,6 +1,6 @@
-"""Merge a run's adapter into the weights of its base model, as one checkpoint that any server or library loads.
+"""Merge a run's adapter into the weights of its base model, as one checkpoint that servers and libraries load.
 
-The result is a run folder too, with the run's method and segmenter, so a pipeline opens it.
+The result is a run folder, too, with the run's method and segmenter, so `Pipeline.from_pretrained` opens it.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from sam4mllm.mllm.loading import DType, load_mllm
 from sam4mllm.runs.run_folder import RunFolder
 
 
-def merge(run: RunFolder, output: Path, *, dtype: DType = "auto", device: str = "cpu") -> RunFolder:
+def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "auto", device: str = "cpu") -> RunFolder:
     """Write the model of `run` with its adapter merged into it to the new folder `output`, atomically.
 
-    The base is loaded without quantization, whatever the run was trained on. `dtype` "auto" is the run's, and if that
-    is "auto" too, the checkpoint's. In float32 the merged model answers as base and adapter do; in half precision the
-    sums are rounded.
+    `run` is a run folder or its path. The base is loaded without quantization, whatever the run was trained on. `dtype`
+    "auto" is the run's, and if that is "auto" too, the checkpoint's. In float32 the merged model answers as base and
+    adapter do; in half precision the sums are rounded.
 
     Raises:
-        ModelError: `run` is merged already; `output` is not empty; base or adapter cannot be loaded.
+        ModelError: `run` is already merged; `output` is not an empty folder; base or adapter cannot be loaded.
     """
+    run = run if isinstance(run, RunFolder) else RunFolder.open(run)
+    output = Path(output)
     if run.is_merged:
-        raise ModelError(f"{run.path}: is merged already")
+        raise ModelError(f"{run.path}: is already merged; give a run folder with an adapter")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ModelError(f"{output}: exists already; choose another folder, or remove it")
     recipe = run.recipe

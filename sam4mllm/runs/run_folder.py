@@ -1,14 +1,14 @@
-"""RunFolder: the output of a training, and all that inference needs.
+"""RunFolder: the output of a training run, with all files that inference needs.
 
-    adapter_config.json, adapter_model.safetensors   the adapter, as peft saves it; there when training has finished
+    adapter_config.json, adapter_model.safetensors   the adapter, as peft saves it; written when training ends
     processor and tokenizer files                    as the base's processor saves them
     recipe.yaml                                      every setting of the run, with defaults
     method.json                                      the method that asks the model: `Method.settings()`
-    versions.json                                    the libraries that trained it
+    versions.json                                    the versions of the libraries that were used
     calibration.json                                 how confidences become scores, if a calibration was fitted
     leakage.json                                     the samples that the leakage filter removed from each data set
     train_log.jsonl                                  loss and validation, by step
-    checkpoints/                                     what training needs to resume, and the best adapter so far
+    checkpoints/                                     the state that training resumes from, and the best adapter so far
 
 A merged run has the complete model (config.json, weights, processor) in place of the adapter, beside recipe.yaml,
 method.json, versions.json and calibration.json.
@@ -40,7 +40,7 @@ MODEL_CONFIG = "config.json"
 
 
 class RunFolder:
-    """A run folder at `path`; `create` is for training, `open` for the use of a trained run."""
+    """A run folder at `path`; use `create` for training and `open` for a trained run."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,10 +71,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Open the run folder of a training that has finished.
+        """Open the run folder of a finished training run.
 
         Raises:
-            ModelError: No such folder, or one without recipe or adapter.
+            ModelError: The folder does not exist, or has no recipe or no adapter.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
@@ -100,7 +100,7 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, whose keys for other libraries are not checked: their versions may differ now."""
+        """The recipe; its keys for other libraries are not checked, because their versions may differ now."""
         return load_recipe(self.path / "recipe.yaml", to_train=False)
 
     @property
@@ -148,7 +148,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the adapter is there; its config is written last."""
+        """Whether the adapter is complete: its config is written last."""
         return (self.path / ADAPTER_CONFIG).is_file()
 
     @property
@@ -167,12 +167,12 @@ class RunFolder:
         return TrainLog(self.path / "train_log.jsonl")
 
     def rewind(self, step: int) -> None:
-        """Remove what was logged and saved after `step`, from where training resumes."""
+        """Remove what was logged and saved after `step`, the step that training resumes from."""
         self.log.truncate(step)
         self.checkpoints.drop_best_after(step)
 
     def finish(self, model: Any, processor: Any, weights: dict[str, Any] | None = None) -> None:
-        """Write the processor, then the best adapter with its calibration, or that of `model` without validations.
+        """Write the processor, then the best adapter with its calibration; without validations, the adapter of `model`.
 
         `weights` is as in `Checkpoints.save_best`.
         """
@@ -199,8 +199,8 @@ class TrainLog:
         {"step": 20, "epoch": 0.4, "loss": 1.1, "learning_rate": 0.001, "grad_norm": 0.8}
         {"step": 100, "validation": {"ciou": 0.61, "malformed": 0.01, "n": 48}}
 
-    It holds neither dates nor durations, so the logs of two runs can be compared line by line. A last line that a kill
-    has truncated is ignored.
+    It holds neither dates nor durations, so the logs of two runs can be compared line by line. A last line that is
+    truncated, because the process was killed, is ignored.
     """
 
     def __init__(self, file: Path) -> None:

@@ -36,7 +36,9 @@ class Embeddings:
     def __post_init__(self) -> None:
         for feature in self.features:
             if feature.shape[0] != len(self.sizes_wh):
-                raise ValueError(f"features of {feature.shape[0]} images, but sizes of {len(self.sizes_wh)}")
+                raise ValueError(
+                    f"a feature map has {feature.shape[0]} images, but there are {len(self.sizes_wh)} sizes"
+                )
 
     def __len__(self) -> int:
         return len(self.sizes_wh)
@@ -121,7 +123,7 @@ class Segmenter(ABC):
         """
         for image, _ in requests:
             if not 0 <= image < len(embeddings):
-                raise IndexError(f"a prompt for image {image}, but {len(embeddings)} images are embedded")
+                raise IndexError(f"a prompt is for image {image}, but only {len(embeddings)} images are embedded")
         if not requests:
             empty = torch.zeros((0, 1, 1), device=self.device)
             index = torch.zeros(0, dtype=torch.int64, device=self.device)

@@ -1,6 +1,6 @@
-"""Fall back to the mask of a prompt's box where its points seem to make the mask worse.
+"""The box fallback: use the mask of a prompt's box alone where the points probably make the mask worse.
 
-There are two indicators that need no ground truth: the mask has many pixels outside the box, or SAM predicts a lower
+Two indicators need no ground truth: the mask has many pixels outside the box, or SAM predicts a lower
 IoU for it than for the mask of the box without points.
 """
 

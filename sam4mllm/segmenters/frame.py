@@ -23,7 +23,7 @@ class InputFrame:
     """A square of `side` pixels: an image is resized until its longest side fits, and padded on the right and below.
 
     Source: `ResizeLongestSide` in segment_anything's `utils/transforms.py`. The `repr` of a frame enters
-    `TransformersSam.fingerprint`, so another name of this class or of its fields would void all stored targets.
+    `TransformersSam.fingerprint`, so renaming this class or its fields would invalidate all stored targets.
     """
 
     side: int

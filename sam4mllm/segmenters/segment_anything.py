@@ -33,7 +33,7 @@ class SegmentAnything(Segmenter):
     Args:
         sam: A `segment_anything.modeling.Sam`.
         device: The device that it computes on.
-        dtype: Torch.float32, torch.bfloat16 or torch.float16.
+        dtype: The dtype that it computes in: torch.float32, torch.bfloat16 or torch.float16.
     """
 
     def __init__(self, sam: Any, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -70,7 +70,7 @@ class SegmentAnything(Segmenter):
 
     @torch.inference_mode()
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
-        """Embed images; see `Segmenter.embed`.
+        """Embed images (H, W, 3) uint8 RGB in one device batch; see `Segmenter.embed`.
 
         Raises:
             ValueError: There are no images, or one is not (H, W, 3) uint8.
@@ -87,7 +87,7 @@ class SegmentAnything(Segmenter):
         points_xy: torch.Tensor,
         labels: torch.Tensor,
     ) -> DecodedMasks:
-        """Decode N prompts; see `Segmenter.decode_points`. Of SAM's three masks, the one of highest predicted IoU."""
+        """Decode N prompts to the mask with the highest predicted IoU of SAM's three; see `Segmenter.decode_points`."""
         # Features of unused images are left out: with one image, the decoder shares its keys and values.
         images, local = torch.unique(index, return_inverse=True)
         scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]

@@ -18,7 +18,7 @@ from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter, weight
 from sam4mllm.segmenters.families import SamFamily
 from sam4mllm.segmenters.frame import Upsampling, UpsamplingCache
 
-# Entries of a config that are not part of the architecture: where it came from, and what wrote it.
+# Entries of a config that are not part of the architecture: its source, and the library version that wrote it.
 _PROVENANCE_KEYS = {"_name_or_path", "architectures", "dtype", "model_type", "transformers_version"}
 
 
@@ -32,7 +32,7 @@ class TransformersSam(Segmenter):
         model: An instance of the family's class.
         family: Its row of `families.FAMILIES`.
         device: The device that it computes on.
-        dtype: Torch.float32, torch.bfloat16 or torch.float16.
+        dtype: The dtype that it computes in: torch.float32, torch.bfloat16 or torch.float16.
         pixel_statistics: Mean and standard deviation of the channels from 0 to 1; None for the family's.
     """
 
@@ -72,7 +72,7 @@ class TransformersSam(Segmenter):
 
     @torch.inference_mode()
     def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> Embeddings:
-        """Embed images; see `Segmenter.embed`.
+        """Embed images (H, W, 3) uint8 RGB in one device batch; see `Segmenter.embed`.
 
         Raises:
             ValueError: There are no images, or one is not (H, W, 3) uint8.
@@ -90,7 +90,7 @@ class TransformersSam(Segmenter):
         points_xy: torch.Tensor,
         labels: torch.Tensor,
     ) -> DecodedMasks:
-        """Decode N prompts; see `Segmenter.decode_points`. Of a prompt's masks, the one of highest predicted IoU."""
+        """Decode N prompts to the mask with the highest predicted IoU of each; see `Segmenter.decode_points`."""
         # 1. Choose the axes, which are images x prompts in transformers: N prompts of one image, or N images with one
         #    prompt each.
         images = torch.unique(index)

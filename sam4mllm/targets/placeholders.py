@@ -30,10 +30,10 @@ class PlaceholderTargets:
     """Placeholder targets of all objects.
 
     Attributes:
-        targets: By object id.
+        targets: The placeholder targets, by object id.
         stored: The number of targets that come from a store.
         made: The number of targets with made-up points.
-        skipped: The number of objects that a store has no target for, but a reason.
+        skipped: The number of objects for which a store has the reason of a missing target instead of a target.
     """
 
     targets: dict[str, PlaceholderTarget]

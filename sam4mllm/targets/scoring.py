@@ -1,7 +1,7 @@
 """Score groups of points: the IoU of SAM's mask with the true mask at the image's size, computed on the device.
 
-The groups of all objects of an image are decoded in batches from one embedding. SAM's predicted IoU is not used: it
-hardly correlates with the IoU.
+The groups of all objects of an image are decoded in batches from one embedding. SAM's predicted IoU is not used,
+because it hardly correlates with the true IoU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Candidate:
         groups: The groups.
         boxes_xyxy: (B, 4) float32; each group is scored with each box. None to score groups without a box.
         box_only_xyxy: (A, 4) float32, the boxes that are scored without points.
-        ignored: (H, W) bool, pixels that count in neither mask.
+        ignored: (H, W) bool, pixels that are excluded from both masks.
     """
 
     truth: npt.NDArray[np.bool_]
@@ -88,7 +88,7 @@ def score_groups(
 
 @dataclass(frozen=True, slots=True)
 class _Truth:
-    """An object's true mask (H, W) bool, and the pixels (H, W) bool that count; None if all do."""
+    """An object's true mask (H, W) bool, and the pixels (H, W) bool that are not ignored; None if none is ignored."""
 
     mask: torch.Tensor
     counted: torch.Tensor | None
@@ -163,7 +163,7 @@ def coarse_iou(
         coarse: (N, h, w) logits.
         truth: (H, W) bool, without pixels off `counted`.
         upsampling: The interpolation from (h, w) to (H, W).
-        counted: (H, W) bool, the pixels that count; None for all.
+        counted: (H, W) bool, the pixels that are not ignored; None for all.
     """
     truth_area = truth.sum().float()
     window = upsampling.window(coarse)

@@ -25,8 +25,8 @@ class TargetSettings:
         negatives: Points off the object in a group.
         groups: Groups that are sampled and scored per object.
         keep: Groups that become training targets.
-        judge: The boxes that SAM gets while groups are scored: the true box, `jitter_boxes` jittered boxes, or none.
-        choose: The groups that are kept: those with the highest IoU, or the first ones sampled.
+        judge: The boxes that SAM gets while groups are scored: the true box, `jitter_boxes` jittered boxes, or no box.
+        choose: The groups that are kept: those with the highest IoU ("top"), or the first ones sampled ("random").
         jitter: The largest offset of a side of a jittered box, as a share of the box's width or height.
         jitter_boxes: Jittered boxes per object.
         widen: Negatives are sampled inside the box extended by this share of its width and height on each side.

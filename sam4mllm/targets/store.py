@@ -21,7 +21,7 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
 FORMAT = 1
-"""The version of the file format and of the computation; a new number makes all stores be computed again."""
+"""The version of the file format and of the computation; with a new number all stores are computed again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,7 @@ def test_settings_build_an_equal_method():
         ({"name": "pgp"}, "'pgp' is unknown; the methods are: both, ppg, pqpp"),
         ({}, "None is unknown"),
         ({**PPG.settings(), "postives": 3}, "method ppg: unknown setting 'postives'"),
-        ({**PPG.settings(), "positives": -1}, "0 or more; got -1 on, 1 off"),
+        ({**PPG.settings(), "positives": -1}, "positives and negatives must be 0 or more; got -1 and 1"),
         ({**PPG.settings(), "phrases": 0}, "phrases=0"),
     ],
 )

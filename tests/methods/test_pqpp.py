@@ -213,7 +213,8 @@ def test_an_engine_without_probabilities_is_refused_before_anything_is_asked() -
 
     for method in (LIST, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
         with pytest.raises(
-            ModelError, match="pqpp needs the probabilities of yes and no, which NonScoring does not return"
+            ModelError,
+            match="the methods pqpp and both need the probabilities of yes and no, which NonScoring does not return",
         ):
             Pipeline(method, NonScoring(), BoxSegmenter())
     Pipeline(Ppg(2, 1, 1000, 5), NonScoring(), BoxSegmenter())
@@ -265,11 +266,11 @@ def test_settings_build_an_equal_method() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"form": "row"}, "form is list or single"),
+        ({"form": "row"}, "form must be list or single"),
         ({"asked": "disk"}, "asked grid or pattern"),
-        ({"box_jitter": 0.5}, "box_jitter is from 0"),
+        ({"box_jitter": 0.5}, "box_jitter must be from 0"),
         ({"yes_above": 1.5}, "yes_above and no_above"),
-        ({"phrases": 0}, "grid and phrases are 1 or more"),
+        ({"phrases": 0}, "grid and phrases must be 1 or more"),
     ],
 )
 def test_invalid_settings_are_refused(change: dict, message: str) -> None:

@@ -69,7 +69,7 @@ def test_unknown_coordinates_are_refused(tmp_path, fast_vlm):
     with pytest.raises(RecipeError, match=r"method\.coordinates: .*'family' or 'grid'"):
         make_recipe(tmp_path, fast_vlm, "method.coordinates=pixels")
     settings = {"name": "ppg", "positives": 1, "negatives": 1, "grid": 1000, "phrases": 1}
-    with pytest.raises(RecipeError, match="coordinates are family, grid or the object that method"):
+    with pytest.raises(RecipeError, match="coordinates must be family, grid, or an object as in method"):
         method_from_settings({**settings, "coordinates": 3})
     native = Coordinates(padded=False)
     assert method_from_settings({**settings, "coordinates": "family"}, native).coordinates == native

@@ -76,7 +76,7 @@ def test_a_model_that_always_thinks_first_is_refused(qwen2_vl):
     prompt = "<|im_start|>assistant\n{% endif %}"
     assert processor.chat_template.endswith(prompt)
     processor.chat_template = processor.chat_template.removesuffix(prompt) + prompt.replace("\n", "\n<think>\n")
-    with pytest.raises(ModelError, match=r"prompt for an answer is '.*<think>\\n'.* answers at once") as caught:
+    with pytest.raises(ModelError, match=r"answer is '.*<think>\\n'.* answers without thinking") as caught:
         patch_chat_template(processor)
     assert "\n" not in str(caught.value)
 

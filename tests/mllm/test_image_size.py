@@ -102,15 +102,15 @@ def test_a_processor_that_pads_is_saved_and_loaded_as_such(tmp_path):
     ("model_type", "images", "limits", "message"),
     [
         ("qwen3_vl", Qwen2VLImageProcessor(), {"longest_side": 9}, "limited by model.min_pixels and model.max_pixels"),
-        ("gemma3", Qwen2VLImageProcessor(), {"max_pixels": 9}, "brings every image to one size.*leave it out"),
-        ("qwen3_vl", Qwen2VLImageProcessor(), {"max_pixels": 700}, "model.max_pixels: 700 is below the least size"),
+        ("gemma3", Qwen2VLImageProcessor(), {"max_pixels": 9}, "resizes every image to a fixed size.*leave it out"),
+        ("qwen3_vl", Qwen2VLImageProcessor(), {"max_pixels": 700}, "model.max_pixels: 700 is below the smallest size"),
         ("internvl", GotOcr2ImageProcessor(), {"max_pixels": 700}, "allows 0 tiles of"),
         ("smolvlm", SmolVLMImageProcessor(), {"longest_side": 5}, "below one tile of"),
         (
             "llava_next",
             LlavaNextImageProcessor(image_grid_pinpoints=[[336, 672], [672, 672]]),
             {"max_pixels": 700},
-            "no shape of tiles has 0 to 700 pixels; those of the model have 225792 to 451584",
+            "no tile layout of this model has 0 to 700 pixels; its layouts have 225792 to 451584",
         ),
     ],
 )

@@ -126,7 +126,7 @@ def test_invalid_requests_are_refused(mllm, tmp_path):
         engine.generate([training_conversation(np.zeros((8, 8, 3), np.uint8), [("q", "a")])], 4)
     with pytest.raises(DataError, match="no such file"):
         engine.generate([inference_conversation(tmp_path / "none.jpg", "q")], 4)
-    with pytest.raises(ValueError, match="batch_size=0"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         TransformersEngine(mllm, 0)
 
 

@@ -123,7 +123,11 @@ def test_an_error_stays_an_error_until_the_query_is_answered(
     broken = [lost if line.id == lost.id else line for line in answers]
     summary = predict_from_boxes(make_pipeline(Counting()), queries, broken, tmp_path / "box")
     (line,) = [line for line in read_predictions(summary.predictions) if line.status == "error"]
-    assert line.id == "5/left" and line.error is not None and "was not answered: no such file" in line.error
+    assert (
+        line.id == "5/left"
+        and line.error is not None
+        and "the run has no answer to this query: no such file" in line.error
+    )
     assert predict_from_boxes(make_pipeline(Counting()), queries, answers, tmp_path / "box").error == 0
 
 

@@ -135,7 +135,7 @@ def test_the_calibration_is_copied(home: Path, tmp_path: Path) -> None:
 
 
 def test_weights_are_saved_in_the_requested_dtype(home: Path, tmp_path: Path) -> None:
-    merged = merge(RunFolder.open(home / "run"), tmp_path / "half", dtype="bfloat16")
+    merged = merge(str(home / "run"), str(tmp_path / "half"), dtype="bfloat16")
     assert load_mllm(str(merged.path)).dtype == torch.bfloat16
 
 
@@ -143,7 +143,7 @@ def test_an_existing_folder_is_not_overwritten(home: Path, tmp_path: Path) -> No
     merged = merge(RunFolder.open(home / "run"), tmp_path / "merged")
     with pytest.raises(ModelError, match="exists already; choose another folder"):
         merge(RunFolder.open(home / "run"), tmp_path / "merged")
-    with pytest.raises(ModelError, match="is merged already"):
+    with pytest.raises(ModelError, match="is already merged"):
         merge(merged, tmp_path / "again")
     with pytest.raises(ModelError, match="is a merged checkpoint, not an adapter"):
         Pipeline.from_pretrained(str(home / "base"), merged.path, device="cpu")

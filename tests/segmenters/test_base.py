@@ -73,7 +73,7 @@ def test_no_requests_give_no_masks() -> None:
 @pytest.mark.parametrize("image", [-1, 3])
 def test_a_request_for_an_unknown_image_raises_an_error(image: int) -> None:
     segmenter = BoxSegmenter()
-    with pytest.raises(IndexError, match=f"image {image}, but 3 images"):
+    with pytest.raises(IndexError, match=f"image {image}, but only 3 images"):
         segmenter.decode(segmenter.embed(images()), [(image, BOX_ONLY)])
 
 
@@ -92,7 +92,7 @@ def test_embeddings_can_be_sliced_and_concatenated() -> None:
 
 
 def test_embeddings_with_a_wrong_number_of_sizes_raise_an_error() -> None:
-    with pytest.raises(ValueError, match="features of 2 images, but sizes of 1"):
+    with pytest.raises(ValueError, match="a feature map has 2 images, but there are 1 sizes"):
         Embeddings((torch.zeros(2, 3),), ((4, 4),))
 
 
