@@ -26,7 +26,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["jpg", "webp"])
-def test_exif_data_with_a_tag_of_the_wrong_type_are_no_obstacle(tmp_path: Path, ending: str) -> None:
+def test_the_orientation_is_read_from_exif_data_with_a_tag_of_the_wrong_type(tmp_path: Path, ending: str) -> None:
     orientation, unit_as_text = struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0), struct.pack(">HHI4s", 0x0128, 2, 2, b"2")
     exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 2) + orientation + unit_as_text + bytes(4)
     Image.new("RGB", (30, 20)).save(tmp_path / f"odd.{ending}", exif=exif)

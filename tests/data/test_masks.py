@@ -14,7 +14,7 @@ MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
 
 @given(MASKS)
-def test_run_lengths_come_back_as_the_mask(mask: np.ndarray) -> None:
+def test_an_rle_decodes_to_its_mask(mask: np.ndarray) -> None:
     rle = encode(mask)
     assert check_rle(rle) == rle
     assert np.array_equal(decode(rle), mask)
@@ -22,7 +22,7 @@ def test_run_lengths_come_back_as_the_mask(mask: np.ndarray) -> None:
 
 
 @given(MASKS)
-def test_uncompressed_run_lengths_are_the_same_mask(mask: np.ndarray) -> None:
+def test_an_uncompressed_rle_is_the_same_mask(mask: np.ndarray) -> None:
     runs, value = [0], False
     for pixel in mask.flatten(order="F"):
         if pixel != value:
@@ -33,7 +33,7 @@ def test_uncompressed_run_lengths_are_the_same_mask(mask: np.ndarray) -> None:
 
 
 @given(MASKS, st.data())
-def test_counts_cut_short_are_refused_or_fill_nothing_else(mask: np.ndarray, data: st.DataObject) -> None:
+def test_truncated_counts_are_refused(mask: np.ndarray, data: st.DataObject) -> None:
     rle = encode(mask)
     cut = rle["counts"][: data.draw(st.integers(0, len(rle["counts"]) - 1))]
     with pytest.raises(ValueError, match="counts"):
@@ -41,7 +41,7 @@ def test_counts_cut_short_are_refused_or_fill_nothing_else(mask: np.ndarray, dat
 
 
 @given(st.text(max_size=20))
-def test_any_text_as_counts_is_a_mask_or_a_clear_error(counts: str) -> None:
+def test_arbitrary_counts_are_decoded_or_raise_a_clear_error(counts: str) -> None:
     try:
         rle = check_rle({"size": [3, 4], "counts": counts})
     except ValueError as error:
@@ -91,6 +91,6 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ({"size": [4, 4], "counts": 16}, "list of integers"),
     ],
 )
-def test_what_is_no_segmentation_is_refused(segmentation: Any, message: str) -> None:
+def test_invalid_segmentations_are_refused(segmentation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_segmentation(segmentation, (4, 4))

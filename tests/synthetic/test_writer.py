@@ -98,7 +98,7 @@ def test_a_ref_holds_all_sentences_about_its_shape_and_no_sentence_twice(root: P
         assert len(refs) == len(set(described)) < len(described)
 
 
-def test_a_refs_file_is_pythons_2_and_its_file_name_carries_a_suffix(root: Path) -> None:
+def test_a_refs_file_is_a_pickle_of_python_2_with_the_annotations_id_in_file_names(root: Path) -> None:
     content = (root / "refcoco" / "refs(unc).p").read_bytes()
     assert content[:2] == b"\x80\x02"
     ref = pickle.loads(content)[0]
@@ -149,7 +149,7 @@ def test_no_scene_is_in_two_splits(root: Path) -> None:
 def test_a_fifth_of_the_scenes_and_two_at_least_are_held_out(tmp_path: Path) -> None:
     for scenes, held_out in ((1, 2), (15, 3)):
         advanced: list[int] = []
-        write_dataset(tmp_path / str(scenes), scenes=scenes, advance=advanced.append)
+        write_dataset(str(tmp_path / str(scenes)), scenes=scenes, advance=advanced.append)
         assert sum(advanced) == scenes + 2 * held_out
 
 

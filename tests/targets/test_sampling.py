@@ -67,7 +67,7 @@ def test_a_full_box_sends_negatives_to_the_whole_image() -> None:
     assert negatives[:, 0].min() < 5 and negatives[:, 0].max() > 15
 
 
-def test_no_negative_lies_where_pixels_count_for_nobody() -> None:
+def test_no_negative_is_on_ignored_pixels() -> None:
     mask = np.zeros((20, 20), dtype=bool)
     mask[5:15, 5:15] = np.tri(10, dtype=bool)
     ignored = np.zeros((20, 20), dtype=bool)

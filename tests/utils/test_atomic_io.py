@@ -9,7 +9,7 @@ import pytest
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, file_sha256
 
 
-def test_a_file_is_repathd_by_what_was_written(tmp_path: Path) -> None:
+def test_a_file_is_replaced_by_the_new_content(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     atomic_write_text(path, "old")
     atomic_write_text(path, "née\n")

@@ -85,6 +85,6 @@ def test_corners_inside_the_image_are_drawn(corners: list[tuple[int, int]]) -> N
     assert all(mask[y, x] for x, y in corners if 0 <= x < 30 and 0 <= y < 30)
 
 
-def test_a_corner_at_the_largest_coordinate_is_drawn_in_a_moment() -> None:
+def test_a_polygon_with_the_largest_coordinates_is_drawn() -> None:
     far = 2**24 - 1
     assert draw_polygon(np.array([[0, 0], [far, 0], [far, far], [0, far]], dtype=np.int32), (50, 40)).all()
