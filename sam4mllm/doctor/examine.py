@@ -1,4 +1,4 @@
-"""The doctor's examination: the machine, and the chosen families and segmenters, as one record."""
+"""Run the checks that `sam4mllm doctor` is asked for, and record the machine and the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def examine(only: Sequence[str], device: str) -> dict[str, Any]:
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        ModelError: An unknown name in `only`, or no such device.
+        ModelError: A name in `only` is unknown, or the device does not exist.
     """
     device = resolve_device(device)
     model_types, with_segmenters = choose_checks(only)
@@ -41,7 +41,7 @@ def choose_checks(only: Sequence[str]) -> tuple[list[str], bool]:
     """Return the model types that the names in `only` choose (none: all), and whether segmenters are checked.
 
     Raises:
-        ModelError: An unknown name.
+        ModelError: A name is unknown.
     """
     known = ["families", "segmenters", *FAMILIES]
     for name in only:

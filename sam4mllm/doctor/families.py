@@ -41,7 +41,7 @@ FAMILY_CHECKS: dict[str, FamilyCheck] = {
         training_checks.int8,
     )
 }
-"""The checks by name, in the order of the table. Each returns None, or raises what it found."""
+"""The checks by name, in the order of the table. A check returns None if it passes and raises an exception if not."""
 
 
 def check_family(
@@ -51,12 +51,12 @@ def check_family(
 
     Args:
         base: The checkpoint's folder, with config, weights and processor.
-        device: Where it computes.
-        folder: Where run folders are written; None for a temporary folder.
+        device: The device that it computes on.
+        folder: The folder that run folders are written to; None for a temporary one.
         advance: Called after each check.
 
     Returns:
-        True, or the reason of a failure, or "n/a: ..." with the reason why a check does not apply here, by check.
+        The results by check: True, the reason of a failure, or "n/a: ..." with the reason why the check does not apply.
     """
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:

@@ -1,6 +1,6 @@
-"""FamilyUnderTest: a small checkpoint of a family, and what several checks share: conversations, a training, logits.
+"""FamilyUnderTest: a small checkpoint of a family, with the conversations, training run and logits that checks share.
 
-Models are loaded, trained and run by the code that real checkpoints go through.
+Models are loaded, trained and run by the code that is used for real checkpoints.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from sam4mllm.training.collator import Collator
 from sam4mllm.training.trainer import fit
 
 STEPS = 10
-"""Steps of the training that several checks share."""
+"""Steps of the training run that several checks share."""
 
 _LORA = {"r": 8, "lora_alpha": 16}
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished training: its run folder, the losses by step, the model with its adapter, and the optimizer."""
+    """A finished training run: its folder, the losses by step, the model with its adapter, and the optimizer."""
 
     run: RunFolder
     losses: list[float]
@@ -46,7 +46,7 @@ class FamilyUnderTest:
         model_type: The model type that its config is expected to have.
         base: The checkpoint's folder.
         folder: An empty folder for run folders and files of the checks.
-        device: Where it computes.
+        device: The device that it computes on.
     """
 
     model_type: str
@@ -61,7 +61,7 @@ class FamilyUnderTest:
 
     @cached_property
     def trained(self) -> TrainedModel:
-        """A training with LoRA and default settings, run once."""
+        """The model trained with LoRA and default settings; it is trained once."""
         return self.train("run")
 
     @cached_property

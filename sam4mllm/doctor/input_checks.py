@@ -24,13 +24,13 @@ from sam4mllm.training.collator import IGNORED, Collator
 
 
 def loads(family: FamilyUnderTest) -> None:
-    """Model and processor load with all weights, and the model type has a row in the table of families."""
+    """Check that model and processor load with all weights, and that the model type has a row in the table."""
     model_type = family.mllm.family.model_type
     expect(model_type == family.model_type and model_type in FAMILIES, f"its config has the model type {model_type!r}")
 
 
 def loss_on_answers_only(family: FamilyUnderTest) -> None:
-    """The labels are the tokens of the answers and of the end of each, and nothing else but white space."""
+    """Check that the labels are the tokens of the answers and the end token of each, except for white space."""
     mllm = family.mllm
     labels = Collator(mllm)(family.conversations)["labels"]
     for row, conversation in zip(labels.tolist(), family.conversations, strict=True):
@@ -42,7 +42,7 @@ def loss_on_answers_only(family: FamilyUnderTest) -> None:
 
 
 def prompts_match_training(family: FamilyUnderTest) -> None:
-    """The tokens of the prompt at inference are those before the answer in training, and the loss begins after them."""
+    """Check that the prompt at inference equals the tokens before an answer in training, where the loss begins."""
     mllm = family.mllm
     batch = Collator(mllm)(family.conversations)
     for row, conversation in enumerate(family.conversations):
@@ -54,19 +54,22 @@ def prompts_match_training(family: FamilyUnderTest) -> None:
             differing = next((index for index, token in enumerate(prompt) if token != ids[index]), None)
             expect(differing is None, f"token {differing} of the prompt differs from the one trained on")
             end = len(prompt)
-            expect(labels[end - 1] == IGNORED != labels[end], f"the loss does not begin at token {end}, as the answer")
+            expect(
+                labels[end - 1] == IGNORED != labels[end],
+                f"the loss does not begin at token {end}, where the answer does",
+            )
 
 
 def batch_equals_singles(family: FamilyUnderTest) -> None:
-    """A left-padded batch generates the same answers as the questions one by one."""
+    """Check that a left-padded batch generates the same answers as the questions one by one."""
     singles = TransformersEngine(family.mllm, 1).generate(family.questions, 8)
     batch = TransformersEngine(family.mllm, len(family.questions)).generate(family.questions, 8)
-    expect(len(set(singles)) > 1, "every question gets the same answer, so the check shows nothing")
+    expect(len(set(singles)) > 1, "every question gets the same answer, so this check cannot find a difference")
     expect(batch == singles, f"a batch generates {batch}, singles {singles}")
 
 
 def yes_no_probabilities(family: FamilyUnderTest) -> None:
-    """The yes-no probabilities computed together after a shared image equal those computed answer by answer."""
+    """Check that yes/no probabilities computed in one batch equal those computed answer by answer."""
     mllm = family.mllm
     histories = [Conversation(q.image, (*q.turns, Turn("assistant", "[1,2]"))) for q in family.questions[:2]]
     questions = (YesNoQuestion("On (1,2)(3,4)(5,6)?", 3), YesNoQuestion("And on (7,8)?", 1))
@@ -99,7 +102,7 @@ def single_yes_no(mllm: Mllm, history: Conversation, question: str, answers: lis
 
 
 def coordinates_round_trip(family: FamilyUnderTest) -> None:
-    """Pixels written as text and parsed back are off by half a bin at most, on the grid of the model's processor."""
+    """Check that pixels written as text and parsed again differ by at most half a bin of the model's grid."""
     coordinates = native_coordinates(family.mllm.family.coordinates, family.mllm.processor) or PLAIN
     grammar = AnswerGrammar(coordinates)
     for size_wh in [(640, 480), (37, 211), (333, 1001), (1, 1), (29, 31)]:
@@ -124,7 +127,7 @@ def coordinates_round_trip(family: FamilyUnderTest) -> None:
 
 
 def image_size_limits(family: FamilyUnderTest) -> None:
-    """The recipe's limits bound what the model sees of an image of any size; they are saved with the processor."""
+    """Check that the recipe's limits bound the input of images of any size, and are saved with the processor."""
     rule = family.mllm.family.image_size
     small, large, huge = random_images([(300, 400), (900, 1200), (1800, 2400)])
     processor = family.mllm.processor
@@ -144,7 +147,7 @@ def image_size_limits(family: FamilyUnderTest) -> None:
 
 
 def images_not_cropped(family: FamilyUnderTest) -> None:
-    """The corners of a long image reach the model, in landscape and portrait format."""
+    """Check that the corners of a long image reach the model, in landscape and portrait format."""
     for size_hw in ((40, 160), (160, 40)):
         black = np.zeros((*size_hw, 3), np.uint8)
         for corner in (np.s_[:20, :20], np.s_[-20:, -20:]):

@@ -1,6 +1,6 @@
 """References for the checks of segmenters: the libraries' own processors, and segment_anything's Sam as a SamModel.
 
-Both libraries take a coordinate for the index of a pixel in their input square and add half a pixel to it. Our
+Both libraries interpret a coordinate as the index of a pixel in their input square and add half a pixel to it. Our
 coordinates are continuous (`sam4mllm.geometry`), so half a pixel is subtracted before the libraries are called.
 """
 
@@ -71,9 +71,9 @@ def library_answer(
     """Segment with the library's own classes and the segmenter's model, which computes in float32 on the CPU.
 
     Args:
-        segmenter: On the CPU, in float32.
-        image: (H, W, 3) RGB.
-        prompt: In pixels of the image.
+        segmenter: The segmenter, on the CPU and in float32.
+        image: (H, W, 3) uint8 RGB.
+        prompt: The prompt, in pixels of the image.
     """
     if isinstance(segmenter, SegmentAnything):
         return _predictor_answer(segmenter.sam, image, prompt)
@@ -135,7 +135,7 @@ def _processor(family: str, side: int) -> Any:
 
 
 def _xy(prompt: SamPrompt) -> npt.NDArray[np.float64]:
-    """Return the points of a prompt as (n, 2)."""
+    """Return the points of a prompt as (n, 2) float64, in pixels."""
     return np.array([[point.x, point.y] for point in prompt.points])
 
 

@@ -1,4 +1,4 @@
-"""The result of a check: True, or one line that says why it failed or does not apply on this machine."""
+"""The result of a check: True, or one line with the reason why it failed or does not apply on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 CheckResult = bool | str
 
 NOT_APPLICABLE = "n/a: "
-"""The prefix of a result that says why the check does not apply; any other text is the reason of a failure."""
+"""The prefix of the reason why a check does not apply; any other text is the reason of a failure."""
 
 
 class NotApplicableError(Exception):
@@ -23,7 +23,7 @@ def expect(condition: bool, message: str) -> None:
     """Fail the check with `message` unless `condition` holds.
 
     Raises:
-        CheckError: It does not hold.
+        CheckError: The condition does not hold.
     """
     if not condition:
         raise CheckError(message)
@@ -33,7 +33,7 @@ def require_package(package: str, extra: str) -> None:
     """Skip the check if a package is not installed; `extra` is the extra of sam4mllm that installs it.
 
     Raises:
-        NotApplicableError: It is not installed.
+        NotApplicableError: The package is not installed.
     """
     if find_spec(package) is None:
         raise NotApplicableError(f"needs {package}: pip install sam4mllm[{extra}]")
@@ -58,7 +58,7 @@ def is_not_applicable(result: CheckResult) -> bool:
 
 
 def is_failure(result: CheckResult) -> bool:
-    """Return whether the check failed; one that does not apply did not."""
+    """Return whether the check failed; a check that does not apply has not failed."""
     return result is not True and not is_not_applicable(result)
 
 

@@ -70,7 +70,7 @@ class SegmenterUnderTest:
 
 
 def loads(under_test: SegmenterUnderTest) -> None:
-    """The loaded segmenter has the fingerprint of the one that was saved."""
+    """Check that the loaded segmenter has the fingerprint of the saved one."""
     saved: SegmentAnything | TransformersSam
     if under_test.name == SEGMENT_ANYTHING:
         saved = SegmentAnything(tiny_sam())
@@ -80,7 +80,7 @@ def loads(under_test: SegmenterUnderTest) -> None:
 
 
 def refuses_missing_weights(under_test: SegmenterUnderTest) -> None:
-    """A checkpoint without one weight is an error; the weight is not initialized at random."""
+    """Check that a checkpoint without one of its weights is refused, instead of a random weight in its place."""
     name = "mask_decoder.iou_token.weight"
     with TemporaryDirectory() as folder:
         checkpoint = _copy_without(under_test.checkpoint, name, Path(folder))
@@ -93,17 +93,17 @@ def refuses_missing_weights(under_test: SegmenterUnderTest) -> None:
 
 
 def batch_equals_singles(under_test: SegmenterUnderTest) -> None:
-    """See `expect_batch_equals_singles`."""
+    """Check that a batch equals single prompts; see `expect_batch_equals_singles`."""
     expect_batch_equals_singles(under_test.segmenter)
 
 
 def masks_have_image_size(under_test: SegmenterUnderTest) -> None:
-    """See `expect_masks_of_image_size`."""
+    """Check the dtype, size and device of masks; see `expect_masks_of_image_size`."""
     expect_masks_of_image_size(under_test.segmenter)
 
 
 def pixels_match_library(under_test: SegmenterUnderTest) -> None:
-    """The pixels that the image encoder gets are those of the library's processor, to one level of 255."""
+    """Check that the image encoder's input is that of the library's processor, to one level of 255."""
     segmenter = under_test.on_cpu
     for image in example_images():
         ours, theirs = segmenter.pixels([image]), library_answer(segmenter, image, REQUESTS[0][1]).pixels
@@ -113,10 +113,10 @@ def pixels_match_library(under_test: SegmenterUnderTest) -> None:
 
 
 def masks_match_library(under_test: SegmenterUnderTest) -> None:
-    """Full-size logits and predicted IoU are those of the library's processor, model and `post_process_masks`.
+    """Check that full-size logits and predicted IoU are those of the library's processor, model and post-processing.
 
-    The images have a single color, which no way of resizing changes, so that an offset of half a pixel in a prompt
-    shows.
+    The images have a single color, which resizing does not change, so that the check is exact enough to detect an
+    offset of half a pixel in a prompt.
     """
     segmenter = under_test.on_cpu
     for index, prompt in REQUESTS:
@@ -133,17 +133,17 @@ def masks_match_library(under_test: SegmenterUnderTest) -> None:
 
 
 def bfloat16(under_test: SegmenterUnderTest) -> None:
-    """In bfloat16 masks and predicted IoU are close to those in float32."""
+    """Check that masks and predicted IoU in bfloat16 are close to those in float32."""
     _expect_close_to_float32(under_test, "bfloat16")
 
 
 def float16(under_test: SegmenterUnderTest) -> None:
-    """In float16 masks and predicted IoU are close to those in float32."""
+    """Check that masks and predicted IoU in float16 are close to those in float32."""
     _expect_close_to_float32(under_test, "float16")
 
 
 def matches_sam_model(under_test: SegmenterUnderTest) -> None:
-    """The same weights in transformers' SamModel give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
+    """Check that the weights in transformers' SamModel give the same masks: IoU above 0.99, predicted IoU to 1e-4."""
     theirs = TransformersSam(to_sam_model(tiny_sam(), TINY_SAM), family_of("sam"), under_test.device)
     (masks, decoded), (other_masks, other_decoded) = map(_segment_examples, (under_test.segmenter, theirs))
     expect(any(bool(mask.any()) for mask in masks), "all masks are empty, so nothing is compared")
@@ -155,10 +155,10 @@ def matches_sam_model(under_test: SegmenterUnderTest) -> None:
 
 
 def expect_batch_equals_singles(segmenter: Segmenter) -> None:
-    """Several images and prompts in one batch give what each gives alone: logits and predicted IoU to 1e-4, in order.
+    """Check that prompts of several images in one batch give the same logits and predicted IoU, to 1e-4, as one by one.
 
     Raises:
-        CheckError: They differ.
+        CheckError: The results differ.
     """
     images = example_images()
     batch = segmenter.decode(segmenter.embed(images), REQUESTS)
@@ -172,10 +172,10 @@ def expect_batch_equals_singles(segmenter: Segmenter) -> None:
 
 
 def expect_masks_of_image_size(segmenter: Segmenter) -> None:
-    """Masks are bool, have the size of their images, and are on the segmenter's device.
+    """Check that masks are bool, have the size of their images, and are on the segmenter's device.
 
     Raises:
-        CheckError: One is not.
+        CheckError: A mask differs.
     """
     masks, _ = _segment_examples(segmenter)
     for (index, _), mask in zip(REQUESTS, masks, strict=True):
@@ -201,7 +201,7 @@ def _segment_examples(segmenter: Segmenter) -> tuple[list[torch.Tensor], Decoded
 
 
 def _expect_close_to_float32(under_test: SegmenterUnderTest, dtype: str) -> None:
-    """Nine of ten pixels are equal, and the predicted IoU is equal to 0.1."""
+    """Check that nine of ten pixels equal those in float32, and that the predicted IoU agrees to 0.1."""
     exact, exact_decoded = _segment_examples(under_test.segmenter)
     half, half_decoded = _segment_examples(under_test.load(dtype))
     equal = torch.stack([(one == other).float().mean() for one, other in zip(exact, half, strict=True)]).mean()
@@ -219,7 +219,7 @@ def _copy_without(checkpoint: Path, name: str, folder: Path) -> Path:
         return folder / checkpoint.name
     from safetensors.torch import load_file, save_file
 
-    # SAM3's names have the name of a part of the whole model as a prefix.
+    # SAM3's weights have a prefix, because its tracker is a part of a larger model.
     weights = load_file(checkpoint / "model.safetensors")
     rest = {key: weight for key, weight in weights.items() if not key.endswith(name)}
     save_file(rest, folder / "model.safetensors", metadata={"format": "pt"})

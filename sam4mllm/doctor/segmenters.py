@@ -38,7 +38,7 @@ def check_segmenter(segmenter: Segmenter) -> dict[str, CheckResult]:
     """Check a segmenter of yours: a batch equals single prompts, and masks have the right dtype, size and device.
 
     Returns:
-        True or the reason of a failure, by check.
+        The results by check: True or the reason of a failure.
     """
     with _exact_convolutions():
         return {
@@ -51,7 +51,8 @@ def check_segmenters(device: str = "cpu") -> dict[str, dict[str, CheckResult]]:
     """Run all checks on tiny random models of all segmenters.
 
     Returns:
-        True or the reason of a failure, by segmenter, then by check; `builds` alone where no model could be made.
+        The results by segmenter, then by check: True or the reason of a failure. `builds` alone is reported where no
+        model could be built.
     """
     with TemporaryDirectory() as folder, _exact_convolutions():
         names = (SEGMENT_ANYTHING, *(family.name for family in FAMILIES))

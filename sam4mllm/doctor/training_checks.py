@@ -16,12 +16,12 @@ _TOLERANCE = 1e-4
 
 
 def loss_falls(family: FamilyUnderTest) -> None:
-    """After ten steps the loss is below three quarters of the first."""
+    """Check that after ten steps the loss is below three quarters of the first."""
     _expect_falling(family.trained.losses)
 
 
 def lora_in_language_model_only(family: FamilyUnderTest) -> None:
-    """By default LoRA adapts linear layers of the language model only; with another exclusion it adapts others, too."""
+    """Check that LoRA adapts linear layers of the language model only, and others only with another exclusion."""
     mllm = attach_lora(family.load(), {"r": 2}, 0)
     outside = _adapted_outside(mllm)
     expect(len(adapted_modules(mllm)) >= 2, "no layer is adapted")
@@ -35,7 +35,7 @@ def lora_in_language_model_only(family: FamilyUnderTest) -> None:
 
 
 def loads_with_peft(family: FamilyUnderTest) -> None:
-    """The run folder loads with peft and transformers alone, and has the logits of the trained model."""
+    """Check that peft and transformers alone load the run folder, and that it has the logits of the trained model."""
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
@@ -44,18 +44,18 @@ def loads_with_peft(family: FamilyUnderTest) -> None:
     trained = family.logits(family.trained.mllm.model)
     _expect_equal(family.logits(model), trained, "logits of the trained model and the loaded one")
     change = _largest_difference(trained, family.logits(family.mllm.model))
-    expect(change > 10 * _TOLERANCE, f"training changed the logits by {change:.1e} only")
+    expect(change > 10 * _TOLERANCE, f"training changed the logits by only {change:.1e}")
 
 
 def merges(family: FamilyUnderTest) -> None:
-    """The adapter merged into the base has the logits of both side by side."""
+    """Check that the base with the adapter merged into it has the logits of base and adapter."""
     tuned = load_mllm(str(family.base), family.trained.run.path, device=family.device)
     before = family.logits(tuned.model)
     _expect_equal(family.logits(tuned.model.merge_and_unload()), before, "logits before and after merging")
 
 
 def projector_fully_fine_tuned(family: FamilyUnderTest) -> None:
-    """With `model.tune_projector` the projector is trained, saved with the adapter, loaded with it and merged."""
+    """Check that `model.tune_projector` trains the projector, and that the adapter saves, loads and merges it."""
     from safetensors.torch import load_file
 
     training = family.train("projector", 2, tune_projector=True)
@@ -78,7 +78,7 @@ def projector_fully_fine_tuned(family: FamilyUnderTest) -> None:
 
 
 def gradient_checkpointing(family: FamilyUnderTest) -> None:
-    """The losses with gradient checkpointing equal those without."""
+    """Check that the losses with gradient checkpointing equal those without."""
     losses = family.train("checkpointed", 3, gradient_checkpointing=True).losses
     expected = family.trained.losses[:3]
     difference = max(abs(a - b) for a, b in zip(losses, expected, strict=True))
@@ -86,7 +86,7 @@ def gradient_checkpointing(family: FamilyUnderTest) -> None:
 
 
 def optimizer_8bit(family: FamilyUnderTest) -> None:
-    """`training.optim: adamw_bnb_8bit` keeps its states in 8 bits, and the loss falls."""
+    """Check that `training.optim: adamw_bnb_8bit` keeps its states in 8 bits, and that the loss falls."""
     require_package("bitsandbytes", "quantization")
     # bitsandbytes keeps the states of tensors with fewer than 4096 values in 32 bits.
     training = family.train("optimizer", 6, optim="adamw_bnb_8bit", lora={"r": 64, "lora_alpha": 64})
@@ -97,12 +97,12 @@ def optimizer_8bit(family: FamilyUnderTest) -> None:
 
 
 def nf4(family: FamilyUnderTest) -> None:
-    """Quantized to 4 bits, the model is trained and generates."""
+    """Check that the model quantized to 4 bits trains and generates."""
     _check_quantized(family, "4bit", "Linear4bit")
 
 
 def int8(family: FamilyUnderTest) -> None:
-    """Quantized to 8 bits, the model is trained and generates."""
+    """Check that the model quantized to 8 bits trains and generates."""
     _check_quantized(family, "8bit", "Linear8bitLt")
 
 

@@ -1,9 +1,9 @@
-"""Calibration of a trained run on a held-out split; `sam4mllm calibrate` calls it.
+"""The calibrate stage: fit the calibration of a trained run to its answers on a held-out split.
 
-    RUN/calibration/DATASET-SPLIT/    the answers, as a batch run writes them; resumed
+    RUN/calibration/DATASET-SPLIT/    the answers, as a batch job writes them; resumed
     RUN/calibration.json              the calibration fitted to all of them
 
-How well it does is measured by cross-fitting: each answer is scored by a calibration that was fitted without its image.
+Its quality is measured by cross-fitting: each answer is scored by a calibration that was fitted without its image.
 Training calibrates on the answers of its validation in the same way (`training/validation.py`).
 """
 
@@ -41,10 +41,11 @@ from sam4mllm.utils.progress import bar
 
 @dataclass(frozen=True, slots=True)
 class FitQuality:
-    """How well one part of a calibration does on its `n` pairs, of which `correct` are correct.
+    """The quality of one part of a calibration on its `n` pairs, of which `correct` are correct.
 
-    `ece_before` is the ECE of the scores without calibration, None if an answer has none. `ece_cross_fitted` is that of
-    cross-fitted scores, so as on new answers; None for pairs of fewer than two images.
+    `ece_before` is the ECE (a fraction) of the scores without calibration; None if an answer has no score.
+    `ece_cross_fitted` is that of cross-fitted scores, which estimates the ECE on new answers; None for pairs of fewer
+    than two images.
     """
 
     n: int
@@ -64,7 +65,7 @@ class FitQuality:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """The answers that were used, the calibration that was written, and how well its two parts do."""
+    """The answers that were used, the calibration that was written, and the quality of its two parts."""
 
     summary: BatchSummary
     calibration: Calibration
@@ -116,7 +117,7 @@ def calibrate(
         processes: The processes that share the predictions; the main one alone writes the calibration.
 
     Raises:
-        DataError: The run was trained on the split; the data cannot be read; `output` holds another job's answers.
+        DataError: The run was trained on the split; the data cannot be read; `output` contains another job's answers.
         ModelError: `run` is not a run folder, or no answer could be parsed.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
@@ -131,7 +132,9 @@ def refuse_training_split(run: RunFolder, entry: DataEntry) -> None:
     """Raise a DataError if the run was trained on the split."""
     # The paths in the recipe may be relative to the folder that training was started in, so roots are not compared.
     if entry.location_in_root in [trained.location_in_root for trained in run.recipe.data.train]:
-        raise DataError(f"{entry.name}: {run.path} was trained on it, so its scores would be too high; choose another")
+        raise DataError(
+            f"{entry.name}: {run.path} was trained on it, so its scores would be too high; choose another split"
+        )
 
 
 def calibrate_pipeline(
@@ -149,7 +152,9 @@ def calibrate_pipeline(
     objects, no_object = labeled_confidences(list(read_predictions(summary.predictions)), samples)
     calibration = fit_calibration([pair for pair, _ in objects], [pair for pair, _ in no_object], entry.name)
     if calibration is None:
-        raise ModelError(f"{output}: none of {summary.total} answers could be read, so there is nothing to fit to")
+        raise ModelError(
+            f"{output}: none of {summary.total} answers could be parsed, so there is nothing to fit a calibration to"
+        )
     if processes.is_main:
         run.write_calibration(calibration)
     return CalibrationResult(

@@ -22,7 +22,7 @@ from sam4mllm.viz.html import html_page
 PAGE = "index.html"
 _MIN_LONG_SIDE = 384
 _MAX_LONG_SIDE = 1024
-"""Larger drawings are scaled down to this; with photographs at full size a page would have half a gigabyte."""
+"""Larger drawings are scaled down to this; with photographs at full size a page would take half a gigabyte."""
 _LEGEND = (
     "Left: the annotated objects. Right: the predicted masks with the prompts that SAM was given: boxes, green dots "
     "for positive points, red crosses for negative ones. IoU: of the sentence, under the protocol. Sentences without a "
@@ -34,9 +34,9 @@ _STATUS_TEXTS = {"ok": "answer", "no_object": "no object", "malformed": "malform
 def choose_cases(sentences: Mapping[str, SentenceScore], count: int) -> dict[str, list[str]]:
     """Choose the ids of at most `count` cases of each kind: "best" and "worst" (most extreme first), and "median".
 
-    Sentences without a target that were answered so are left out, because there is nothing to see and they would fill
-    "best". No case occurs twice; if there are few sentences, "best" is filled first, then "worst". Ties are broken by a
-    hash of the id, so that the cases are not all of one image.
+    Sentences without a target that were answered so are left out, because their images show nothing and they would
+    fill "best". No case occurs twice; if there are few sentences, "best" is filled first, then "worst". Ties are broken
+    by a hash of the id, so that the cases are not all of one image.
     """
     visible = [name for name, sentence in sentences.items() if sentence.targeted or sentence.answered]
     ranking = sorted(visible, key=lambda name: (-sentences[name].iou, sha256(name.encode()).digest()))
@@ -94,7 +94,7 @@ def _draw(sample: Sample, line: PredictionLine | None, file: Path) -> str | None
     try:
         image = load_image(sample.image)
     except DataError as error:
-        # Such a case is among the worst, and the page is where a user looks for the reason.
+        # The case is among the worst, so the page shows the reason in place of the drawing.
         return str(error)
     truth = overlay(image, [item.mask() for item in sample.objects], long_side=_MIN_LONG_SIDE)
     objects = line.objects if line is not None else ()

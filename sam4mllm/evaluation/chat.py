@@ -1,6 +1,6 @@
-"""Chat questions asked of the fine-tuned model and of its base, to see what fine-tuning left of the chat ability.
+"""Chat questions for the fine-tuned model and its base, to measure how much chat ability fine-tuning preserves.
 
-Each question of a chat file is asked after the annotated turns before it. A question whose annotated answer is yes or
+Each question of a chat file follows the annotated turns before it. A question whose annotated answer is yes or
 no is correct if the first "yes" or "no" of the model's answer is the annotated one. A question with another short
 answer (at most five words) is correct if the two answers are equal after VQA's normalization: lower case, without
 punctuation and articles. Longer answers are counted and not scored.
@@ -57,7 +57,7 @@ def ask_chat(
     """Return the (answer, annotated answer) pairs of each model.
 
     The keys are "tuned" and, with the adapter disabled, "base"; "base" alone for a model without adapter; "model" for
-    an engine whose model is elsewhere. Several processes share the questions, and all of them get all pairs.
+    an engine whose model runs in another process. Several processes share the questions, and all of them get all pairs.
 
     Raises:
         DataError: An image cannot be read.

@@ -1,4 +1,4 @@
-"""The evaluation of a model on splits of data sets, beside published results; `sam4mllm evaluate` calls it.
+"""The evaluate stage: predict and score splits of data sets, and compare the scores with published results.
 
 OUTPUT/results.json        the scores of all splits, and all that is needed to repeat them
 OUTPUT/DATASET-SPLIT/      the files of each split, see `splits.py`, with a results.json of its own;
@@ -32,7 +32,7 @@ from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 
 class EvaluateOptions(DataOptions, PipelineOptions, total=False):
-    """Further options of `evaluate`: how a data set is read, and how the pipeline is loaded."""
+    """Further options of `evaluate`, for reading the data sets and for loading the pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class Evaluation:
 
     Attributes:
         model: The model, as it was named.
-        suite: Which splits were evaluated.
-        splits: The results of each.
+        suite: The splits that were evaluated.
+        splits: The results of each split.
         record: The content of results.json.
         results: The file results.json.
         chat: The accuracies of each model on the chat questions, if they were asked.
@@ -139,12 +139,12 @@ def evaluate(
 
 
 def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
-    """Read the samples of each split, and check them before hours are spent on predictions.
+    """Read the samples of each split, and check them before the model is loaded, because predictions take hours.
 
     Raises:
         DataError: A data set cannot be read, does not fit the protocol, or has none of its images.
     """
-    everything = []
+    by_split = []
     for entry in suite.entries:
         samples = read_with_masks(entry)
         checked_protocol(samples, dataset=entry.dataset, split=entry.split_name, protocol=settings.protocol)
@@ -152,13 +152,14 @@ def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
         if not any(map(file_exists, images)):
             raise DataError(
                 f"{entry.name}: none of its {len(images)} images exists (the first would be "
-                f"{next(iter(images))}); name their folder by --images"
+                f"{next(iter(images))}); give their folder with --images"
             )
-        everything.append(samples)
-    return everything
+        by_split.append(samples)
+    return by_split
 
 
 def _separate(options: EvaluateOptions) -> tuple[DataOptions, PipelineOptions]:
+    """Split the options into those of data sets and those of the pipeline."""
     given = cast(dict[str, Any], options)
     data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
     pipeline = {key: value for key, value in given.items() if key not in data}
@@ -169,7 +170,7 @@ def _read_chat(chat: str | Path | None, images: str | Path | None) -> list[Dialo
     if chat is not None:
         return read_dialogues(data_entry("chat", path=chat, images=images))
     if images is not None:
-        raise DataError("chat_images: has no meaning without chat; name the chat file")
+        raise DataError("chat_images: has no meaning without chat; set chat to the chat file")
     return []
 
 

@@ -1,8 +1,8 @@
 """Overlaps of masks, and the metrics computed from them: cIoU, gIoU, Pr@, N-acc, T-acc.
 
-Each sentence adds its intersection I = |P and G| and union U = |P or G|, in pixels at the original image's size, to
-integer sums, and its IoU to a mean that is summed exactly. So a metric depends neither on the order of the sentences
-nor on how they were batched.
+For a predicted mask P and an annotated mask G, the intersection I = |P and G| and the union U = |P or G|, in pixels at
+the original image's size, are added up as integers, and the IoUs of the sentences exactly. So a metric depends neither
+on the order of the sentences nor on how they were batched.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class SentenceScore(NamedTuple):
     """The scores of one sentence under a protocol, from which the metrics are computed.
 
     `intersection` and `union` are pixels, for the sums of cIoU; `iou` is for gIoU and Pr@. `targeted` is whether the
-    annotation has a pixel, `answered` whether the answer named a target.
+    annotated mask has a pixel, `answered` whether the answer names a target.
     """
 
     intersection: int
@@ -104,12 +104,12 @@ def precision_at(threshold: float, sentences: Sequence[SentenceScore]) -> float 
 
 
 def no_target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
-    """Compute N-acc: the share of sentences without a target that were answered so; None if there is none."""
+    """Compute N-acc: the share of sentences without a target with a "no target" answer; None for no such sentence."""
     return share([not sentence.answered for sentence in sentences if not sentence.targeted])
 
 
 def target_accuracy(sentences: Iterable[SentenceScore]) -> float | None:
-    """Compute T-acc: the share of sentences with a target that were answered with one; None if there is none."""
+    """Compute T-acc: the share of sentences with a target whose answer names one; None for no such sentence."""
     return share([sentence.answered for sentence in sentences if sentence.targeted])
 
 

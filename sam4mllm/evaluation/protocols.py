@@ -24,7 +24,7 @@ from sam4mllm.evaluation.metrics import Mask, SentenceScore, overlap
 
 @dataclass(frozen=True, slots=True)
 class PredictedMask:
-    """The union mask (H, W) bool of an answer, and whether the answer was "no target" whatever the mask holds."""
+    """The union mask (H, W) bool of an answer, and whether the answer was "no target", whatever its mask is."""
 
     mask: Mask
     answered_no_target: bool = False
@@ -42,8 +42,8 @@ class EvalProtocol:
         name: The protocol's name.
         score_sentence: The function (prediction, truth (H, W) bool, ignored (H, W) bool or None, min_pixels) ->
             `SentenceScore`.
-        has_no_target: Whether the data may hold sentences without a target. Then N-acc and T-acc are reported, and Pr@
-            is over the sentences with a target.
+        has_no_target: Whether the data may contain sentences without a target. Then N-acc and T-acc are reported, and
+            Pr@ is over the sentences with a target.
         has_boxes: Whether each sentence has one annotated box, so that Acc@0.5 is defined.
     """
 
@@ -108,7 +108,7 @@ def protocol_for(dataset: str, protocol: str | None = None) -> EvalProtocol:
     """Return the protocol of this name, or the data set's own if None.
 
     Raises:
-        DataError: An unknown protocol; None for an unknown data set.
+        DataError: The protocol is unknown, or None for an unknown data set.
     """
     name = protocol
     if name is None and dataset in DATASETS:

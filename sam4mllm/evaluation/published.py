@@ -1,4 +1,4 @@
-"""Published results to print beside ours, each with its source, in percent as printed there. None is measured here.
+"""Published results to print beside ours: figures in percent, quoted from their sources and not measured here.
 
 RefCOCO/+/g: cIoU. gRefCOCO: gIoU, cIoU, N-acc, T-acc. ReasonSeg: gIoU, cIoU. A source is the repository of the system,
 with the file that holds the figures, or the table of a later system ("X's table").
@@ -67,7 +67,7 @@ class PublishedRow:
     coco_masks: bool | None = None
 
 
-# Of each system: `text_only` and `coco_masks`. Systems that are not here have None for both.
+# `text_only` and `coco_masks` of each system; a system without an entry has None for both.
 _PROPERTIES: dict[str, tuple[bool | None, bool | None]] = {
     "DeRIS-L (no LLM)": (False, True),
     "GenSeg-R1-4B": (True, None),
@@ -180,7 +180,7 @@ _REASONING = (
 
 
 def published(dataset: str, split: str) -> list[PublishedRow]:
-    """Return the published rows for one split of a data set, in the order above; none for any other data."""
+    """Return the published rows for one split of a data set, in the order of the tables; none for any other data."""
     return [row for row in _rows() if (row.dataset, row.split) == (dataset, split)]
 
 

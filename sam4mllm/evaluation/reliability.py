@@ -1,6 +1,6 @@
 """Reliability of confidence scores: their calibration error, and the metrics of the most confident answers.
 
-How a score was computed does not matter here. A figure is None if some of its scores are missing.
+The figures apply to scores of any origin. A figure is None if some of its scores are missing.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class Reliability:
 
 @dataclass(frozen=True, slots=True)
 class CoveragePoint:
-    """The metrics of the share `coverage` of the answers with the highest scores.
+    """The metrics of the most confident answers, at one share of answers kept.
 
-    `n` answers are kept, the least confident with the score `score`. cIoU is None if they have no pixel.
+    `coverage` is the share, `n` the number of answers kept, and `score` the lowest of their scores. `ciou` is None if
+    their masks have no pixel.
     """
 
     coverage: float
@@ -60,7 +61,7 @@ class CoveragePoint:
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityReport:
-    """How reliable the scores of a split are; None for scores that are missing or not from 0 to 1.
+    """The reliability of the scores of a split; None for scores that are missing or not from 0 to 1.
 
     Attributes:
         objects: The scores of predicted objects, which are correct with IoU > 0.5.
@@ -78,7 +79,7 @@ class ReliabilityReport:
 
 
 def reliability_report(predictions: Sequence[PredictionLine], scored: ScoredPredictions) -> ReliabilityReport:
-    """Compute how reliable the confidence scores of a split's predictions are."""
+    """Compute the reliability of the confidence scores of a split's predictions."""
     objects: list[tuple[float | None, bool]] = []
     no_object: list[tuple[float | None, bool]] = []
     # Malformed, failed and missing answers have confidence 0, whatever their line holds.
@@ -96,7 +97,7 @@ def reliability_report(predictions: Sequence[PredictionLine], scored: ScoredPred
 def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool], bins: int = BINS) -> float | None:
     """Compute the ECE (Guo et al. 2017, arXiv 1706.04599, equations 3 and 5); None for no score.
 
-    It is the mean over the bins of the distance between mean score and share of correct ones, weighted by their sizes.
+    It is the mean over the bins of |mean score - share of correct predictions|, weighted by the bins' sizes.
 
     Raises:
         ValueError: As `reliability_bins`.
@@ -108,12 +109,15 @@ def reliability_bins(scores: Sequence[float], correct: Sequence[bool], bins: int
     """Sort the scores into `bins` bins of equal width, the lowest first.
 
     Raises:
-        ValueError: A score not from 0 to 1; not one outcome for each score; no bin.
+        ValueError: A score is not from 0 to 1, there is not one outcome for each score, or there is no bin.
     """
     if bins < 1 or len(scores) != len(correct):
-        raise ValueError(f"expected 1 bin or more and an outcome a score; got {bins}, {len(correct)}, {len(scores)}")
+        raise ValueError(
+            f"expected one outcome per score and at least 1 bin; got {len(correct)} outcomes, {len(scores)} scores and "
+            f"{bins} bins"
+        )
     if not all(_is_fraction(score) for score in scores):
-        raise ValueError(f"scores are from 0 to 1; got {min(scores)} to {max(scores)}")
+        raise ValueError(f"scores must be from 0 to 1; got {min(scores)} to {max(scores)}")
     edges = [number / bins for number in range(bins + 1)]
     # A score on an edge belongs to the bin below.
     bin_of = np.searchsorted(edges[1:-1], np.asarray(scores, dtype=np.float64), side="left").tolist()
@@ -134,8 +138,8 @@ def coverage_curve(
     """Compute cIoU and gIoU of the most confident answers for each share that is kept; None if a score is missing.
 
     Of n answers, the ceil(`coverage` * n) with the highest scores are kept. If several answers share the lowest score
-    that is kept, each of them counts by the fraction of them that is kept, so the result does not depend on an
-    arbitrary order. Only the order of the scores matters. Both mappings have the same ids.
+    that is kept, each of them counts by the fraction of them that is kept, so the result does not depend on the
+    order of equal scores. Only the ranking of the scores matters. Both mappings have the same ids.
     """
     known = {name: score for name, score in scores.items() if score is not None and not math.isnan(score)}
     if not known or len(known) < len(scores):

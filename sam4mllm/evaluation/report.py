@@ -1,4 +1,4 @@
-"""The printed report: our scores beside published ones, and how reliable the confidence scores are, in percent."""
+"""The printed report, in percent: our scores beside published ones, and the reliability of the confidence scores."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
 
 
 def evaluation_report(splits: Sequence[EvaluatedSplit], name: str, named: bool, beside_published: bool) -> str:
-    """Return the text of an evaluation: tables of scores, and how reliable the confidence scores are.
+    """Return the text of an evaluation: tables of scores, and of the reliability of the confidence scores.
 
     `name` is the name of our rows; `named` is whether a single split was named.
     """
@@ -93,7 +93,7 @@ def evaluation_report(splits: Sequence[EvaluatedSplit], name: str, named: bool, 
 
 
 def reliability_text(reports: Mapping[str, ReliabilityReport]) -> str:
-    """Return a table of how reliable the confidence scores of each split are, with a row for each split by its name."""
+    """Return a table of the reliability of confidence scores, with a row for each split by its name."""
     rows = []
     for split, reliability in reports.items():
         objects, coverage = reliability.objects, reliability.coverage
@@ -129,8 +129,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: in
 
 
 def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside_published: bool) -> str:
-    # 1. The heading and the counts. Baselines are made from the same answers, so one line is for all rows of a split,
-    # unless an image was lost in between.
+    # 1. The heading and the counts. Baselines are computed from the same answers, so one line serves all rows of a
+    # split, unless an image became unreadable in between.
     protocol = next(iter(splits[0].values())).protocol
     titles = _HEADLINES[protocol]
     by_split = {next(iter(ours.values())).split: ours for ours in splits}
@@ -151,7 +151,7 @@ def _dataset_report(dataset: str, splits: Sequence[Mapping[str, Scores]], beside
         ]
         rows.append([name, *cells, "", "", ""])
 
-    # 3. The published rows, a line for each system.
+    # 3. The published rows, one for each system.
     quoted = [row for split in by_split for row in _published_rows(dataset, split)] if beside_published else []
     for system in dict.fromkeys(row.system for row in quoted):
         own = {row.split: row for row in quoted if row.system == system}

@@ -1,6 +1,6 @@
 """results.json: the scores of an evaluation with all that is needed to repeat it.
 
-It records the code, model, data and settings that gave the scores; what is unknown (no checkout, no recipe) is null.
+It records the code, model, data and settings that gave the scores; unknown values (no checkout, no recipe) are null.
 """
 
 from __future__ import annotations

@@ -96,14 +96,16 @@ def score(
         predictions: A predictions.jsonl, or its lines as `PredictionLine` or as JSON objects; one per query, in any
             order. Only `id`, `status` and `objects[].segmentation` are needed.
         dataset: The data set's name, such as "refcoco", or "jsonl", "coco" or "hub" for custom data.
-        root: The folder of a published data set. split: its split.
+        root: The folder of a published data set.
+        split: The name of its split.
         protocol: "refcoco", "grefcoco" or "reasonseg"; None for the data set's own.
         min_pixels: An answer whose mask has fewer pixels counts as "no target".
         options: The other arguments of `read_dataset`, such as `path` in place of `root` for custom data.
 
     Raises:
-        PredictionsError: Predictions that cannot be read; unknown or repeated ids; masks not of their image's size.
-        DataError: The data set cannot be read; a protocol that is unknown or does not fit the data set.
+        PredictionsError: Predictions cannot be read, ids are unknown or repeated, or masks have another size than their
+            image.
+        DataError: The data set cannot be read, or the protocol is unknown or does not fit the data set.
 
     Example:
         >>> import json, tempfile
@@ -154,7 +156,7 @@ def score_sentences(
     Args:
         lines: One prediction per query, in any order; read once.
         samples: Every query of the split with its annotation.
-        dataset, split: Their names; that of the data set decides the protocol if None is given.
+        dataset, split: Their names; without a `protocol`, the data set's own is used.
         protocol, min_pixels: As in `score`.
 
     Raises:
@@ -195,7 +197,7 @@ def checked_protocol(
 
 @dataclass(slots=True)
 class _Tally:
-    """What is counted while the predictions of a split are read; `boxes_correct` is for Acc@0.5."""
+    """The counts and scores that are collected while predictions are read; `boxes_correct` is for Acc@0.5."""
 
     rules: EvalProtocol
     min_pixels: int

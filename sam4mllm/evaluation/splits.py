@@ -1,6 +1,6 @@
 """The evaluation of one split: predictions, baselines, scores, the reliability of confidence scores, a page of cases.
 
-    FOLDER/predictions.jsonl, job.json, shards/      the answers, as a batch run writes them
+    FOLDER/predictions.jsonl, job.json, shards/      the answers, as a batch job writes them
     FOLDER/baseline-box/predictions.jsonl            SAM's masks of their boxes alone
     FOLDER/reliability.png                           reliability diagram and coverage curve of their scores
     FOLDER/cases/index.html                          the best, median and worst of them
@@ -39,15 +39,15 @@ RELIABILITY_PLOT = "reliability.png"
 
 @dataclass(frozen=True, slots=True)
 class EvalSettings:
-    """How predictions are scored and shown.
+    """The settings by which predictions are scored and shown.
 
     Attributes:
         protocol, min_pixels: As in `score`.
         baselines: Names of `BASELINES` to compute from the same answers.
-        cases: How many best, median and worst cases the page shows; 0 for no page.
+        cases: The number of best, of median and of worst cases that the page shows; 0 for no page.
 
     Raises:
-        ValueError: An unknown baseline.
+        ValueError: A baseline is unknown.
     """
 
     protocol: str | None = None
@@ -154,7 +154,7 @@ def score_split(
         )
         return replace(result, scores=replace(result.scores, comparable=comparable))
 
-    # 1. The answers, and the baselines that follow from them.
+    # 1. The answers, and the baselines that are computed from them.
     answers = list(read_predictions(predicted.summary.predictions))
     ours = scored(answers)
     baselines = {}
@@ -165,7 +165,7 @@ def score_split(
             lines = filled_boxes(answers)
         baselines[baseline] = scored(lines).scores
 
-    # 2. How reliable the answers' own scores are.
+    # 2. The reliability of the answers' confidence scores.
     folder = predicted.summary.predictions.parent
     reliability = reliability_report(answers, ours)
     caption = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"

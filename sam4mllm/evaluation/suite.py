@@ -1,6 +1,6 @@
-"""Which splits one evaluation covers: those that were named, or all held-out splits that a root folder holds.
+"""The splits that one evaluation covers: those that were named, or all held-out splits under a root folder.
 
-Only names and the splits listed in the data sets' files are read here, no samples.
+Only the names of splits are read from the data sets' files here, no samples.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sam4mllm.data.registry import dataset_names, dataset_row, is_generated
 from sam4mllm.errors import DataError
 
 ALL = "all"
-"""The name that stands for every benchmark under the root."""
+"""The name of all benchmarks under the root together."""
 
 
 class DataOptions(TypedDict, total=False):

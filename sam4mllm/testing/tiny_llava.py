@@ -68,7 +68,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
-    """Save a LLaVA-NeXT (CLIP, Llama), the paper's; an image is a thumbnail of 32 x 32 pixels and up to 4 tiles."""
+    """Save a LLaVA-NeXT (CLIP, Llama), as in the paper; an image is a thumbnail of 32 x 32 pixels and up to 4 tiles."""
     from transformers import (
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,

@@ -1,7 +1,7 @@
 """Tiny random MLLMs of transformers' real classes, saved as real checkpoints with real processors.
 
-What a family's code does with an image and a conversation does not depend on the size of its layers, so a model with
-some hundred thousand weights shows it within seconds. The tokenizer has a token for each byte.
+The processing of images and conversations does not depend on the size of the layers, so a family's code is tested on a
+model with some hundred thousand weights within seconds. The tokenizer has a token for each byte.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
 def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
     """Save a Gemma 3 (SigLIP); every image is resized to 32 x 32 pixels, 4 tokens that attend to each other.
 
-    With seed 0 the model gives every question the same answer, so that a check of batches would show nothing.
+    The default is not seed 0, with which the model gives every question the same answer, so that wrong batches would
+    pass unnoticed.
     """
     from transformers import Gemma3Config, Gemma3ForConditionalGeneration, Gemma3ImageProcessor, Gemma3Processor
 
@@ -154,8 +155,8 @@ def save_tiny_mllm(model_type: str, folder: Path, *, seed: int | None = None) ->
 
     Args:
         model_type: A key of `TINY_MLLMS`, which are transformers' `model_type`s ("qwen3_vl", "internvl", ...).
-        folder: Where the checkpoint is saved.
-        seed: Seeds the weights; None for the family's default.
+        folder: The folder that the checkpoint is saved to.
+        seed: The seed of the weights; None for the family's default.
 
     Raises:
         KeyError: There is no tiny model of this type.

@@ -54,7 +54,7 @@ def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: 
 def text_sizes(tokenizer: Any) -> dict[str, Any]:
     """Return the sizes of a language model with 64 channels and 2 layers.
 
-    The initial weights have a large range, so that answers depend on the question. 64 is the least width that
+    The initial weights have a large range, so that answers depend on the question. 64 is the smallest width that
     bitsandbytes quantizes to 4 bits on a CPU, in blocks of 64 values.
     """
     return {

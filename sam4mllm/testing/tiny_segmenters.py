@@ -1,4 +1,4 @@
-"""Tiny random segmenters of segment_anything's and transformers' real classes, saved as real checkpoints are.
+"""Tiny random segmenters of segment_anything's and transformers' real classes, saved like real checkpoints.
 
 Images are resized to 64 (segment_anything), 112 (SAM3) or 128 pixels; a model has about 30 thousand weights.
 """
@@ -89,8 +89,12 @@ def save_tiny_segmenter(name: str, folder: Path, *, seed: int = 0) -> Path:
 
     Args:
         name: A family of `segmenters.families` ("sam", "sam2", ...), or "segment_anything" for `tiny_sam`.
-        folder: The checkpoint of a family; "segment_anything" is saved in it as `sam.pth`. It is made if need be.
-        seed: Seeds the weights.
+        folder: The checkpoint of a family; "segment_anything" is saved in it as `sam.pth`. It is created if it
+            does not exist.
+        seed: The seed of the weights.
+
+    Raises:
+        KeyError: There is no tiny model of this name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if name == SEGMENT_ANYTHING:
@@ -109,7 +113,7 @@ def save_tiny_sam(file: Path, *, seed: int = 0) -> Path:
 def _random(build: Callable[[], Any], seed: int) -> Any:
     """Build a model and add noise to its weights.
 
-    Some weights of a new model are zero; with noise, masks depend on the prompts and have pixels inside and outside.
+    Some weights of a new model are zero. With noise, masks depend on the prompts, and are neither empty nor full.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)

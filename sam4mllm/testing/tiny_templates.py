@@ -1,6 +1,6 @@
 """Chat templates of the tiny MLLMs: ChatML, and those of published checkpoints that differ from it around an answer.
 
-The published ones are named at each template; their parts for system messages and videos are left out.
+A comment names the published checkpoint of each; the parts for system messages and videos are left out.
 """
 
 from __future__ import annotations

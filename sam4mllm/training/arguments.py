@@ -34,7 +34,7 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     """Build transformers.TrainingArguments from the recipe's `training` section and our defaults.
 
     Raises:
-        RecipeError: A reserved key, a value that transformers refuses, or one with which it would fail later.
+        RecipeError: A key is reserved, or transformers refuses a value or would fail with it later.
     """
     from transformers import TrainingArguments
     from transformers.integrations import get_reporting_integration_callbacks
@@ -75,7 +75,11 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
     minima = {"learning_rate": 0.0, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
     too_low = [name for name, minimum in minima.items() if getattr(arguments, name) < minimum]
     if too_low:
-        raise RecipeError("\n".join(f"training.{name}: got {getattr(arguments, name)}; raise it" for name in too_low))
+        raise RecipeError(
+            "\n".join(
+                f"training.{name}: must be at least {minima[name]}; got {getattr(arguments, name)}" for name in too_low
+            )
+        )
     return arguments
 
 
@@ -102,11 +106,11 @@ def _check_packages(recipe: Recipe) -> None:
 
 
 def check_launch(arguments: Any, device: str, processes: DistributedContext) -> None:
-    """Check that transformers trains on the device and in the number of processes that were asked for.
+    """Check that transformers trains on the requested device and in the requested number of processes.
 
     Raises:
-        LaunchError: Another device or number of processes than the trainer has, or DeepSpeed without a launcher.
-        RecipeError: Settings of DeepSpeed with which no adapter would be saved.
+        LaunchError: The trainer has another device or number of processes, or DeepSpeed has no launcher.
+        RecipeError: With the settings of DeepSpeed no adapter would be saved.
     """
     number = device.partition(":")[2]
     if number and int(number) != arguments.device.index:

@@ -1,7 +1,7 @@
 """Trainer callbacks: the run's log, validation that keeps the best adapter, and frozen vision towers.
 
-They draw no random numbers and change no weights, so a run with them ends with the weights of a run without. All
-processes validate; only the main process writes.
+They draw no random numbers and change no weights, so they do not affect the trained weights. All processes validate;
+only the main process writes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LOGGED = ("loss", "learning_rate", "grad_norm")
 
 
 class DisableVisionInputGrads(TrainerCallback):
-    """Keeps gradients out of the frozen vision tower under gradient checkpointing.
+    """A callback that prevents gradients in the frozen vision tower under gradient checkpointing.
 
     Reentrant checkpointing computes no gradients in a layer whose inputs do not require one, so the trainer makes the
-    outputs of all embeddings require gradients, those of the image patches included: each layer of the vision tower is
-    then computed twice and differentiated for nothing. Non-reentrant checkpointing, the default, does not need this.
+    outputs of all embeddings require gradients, including those of the image patches. Each layer of the vision tower is
+    then computed twice and differentiated without need. Non-reentrant checkpointing, the default, does not need this.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -36,7 +36,7 @@ class DisableVisionInputGrads(TrainerCallback):
 
 
 class LogCallback(TrainerCallback):
-    """Appends the loss to the run's log whenever the trainer logs it, and logs it where no progress bar shows it."""
+    """A callback that appends each logged loss to the run's log, and prints it where no progress bar shows it."""
 
     def __init__(self, run: RunFolder) -> None:
         self._log = run.log
@@ -50,9 +50,10 @@ class LogCallback(TrainerCallback):
 
 
 class ValidationCallback(TrainerCallback):
-    """Validates each `every_steps` steps (0: only at the end), logs the figures and keeps the best adapter by cIoU.
+    """A callback that validates every `every_steps` steps, logs the figures and keeps the best adapter by cIoU.
 
-    The calibration that was fitted to the answers of that validation is saved beside the adapter.
+    With 0 steps it validates at the end only. The calibration that was fitted to the answers of that validation is
+    saved beside the adapter.
 
     `weights` returns the gathered weights where they are sharded over the processes, else None; all processes call it.
     """
@@ -83,7 +84,7 @@ class ValidationCallback(TrainerCallback):
             self.validate_at(state.global_step, model)
 
     def validate_at(self, step: int, model: Any) -> None:
-        """Validate the model after `step` steps, unless the log holds this step already; all processes call this."""
+        """Validate the model after `step` steps, unless this step is in the log already; all processes call this."""
         if self._processes.broadcast_result(lambda: step in self._run.log.validations()):
             return
         validation = self._validate()

@@ -1,9 +1,9 @@
-"""Collator: conversations become one training batch; token ids and labels are made together.
+"""Collator: make one training batch from conversations, token ids and labels together.
 
-Loss is computed on the tokens of the supervised answers and on the token that ends each of them. An answer is what the
-conversation rendered up to and including it has more than the conversation rendered up to the prompt for it, so the
-tokens that carry loss are those that the model generates when asked. A template's `{% generation %}` block is not used,
-because it need not begin where the prompt ends.
+Loss is computed on the tokens of the supervised answers and on the token that ends each of them. The text of an answer
+is the difference between the conversation rendered with the answer and the conversation rendered up to the prompt for
+it, so the tokens that carry loss are those that the model generates at inference. A template's `{% generation %}` block
+is not used, because it need not begin where the prompt ends.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
 
 IGNORED = -100
-"""The label that torch's cross entropy leaves out."""
+"""The label that torch's cross entropy ignores."""
 
 Span = tuple[int, int]
 """Positions [start, end) of tokens in a row of `input_ids`."""
 
 
 class Collator:
-    """Makes `input_ids`, `attention_mask` and `labels`, int64 (B, T) padded on the right, and the images' tensors.
+    """A callable that makes a batch: `input_ids`, `attention_mask` and `labels`, and the tensors of the images.
 
-    Floating-point tensors are cast to the model's dtype. `labels` is IGNORED everywhere but on the supervised answers.
+    The first three are (B, T) int64, padded on the right. Floating-point tensors are cast to the model's dtype.
+    `labels` is IGNORED everywhere but on the supervised answers.
 
     Raises:
         DataError: (when called) An image cannot be read, or a conversation has no supervised answer.
@@ -115,8 +116,8 @@ def label_row(
             raise DataError(f"{_describe(conversation)}: the answer {turn.text!r} has no tokens to train on")
         if ids[end - 1] not in end_ids:
             raise ModelError(
-                f"the chat template ends an answer with none of the tokens at which the model stops ({list(end_ids)}), "
-                "so it would not learn to stop; put one behind the assistant's text in the template"
+                f"the chat template ends an answer with none of the model's end tokens ({list(end_ids)}), so the model "
+                "would not learn to stop; put one of them after the assistant's text in the template"
             )
         labels[start:end] = ids[start:end]
     if all(label == IGNORED for label in labels):

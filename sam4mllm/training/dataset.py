@@ -1,7 +1,7 @@
 """TrainingSet: the conversations of one epoch, made from a mixture of data sets and the targets of its objects.
 
-The method writes the conversations about phrases, one image at a time in the order of the samples; chat is taken as it
-is.
+The method makes the conversations about phrases, one image at a time in the order of the samples; chat is used
+unchanged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
     Within an epoch, images come in the order of their first sample.
 
     Raises:
-        DataError: The mixture makes no conversation.
+        DataError: No conversation can be made from the mixture.
     """
     conversations: list[Conversation] = []
     phrases = without_target = 0
@@ -64,7 +64,7 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
     conversations += [training_conversation(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
     if not conversations:
         raise DataError(
-            f"the training set is empty: {without_target} phrases have no target and there are no others; check "
+            f"the training set is empty: {without_target} phrases have no target, and there are no other ones; check "
             "data.train and targets.min_iou"
         )
     return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target)

@@ -1,8 +1,8 @@
-"""The dry run: what a training would do and need, found without its weights within seconds to minutes.
+"""The dry run: check a training run and estimate its needs without loading weights, within seconds to minutes.
 
-All data sets are read, the first images of each are opened, and conversations are tokenized by the collator of the real
-training. The model is built on the meta device, for its counts. Only the config and the processor of a Hub id are
-downloaded, no targets are computed, and no run folder is written.
+All data sets are read, the first images of each are opened, and conversations are tokenized by the collator that
+training uses. The model is built on the meta device, to count its parameters. Only the config and the processor of a
+Hub id are downloaded, no targets are computed, and no run folder is written.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _DISTRIBUTED_KEYS = ("fsdp", "fsdp_config", "deepspeed")
 
 
 def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> DryRun:
-    """Check a training and estimate what it needs, without loading weights or writing files.
+    """Check a training run and estimate its memory and time, without loading weights or writing files.
 
     Args:
         recipe: A recipe, or the path or name that `load_recipe` takes.
-        tflops: The TFLOP/s that the device sustains.
+        tflops: The throughput that the device sustains, in TFLOP/s.
 
     Raises:
-        RecipeError, DataError, ModelError: Errors that the training would run into, with the same messages. A Hub id
+        RecipeError, DataError, ModelError: The errors that training would raise, with the same messages. A Hub id
             that is neither cached nor reachable is not an error here: tokens are then estimated from characters.
     """
     from sam4mllm.segmenters.loading import find_checkpoint
@@ -63,7 +63,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     mllm = _meta_model(recipe, notes)
     method = _method(recipe, mllm)
     notes += _notes_on_run_folder(recipe)
-    # 2. Read the data, with placeholders for the targets that no store has.
+    # 2. Read the data, and make placeholders for the targets that are in no store.
     mixture = read_mixture(recipe.data, recipe.seed)
     held_out = validation_samples(recipe)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
@@ -118,7 +118,7 @@ def _meta_model(recipe: Recipe, notes: list[str]) -> Mllm | None:
     try:
         mllm = load_meta_mllm(recipe.model.base, dtype=recipe.model.dtype, image_size=recipe.model.image_size)
     except ModelError as error:
-        # What the Hub does not return here may be available on the machine that trains; other errors occur there too.
+        # The machine that trains may have access to the Hub where this one has none; other errors occur there, too.
         if not is_hub_id(recipe.model.base) or not isinstance(error.__cause__, OSError):
             raise
         notes.append(
@@ -137,14 +137,14 @@ def _method(recipe: Recipe, mllm: Mllm | None) -> Method:
 
 
 def _notes_on_run_folder(recipe: Recipe) -> list[str]:
-    """Return a note if the run folder would make the training fail or do nothing."""
+    """Return a note if the run folder would make training fail or do nothing."""
     run = RunFolder(recipe.output)
     if not (run.path / "recipe.yaml").is_file():
         return []
     if run.differences(recipe):
-        return [f"{run.path}: contains a run of another recipe, so training would be refused; set another output"]
+        return [f"{run.path}: contains a run of another recipe, so training will be refused; set another output"]
     if run.is_finished:
-        return [f"{run.path}: this recipe has already been trained, so training would do nothing"]
+        return [f"{run.path}: this recipe has already been trained, so training will do nothing; set another output"]
     return []
 
 
@@ -197,7 +197,7 @@ def _add_estimates(
     segmenter: Path | None,
     tflops: float,
 ) -> None:
-    """Add the model's counts, memory and the time of an epoch to the report; notes say what is missing."""
+    """Add the model's counts, memory and the time of an epoch to the report; notes name what is missing."""
     size = model_size(mllm, recipe.model.quantization, half=arguments.bf16 or arguments.fp16)
     if size is None:
         report.notes.append(

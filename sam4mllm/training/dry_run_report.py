@@ -20,7 +20,7 @@ _MEMORY_LABELS = {
 
 @dataclass(slots=True)
 class DryRun:
-    """What a training would do and need.
+    """The report of a dry run: the data, the steps, and estimates of memory and time.
 
     Attributes:
         recipe: The recipe's hash.
@@ -38,7 +38,7 @@ class DryRun:
         memory: `estimate.Memory`, in bytes of one GPU.
         tflops: The TFLOP/s for which the time is estimated.
         seconds_per_epoch: Time of an epoch, without targets and validation.
-        notes: What was not checked or looks wrong.
+        notes: What was not checked, and what may be wrong.
     """
 
     recipe: str

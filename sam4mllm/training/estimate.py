@@ -1,4 +1,4 @@
-"""Estimates of what a training needs, from shapes: the memory of one GPU, and the time of an epoch.
+"""Estimates from shapes: the memory that training needs on one GPU, and the time of an epoch.
 
 Memory of one GPU for the longest batch, with b bytes per value (2 under bf16 or fp16, else 4):
 
@@ -98,8 +98,8 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
     """Count the weights and activations of an unquantized model with its adapter; it may be on the meta device.
 
     Args:
-        mllm: The model; `quantization` says how its base will be quantized.
-        quantization: "4bit", "8bit" or None.
+        mllm: The model, not quantized.
+        quantization: How its base will be quantized: "4bit", "8bit" or None.
         half: Whether it computes in 16 bits under autocast.
 
     Returns:
@@ -150,7 +150,7 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
 def memory(size: ModelSize, tokens: int, *, optimizer: str, checkpointing: bool, segmenter_bytes: int | None) -> Memory:
     """Estimate one GPU's memory for training on a batch of `tokens` tokens in total, padding included.
 
-    `optimizer` is transformers' name of it (`optim`), `checkpointing` whether gradient checkpointing is on.
+    `optimizer` is a value of transformers' `optim`; `checkpointing` is whether gradient checkpointing is on.
     """
     per_token = size.layers * size.activation_bytes
     if checkpointing:
@@ -187,7 +187,7 @@ def conversations_per_step(arguments: Any) -> int:
 
 
 def optimizer_steps(conversations: int, arguments: Any) -> tuple[int, int]:
-    """Return the optimizer steps of an epoch and of the training, as transformers' trainer counts them.
+    """Return the optimizer steps of an epoch and of the training run, as transformers' Trainer counts them.
 
     `arguments` are `TrainingArguments`.
     """

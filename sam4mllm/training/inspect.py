@@ -1,4 +1,4 @@
-"""The inspect stage: an HTML page of training targets, to be looked at before a long training.
+"""The inspect stage: an HTML page of training targets, to check them before a long training run.
 
 One card for each sample: the image with the true masks, the boxes and the chosen points; the phrase; the IoUs of its
 targets; and the exact text of question and answer.
@@ -35,7 +35,7 @@ _LEGEND = (
 
 
 def inspect_targets(
-    recipe: Recipe | str | Path, output: Path | None = None, *, limit: int = 60, device: str = "auto"
+    recipe: Recipe | str | Path, output: str | Path | None = None, *, limit: int = 60, device: str = "auto"
 ) -> Path:
     """Write an HTML page of a recipe's training targets and return the page's file.
 
@@ -45,7 +45,7 @@ def inspect_targets(
     Args:
         recipe: A recipe, or the path or name that `load_recipe` takes.
         output: The page's folder; None for `inspect` in the run folder.
-        limit: Samples shown at most.
+        limit: The maximum number of samples shown.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -61,7 +61,7 @@ def inspect_targets(
             samples,
             select_targets(store.read(), only_winning=recipe.targets.only_winning),
             method,
-            output or recipe.output / "inspect",
+            recipe.output / "inspect" if output is None else Path(output),
             title=f"Training targets of {name}",
             reasons=store.skipped(),
             advance=advance,
@@ -84,7 +84,7 @@ def write_page(
         samples: The samples, shown in this order.
         targets: Targets by object id; where the method needs them, an object without one is shown as left out.
         method: The method whose questions and answers are shown.
-        output: The folder, which is made if it does not exist.
+        output: The folder; created if it does not exist.
         title: The page's title.
         reasons: Why an object has no target, by object id, where that is known.
         advance: Called with 1 for each sample drawn.
@@ -93,7 +93,7 @@ def write_page(
         The page's file.
 
     Raises:
-        DataError: An image that cannot be read.
+        DataError: An image cannot be read.
     """
     (output / "images").mkdir(parents=True, exist_ok=True)
     cards, drawn = [], []

@@ -32,13 +32,12 @@ class TargetFigures:
     Attributes:
         objects: Objects with a target.
         skipped: Objects with a mask and without a target.
-        points_beat_box: Objects of which a kept group of points has a higher IoU than the box alone.
+        points_beat_box: Objects with a kept group of points whose IoU is higher than that of the box alone.
         boxes_alone: Objects that are annotated by a box and have no mask, so that their box is the target.
-        below_half: Objects of which even the best kept prompt has an IoU below 0.5.
+        below_half: Objects whose best kept prompt has an IoU below 0.5.
         iou_chosen: Mean IoU of the best kept prompts; None without objects, as the two that follow.
         iou_box_alone: Mean IoU of the boxes alone.
-        iou_random_group: Mean IoU over all groups that were drawn, which is what a group drawn at random is expected
-            to reach.
+        iou_random_group: Mean IoU over all sampled groups: the expected IoU of a randomly chosen group.
         worst: The lowest IoU of a best kept prompt and its object's id, where that IoU is below 0.5.
     """
 
@@ -62,7 +61,7 @@ class PreparedTargets:
 
     @cached_property
     def figures(self) -> TargetFigures:
-        """The figures of the whole store, which is read on first use.
+        """The figures of all objects in the store, which is read on first access.
 
         Raises:
             DataError: A shard of the store cannot be read.
@@ -123,7 +122,7 @@ def prepare_targets(
         processes: The processes that share the work.
 
     Returns:
-        The store and the mixture; figures about the targets are computed when they are first asked for.
+        The store and the mixture; figures about the targets are computed on first access.
 
     Raises:
         RecipeError: The recipe's method is trained without targets of the segmenter (PQPP).

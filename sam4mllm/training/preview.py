@@ -19,7 +19,7 @@ from sam4mllm.training.estimate import vision_tower_size
 IMAGES_PER_SET = 4
 """Images of each data set whose conversations are previewed."""
 FURTHER_CONVERSATIONS = 48
-"""Conversations that are previewed besides, spread evenly over the epoch."""
+"""Further conversations that are previewed, spread evenly over the epoch."""
 SHOWN_PER_SET = 1
 """Conversations of each data set whose text is shown."""
 
@@ -93,7 +93,7 @@ def preview_training_set(
 
 
 def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: Recipe) -> ConversationPreview:
-    """Run a conversation through the training's collator; without a model, estimate its tokens from its characters.
+    """Tokenize a conversation with the collator that training uses; without a model, estimate its tokens from its text.
 
     Raises:
         DataError, ModelError: As the collator.
@@ -122,7 +122,7 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
 def _first_conversations(mixture: Mixture, training_set: TrainingSet, recipe: Recipe) -> list[list[Conversation]]:
     """Return for each data set the conversations about its first images; the first of them is shown.
 
-    Of an image that several sets have, each set shows another conversation where there is one.
+    If several sets have an image, each set shows another conversation about it, as far as there are several.
     """
     first_chat = len(training_set.conversations) - training_set.chats
     by_image: dict[bool, dict[Path, list[Conversation]]] = {True: {}, False: {}}

@@ -46,7 +46,7 @@ def train(
 ) -> RunFolder:
     """Train a recipe to the end and return its run folder.
 
-    An interrupted training is resumed from its last complete checkpoint; a finished run is returned unchanged.
+    An interrupted run is resumed from its last complete checkpoint; a finished run is returned unchanged.
 
     Args:
         recipe: A recipe, or the path or name that `load_recipe` takes.
@@ -55,8 +55,8 @@ def train(
         processes: The processes that train together.
 
     Raises:
-        RecipeError: Settings that contradict each other, or a run folder of another recipe.
-        DataError, ModelError: Data or models that cannot be read.
+        RecipeError: Settings contradict each other, or the run folder is that of another recipe.
+        DataError, ModelError: Data or models cannot be read.
         LaunchError: The trainer has another number of processes than were launched.
     """
     # 1. Check the settings before the run folder is created: a refused recipe must not leave one behind.
@@ -79,7 +79,7 @@ def train(
     # 3. Compute the targets and make the conversations.
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
-    # 4. Load the model. The arguments are made before, and kept: under ZeRO-3 they shard the weights as they are read.
+    # 4. Load the model. The arguments are created before and kept: under ZeRO-3 they shard the weights on loading.
     arguments = training_arguments(recipe, device)
     mllm = _load_model(recipe, arguments, device)
     # 5. Train. Sharded weights are gathered at every step of generation, so all processes validate the same samples.
@@ -156,8 +156,8 @@ def fit(
 
 
 def _create_run(recipe: Recipe) -> RunFolder:
-    """Create the run folder, or reopen it; its method.json then has the settings for training and inference."""
-    # The method is made first, because it may be refused, and a refused recipe must not leave a folder behind.
+    """Create the run folder, or reopen it; its method.json has the method's settings for training and inference."""
+    # The method is built first, because it may be refused, and a refused recipe must not leave a folder behind.
     method = None if RunFolder(recipe.output).is_started else method_of_recipe(recipe)
     return RunFolder.create(recipe, method)
 
@@ -229,8 +229,8 @@ def _make_trainer(
 def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
     """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
 
-    It is (None, 0, 1) where there is no checkpoint. With `only_unfinished` checkpoints of the last step are passed
-    over: sharded weights are distributed to their processes only when training begins.
+    It is (None, 0, 1) where there is no checkpoint. With `only_unfinished`, checkpoints of the last step are
+    skipped: sharded weights are distributed to their processes only when training begins.
 
     Raises:
         RecipeError: The checkpoints were written by another number of processes.

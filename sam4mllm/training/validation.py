@@ -1,6 +1,6 @@
-"""Validation during training: answer, segment and score held-out samples with the pipeline that also predicts.
+"""Validation during training: answer, segment and score held-out samples with the pipeline that inference uses.
 
-The loss measures next-token prediction; this measures the masks. The same answers calibrate the scores.
+The loss measures next-token prediction; validation measures the masks. The scores are calibrated on the same answers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Figures on `n` held-out samples.
+    """Metrics on `n` held-out samples.
 
     Attributes:
         ciou: The sum of intersections over the sum of unions, at the original sizes; 0 where all masks are empty.
@@ -84,9 +84,9 @@ def make_validator(
 def validate(
     pipeline: Pipeline, samples: Sequence[Sample], name: str, processes: DistributedContext = SINGLE_PROCESS
 ) -> Validation:
-    """Score `pipeline` on `samples` of the split called `name`; draws no random numbers.
+    """Score `pipeline` on `samples` of the split called `name`, without random numbers.
 
-    Several processes take a part of the samples each, and all of them return the figures of all samples.
+    Each of several processes takes a part of the samples, and all of them return the metrics of all samples.
 
     Raises:
         DataError: An image cannot be read, or its size differs from its annotation's.

@@ -1,8 +1,8 @@
 """Drawings of masks, boxes and points over an image, of images side by side with captions, and of contact sheets.
 
 Images are enlarged by an integer factor without interpolation, so each pixel of a mask is visible as it was computed.
-PIL draws all of it: `torchvision.utils.draw_*` has neither outlines of masks nor crosses, and would import torch for
-the few lines that blend a color or draw a rectangle.
+Everything is drawn with PIL: `torchvision.utils.draw_*` draws neither outlines of masks nor crosses, and would import
+torch.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def overlay(
 ) -> Image.Image:
     """Draw masks, boxes and points over an image; object i has the color `PALETTE[i]`.
 
-    Masks are tinted and outlined. A positive point is a green dot, a negative one a red cross, each ringed in white.
+    Masks are tinted and outlined. A positive point is a green dot, a negative one a red cross, both with white borders.
 
     Args:
         image: (H, W, 3) uint8, RGB.

@@ -25,7 +25,7 @@ def html_page(title: str, summary: str, legend: str, groups: Sequence[tuple[str,
         title: Title and first heading. It is escaped here, as the summary, the legend and the headings are.
         summary: One line of figures.
         legend: How to read the images.
-        groups: Pairs of a heading, empty for none, and the group's cards: HTML that the caller has escaped.
+        groups: Pairs of a heading (empty for none) and the group's cards, as HTML that the caller has escaped.
     """
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',

@@ -45,10 +45,10 @@ def draw_reliability(
 ) -> Image.Image:
     """Draw the reliability diagram of scores beside the curve of cIoU over coverage.
 
-    Left: a bar per bin reaches to the share of its predictions that is correct (IoU > 0.5), with their number at its
-    foot; a vertical line leads from there to their mean score, on the diagonal of perfect calibration (Guo et al. 2017,
-    arXiv 1706.04599, figure 1). Right: cIoU of the most confident answers against the share of the answers that is
-    kept; the dashed line is the cIoU of all answers.
+    Left: the height of a bin's bar is the share of its predictions that is correct (IoU > 0.5); their number is at its
+    foot. A vertical line connects that share with their mean score, on the diagonal of perfect calibration (Guo et al.
+    2017, arXiv 1706.04599, figure 1). Right: cIoU of the most confident answers against the share of the answers that
+    is kept; the dashed line is the cIoU of all answers.
 
     Args:
         bins: From the lowest to the highest scores; empty where predictions have no scores from 0 to 1.

@@ -104,7 +104,7 @@ def test_a_repeated_calibration_asks_nothing_and_gives_the_same_result_whatever_
 def test_a_training_split_and_answers_that_cannot_be_parsed_are_refused(run: RunFolder, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="was trained on it"):
         calibrate(run, dataset="jsonl", path=tmp_path / "train.jsonl")
-    with pytest.raises(ModelError, match="none of 1 answers could be read"):
+    with pytest.raises(ModelError, match="none of 1 answers could be parsed"):
         calibrate_pipeline(make_pipeline(), run, write_data(tmp_path, ["riddle"]), tmp_path / "out")
     assert run.calibration is None
 
