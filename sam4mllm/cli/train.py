@@ -83,11 +83,9 @@ def _merge_options(parser: ArgumentParser) -> None:
 
 def _merge(options: Namespace) -> int:
     from sam4mllm.runs.merge import merge
-    from sam4mllm.runs.run_folder import RunFolder
     from sam4mllm.utils.device import resolve_device
 
-    device = resolve_device(options.device)
-    merged = merge(RunFolder.open(options.run), options.output, dtype=options.dtype, device=device)
+    merged = merge(options.run, options.output, dtype=options.dtype, device=resolve_device(options.device))
     print(f"{merged.path}: merged; try `vllm serve {merged.path}`, then `--server URL` of predict and evaluate")
     return 0
 

@@ -46,7 +46,7 @@ class _Files:
 
 
 def write_dataset(
-    root: Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
+    root: str | Path, *, scenes: int = 200, held_out: int | None = None, seed: int = 0, advance: Advance = ignore
 ) -> None:
     """Write a generated data set to the folder `root`.
 
@@ -64,6 +64,7 @@ def write_dataset(
         DataError: `root` exists and is not empty.
         ValueError: Fewer than one training scene or two held-out ones.
     """
+    root = Path(root)
     held_out = max(2, scenes // 5) if held_out is None else held_out
     if scenes < 1 or held_out < 2:
         raise ValueError(f"a data set has at least 1 training scene and 2 held-out ones; got {scenes} and {held_out}")

@@ -85,7 +85,7 @@ def test_predict_answers_the_queries_of_a_data_set(
     assert "3 predictions" in capsys.readouterr().err
     for wrong in ([], ["q.jsonl", *data]):
         assert main(["predict", "run", *wrong, "--output", str(tmp_path / "out")]) == 2
-        assert "give one of the two" in capsys.readouterr().err
+        assert "give one of them" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("scripted")
