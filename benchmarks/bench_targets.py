@@ -141,7 +141,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     embedding, embedded = take_turns({"embed": embed}, options.repeats, device)
     works = [Work(*pair) for pair in zip(embedded["embed"], drawn["draw"], strict=True)]
     variants = {ONE: partial(theirs, predictor, works, 1), ALL: partial(theirs, predictor, works, options.groups)}
-    variants |= {f"ours, {size} prompts at once": partial(ours, segmenter, works, size) for size in options.batch_sizes}
+    variants |= {
+        f"sam4mllm, {size} prompts at once": partial(ours, segmenter, works, size) for size in options.batch_sizes
+    }
     seconds, ious = take_turns(variants, options.repeats, device)
     return {
         "machine": machine(device),

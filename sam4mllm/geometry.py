@@ -33,10 +33,12 @@ class Box(NamedTuple):
 
     @property
     def width(self) -> float:
+        """The width in pixels."""
         return self.x2 - self.x1
 
     @property
     def height(self) -> float:
+        """The height in pixels."""
         return self.y2 - self.y1
 
     @property
@@ -104,10 +106,12 @@ class SamPrompt:
 
     @property
     def positives(self) -> tuple[Point, ...]:
+        """The points on the object, in their order."""
         return tuple(point for point in self.points if point.label == POSITIVE)
 
     @property
     def negatives(self) -> tuple[Point, ...]:
+        """The points off the object, in their order."""
         return tuple(point for point in self.points if point.label == NEGATIVE)
 
 

@@ -48,7 +48,7 @@ class Parser(ArgumentParser):
         self.exit(2, f"sam4mllm: error: {message} (see `{usage}`)\n")
 
     def option_names(self) -> list[str]:
-        """All option strings of this parser, such as `--device`."""
+        """Return all option strings of this parser, such as `--device`."""
         return [option for action in self._actions for option in action.option_strings]
 
 

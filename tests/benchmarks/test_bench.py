@@ -21,7 +21,7 @@ def test_every_variant_scores_groups_the_same(tmp_path: Path, capsys: pytest.Cap
     arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
     tool.main(arguments)
     record: dict[str, Any] = json.loads((tmp_path / "new/t.json").read_text())
-    assert list(record["ways"]) == [tool.ONE, tool.ALL, "ours, 2 prompts at once", "ours, 64 prompts at once"]
+    assert list(record["ways"]) == [tool.ONE, tool.ALL, "sam4mllm, 2 prompts at once", "sam4mllm, 64 prompts at once"]
     one, all_at_once = record["ways"][tool.ONE], record["ways"][tool.ALL]
     for way in record["ways"].values():
         assert way["same_iou"] == 1.0
