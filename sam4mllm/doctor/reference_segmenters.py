@@ -16,17 +16,10 @@ import torch
 
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.architecture import SamArchitecture
+from sam4mllm.segmenters.families import SamFamily
+from sam4mllm.segmenters.frame import SquareFrame
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-
-_PROCESSORS = {
-    "sam": ("SamProcessor", "SamImageProcessor"),
-    "sam_hq": ("SamHQProcessor", "SamImageProcessor"),
-    "sam2": ("Sam2Processor", "Sam2ImageProcessor"),
-    "sam3_tracker": ("Sam3TrackerProcessor", "Sam3ImageProcessor"),
-    "edgetam": ("Sam2Processor", "Sam2ImageProcessor"),
-}
-_LONGEST_SIDE = ("sam", "sam_hq")
 
 # Applied in order. Source: the module names of segment_anything's `modeling/` and of transformers' `modeling_sam.py`.
 _SAM_MODEL_NAMES = [
@@ -100,12 +93,12 @@ def _predictor_answer(sam: Any, image: npt.NDArray[np.uint8], prompt: SamPrompt)
 
 
 def _processor_answer(segmenter: TransformersSam, image: npt.NDArray[np.uint8], prompt: SamPrompt) -> LibraryAnswer:
-    family, model = segmenter.family.name, segmenter.model
+    family, model = segmenter.family, segmenter.model
     side = int(model.prompt_encoder.input_image_size)
     processor = _processor(family, side)
     height, width = image.shape[:2]
     longest = max(width, height)
-    resized_wh = np.array([width, height]) * side / longest if family in _LONGEST_SIDE else np.array([side, side])
+    resized_wh = np.array([side, side]) if family.frame is SquareFrame else np.array([width, height]) * side / longest
     half_xy = np.array([width, height]) / resized_wh.round() / 2
     prompts: dict[str, Any] = {}
     if prompt.box is not None:
@@ -123,15 +116,15 @@ def _processor_answer(segmenter: TransformersSam, image: npt.NDArray[np.uint8], 
     return LibraryAnswer(inputs["pixel_values"], logits[best], float(outputs.iou_scores[0, 0, best]))
 
 
-def _processor(family: str, side: int) -> Any:
+def _processor(family: SamFamily, side: int) -> Any:
     """Return the family's own processor with its defaults, for input squares of `side` pixels."""
     import transformers
 
-    processor_class, image_processor_class = (getattr(transformers, name) for name in _PROCESSORS[family])
+    processor_class, image_processor_class = (getattr(transformers, name) for name in family.processors)
     square = {"height": side, "width": side}
-    if family in _LONGEST_SIDE:
-        return processor_class(image_processor_class(size={"longest_edge": side}, pad_size=square))
-    return processor_class(image_processor_class(size=square))
+    if family.frame is SquareFrame:
+        return processor_class(image_processor_class(size=square))
+    return processor_class(image_processor_class(size={"longest_edge": side}, pad_size=square))
 
 
 def _xy(prompt: SamPrompt) -> npt.NDArray[np.float64]:

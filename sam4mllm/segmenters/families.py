@@ -1,7 +1,7 @@
 """The table of transformers' SAM models that can be segmenters: all that differs between them is in its rows.
 
 To add a family:
-1. Append a row to `FAMILIES`: its model types in config.json, its class, frame and pixel statistics.
+1. Append a row to `FAMILIES`: its model types in config.json, its class, frame, pixel statistics and processors.
 2. Add an `EmbeddingFormat` if its mask decoder takes image features in another form than the three below.
 3. Add a tiny random model of it to `sam4mllm/testing/tiny_segmenters.py`; `sam4mllm doctor` and the tests use it.
 """
@@ -56,6 +56,12 @@ PYRAMID = EmbeddingFormat(
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
+# Names of transformers' processor and image processor.
+_SAM = ("SamProcessor", "SamImageProcessor")
+_SAM_HQ = ("SamHQProcessor", "SamImageProcessor")
+_SAM2 = ("Sam2Processor", "Sam2ImageProcessor")
+_SAM3 = ("Sam3TrackerProcessor", "Sam3ImageProcessor")
+
 
 @dataclass(frozen=True, slots=True)
 class SamFamily:
@@ -69,14 +75,16 @@ class SamFamily:
     pixel_statistics: tuple[tuple[float, float, float], tuple[float, float, float]]
     """Mean and standard deviation of the channels, from 0 to 1, for checkpoints without an image processor's file."""
     embeddings: EmbeddingFormat
+    processors: tuple[str, str]
+    """Names of transformers' processor and image processor, with which the doctor compares the masks of this package."""
 
 
 FAMILIES = (
-    SamFamily("sam", ("sam",), "SamModel", InputFrame, _IMAGENET, TENSOR),
-    SamFamily("sam_hq", ("sam_hq",), "SamHQModel", InputFrame, _IMAGENET, TENSOR_AND_LIST),
-    SamFamily("sam2", ("sam2", "sam2_video"), "Sam2Model", SquareFrame, _IMAGENET, PYRAMID),
-    SamFamily("sam3_tracker", ("sam3_tracker", "sam3_video"), "Sam3TrackerModel", SquareFrame, _HALF, PYRAMID),
-    SamFamily("edgetam", ("edgetam", "edgetam_video"), "EdgeTamModel", SquareFrame, _IMAGENET, PYRAMID),
+    SamFamily("sam", ("sam",), "SamModel", InputFrame, _IMAGENET, TENSOR, _SAM),
+    SamFamily("sam_hq", ("sam_hq",), "SamHQModel", InputFrame, _IMAGENET, TENSOR_AND_LIST, _SAM_HQ),
+    SamFamily("sam2", ("sam2", "sam2_video"), "Sam2Model", SquareFrame, _IMAGENET, PYRAMID, _SAM2),
+    SamFamily("sam3_tracker", ("sam3_tracker", "sam3_video"), "Sam3TrackerModel", SquareFrame, _HALF, PYRAMID, _SAM3),
+    SamFamily("edgetam", ("edgetam", "edgetam_video"), "EdgeTamModel", SquareFrame, _IMAGENET, PYRAMID, _SAM2),
 )
 
 

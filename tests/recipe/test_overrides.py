@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import typing
 from pathlib import Path
 
 import pytest
 
 from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.recipe.schema import MethodSection
 from tests.recipe.conftest import problems
+
+_QUOTED = [repr(name) for name in typing.get_args(MethodSection.model_fields["name"].annotation)]
+METHOD_NAMES = f"{', '.join(_QUOTED[:-1])} or {_QUOTED[-1]}"
+"""The names of the methods as pydantic lists them: "'ppg', 'pqpp' or 'both'"."""
 
 
 def test_overrides_are_yaml_and_apply_in_order(small: Path) -> None:
@@ -75,7 +81,7 @@ def test_a_method_given_by_its_name_leaves_the_sections_other_settings_unchanged
         (["methods=pqpp"], "methods: use [ppg], [pqpp] or [ppg, pqpp]; got 'pqpp'"),
         (["methods=[pqpp]", "method.name=ppg"], "methods: is given together with method.name; keep one of them"),
         (["method=ppg", "methods=[pqpp]"], "methods: is given together with method.name; keep one of them"),
-        (["method=pgp"], "method.name: input should be 'ppg', 'pqpp' or 'both'; got 'pgp'"),
+        (["method=pgp"], f"method.name: input should be {METHOD_NAMES}; got 'pgp'"),
         (["method.box_jitter=0.5"], "method.box_jitter: input should be less than 0.5; got 0.5"),
     ],
 )

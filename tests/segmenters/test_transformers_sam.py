@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from sam4mllm.geometry import Box, SamPrompt
-from sam4mllm.segmenters.families import family_of
+from sam4mllm.segmenters.families import FAMILIES, family_of
 from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.testing import tiny_segmenter_model
 
-NAMES = ["sam", "sam_hq", "sam2", "sam3_tracker", "edgetam"]
+NAMES = [family.name for family in FAMILIES]
 IMAGE = np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8)
 BOX, OTHER_BOX = SamPrompt(Box(10, 5, 60, 50)), SamPrompt(Box(70, 40, 99, 70))
 
