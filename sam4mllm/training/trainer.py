@@ -59,14 +59,15 @@ def train(
         DataError, ModelError: Data or models cannot be read.
         LaunchError: The trainer has another number of processes than were launched.
     """
-    # 1. Check the settings before the run folder is created: a refused recipe must not leave one behind.
+    # 1. Check the settings and read the data before the run folder is created: a refused recipe must not leave one
+    #    behind, because a corrected recipe would then be refused as another one.
     recipe = resolve_recipe(recipe)
     device = resolve_device(processes.device(device))
     check_launch(training_arguments(recipe, device), device, processes)
-    # 2. Create or reopen the run folder, and read the data.
+    mixture = read_mixture(recipe.data, recipe.seed)
+    # 2. Create or reopen the run folder.
     is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
     run = RunFolder(recipe.output)
-    mixture = read_mixture(recipe.data, recipe.seed)
     processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
     if is_finished:
         logger.info("%s: the training has already finished", run.path)

@@ -70,6 +70,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         ["train", "{home}/recipe.yaml", "training.learning_rate=-1"],
         "training.learning_rate: must be at least 0.0; got -1",
     ),
+    "training data that do not exist": (
+        ["train", "{home}/recipe.yaml", "data.train=[{{dataset: jsonl, path: {home}/no.jsonl}}]", "--device", "cpu"],
+        "no.jsonl: cannot be read",
+    ),
     "a batch size of 0": (
         ["train", "{home}/recipe.yaml", "training.per_device_train_batch_size=0"],
         "training.per_device_train_batch_size: must be at least 1; got 0",
