@@ -186,7 +186,7 @@ def check_not_empty(phrase: str, where: str = "") -> str:
         DataError: The phrase is blank.
     """
     if not phrase.strip():
-        raise DataError(f"{_prefix(where)}the phrase is empty; describe the object, or remove the line")
+        raise DataError(f"{_prefix(where)}the phrase is empty; describe the object")
     return phrase
 
 

@@ -108,7 +108,7 @@ class RunFolder:
         """The method that asks this run's model.
 
         Raises:
-            ModelError: Method.json is missing or damaged.
+            ModelError: method.json is missing or damaged.
         """
         file = self.path / "method.json"
         try:
@@ -121,7 +121,7 @@ class RunFolder:
         """How confidences become scores; None if no calibration was fitted.
 
         Raises:
-            ModelError: Calibration.json is damaged.
+            ModelError: calibration.json is damaged.
         """
         file = self.path / CALIBRATION
         if not file.exists():

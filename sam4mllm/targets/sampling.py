@@ -1,4 +1,4 @@
-"""Sample groups of points on and around an object, and jittered boxes, with a seed per object.
+"""Sample point groups (point prompts on and around an object) and jittered boxes, with a seed per object.
 
 Positive points are on the mask, negative points off the mask and inside the slightly extended box; all are at pixel
 centers. Source: prompt-point generation (PPG) in SAM4MLLM, arXiv 2409.10542.

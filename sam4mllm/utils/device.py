@@ -17,6 +17,9 @@ def resolve_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"device {name!r}: not a device of torch; give auto, cpu, cuda or cuda:N") from error
+    try:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ModelError(f"device {name!r}: this machine has no CUDA device that torch can use; try cpu")
         # A valid name may be of a device that is missing or, as "meta", holds no values: copy one there and back.
