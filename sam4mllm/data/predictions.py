@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BeforeValidator, Field
 
 from sam4mllm.data.masks import Rle, check_rle
 from sam4mllm.data.records import (
@@ -158,8 +158,17 @@ class _ConfidenceRecord(Record):
         return Confidence(self.text, self.points, self.iou)
 
 
+def _ignore_foreign(value: object) -> object:
+    """Return None for a confidence that is not an object, such as the number that other programs may write there."""
+    return value if isinstance(value, dict) else None
+
+
 # Older files call the confidence "evidence".
-_CONFIDENCE = Field(default=None, validation_alias=AliasChoices("confidence", "evidence"))
+_ConfidenceField = Annotated[
+    _ConfidenceRecord | None,
+    BeforeValidator(_ignore_foreign),
+    Field(validation_alias=AliasChoices("confidence", "evidence")),
+]
 
 
 class _ObjectRecord(Record):
@@ -168,7 +177,7 @@ class _ObjectRecord(Record):
     points_xy: list[list[float]] | None = None
     point_labels: list[int | float] | None = None
     score: float | None = None
-    confidence: _ConfidenceRecord | None = _CONFIDENCE
+    confidence: _ConfidenceField = None
     box_alone: bool | None = None
 
     def predicted_object(self) -> PredictedObject:
@@ -203,7 +212,7 @@ class _PredictionRecord(Record):
     answer: Text | None = None
     error: Text | None = None
     score: float | None = None
-    confidence: _ConfidenceRecord | None = _CONFIDENCE
+    confidence: _ConfidenceField = None
 
 
 def queries_of(samples: Iterable[Sample]) -> list[Query]:

@@ -77,6 +77,14 @@ def test_id_status_and_masks_are_enough() -> None:
     assert prediction_from_json({"id": "a", "status": "no_object"}) == PredictionLine("a", "no_object")
 
 
+@pytest.mark.parametrize("confidence", [0.93, "high", [0.9, 0.1], None])
+def test_a_confidence_in_the_format_of_another_program_is_ignored(confidence: object) -> None:
+    record = {"id": "a", "status": "ok", "objects": [{"segmentation": RLE, "confidence": confidence}]}
+    assert prediction_from_json({**record, "confidence": confidence}) == PredictionLine(
+        "a", "ok", (PredictedObject(RLE),)
+    )
+
+
 COORDINATES = st.floats(-1e6, 1e6)
 PROMPTS = st.builds(
     lambda x2, y2, points: SamPrompt(Box(0.0, 0.0, x2, y2), tuple(points)),
