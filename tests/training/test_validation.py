@@ -15,7 +15,7 @@ from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.training.validation import validate
 from tests.launch import in_threads
 
-ANSWERS = {"half": "[0,0,4,9]", "none": "No object validation.", "broken": "[1,", "all": "[0,0,9,9]"}
+ANSWERS = {"half": "[0,0,4,9]", "none": "No object found.", "broken": "[1,", "all": "[0,0,9,9]"}
 
 
 @pytest.fixture
