@@ -76,7 +76,7 @@ class SamFamily:
     """Mean and standard deviation of the channels, from 0 to 1, for checkpoints without an image processor's file."""
     embeddings: EmbeddingFormat
     processors: tuple[str, str]
-    """Names of transformers' processor and image processor, with which the doctor compares the masks of this package."""
+    """Names of transformers' processor and image processor, with which the doctor compares our pixels and masks."""
 
 
 FAMILIES = (
