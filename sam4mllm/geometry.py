@@ -1,4 +1,4 @@
-"""Box, Point, SamPrompt and the coordinate grids: the only module that scales or rounds coordinates.
+"""Bounding boxes, points, SAM prompts and coordinate grids: the only module that scales or rounds coordinates.
 
 Every coordinate is continuous, x to the right and y downwards, in pixels of the original image: pixel (column c,
 row r) covers [c, c + 1) x [r, r + 1) and its center is (c + 0.5, r + 0.5). A box is (x1, y1, x2, y2) with x2 and y2
@@ -24,7 +24,7 @@ _MAX_ASPECT_RATIO = 200
 
 
 class Box(NamedTuple):
-    """A box (x1, y1, x2, y2) in pixels of the original image, x2 and y2 exclusive."""
+    """A bounding box (x1, y1, x2, y2) in pixels of the original image, x2 and y2 exclusive."""
 
     x1: float
     y1: float

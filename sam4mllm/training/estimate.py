@@ -1,4 +1,4 @@
-"""Estimates from shapes: the memory that training needs on one GPU, and the time of an epoch.
+"""Estimate from shapes: the memory that training needs on one GPU, and the time of an epoch.
 
 Memory of one GPU for the longest batch, with b bytes per value (2 under bf16 or fp16, else 4):
 

@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename), the check of an output folder, and the digest of a file.
+"""Atomic writes of files (temporary file, fsync, rename), the check of an output folder, and the digest of a file.
 
 A process that is killed at any moment leaves the old file or the new one, never a part of one.
 """
