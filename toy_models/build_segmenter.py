@@ -11,6 +11,8 @@ head is not saved with the model.
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,17 @@ class AuxiliaryHead(nn.Module):
         return maps[:, :9], maps[:, 9]
 
 
+def auxiliary_loss(auxiliary: AuxiliaryHead, embeddings: Tensor, classes: Tensor) -> Tensor:
+    """Return the loss of the auxiliary head on embedded scenes with color classes (B, 256, 256)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        colours, borders = auxiliary(embeddings)
+    classes = classes[:, 2::4, 2::4]
+    border = torch.zeros_like(borders)
+    border[:, 1:] += (classes[:, 1:] != classes[:, :-1]).float()
+    border[:, :, 1:] += (classes[:, :, 1:] != classes[:, :, :-1]).float()
+    return F.cross_entropy(colours, classes) + F.binary_cross_entropy_with_logits(borders, border.clamp(max=1))
+
+
 def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, batch: int) -> dict[str, Tensor]:
     """Return the losses of one step and the mean IoU of its masks."""
     # 1. Embed the scenes; the auxiliary loss is on colors and borders.
@@ -153,12 +166,7 @@ def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, batch: int) -> dic
     loaded = [load_scene(scene) for scene in scenes]
     with torch.autocast("cpu", torch.bfloat16):
         embeddings = sam.image_encoder(torch.stack([image for image, _, _ in loaded]))
-        colours, borders = auxiliary(embeddings)
-    classes = torch.stack([c for _, _, c in loaded])[:, 2::4, 2::4]
-    border = torch.zeros_like(borders)
-    border[:, 1:] += (classes[:, 1:] != classes[:, :-1]).float()
-    border[:, :, 1:] += (classes[:, :, 1:] != classes[:, :, :-1]).float()
-    aux = F.cross_entropy(colours, classes) + F.binary_cross_entropy_with_logits(borders, border.clamp(max=1))
+    aux = auxiliary_loss(auxiliary, embeddings, torch.stack([classes for _, _, classes in loaded]))
 
     # 2. Decode prompts of each scene; the losses are SAM's.
     losses, iou_losses, ious = [], [], []
@@ -216,6 +224,43 @@ def held_out(sam: Any, scenes: int) -> dict[str, float]:
     return {name: float(np.mean(values)) for name, values in ious.items()}
 
 
+def train_from_checkpoint(
+    sam: Any,
+    auxiliary: AuxiliaryHead,
+    losses_of_step: Callable[[int], dict[str, Tensor]],
+    evaluate: Callable[[bool], dict[str, Any]],
+    options: Namespace,
+    output: Path,
+) -> None:
+    """Train to the last step, from the last checkpoint if there is one, and save the model to the folder `output`.
+
+    `evaluate` is called every 500 steps with whether it is the last time; its figures are logged.
+    """
+    parameters = [*sam.parameters(), *auxiliary.parameters()]
+    optimizer = adamw(parameters, 0.02, (0.9, 0.98))
+    checkpoint = Checkpoint(options.work / "last.pt", {"sam": sam, "helper": auxiliary, "optimiser": optimizer})
+    start, log = checkpoint.load(), Log(options.work)
+    for step in range(start, options.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=200, falling=0.4)
+        parts = losses_of_step(step)
+        loss = parts["mask"] + parts["iou_head"] + (0.5 if step < options.steps * 0.6 else 0.1) * parts["aux"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        log.count(parts)
+        last = step + 1 == options.steps
+        if (step + 1) % 500 == 0 or last:
+            log.report(step + 1, held_out=evaluate(last))
+            checkpoint.save(step + 1)
+        elif (step + 1) % 100 == 0:
+            log.report(step + 1)
+    output.mkdir(parents=True, exist_ok=True)
+    # Half precision halves the package's size; `load_checkpoint` converts to the requested dtype.
+    save_checkpoint(output / "sam_shapes.pth", sam.half(), ARCHITECTURE)
+
+
 def main() -> None:
     """Parse the options and train, from the last checkpoint if there is one."""
     parser = build_options(__doc__, steps=6000, batch=4, learning_rate=1e-3)
@@ -225,29 +270,14 @@ def main() -> None:
     options = parser.parse_args()
     begin(options)
     sam, auxiliary = ARCHITECTURE.build().train(), AuxiliaryHead(ARCHITECTURE.prompt_embed_dim)
-    parameters = [*sam.parameters(), *auxiliary.parameters()]
-    optimizer = adamw(parameters, 0.02, (0.9, 0.98))
-    checkpoint = Checkpoint(options.work / "last.pt", {"sam": sam, "helper": auxiliary, "optimiser": optimizer})
-    start, log = checkpoint.load(), Log(options.work)
-    for step in range(start, options.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=200, falling=0.4)
-        parts = train_step(sam, auxiliary, step, options.batch)
-        loss = parts["mask"] + parts["iou_head"] + (0.5 if step < options.steps * 0.6 else 0.1) * parts["aux"]
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        log.count(parts)
-        last = step + 1 == options.steps
-        if (step + 1) % 500 == 0 or last:
-            log.report(step + 1, held_out=held_out(sam, 200 if last else 40))
-            checkpoint.save(step + 1)
-        elif (step + 1) % 100 == 0:
-            log.report(step + 1)
-    options.output.mkdir(parents=True, exist_ok=True)
-    # Half precision halves the package's size; `load_checkpoint` converts to the requested dtype.
-    save_checkpoint(options.output / "sam_shapes.pth", sam.half(), ARCHITECTURE)
+    train_from_checkpoint(
+        sam,
+        auxiliary,
+        lambda step: train_step(sam, auxiliary, step, options.batch),
+        lambda last: held_out(sam, 200 if last else 40),
+        options,
+        options.output,
+    )
 
 
 if __name__ == "__main__":

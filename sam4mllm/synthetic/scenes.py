@@ -29,6 +29,7 @@ SIZES_WH: tuple[tuple[int, int], ...] = ((256, 256), (256, 256), (256, 216), (21
 
 _SUPERSAMPLING = 4
 _MIN_VISIBLE = 0.62
+_MIN_VISIBLE_SHARED = 0.4
 _PLACING_TRIES = 60
 _RADII = (27.0, 56.0)
 
@@ -74,12 +75,17 @@ class _Plan:
     angle: float
 
 
-def make_scene(*key: int) -> Scene:
-    """Return the scene of a key: a seed, then the numbers that distinguish the scenes of that seed."""
+def make_scene(*key: int, shared_boxes: float = 0.0) -> Scene:
+    """Return the scene of a key: a seed, then the numbers that distinguish the scenes of that seed.
+
+    With `shared_boxes`, this share of the shapes is placed on another shape of nearly the same size, so that the box of
+    one does not identify it, and occluded shapes may be visible to 40 % only. The data set `shapes` has no such pairs.
+    """
     # 1. The background, and the number of shapes.
     rng = np.random.default_rng(key)
     width, height = SIZES_WH[rng.integers(len(SIZES_WH))]
     wanted = int(rng.integers(2, 7))
+    min_visible = _MIN_VISIBLE_SHARED if shared_boxes else _MIN_VISIBLE
     canvas = _background(rng, width, height)
     # 2. Place shapes from back to front; one that occludes too much of an earlier one is dropped.
     plans: list[_Plan] = []
@@ -90,10 +96,12 @@ def make_scene(*key: int) -> Scene:
         if len(plans) == wanted:
             break
         plan = _draw_plan(rng, plans, width, height)
+        if shared_boxes and plans and rng.random() < shared_boxes:
+            plan = _place_on(rng, plan, plans[rng.integers(len(plans))])
         alpha = _coverage(plan, width, height)
         mask = alpha > 0.5
         left = [old & ~mask for old in visible]
-        if any(part.sum() < _MIN_VISIBLE * total for part, total in zip(left, full_areas, strict=True)):
+        if any(part.sum() < min_visible * total for part, total in zip(left, full_areas, strict=True)):
             continue
         plans.append(plan)
         alphas.append(alpha)
@@ -129,6 +137,19 @@ def _draw_plan(rng: np.random.Generator, others: list[_Plan], width: int, height
     margin = radius * 0.95
     centre = (float(rng.uniform(margin, width - margin)), float(rng.uniform(margin, height - margin)))
     return _Plan(name, colour, pattern, centre, radius, angle)
+
+
+def _place_on(rng: np.random.Generator, plan: _Plan, other: _Plan) -> _Plan:
+    """Move a shape onto another one of nearly the same size; silhouette and color differ from the other's."""
+    radius = other.radius * rng.uniform(0.72, 1.08)
+    name, colour = plan.name, plan.colour
+    if name == other.name:
+        name = str(rng.choice([each for each in SILHOUETTES if each != other.name]))
+    shift = rng.normal(0, 0.08, 2) * other.radius
+    if colour == other.colour:
+        colour = str(rng.choice([each for each in COLOURS if each != other.colour]))
+    centre = (other.centre[0] + shift[0], other.centre[1] + shift[1])
+    return _Plan(name, colour, plan.pattern, centre, radius, plan.angle)
 
 
 def _coverage(plan: _Plan, width: int, height: int) -> npt.NDArray[np.float32]:

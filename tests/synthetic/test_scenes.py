@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 
 from sam4mllm.synthetic.scenes import COLOURS, PATTERNS, SIZES_WH, Scene, make_scene
@@ -62,3 +64,19 @@ def test_a_plain_shape_is_painted_in_its_colour(scenes: list[Scene]) -> None:
         seen = np.median(scene.image[shape.mask].astype(float), axis=0)
         assert names[int(np.abs(palette - seen).sum(axis=1).argmin())] == shape.colour
     assert len(plain) > 50
+
+
+def test_scenes_with_shared_boxes_hold_pairs_whose_boxes_overlap_and_whose_look_differs() -> None:
+    def pairs(shared_boxes: float) -> int:
+        scenes = [make_scene(9, index, shared_boxes=shared_boxes) for index in range(40)]
+        found = [(a, b) for scene in scenes for a, b in combinations(scene.shapes, 2) if a.box.iou(b.box) > 0.5]
+        if shared_boxes:
+            assert all(a.name != b.name or a.colour != b.colour for a, b in found)
+        return len(found)
+
+    assert pairs(0.5) >= 30 > 3 * pairs(0.0)
+
+
+def test_without_shared_boxes_the_scene_is_that_of_the_data_set() -> None:
+    assert make_scene(9, 1, shared_boxes=0.0).image.tobytes() == make_scene(9, 1).image.tobytes()
+    assert make_scene(9, 1, shared_boxes=0.5).image.tobytes() != make_scene(9, 1).image.tobytes()

@@ -1,0 +1,70 @@
+"""The training of the segmenter candidate: its prompts, and that its weights depend on the seed alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.synthetic.scenes import make_scene
+from tests.scripts import load_script
+
+SCENE = make_scene(3, 1, shared_boxes=1.0)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return load_script("build_segmenter_shared_boxes")
+
+
+@pytest.mark.parametrize("points", [(1, 0), (2, 1), (2, 2)])
+def test_positive_points_are_on_the_object_and_negative_points_off_it(
+    script: ModuleType, points: tuple[int, int]
+) -> None:
+    chosen = np.arange(len(SCENE.shapes)).repeat(5)
+    boxes, xy, labels = script.sample_prompts(np.random.default_rng(0), SCENE, chosen, points, 0.15)
+    assert labels.tolist() == [[1] * points[0] + [0] * points[1]] * len(chosen)
+    for index, box, points_xy, row in zip(chosen, boxes, xy, labels, strict=True):
+        shape = SCENE.shapes[index]
+        assert [bool(shape.mask[int(y), int(x)]) for x, y in points_xy] == row.astype(bool).tolist()
+        loose = 0.3 * np.array([shape.box.width, shape.box.height] * 2) + 1e-3
+        assert (np.abs(box - np.array(shape.box)) <= loose).all()
+
+
+def test_an_error_point_is_where_the_mask_is_wrong_and_its_label_is_the_truth(script: ModuleType) -> None:
+    truth, predicted = np.zeros((2, 64, 64), dtype=bool), np.zeros((2, 64, 64), dtype=bool)
+    truth[0, 10, 20] = True  # missed by the first mask
+    truth[1, 30, 30] = predicted[1, 30, 30] = predicted[1, 5, 6] = True  # the second mask adds a pixel
+    xy, labels = script.error_points(np.random.default_rng(0), predicted, truth)
+    assert xy.tolist() == [[[82, 42]], [[26, 22]]] and labels.tolist() == [[1], [0]]
+
+
+def test_shapes_that_share_a_box_are_found(script: ModuleType) -> None:
+    boxes = [shape.box for shape in SCENE.shapes]
+    expected = [max(box.iou(other) for other in boxes if other is not box) > 0.5 for box in boxes]
+    assert script.shares_box(SCENE).tolist() == expected and any(expected)
+
+
+def test_two_trainings_and_a_restarted_one_give_the_same_weights(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+
+    def build(work: Path, steps: int) -> None:
+        arguments = ["--work", str(work), "--steps", str(steps), "--batch", "1", "--threads", str(threads)]
+        monkeypatch.setattr(sys, "argv", ["build", *arguments])
+        monkeypatch.setattr(script, "held_out", lambda sam, scenes: {})
+        script.main()
+
+    build(tmp_path / "once", 2)
+    build(tmp_path / "twice", 2)
+    again = (tmp_path / "twice" / "sam_shapes.pth").read_bytes()
+    build(tmp_path / "twice", 2)  # from the checkpoint of the last step
+    assert (tmp_path / "twice" / "sam_shapes.pth").read_bytes() == again
+    first, second = (load_segmenter(tmp_path / name / "sam_shapes.pth") for name in ("once", "twice"))
+    assert first.fingerprint == second.fingerprint
