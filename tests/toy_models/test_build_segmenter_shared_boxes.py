@@ -14,6 +14,7 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.scenes import make_scene
 from tests.scripts import load_script
 
+CANDIDATE = Path(__file__).parents[2] / "toy_models" / "candidates" / "segmenter_shared_boxes.pth"
 SCENE = make_scene(3, 1, shared_boxes=1.0)
 
 
@@ -68,3 +69,11 @@ def test_two_trainings_and_a_restarted_one_give_the_same_weights(
     assert (tmp_path / "twice" / "sam_shapes.pth").read_bytes() == again
     first, second = (load_segmenter(tmp_path / name / "sam_shapes.pth") for name in ("once", "twice"))
     assert first.fingerprint == second.fingerprint
+
+
+def test_points_beside_the_box_improve_the_masks_of_the_candidate(script: ModuleType) -> None:
+    candidate = load_segmenter(CANDIDATE)
+    ious = script.held_out(candidate.sam, 6)
+    assert ious["all"]["box_best_group"] > ious["all"]["box"] + 0.06
+    assert ious["shared"]["box_best_group"] > ious["shared"]["box"] + 0.2
+    assert ious["all"]["box_best_group"] > ious["all"]["box_random_group"] + 0.02
