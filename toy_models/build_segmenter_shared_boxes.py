@@ -5,8 +5,8 @@
 The candidate for the next embedded segmenter (`toy_models/candidates/`); the demo still uses that of
 `build_segmenter.py`, whose classes, losses and loading of scenes this script shares. In these scenes a box does not
 identify the object (a shape on another one of nearly the same size), so SAM has to use the points.
-What differs, after SAM's own training (Kirillov et al. 2023,
-arXiv 2304.02643, appendix A):
+
+What differs, after SAM's own training (Kirillov et al. 2023, arXiv 2304.02643, appendix A):
 
 - Of the three masks only the one with the lowest loss is supervised; with several points, the fourth mask is, too.
 - Half of the prompts have a loose box (each side off by up to 30 %) with points, a third have points only. Nearly exact
