@@ -3,6 +3,7 @@
     Sam4mllmError            a problem that the user can fix; the message explains how
     ├── RecipeError          a recipe that cannot be used: unknown keys, wrong types, contradicting values
     ├── DataError            a data set, image or annotation that violates its format
+    │   └── ArgumentError    an argument that selects data and is missing, invalid or contradicts another
     ├── PredictionsError     a file of predictions that cannot be scored: unknown ids, duplicate ids, invalid JSON
     ├── ModelError           a model, checkpoint, adapter or run folder that cannot be loaded
     ├── ServerError          a model server that does not respond, or rejects the requests
@@ -25,6 +26,15 @@ class RecipeError(Sam4mllmError):
 
 class DataError(Sam4mllmError):
     """A data set, image or annotation that violates its format."""
+
+
+class ArgumentError(DataError):
+    """An argument that selects data and is missing, invalid or contradicts another; `argument` is its name."""
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+        self.problem = problem
 
 
 class PredictionsError(Sam4mllmError):

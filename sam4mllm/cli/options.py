@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, dataset_names, scored_dataset_names
-from sam4mllm.errors import DataError
+from sam4mllm.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.loading import PipelineOptions
@@ -158,16 +158,16 @@ def errors_name_options() -> Iterator[None]:
     """Turn errors about arguments of the Python API ("split_by: ...") into errors about options ("--split-by: ...").
 
     Raises:
-        DataError: The error that was raised, with the option's name.
+        DataError: The `ArgumentError` that was raised, with the option's name.
     """
     try:
         yield
-    except DataError as error:
-        key, _, problem = str(error).partition(": ")
-        option = _OPTION_OF_KEY.get(key.partition(".")[0])
+    except ArgumentError as error:
+        # "columns.phrase" is a column's name in the option --column.
+        option = _OPTION_OF_KEY.get(error.argument.partition(".")[0])
         if option is None:
             raise
-        raise DataError(f"{option}: {problem}") from error
+        raise DataError(f"{option}: {error.problem}") from error
 
 
 def add_score_options(parser: ArgumentParser) -> None:

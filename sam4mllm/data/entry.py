@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_core import PydanticCustomError
 
 from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, DatasetRow, suggestion
-from sam4mllm.errors import DataError
+from sam4mllm.errors import ArgumentError
 from sam4mllm.utils.settings import ExpandedPath, Section
 
 ColumnName = Literal["image", "phrase", "phrases", "masks", "mask", "segmentation", "boxes", "bbox", "id"]
@@ -109,7 +109,7 @@ def data_entry(dataset: str, **settings: Any) -> DataEntry:
     """Build an entry from keyword arguments; None counts as not given.
 
     Raises:
-        DataError: The first invalid argument, in the form "key: problem".
+        ArgumentError: The first invalid argument.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     try:
@@ -118,9 +118,10 @@ def data_entry(dataset: str, **settings: Any) -> DataEntry:
         first = error.errors(include_url=False)[0]
         # The messages of the entry's own validators begin with the key.
         if first["type"] == "value_error":
-            raise DataError(str(first["ctx"]["error"])) from None
+            key, _, problem = str(first["ctx"]["error"]).partition(": ")
+            raise ArgumentError(key, problem) from None
         key, message = ".".join(map(str, first["loc"])), first["msg"]
-        raise DataError(f"{key}: {message[:1].lower()}{message[1:]}; got {first['input']!r:.80}") from None
+        raise ArgumentError(key, f"{message[:1].lower()}{message[1:]}; got {first['input']!r:.80}") from None
 
 
 class DataSection(Section):

@@ -19,7 +19,7 @@ from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.reading import read_dialogues, read_with_masks
 from sam4mllm.data.records import file_exists
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError
+from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.evaluation.chat import ChatScores, ask_chat, chat_record, chat_report, score_chat
 from sam4mllm.evaluation.report import evaluation_report
 from sam4mllm.evaluation.results import results_record, write_results
@@ -170,7 +170,7 @@ def _read_chat(chat: str | Path | None, images: str | Path | None) -> list[Dialo
     if chat is not None:
         return read_dialogues(data_entry("chat", path=chat, images=images))
     if images is not None:
-        raise DataError("chat_images: has no meaning without chat; set chat to the chat file")
+        raise ArgumentError("chat_images", "has no meaning without chat; set chat to the chat file")
     return []
 
 

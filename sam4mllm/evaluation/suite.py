@@ -13,7 +13,7 @@ from typing import TypedDict, Unpack
 from sam4mllm.data.entry import DataEntry, data_entry
 from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.registry import dataset_names, dataset_row, is_generated
-from sam4mllm.errors import DataError
+from sam4mllm.errors import ArgumentError, DataError
 
 ALL = "all"
 """The name of all benchmarks under the root together."""
@@ -74,10 +74,10 @@ def choose_suite(
         return Suite((data_entry(datasets[0], root=root, split=split, **options),), named=True)
     names = ", ".join(datasets)
     if root is None:
-        raise DataError(f"root: is missing; {names} needs the folder that holds the data sets' folders")
+        raise ArgumentError("root", f"is missing; {names} needs the folder that holds the data sets' folders")
     for key in ("path", "phrases", "columns"):
         if options.get(key) is not None:
-            raise DataError(f"{key}: has no meaning for {names}; give root and split")
+            raise ArgumentError(key, f"has no meaning for {names}; give root and split")
     return _choose_benchmarks(datasets, splits, Path(root), options)
 
 
@@ -102,7 +102,9 @@ def _choose_benchmarks(datasets: Sequence[str], splits: Sequence[str], root: Pat
         raise DataError(f"{root}: holds no data set to evaluate ({', '.join(dataset_names('benchmark'))})")
     several = everything or len(names) > 1
     if split_by is not None and several:
-        raise DataError(f"split_by: {split_by!r} is the split file of one data set; name a single data set with it")
+        raise ArgumentError(
+            "split_by", f"{split_by!r} is the split file of one data set; name a single data set with it"
+        )
     entries = []
     for name in names:
         chosen = list(dict.fromkeys(splits))

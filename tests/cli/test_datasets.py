@@ -35,3 +35,13 @@ def test_convert_does_not_overwrite_its_source(tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", "--dataset", "jsonl", "--path", str(source), "-o", str(source)]) == 2
     assert "own.jsonl: is the file that is converted" in capsys.readouterr().err
     assert source.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["phrases.jsonl", "path.jsonl", "images.jsonl", "split"])
+def test_an_error_names_the_file_even_if_it_is_called_like_an_option(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text('{"image": 3}\n')
+    assert main(["convert", "--dataset", "jsonl", "--path", name, "-o", "out.jsonl"]) == 2
+    assert capsys.readouterr().err.startswith(f"sam4mllm: error: {name}: 1 bad line: line 1: ")
