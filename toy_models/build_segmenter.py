@@ -12,7 +12,7 @@ head is not saved with the model.
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,15 @@ class AuxiliaryHead(nn.Module):
         return maps[:, :9], maps[:, 9]
 
 
-def auxiliary_loss(auxiliary: AuxiliaryHead, embeddings: Tensor, classes: Tensor) -> Tensor:
+def embed_scenes(sam: Any, auxiliary: AuxiliaryHead, scenes: Sequence[Scene]) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return the masks (n, 256, 256) of each scene, the embeddings of all, and the loss of the auxiliary head."""
+    images, masks, classes = zip(*map(load_scene, scenes), strict=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        embeddings = sam.image_encoder(torch.stack(images))
+    return list(masks), embeddings, _auxiliary_loss(auxiliary, embeddings, torch.stack(classes))
+
+
+def _auxiliary_loss(auxiliary: AuxiliaryHead, embeddings: Tensor, classes: Tensor) -> Tensor:
     """Return the loss of the auxiliary head on embedded scenes with color classes (B, 256, 256)."""
     with torch.autocast("cpu", torch.bfloat16):
         colours, borders = auxiliary(embeddings)
@@ -163,14 +171,11 @@ def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, batch: int) -> dic
     # 1. Embed the scenes; the auxiliary loss is on colors and borders.
     rng = np.random.default_rng([SCENE_SEED, 1, step])
     scenes = [make_scene(SCENE_SEED, step * batch + k) for k in range(batch)]
-    loaded = [load_scene(scene) for scene in scenes]
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings = sam.image_encoder(torch.stack([image for image, _, _ in loaded]))
-    aux = auxiliary_loss(auxiliary, embeddings, torch.stack([classes for _, _, classes in loaded]))
+    all_masks, embeddings, aux = embed_scenes(sam, auxiliary, scenes)
 
     # 2. Decode prompts of each scene; the losses are SAM's.
     losses, iou_losses, ious = [], [], []
-    for (_, masks, _), scene, embedding in zip(loaded, scenes, embeddings, strict=True):
+    for masks, scene, embedding in zip(all_masks, scenes, embeddings, strict=True):
         points = int(rng.integers(0, 5))
         with_box = points == 0 or rng.random() < 0.75
         chosen, boxes, xy, labels = draw_prompts(rng, scene, PROMPTS_PER_SCENE, points, with_box)

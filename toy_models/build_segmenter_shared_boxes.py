@@ -29,8 +29,8 @@ from build_segmenter import (
     PROMPTS_PER_SCENE,
     SCENE_SEED,
     AuxiliaryHead,
-    auxiliary_loss,
     decode,
+    embed_scenes,
     load_scene,
     mask_losses,
     train_from_checkpoint,
@@ -105,12 +105,9 @@ def train_step(sam: Any, auxiliary: AuxiliaryHead, step: int, steps: int, batch:
     rng = np.random.default_rng([SCENE_SEED, 2, step])
     first = _FIRST_SCENE + step * batch
     scenes = [make_scene(SCENE_SEED, first + k, shared_boxes=SHARED_BOXES) for k in range(batch)]
-    loaded = [load_scene(scene) for scene in scenes]
-    with torch.autocast("cpu", torch.bfloat16):
-        embeddings = sam.image_encoder(torch.stack([image for image, _, _ in loaded]))
-    aux = auxiliary_loss(auxiliary, embeddings, torch.stack([classes for _, _, classes in loaded]))
+    all_masks, embeddings, aux = embed_scenes(sam, auxiliary, scenes)
     losses, iou_losses, ious = [], [], []
-    for (_, masks, _), scene, embedding in zip(loaded, scenes, embeddings, strict=True):
+    for masks, scene, embedding in zip(all_masks, scenes, embeddings, strict=True):
         for loss, iou_loss, iou in _scene_losses(sam, rng, scene, masks, embedding, late=step > 0.6 * steps):
             losses.append(loss)
             iou_losses.append(iou_loss)

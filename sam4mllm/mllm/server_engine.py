@@ -41,9 +41,9 @@ Parsed = TypeVar("Parsed")
 class ServerEngine:
     """An engine that gets greedy replies from a server.
 
-    Replies come back in the order of the conversations, without surrounding white space. For
-    settings that a request leaves open, a server uses the checkpoint's generation_config.json; `sam4mllm merge` writes
-    one that keeps decoding greedy.
+    Replies come back in the order of the conversations, without surrounding white space. For settings that a request
+    leaves open, a server uses the checkpoint's generation_config.json; `sam4mllm merge` writes one that keeps decoding
+    greedy.
 
     Args:
         url: The server's address, such as "http://host:8000", with or without /v1.
