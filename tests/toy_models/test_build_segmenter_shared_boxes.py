@@ -77,3 +77,14 @@ def test_points_beside_the_box_improve_the_masks_of_the_candidate(script: Module
     assert ious["all"]["box_best_group"] > ious["all"]["box"] + 0.06
     assert ious["shared"]["box_best_group"] > ious["shared"]["box"] + 0.2
     assert ious["all"]["box_best_group"] > ious["all"]["box_random_group"] + 0.02
+
+
+def test_the_measurement_lists_each_checkpoint_kind_of_scenes_and_seed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["measure", "shapes", "--scenes", "4", "--threads", str(torch.get_num_threads())])
+    load_script("measure_segmenter").main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[1:]] == [
+        f"shapes, shared_boxes={share}, seed {seed}" for share in (0.0, 0.5) for seed in (771, 772, 773)
+    ]
