@@ -1,32 +1,46 @@
 """Pre-train the embedded MLLM: FastVLM's class with the tower of `build_tower.py`, on questions answered by boxes.
 
-    python toy_models/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt
-    python toy_models/build_mllm.py --work runs/build-more --model sam4mllm/models/mllm --first-step 7400 --steps 12000
+    torchrun --nproc-per-node 2 toy_models/build_mllm.py --work runs/build-mllm --tower runs/build-tower/tower.pt
+    torchrun --nproc-per-node 2 toy_models/build_mllm.py --work runs/build-mllm --model FOLDER
 
-The loss is the next-token loss on the exchanges of `mllm_text.py`; about a dozen of them share one sequence with their
-image and do not attend to each other. Three auxiliary losses are used in training only: the label of a number is a
+The loss is the next-token loss on the exchanges of `mllm_pointing.py`; about two dozen of them share one sequence with
+their image and do not attend to each other. Auxiliary losses are used in training only: the label of a number is a
 Gaussian over neighboring bins, which narrows with time; a few attention heads are supervised to attend to the image
-tokens that the words refer to; auxiliary heads predict the scene from the tower's and the projector's features. Seeded
-and resumable like the other scripts; the second command resumes from a saved model with a new optimizer and new
-auxiliary heads.
+tokens that the words or points refer to; auxiliary heads predict the scene from the tower's and the projector's features;
+the last dimensions of an image token hold the sine/cosine code of a place on its shape. Seeded and resumable like the
+other scripts. The second command starts from a saved model, which may be narrower, with a new optimizer and new
+auxiliary heads. With several processes, each computes its part of a batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from build_tower import CELLS, MODEL_ARGS, WIDTHS, Head, load_batch, losses
 from building import Checkpoint, Log, adamw, begin, build_options, learning_rate
 from mllm_attention import SupervisedAttention
-from mllm_model import WIDTH, build_model, held_out, initialize_number_embeddings, save
+from mllm_held_out import held_out
+from mllm_model import (
+    CODE,
+    PLACE_SCALE,
+    WIDTH,
+    build_model,
+    initialize_number_embeddings,
+    load_narrower,
+    place_code,
+    save,
+)
+from mllm_pointing import exchanges
 from mllm_rows import (
     ANSWER_LAYER,
     LINK_LAYER,
@@ -42,13 +56,7 @@ from mllm_rows import (
 )
 from mllm_text import build_tokenizer
 from torch import Tensor
-from transformers import (
-    AttentionInterface,
-    AutoModelForImageTextToText,
-    AutoTokenizer,
-    FastVlmForConditionalGeneration,
-    PreTrainedTokenizerFast,
-)
+from transformers import AttentionInterface, FastVlmForConditionalGeneration, PreTrainedTokenizerFast
 
 _TowerOnly = list[tuple[Tensor, dict[str, Tensor]]]
 _Losses = tuple[Tensor, dict[str, Tensor]]
@@ -69,7 +77,7 @@ def text_loss(logits: Tensor, labels: Tensor, weights: Tensor, numbers: Tensor, 
     return (loss * weights).sum() / weights.sum(), plain.mean().detach()
 
 
-def fit_heads(model: FastVlmForConditionalGeneration, head: Head, inner: Head, steps: int = 200) -> None:
+def fit_heads(model: FastVlmForConditionalGeneration, head: Head, inner: Head, steps: int = 60) -> None:
     """Train the auxiliary heads, which are not saved with a model, on a saved model's frozen features."""
     model.eval()
     optimizer = torch.optim.AdamW([*head.parameters(), *inner.parameters()], lr=1e-2)
@@ -98,6 +106,7 @@ class Pretraining:
         # Without this head the projector would drop features of the tower that the words do not use yet.
         self.inner = Head(WIDTH)
         self._numbers = torch.tensor(numbers)
+        self._tokenizer = tokenizer
         self._attention = SupervisedAttention()
         AttentionInterface.register("supervised", self._attention)
         self.model.model.vision_tower.to(memory_format=torch.channels_last)
@@ -109,9 +118,8 @@ class Pretraining:
         self.head.load_state_dict(saved["head"])
 
     def load_model(self, folder: Path) -> None:
-        """Start from a saved model with new auxiliary heads."""
-        saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
-        self.model.load_state_dict(saved.state_dict())
+        """Start from a saved model, which may be narrower, with new auxiliary heads."""
+        load_narrower(self.model, self._tokenizer, folder)
         fit_heads(self.model, self.head, self.inner)
 
     def loss(self, batch: Batch, tower_only: _TowerOnly, progress: float) -> _Losses:
@@ -139,38 +147,69 @@ class Pretraining:
             logits = model.lm_head(hidden[:, batch.layout[0] :][on]).float()
 
         # 2. The next-token loss, and the losses of the auxiliary heads and of the supervised attention.
-        width = 8.0 if progress < 0.5 else 4.0 if progress < 0.7 else 2.0 if progress < 0.9 else 1.0
+        width = 4.0 if progress < 0.4 else 2.0 if progress < 0.8 else 1.0
         text, plain = text_loss(logits, batch.labels[on], batch.weights[on], self._numbers, width)
         facts = {name: torch.cat([batch.facts[name], *(t[name][None] for _, t in tower_only)]) for name in WIDTHS}
         tower = losses(self.head(maps), facts)
         projector = losses(self.inner(features.unflatten(1, (CELLS, CELLS)).permute(0, 3, 1, 2)), batch.facts)
+        codes = place_code(batch.facts["place"]).flatten(1, 2).flatten(2)
+        place = F.mse_loss(features[..., -2 * CODE :].float() / PLACE_SCALE, codes)
         attention = self._attention.losses
         self._attention.targets = {}
         attention_sum = torch.stack(list(attention.values())).sum() + attention[WORD_LAYER]
         auxiliary = torch.stack([*tower.values(), *projector.values()]).sum()
-        return text + auxiliary + (0.5 if progress < 0.8 else 0.1) * attention_sum, {
+        return text + auxiliary + 4 * place + (0.5 if progress < 0.8 else 0.1) * attention_sum, {
             "text": text,
             "plain": plain,
             "sight": torch.stack(list(tower.values())).sum(),
             "name": tower["name"],
             "through": torch.stack(list(projector.values())).sum(),
             "through_colour": projector["colour"],
+            "place_code": place,
             "answer_where": attention[ANSWER_LAYER],
             "link_where": attention[LINK_LAYER],
             "word_where": attention[WORD_LAYER],
             "phrase_where": attention[PHRASE_LAYER],
+            **{f"point_where_{layer}": loss for layer, loss in self._attention.point_losses.items()},
         }
 
 
+class Ranks:
+    """The processes that `torchrun` started, which average their gradients; one process without it."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.count > 1:
+            dist.init_process_group("gloo")
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace the tensors by their means over the processes."""
+        if self.count > 1:
+            each = list(tensors)
+            flat = torch.cat([tensor.flatten() for tensor in each])
+            dist.all_reduce(flat)
+            for tensor, part in zip(each, (flat / self.count).split([t.numel() for t in each]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def any(self, condition: bool) -> bool:
+        """Return whether the condition is true in any process."""
+        votes = torch.tensor(float(condition))
+        if self.count > 1:
+            dist.all_reduce(votes)
+        return bool(votes > 0)
+
+
 def training_images(
-    folder: Path, steps: range, batch: int, tower_only: int, workers: int
+    folder: Path, steps: range, batch: int, tower_only: int, workers: int, ranks: Ranks
 ) -> Iterator[tuple[list[Packed], _TowerOnly]]:
-    """Yield the images of each step, made ahead in worker processes; they depend on the step alone."""
+    """Yield this process's images of each step, made ahead in worker processes; they depend on the step alone."""
+    mine, alone_mine = range(ranks.rank, batch, ranks.count), range(ranks.rank, tower_only, ranks.count)
     with ProcessPoolExecutor(workers) as pool:
 
         def submit(step: int) -> tuple[list[Future[Any]], list[Future[Any]]]:
-            packed = [pool.submit(make_packed, str(folder), step * batch + k) for k in range(batch)]
-            return packed, [pool.submit(make_tower_only, step * tower_only + k) for k in range(tower_only)]
+            packed = [pool.submit(make_packed, str(folder), step * batch + k) for k in mine]
+            return packed, [pool.submit(make_tower_only, step * tower_only + k) for k in alone_mine]
 
         waiting = [submit(step) for step in steps[:2]]
         for step in steps:
@@ -192,17 +231,22 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that generate images")
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds after which to save and stop")
     options = parser.parse_args()
+    ranks = Ranks()
     begin(options)
     folder = options.work / "tokenizer"
-    if not folder.exists():
-        new = build_tokenizer() if options.model is None else AutoTokenizer.from_pretrained(options.model)
-        new.save_pretrained(folder)
+    if ranks.rank == 0 and not folder.exists():
+        build_tokenizer(exchanges).save_pretrained(folder)
+    ranks.any(False)  # The others wait for the tokenizer.
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    train(options, Pretraining(tokenizer), tokenizer, folder)
+    train(options, Pretraining(tokenizer), tokenizer, folder, ranks)
 
 
 def train(
-    options: argparse.Namespace, pretraining: Pretraining, tokenizer: PreTrainedTokenizerFast, tokenizer_folder: Path
+    options: argparse.Namespace,
+    pretraining: Pretraining,
+    tokenizer: PreTrainedTokenizerFast,
+    tokenizer_folder: Path,
+    ranks: Ranks,
 ) -> None:
     """Train from the last checkpoint, the tower or the model, and save the model to `options.output`."""
     # 1. The state to start from.
@@ -224,10 +268,10 @@ def train(
     prefix = Packer(tokenizer).prefix
     log, start_time = Log(options.work), time.time()
     steps = range(start, options.steps)
-    images = training_images(tokenizer_folder, steps, options.batch, options.tower_only, options.workers)
+    images = training_images(tokenizer_folder, steps, options.batch, options.tower_only, options.workers, ranks)
     for step, (packed, tower_only) in zip(steps, images, strict=True):
         rate = learning_rate(
-            step, options.steps, options.learning_rate, warm=200, falling=0.35, first_step=options.first_step
+            step, options.steps, options.learning_rate, warm=200, falling=0.45, first_step=options.first_step
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -236,21 +280,25 @@ def train(
         optimizer.zero_grad()
         inner_optimizer.zero_grad()
         loss.backward()
+        ranks.average(p.grad for p in [*trained, *pretraining.inner.parameters()] if p.grad is not None)
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         inner_optimizer.step()
         log.count(parts)
-        stop = time.time() - start_time > options.stop_after
+        stop = ranks.any(time.time() - start_time > options.stop_after)
         last = step + 1 == options.steps or stop
         if (step + 1) % 250 == 0 or last:
+            ranks.average(b for b in pretraining.model.buffers() if b.is_floating_point())
+        if ranks.rank == 0 and ((step + 1) % 250 == 0 or last):
             checkpoint.save(step + 1)
-        if (step + 1) % 500 == 0 or last:
+        if ranks.rank == 0 and ((step + 1) % 500 == 0 or last):
             log.report(step + 1, held_out=held_out(pretraining.model, tokenizer, 100 if last else 24))
-        elif (step + 1) % 50 == 0:
+        elif ranks.rank == 0 and (step + 1) % 50 == 0:
             log.report(step + 1)
         if stop:
             break
-    save(pretraining.model, tokenizer, options.output)
+    if ranks.rank == 0:
+        save(pretraining.model, tokenizer, options.output)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ WIDTHS = {
     "pattern": len(PATTERNS),
     "box": 4,
     "cells": 16,
+    "place": 2,
 }
 
 
@@ -73,6 +74,7 @@ def targets(scene: Scene) -> dict[str, Tensor]:
     facts = np.array([[colours.index(s.colour), names.index(s.name), PATTERNS.index(s.pattern)] for s in scene.shapes])
     boxes = np.array([s.box for s in scene.shapes], dtype=np.float32) / [width, height, width, height]
     of_token = facts[owner]
+    place = places(owner, cover)
     return {
         "object": torch.from_numpy(owner >= 0).float(),
         "colour": torch.from_numpy(of_token[..., 0]),
@@ -80,7 +82,23 @@ def targets(scene: Scene) -> dict[str, Tensor]:
         "pattern": torch.from_numpy(of_token[..., 2]),
         "box": torch.from_numpy(boxes[owner].astype(np.float32)),
         "cells": torch.from_numpy(cover),
+        "place": torch.from_numpy(place),
     }
+
+
+def places(owner: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Return a place (x, y) in 0..1 for each token (12, 12, 2) float32: on its shape, or the center of the token.
+
+    On a shape it is the center of the covered cell that is nearest to the centroid of the token's covered part.
+    """
+    corner = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS)), -1).astype(np.float32)
+    cell = (np.stack(np.meshgrid(np.arange(4), np.arange(4)), -1).reshape(16, 2) + 0.5) / 4
+    weight = cover / np.maximum(cover.sum(-1, keepdims=True), 1e-6)
+    centroid = weight @ cell
+    distance = np.linalg.norm(cell - centroid[..., None, :], axis=-1)
+    nearest = np.where(cover > 0.5, distance, 10 - cover).argmin(-1)
+    inside = np.where((owner >= 0)[..., None], cell[nearest], 0.5)
+    return ((corner + inside) / CELLS).astype(np.float32)
 
 
 class Head(nn.Module):
@@ -103,13 +121,14 @@ def losses(out: dict[str, Tensor], truth: dict[str, Tensor]) -> dict[str, Tensor
     for name in ("colour", "name", "pattern"):
         parts[name] = F.cross_entropy(out[name][on], truth[name][on])
     parts["box"] = 5 * F.smooth_l1_loss(out["box"][on], truth["box"][on], beta=0.05)
+    parts["place"] = 10 * F.smooth_l1_loss(out["place"], truth["place"], beta=0.02)
     parts["cells"] = F.binary_cross_entropy_with_logits(out["cells"][on], truth["cells"][on])
     return parts
 
 
 def load_batch(seed: int, first: int, count: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the images (count, 3, 192, 192) of scenes and their targets."""
-    scenes = [make_scene(seed, first + k) for k in range(count)]
+    scenes = [make_scene(seed, first + k, shared_boxes=0.5) for k in range(count)]
     images = torch.stack([pixels(scene) for scene in scenes]).to(memory_format=torch.channels_last)
     each = [targets(scene) for scene in scenes]
     return images, {name: torch.stack([t[name] for t in each]) for name in WIDTHS}
@@ -132,6 +151,7 @@ def held_out(tower: ResNet, head: Head, count: int = 128) -> dict[str, float]:
         name: float((out[name].argmax(-1) == truth[name])[on].float().mean()) for name in ("colour", "name", "pattern")
     }
     figures["object"] = float(((out["object"][..., 0] > 0) == on).float().mean())
+    figures["place_l1"] = float((out["place"] - truth["place"]).abs().mean())
     figures["box_l1"] = float((out["box"] - truth["box"])[on].abs().mean())
     figures["cells"] = float(((out["cells"] > 0) == (truth["cells"] > 0.5))[on].float().mean())
     return {name: round(value, 4) for name, value in figures.items()}

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SUPERVISED_HEADS = 2
+# The heads of a layer that are supervised to attend to regions (and words), and those for points.
+_SUPERVISED_HEADS = torch.tensor([[0, 1], [6, 7]])
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -23,13 +24,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class SupervisedAttention:
     """Causal attention in the layout of `Batch`: the prefix attends to itself, a row to the prefix and itself.
 
-    In the supervised layers it also computes a loss: the first heads' attention should be on the target positions.
+    In the supervised layers it also computes a loss: the attention of some heads should be on the target positions.
     """
 
     def __init__(self) -> None:
         self.layout = (0, 0, 0)
         self.targets: dict[int, tuple[Tensor, Tensor]] = {}
         self.losses: dict[int, Tensor] = {}
+        self.point_losses: dict[int, Tensor] = {}
 
     def __call__(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, _mask: Any, scaling: float, **_unused: Any
@@ -53,11 +55,15 @@ class SupervisedAttention:
             first_out = attend(query[:, :, :prefix] * scaling, key[:, :, :prefix], value[:, :, :prefix])
             out = attend((own_query * scaling).flatten(0, 1), all_key.flatten(0, 1), with_prefix(value).flatten(0, 1))
         out = out.unflatten(0, (images, rows)).transpose(1, 2).flatten(2, 3)
-        # 2. In a supervised layer, the loss of its first heads.
+        # 2. In a supervised layer, the loss of its supervised heads.
         if module.layer_idx in self.targets:
-            (image, row, token), is_target = self.targets[module.layer_idx][0].T, self.targets[module.layer_idx][1]
-            queries = own_query[image, row, :SUPERVISED_HEADS, token]
-            scores = torch.einsum("nhd,nhkd->nhk", queries, all_key[image, row, :SUPERVISED_HEADS]).float() * scaling
+            (image, row, token, which), is_target = self.targets[module.layer_idx][0].T, self.targets[module.layer_idx][1]
+            at_heads = _SUPERVISED_HEADS[which]
+            queries = own_query[image[:, None], row[:, None], at_heads, token[:, None]]
+            keys = all_key[image[:, None], row[:, None], at_heads]
+            scores = torch.einsum("nhd,nhkd->nhk", queries, keys).float() * scaling
             attention = scores.masked_fill(~visible[token][:, None], -torch.inf).softmax(-1)
-            self.losses[module.layer_idx] = -torch.log((attention * is_target[:, None]).sum(-1) + 1e-4).mean()
+            loss = -torch.log((attention * is_target[:, None]).sum(-1) + 1e-4).mean(-1)
+            self.losses[module.layer_idx] = loss.mean()
+            self.point_losses[module.layer_idx] = loss[which == 1].detach().mean()
         return torch.cat([first_out, out], 2).transpose(1, 2).contiguous(), None

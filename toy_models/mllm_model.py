@@ -1,17 +1,17 @@
-"""The embedded MLLM: its configuration, its processor, its evaluation on held-out scenes, and how it is saved."""
+"""The embedded MLLM: its configuration, its processor, its number and place codes, and how it is saved."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from build_tower import ARCHITECTURE, CELLS, MEAN, MODEL_ARGS, SIDE, STD
 from mllm_rows import IMAGE_TOKENS
-from mllm_text import exchanges
+from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
+    AutoTokenizer,
     FastVlmConfig,
     FastVlmForConditionalGeneration,
     LlavaProcessor,
@@ -19,11 +19,10 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_clip import CLIPImageProcessor
 
-from sam4mllm.prompts.grammar import AnswerGrammar
-from sam4mllm.synthetic.scenes import make_scene
-
-HELD_OUT_SEED = 9_000_002
-LAYERS, WIDTH, HEADS, MLP = 5, 192, 6, 512
+LAYERS, WIDTH, HEADS, MLP = 5, 256, 8, 512
+# The dimensions of the code of x and of y, at the end of the features of image tokens and of number embeddings.
+CODE = 32
+PLACE_SCALE = 2.0
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> FastVlmForConditionalGeneration:
@@ -80,8 +79,19 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     )
 
 
+def place_code(values: Tensor) -> Tensor:
+    """Return the sine/cosine code (..., 32) of values in 0..1, with 0.5 to 12 cycles over that range."""
+    rates = math.pi * 24 ** (torch.arange(CODE // 2) / (CODE // 2 - 1))
+    angles = values[..., None] * rates
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
 def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers: list[int]) -> None:
-    """Initialize the embeddings of the 1000 number tokens by sinusoidal codes of their values."""
+    """Initialize the embeddings of the 1000 number tokens by sinusoidal codes of their values.
+
+    The last 64 dimensions hold `place_code` twice: for x and for y, where the image tokens hold the codes of their place.
+    A head that attends to an image token can therefore copy its place as a number.
+    """
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table.normal_(0, 0.05)
@@ -90,50 +100,49 @@ def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers
         rates = 2 * math.pi * 0.5 * (120 ** (waves / len(waves)))
         code = torch.cat([torch.sin(values * rates), torch.cos(values * rates)], dim=1)
         table[numbers, : code.shape[1]] += 0.08 * code
+        table[:, -2 * CODE :] = 0.0
+        table[numbers, -2 * CODE :] = 0.15 * place_code(values[:, 0] + 0.5 / len(numbers)).repeat(1, 2)
 
 
-@torch.no_grad()
-def held_out(
-    model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, scenes: int
-) -> dict[str, float]:
-    """Return the share of correct answers by kind: all boxes match the true ones at IoU 0.5, or both have none."""
-    model.eval()
-    model.set_attn_implementation("sdpa")
-    grammar, malformed, total = AnswerGrammar(), 0, 0
-    correct: dict[str, list[bool]] = {}
-    processor = build_processor(tokenizer)
-    items = []
-    for index in range(scenes):
-        scene = make_scene(HELD_OUT_SEED, index)
-        for e in exchanges(scene, np.random.default_rng([HELD_OUT_SEED, 1, index])):
-            if e.kind not in ("list", "describe", "copy"):
-                items.append((scene, e))
-    for start in range(0, len(items), 64):
-        chunk = items[start : start + 64]
-        texts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": e.question}]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for _, e in chunk
-        ]
-        inputs = processor(images=[scene.image for scene, _ in chunk], text=texts, padding=True, return_tensors="pt")
-        out = model.generate(**inputs, max_new_tokens=48, do_sample=False)
-        answers = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        for (scene, e), answer in zip(chunk, answers, strict=True):
-            parsed = grammar.parse(answer, scene.size_wh)
-            truth = [scene.shapes[i].box for i in e.answer_shapes]
-            boxes = [prompt.box for prompt in parsed.prompts if prompt.box is not None]
-            ok = parsed.status == ("ok" if truth else "no_object") and len(boxes) == len(truth)
-            ok = ok and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth)
-            correct.setdefault(e.kind, []).append(ok)
-            malformed += parsed.status == "malformed"
-            total += 1
-    figures = {kind: round(float(np.mean(values)), 3) for kind, values in correct.items()}
-    figures["all"] = round(float(np.mean([v for values in correct.values() for v in values])), 3)
-    figures["malformed"] = round(malformed / total, 4)
-    return figures
+def load_narrower(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Copy a saved model of fewer dimensions and heads, and other tokens, into `model`, whose outputs are then nearly its.
+
+    The saved weights are the first rows and columns of the new ones. Tokens are matched by their text; a new token gets the
+    mean of the saved embeddings of its pieces, and no number's embedding loses the code of its place.
+    """
+    saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    old = saved.state_dict()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("embed_tokens.weight"):
+            _copy_embeddings(tensor, old[name], tokenizer, AutoTokenizer.from_pretrained(folder))
+        elif tensor.shape == old[name].shape:
+            tensor.copy_(old[name])
+        elif name != "lm_head.weight":
+            _copy_block(name, tensor, old[name])
+
+
+def _copy_block(name: str, new: Tensor, old: Tensor) -> None:
+    if "norm" in name:  # The root mean square over more dimensions, of which the new ones are nearly 0, is smaller.
+        new.fill_(float(old.mean()) * math.sqrt(len(old) / len(new)))
+        new[: len(old)] = old * math.sqrt(len(old) / len(new))
+    elif new.ndim == 1:
+        new[: len(old)] = old
+    else:
+        rows, columns = old.shape
+        new[:rows, columns:] = 0.0
+        new[:rows, :columns] = old
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            new[rows:] = 0.0
+
+
+def _copy_embeddings(
+    new: Tensor, old: Tensor, tokenizer: PreTrainedTokenizerFast, old_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    known = old_tokenizer.get_vocab()
+    for token, index in tokenizer.get_vocab().items():
+        text = tokenizer.convert_tokens_to_string([token])
+        pieces = [known[token]] if token in known else old_tokenizer.encode(text, add_special_tokens=False)
+        new[index, : old.shape[1]] = old[pieces].mean(0)
 
 
 def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from build_tower import CELLS, WIDTHS, owners, pixels, targets
-from mllm_text import Exchange, exchanges
+from mllm_pointing import exchanges
+from mllm_text import Exchange
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -22,10 +23,14 @@ TOWER_ONLY_SEED = 9_000_004
 IMAGE_TOKENS = CELLS * CELLS
 # The targets of the supervised heads: the last word of a noun phrase attends to its other words (layer 0), then to the
 # image tokens of the shapes that it refers to (1); an answer attends to those last words (2), then to the image tokens
-# of its object (3).
+# of its object (3). Two other heads do the same for points: the y of a point in a question attends to its x (0), then to
+# the image token at the point (1); an answer attends to that y (2), and to the image token at the point (3).
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
-ROW_LENGTH, MAX_ROWS = 84, 7
+REGION, POINT = 0, 1
+ROW_LENGTH, MAX_ROWS = 84, 9
+# The share of images with shared boxes in the pre-training, and that of their shapes which are placed on another one.
+_SHARED_IMAGES, _SHARED_BOXES = 0.6, 0.5
 # Half of the rows have positions further from the image, like later turns of a conversation.
 MAX_DISTANCE = 240
 
@@ -34,14 +39,14 @@ MAX_DISTANCE = 240
 class Row:
     """One conversation about an image: its tokens, the label of each (-100: none), and the weight of its loss.
 
-    `attention_targets` holds (layer, position in the row, positions to attend to) for the supervised heads; positions
-    to attend to are in the prefix or, counted on from its end, in the row.
+    `attention_targets` holds (layer, REGION or POINT, position in the row, positions to attend to) for the supervised
+    heads; positions to attend to are in the prefix or, counted on from its end, in the row.
     """
 
     ids: list[int]
     labels: list[int]
     weights: list[float]
-    attention_targets: list[tuple[int, int, list[int]]]
+    attention_targets: list[tuple[int, int, int, list[int]]]
     distance: int = 0
 
 
@@ -64,17 +69,16 @@ class Packer:
         self.first_image = len(opening)
         self.between = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
         self.again = tokenizer.encode("\n<|im_start|>user\n")
-        self.open_box = {tokenizer.encode("[0")[0], tokenizer.encode("; [0")[-2]}
-        self.comma = tokenizer.encode("1,")[1]
+        self.numbers = {tokenizer.encode(f"{n:03d}")[0] for n in range(1000)}
 
     def pack(self, scene: Scene, all_exchanges: list[Exchange], rng: np.random.Generator) -> Packed:
-        """Return the exchanges as at most 7 rows; exchanges that do not fit are dropped."""
+        """Return the exchanges as at most `MAX_ROWS` rows; exchanges that do not fit are dropped."""
         owner, _ = owners(scene)
         cells = [np.flatnonzero(owner.ravel() == index).tolist() for index in range(len(scene.shapes))]
         rows: list[Row] = []
         answers_of_rows: list[set[tuple[int, ...]]] = []
         for exchange in all_exchanges:
-            row = self._row(exchange, cells)
+            row = self._row(exchange, cells, scene.size_wh)
             # A later turn with the same answer could copy it from the text; such exchanges go to other rows.
             for earlier, answers in zip(rows, answers_of_rows, strict=True):
                 fits = len(earlier.ids) + len(self.again) + len(row.ids) <= ROW_LENGTH
@@ -98,49 +102,71 @@ class Packer:
         earlier.weights += [*[0.0] * len(self.again), *row.weights]
         prefix = len(self.prefix)
         earlier.attention_targets += [
-            (layer, position + shift, [target + shift if target >= prefix else target for target in attend_to])
-            for layer, position, attend_to in row.attention_targets
+            (layer, heads, position + shift, [target + shift if target >= prefix else target for target in attend_to])
+            for layer, heads, position, attend_to in row.attention_targets
         ]
 
-    def _row(self, exchange: Exchange, cells: list[list[int]]) -> Row:
+    def _row(self, exchange: Exchange, cells: list[list[int]], size_wh: tuple[int, int]) -> Row:
         question = self.tokenizer(exchange.question, return_offsets_mapping=True, add_special_tokens=False)
         answer = [*self.tokenizer.encode(exchange.answer, add_special_tokens=False), self.tokenizer.eos_token_id]
-        attention_targets: list[tuple[int, int, list[int]]] = []
+        ids = [*question["input_ids"], *self.between, *answer]
+        first_answer = len(ids) - len(answer)
+        attention_targets: list[tuple[int, int, int, list[int]]] = []
 
         def attend_to_shapes(layer: int, position: int, shapes: tuple[int, ...]) -> None:
             # Words that match no shape attend to the first token, so that "nothing" has a position, too.
             tokens = [self.first_image + cell for shape in shapes for cell in cells[shape]]
-            attention_targets.append((layer, position, tokens or [0]))
+            attention_targets.append((layer, REGION, position, tokens or [0]))
 
         # 1. The noun phrases of the question.
         words: list[int] = []
         for a, b, shapes in exchange.spans:
             span = [i for i, (x, y) in enumerate(question["offset_mapping"]) if x < b and y > a]
             last = span[-1]
-            attention_targets.append((PHRASE_LAYER, last, [len(self.prefix) + i for i in span[:-1] or span]))
+            attention_targets.append((PHRASE_LAYER, REGION, last, [len(self.prefix) + i for i in span[:-1] or span]))
             attend_to_shapes(WORD_LAYER, last, shapes)
             words.append(len(self.prefix) + last)
 
-        # 2. The answer, at its first token and at each number of a box.
-        ids = [*question["input_ids"], *self.between, *answer]
-        first_answer = len(ids) - len(answer)
-        on = [first_answer <= i + 1 < len(ids) for i in range(len(ids))]
+        # 2. The answer, at its first token and before each number.
+        before_number = [i for i in range(first_answer, len(ids)) if ids[i + 1 : i + 2] and ids[i + 1] in self.numbers]
         if words:
-            attention_targets.append((LINK_LAYER, first_answer - 1, words))
+            attention_targets.append((LINK_LAYER, REGION, first_answer - 1, words))
             attend_to_shapes(ANSWER_LAYER, first_answer - 1, exchange.answer_shapes)
-        if exchange.answer_shapes:
-            index = -1
-            for i in range(first_answer, len(ids)):
-                index += ids[i] in self.open_box
-                if ids[i] in self.open_box or ids[i] == self.comma:
-                    attend_to_shapes(ANSWER_LAYER, i, exchange.answer_shapes[index : index + 1])
-                    if words:
-                        attention_targets.append((LINK_LAYER, i, words))
+        if exchange.answer_shapes and exchange.kind != "count":
+            for n, i in enumerate(before_number):
+                which = 0 if exchange.answer_points else n // 4
+                attend_to_shapes(ANSWER_LAYER, i, exchange.answer_shapes[which : which + 1])
+                if words:
+                    attention_targets.append((LINK_LAYER, REGION, i, words))
+        attention_targets += self._points(exchange, ids, first_answer, before_number, size_wh)
 
-        # 3. Labels and weights. "No object" has four tokens, a box has ten: its loss has a higher weight.
-        weight = 1.5 if exchange.kind == "nothing" else 1.0
+        # 3. Labels and weights. "No object" and "yes" have few tokens, a box has ten: their loss has a higher weight.
+        weight = {"nothing": 1.5, "on": 3.0, "count": 2.0}.get(exchange.kind, 1.0)
+        on = [first_answer <= i + 1 < len(ids) for i in range(len(ids))]
         labels = [token if supervised else -100 for token, supervised in zip([*ids[1:], -100], on, strict=True)]
         return Row(ids, labels, [weight * supervised for supervised in on], attention_targets)
+
+    def _points(
+        self, exchange: Exchange, ids: list[int], first_answer: int, before_number: list[int], size_wh: tuple[int, int]
+    ) -> list[tuple[int, int, int, list[int]]]:
+        """Return the attention targets of the heads for points."""
+
+        def token_at(point: tuple[float, float]) -> list[int]:
+            column, row = (min(int(value / size * CELLS), CELLS - 1) for value, size in zip(point, size_wh, strict=True))
+            return [self.first_image + row * CELLS + column]
+
+        found = []
+        numbers = [i for i in range(first_answer) if ids[i] in self.numbers]
+        for n, point in enumerate(exchange.question_points):
+            x, y = numbers[2 * n : 2 * n + 2]
+            found.append((PHRASE_LAYER, POINT, y, [len(self.prefix) + x]))
+            found.append((WORD_LAYER, POINT, y, token_at(point)))
+            for i in range(first_answer - 1, len(ids) - 2):
+                found.append((LINK_LAYER, POINT, i, [len(self.prefix) + y]))
+                found.append((ANSWER_LAYER, POINT, i, token_at(point)))
+        for n, point in enumerate(exchange.answer_points):
+            found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_number[2 * n : 2 * n + 2]]
+        return found
 
 
 _PACKER: Packer | None = None
@@ -152,8 +178,8 @@ def make_packed(folder: str, index: int) -> Packed:
     if _PACKER is None:
         torch.set_num_threads(1)
         _PACKER = Packer(PreTrainedTokenizerFast.from_pretrained(folder))
-    scene = make_scene(SCENE_SEED, index)
     rng = np.random.default_rng([SCENE_SEED, 1, index])
+    scene = make_scene(SCENE_SEED, index, shared_boxes=_SHARED_BOXES if rng.random() < _SHARED_IMAGES else 0.0)
     about_scene = exchanges(scene, rng)
     return _PACKER.pack(scene, [about_scene[i] for i in rng.permutation(len(about_scene))], rng)
 
@@ -161,7 +187,7 @@ def make_packed(folder: str, index: int) -> Packed:
 def make_tower_only(index: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the pixels of an image without conversations, and its targets for the tower's auxiliary head."""
     torch.set_num_threads(1)
-    scene = make_scene(TOWER_ONLY_SEED, index)
+    scene = make_scene(TOWER_ONLY_SEED, index, shared_boxes=_SHARED_BOXES)
     return pixels(scene), targets(scene)
 
 
@@ -170,8 +196,8 @@ class Batch:
     """Images (B, 3, 192, 192) with R rows of T tokens each, one after the other after the prefix of P tokens.
 
     `layout` is (P, R, T); `ids` and `positions` are (B, P + R * T), `labels` and `weights` (B, R * T).
-    `attention_targets[layer]` are the supervised positions (N, 3), as image, row and token, and the positions to attend
-    to (N, P + T), as 0 or 1.
+    `attention_targets[layer]` are the supervised positions (N, 4), as image, row, token and heads (REGION or POINT), and
+    the positions to attend to (N, P + T), as 0 or 1.
     """
 
     images: Tensor
@@ -191,7 +217,7 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
     ids, labels, weights = torch.full(shape, pad), torch.full(shape, -100), torch.zeros(shape)
     after = torch.arange(len(prefix), len(prefix) + length).repeat(len(packed), count, 1)
     attention_targets: dict[int, tuple[Tensor, Tensor]] = {}
-    supervised: dict[int, list[tuple[int, int, int]]] = {layer: [] for layer in SUPERVISED_LAYERS}
+    supervised: dict[int, list[tuple[int, int, int, int]]] = {layer: [] for layer in SUPERVISED_LAYERS}
     attend_to: dict[int, list[list[int]]] = {layer: [] for layer in SUPERVISED_LAYERS}
     for b, p in enumerate(packed):
         for r, row in enumerate(p.rows):
@@ -199,14 +225,14 @@ def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
             labels[b, r, : len(row.ids)] = torch.tensor(row.labels)
             weights[b, r, : len(row.ids)] = torch.tensor(row.weights)
             after[b, r] += row.distance
-            for layer, position, targets_of_position in row.attention_targets:
-                supervised[layer].append((b, r, position))
+            for layer, heads, position, targets_of_position in row.attention_targets:
+                supervised[layer].append((b, r, position, heads))
                 attend_to[layer].append(targets_of_position)
     for layer, rows in attend_to.items():
         is_target = torch.zeros(len(rows), len(prefix) + length)
         for n, positions in enumerate(rows):
             is_target[n, positions] = 1.0
-        attention_targets[layer] = (torch.tensor(supervised[layer]).reshape(-1, 3), is_target)
+        attention_targets[layer] = (torch.tensor(supervised[layer]).reshape(-1, 4), is_target)
     start = torch.tensor(prefix).expand(len(packed), -1)
     return Batch(
         torch.stack([p.image for p in packed]).to(memory_format=torch.channels_last),

@@ -1,13 +1,16 @@
-"""The text of the embedded MLLM's pre-training: exchanges about `shapes` scenes, its tokenizer and its chat template.
+"""The text of the embedded MLLM's pre-training: exchanges about scenes, its tokenizer and its chat template.
 
-The exchanges have boxes for every kind of phrase, lists of all boxes, descriptions of a boxed region, and copies of
-given text. The model is therefore trained on every token of the answer grammar, as real models are, but on no point
-prompt.
+The exchanges ask for the boxes of phrases, for points on objects and beside them, whether a point is on an object,
+what is at a point or in a box, and how many objects there are (`mllm_pointing.py`). The model is therefore trained on
+every token of the answers, as real models are, but not on the questions or on the answer format of PPG and PQPP.
+
+Two kinds of phrases of `shapes` are left to the fine-tuning: relations between shapes that share a box ("overlap"), and
+all but the first two clues of each silhouette ("reasoning").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.prompts.grammar import AnswerGrammar
-from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_prompts
-from sam4mllm.synthetic.phrases import KINDS, phrases_of
+from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_points, ask_prompts
+from sam4mllm.synthetic.clues import KNOWN_FOR
+from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 
 # `{% generation %}` marks the assistant's tokens for transformers.
@@ -33,15 +37,17 @@ CHAT_TEMPLATE = (
 )
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 _COUNTS = {
-    "attribute": 3,
-    "position": 2,
+    "attribute": 2,
+    "position": 1,
     "relation": 2,
     "superlative": 1,
-    "plural": 2,
+    "plural": 1,
     "pair": 1,
     "nothing": 2,
-    "reasoning": 2,
+    "reasoning": 3,
 }
+# Clues that the pre-training uses; the others are new to the model when it is fine-tuned.
+KNOWN_CLUES = tuple(clue for clues in KNOWN_FOR.values() for clue in clues[:2])
 _GRAMMAR = AnswerGrammar()
 # Words at the end of a part of the questions. In pre-training they have no meaning and no order, so that the model can
 # still answer questions with more words than those of the pre-training.
@@ -52,8 +58,9 @@ _FILLERS = ("with", "2", "points", "on", "it", "and", "1", "off", "point", "3", 
 class Exchange:
     """A question, its answer, and the shapes that they refer to.
 
-    `answer_shapes` are the shapes of the answer's boxes in its order; `spans` (start, end, shapes) are the noun phrases
-    of the question.
+    `answer_shapes` are the shapes of the answer's boxes in its order, or the one that is pointed to; `spans` (start, end,
+    shapes) are the noun phrases of the question; `answer_points` and `question_points` (x, y) in pixels are the points
+    that are written in answer and question, in their order.
     """
 
     kind: str
@@ -61,6 +68,8 @@ class Exchange:
     answer: str
     answer_shapes: tuple[int, ...] = ()
     spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
+    answer_points: tuple[tuple[float, float], ...] = ()
+    question_points: tuple[tuple[float, float], ...] = ()
 
 
 def left_to_right(scene: Scene, shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -73,18 +82,23 @@ def boxes_answer(scene: Scene, shapes: tuple[int, ...]) -> str:
     return _GRAMMAR.write([SamPrompt(scene.shapes[i].box) for i in shapes], scene.size_wh)
 
 
-def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
-    """Return about a dozen exchanges about one scene, without repeated questions."""
+def spans_in(question: str, phrase: Phrase) -> tuple[tuple[int, int, tuple[int, ...]], ...]:
+    """Return the spans of the phrase's nouns in a question that contains the phrase."""
+    start = question.index(phrase.text)
+    return tuple((start + a, start + b, shapes) for a, b, shapes in phrase.spans)
+
+
+def box_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
+    """Return about a dozen exchanges about one scene whose answers are boxes or text, without repeated questions."""
     by_question: dict[str, Exchange] = {}
-    for kind in KINDS:
-        for _ in range(_COUNTS[kind]):
+    for kind, count in _COUNTS.items():
+        for _ in range(count):
             phrase = phrases_of(scene, rng, kind)
-            if phrase is None:
+            if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
                 continue
             question = _with_fillers(ask_boxes(phrase.text), rng)
             shapes = left_to_right(scene, phrase.shapes)
-            start = question.index(phrase.text)
-            spans = tuple((start + a, start + b, which) for a, b, which in phrase.spans)
+            spans = spans_in(question, phrase)
             by_question.setdefault(question, Exchange(kind, question, boxes_answer(scene, shapes), shapes, spans))
     every = left_to_right(scene, tuple(range(len(scene.shapes))))
     by_question[ask_list()] = Exchange("list", ask_list(), boxes_answer(scene, every), every)
@@ -109,24 +123,39 @@ def _random_text(rng: np.random.Generator) -> str:
     """Return delimiters and numbers of the grammar in random order."""
     points = [f"({a:03d},{b:03d})" for a, b in rng.integers(1000, size=(3, 2))]
     pieces = [*points, " +", " -", "; ", "] +(", ") -(", ")(", "]; [", f"{int(rng.integers(1000)):03d}"]
+    pieces += [_pick(rng, ("yes", "no", ", yes", ", no", "yes, no", "No object found.")) for _ in range(3)]
     return "".join(pieces[i] for i in rng.permutation(len(pieces))[: int(rng.integers(3, 8))]).strip() or "+"
 
 
-def _corpus() -> Iterator[str]:
+def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _corpus(all_exchanges: Callable[[Scene, np.random.Generator], list[Exchange]]) -> Iterator[str]:
     numbers = [f"{n:03d}" for n in range(1000)]
     for _ in range(20):
         yield from numbers
+    for clues in KNOWN_FOR.values():
+        yield from clues * 4
     rng = np.random.default_rng(0)
     for index in range(400):
-        for exchange in exchanges(make_scene(9_000_003, index), rng):
+        scene = make_scene(9_000_003, index, shared_boxes=0.5)
+        for exchange in all_exchanges(scene, rng):
             yield exchange.question
             yield exchange.answer
+        phrase = phrases_of(scene, rng, "overlap")
+        if phrase is not None:
+            yield ask_boxes(phrase.text)
+        yield ask_points("[000,000,000,000]", ["(000,000)"])
+        yield ask_points("[000,000,000,000]", ["(000,000)", "(000,000)"]) + "yes, no, yes, no"
         yield ask_prompts("the ring", 2, 1) + ask_prompts("the ring", 3, 2) + ask_prompts("the ring", 1, 0)
         yield "[000,000,000,000] +(000,000)(000,000) -(000,000); [000,000,000,000] +(000,000) -(000,000)"
     yield "user assistant system yes no Yes No point points on off it"
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    all_exchanges: Callable[[Scene, np.random.Generator], list[Exchange]],
+) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE tokenizer in which a number of up to three digits is one token, as in Llama 3's."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -140,7 +169,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(_corpus(all_exchanges), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",

@@ -1,4 +1,4 @@
-"""Referring expressions for a scene: phrases of eight kinds, each with the shapes that it refers to.
+"""Referring expressions for a scene: phrases of nine kinds, each with the shapes that it refers to.
 
 A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. `Phrase.spans`
 maps words to shapes (also the landmark of a relation), for the scripts that build the toy models.
@@ -11,35 +11,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sam4mllm.synthetic.clues import KNOWN_FOR
 from sam4mllm.synthetic.scenes import COLOURS, Scene, Shape
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
-KINDS: tuple[str, ...] = ("attribute", "position", "relation", "superlative", "plural", "pair", "nothing", "reasoning")
-
-# Descriptions of each silhouette for the kind "reasoning": noun clauses that also answer "which shape ...?".
-KNOWN_FOR: dict[str, tuple[str, ...]] = {
-    "circle": ("the shape of a coin", "the outline of a full moon", "the shape of a dinner plate"),
-    "square": (
-        "the shape of a chessboard field",
-        "the figure with four equal sides and right angles",
-        "the shape of a floor tile",
-    ),
-    "triangle": ("the shape of a warning sign", "the figure with three corners", "the outline of a pyramid"),
-    "diamond": ("the shape of a kite", "the suit of cards beside hearts, clubs and spades", "the outline of a cut gem"),
-    "ring": ("the shape a wheel has", "the shape of a doughnut", "what one wears on a finger"),
-    "frame": (
-        "what a painting hangs in",
-        "the shape of a window with nothing behind it",
-        "what goes around a photograph",
-    ),
-    "crescent": ("the shape of a young moon", "the outline of a croissant", "the shape of a banana"),
-    "star": ("what shines in the night sky", "what sits on top of a Christmas tree", "what a sheriff wears"),
-    "cross": ("the sign of a pharmacy", "the plus sign", "the sign on an ambulance"),
-    "arrow": ("what shows the way", "what an archer shoots", "the sign that points somewhere"),
-    "heart": ("the sign of love", "what beats in a chest", "what one draws on a Valentine card"),
-    "C": ("the third letter of the alphabet", "the shape of a horseshoe", "the letter between B and D"),
-}
-
+KINDS: tuple[str, ...] = (
+    "attribute",
+    "position",
+    "relation",
+    "superlative",
+    "plural",
+    "pair",
+    "nothing",
+    "reasoning",
+    "overlap",
+)
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
@@ -60,8 +46,10 @@ class _Noun:
 
 
 _Piece = str | _Noun
-_CLEAR_SHARE = 0.10  # of the image's side: how far apart centres must be for "left of", "above"
-_CLEAR_RATIO = 1.35  # of the area: how much larger "the largest" must be than the next
+_CLEAR_SHARE = 0.12  # of the image's side: how far apart centres must be for "left of", "above"
+_CLEAR_RATIO = 1.5  # of the area: how much larger "the largest" must be than the next
+# Shapes share a box above the first IoU of their boxes, and are clearly apart below the second one.
+_SHARED_IOU, _APART_IOU = 0.5, 0.2
 
 
 def phrases_of(scene: Scene, rng: np.random.Generator, kind: str, tries: int = 12) -> Phrase | None:
@@ -112,6 +100,10 @@ def _noun_for(scene: Scene, rng: np.random.Generator, index: int, plural: bool =
 def _noun(scene: Scene, name: str | None, colour: str | None, pattern: str | None, plural: bool = False) -> _Noun:
     matching = tuple(i for i, shape in enumerate(scene.shapes) if _matches(shape, name, colour, pattern))
     return _Noun(_noun_words(name, colour, pattern, plural), matching)
+
+
+def _pick_index(rng: np.random.Generator, indexes: Sequence[int]) -> int:
+    return indexes[int(rng.integers(len(indexes)))]
 
 
 def _any_index(scene: Scene, rng: np.random.Generator) -> int:
@@ -184,6 +176,40 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     return _phrase("relation", targets, "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
 
 
+_ENCLOSING = ("ring", "frame", "C")
+
+
+def _overlapping(scene: Scene, index: int, in_front: bool) -> tuple[list[int], bool]:
+    """Return the shapes in front of (or behind) the shape `index` that share its box, and whether some nearly do."""
+    ious = {i: shape.box.iou(scene.shapes[index].box) for i, shape in enumerate(scene.shapes) if i != index}
+    side = {i: iou for i, iou in ious.items() if (i > index) == in_front}
+    return [i for i, iou in side.items() if iou >= _SHARED_IOU], any(
+        _APART_IOU < iou < _SHARED_IOU for iou in ious.values()
+    )
+
+
+def _overlap(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """Describe a shape by the one that shares its box: what is on, around, in front of or behind it."""
+    anchor, in_front = _any_index(scene, rng), bool(rng.random() < 0.6)
+    targets, unclear = _overlapping(scene, anchor, in_front)
+    landmark = _unique_noun(scene, rng, anchor)
+    if not targets or unclear or landmark is None:
+        return None
+    where = " behind the "
+    if in_front:
+        where = _pick(rng, (" on the ", " in front of the "))
+    if len(targets) == 1 and rng.random() < 0.25:
+        return _phrase("overlap", targets, f"what is{where}", landmark)
+    noun = _noun_for(scene, rng, _pick_index(rng, targets))
+    targets = [i for i in noun.shapes if i in targets]
+    # As for relations, phrases whose noun matches one shape only are rarer.
+    if len(targets) != 1 or (len(noun.shapes) == 1 and rng.random() < 0.5):
+        return None
+    if in_front and scene.shapes[targets[0]].name in _ENCLOSING and rng.random() < 0.5:
+        where = " around the "
+    return _phrase("overlap", targets, "the ", noun, where, landmark)
+
+
 def _superlative(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     noun = _noun(scene, None, None, None) if rng.random() < 0.5 else _noun_for(scene, rng, _any_index(scene, rng))
     if len(noun.shapes) < 2:
@@ -216,7 +242,12 @@ def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 
 
 def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
-    """Describe a shape that the scene lacks, mostly with the color of one shape and the silhouette of another."""
+    """Describe a shape that the scene lacks, mostly with the color of one shape and the silhouette of another.
+
+    In scenes with shared boxes, a third of the phrases name a shape that exists, but not on (or behind) the other one.
+    """
+    if rng.random() < 1 / 3 and any(_overlapping(scene, i, True)[0] for i in range(len(scene.shapes))):
+        return _nothing_overlaps(scene, rng)
     mixed = rng.random()
     name: str | None = scene.shapes[_any_index(scene, rng)].name
     colour: str | None = scene.shapes[_any_index(scene, rng)].colour
@@ -237,6 +268,17 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
             side = _pick(rng, tuple(_SIDES))
             return _phrase("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
     return _phrase("nothing", (), _pick(rng, ("the ", "", "the ")), noun)
+
+
+def _nothing_overlaps(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """Describe a shape of the scene as being on or behind another one that no shape like it shares a box with."""
+    anchor = _any_index(scene, rng)
+    landmark = _unique_noun(scene, rng, anchor)
+    noun = _noun_for(scene, rng, _any_index(scene, rng))
+    box = scene.shapes[anchor].box
+    if landmark is None or any(i == anchor or scene.shapes[i].box.iou(box) > _APART_IOU for i in noun.shapes):
+        return None
+    return _phrase("nothing", (), "the ", noun, _pick(rng, (" on the ", " in front of the ", " behind the ")), landmark)
 
 
 def _reasoning(scene: Scene, rng: np.random.Generator) -> Phrase | None:
@@ -262,4 +304,5 @@ _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Phrase | None]] = {
     "pair": _pair,
     "nothing": _nothing,
     "reasoning": _reasoning,
+    "overlap": _overlap,
 }

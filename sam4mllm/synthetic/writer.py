@@ -22,14 +22,17 @@ from sam4mllm.data.readers.refs import COCO_IMAGES
 from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
 from sam4mllm.synthetic.outlines import polygons_of
-from sam4mllm.synthetic.phrases import KNOWN_FOR, Phrase, phrases_of
+from sam4mllm.synthetic.clues import KNOWN_FOR
+from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 from sam4mllm.utils.progress import Advance, bar, ignore
 
 # The number of phrases of each kind per scene. Sentences about one shape share a ref, as in the real data.
-_REFCOCO_KINDS = {"attribute": 2, "position": 2, "relation": 2, "superlative": 1}
-_GREFCOCO_KINDS = {"attribute": 1, "relation": 1, "plural": 1, "pair": 1, "nothing": 2}
+_REFCOCO_KINDS = {"attribute": 2, "position": 1, "relation": 2, "superlative": 1, "overlap": 3}
+_GREFCOCO_KINDS = {"attribute": 1, "overlap": 1, "plural": 1, "pair": 1, "nothing": 2}
+# The share of shapes that are placed on another one, so that the box does not identify them.
+_SHARED_BOXES = 0.5
 _JPEG_QUALITY = 92
 _SPLITS = ("train", "val", "test")
 
@@ -78,7 +81,7 @@ def write_dataset(
         reasoning = part / "ReasonSeg" / split
         reasoning.mkdir(parents=True)
         for index in range(count):
-            scene = make_scene(seed, series, index)
+            scene = make_scene(seed, series, index, shared_boxes=_SHARED_BOXES)
             rng = np.random.default_rng([seed, series, index, 1])
             coco_split = split if split != "test" else ("testA" if index < count // 2 else "testB")
             _add_scene(files, part, scene, coco_split, rng)

@@ -1,0 +1,140 @@
+"""Exchanges about points for the embedded MLLM's pre-training, in plain words.
+
+    Point to the red ring.                              (412,077)
+    Point to 2 places on the red ring.                  (388,102)(455,171)
+    Point to 2 places near the red ring, not on it.     (366,050)(430,140)
+    Is (388,102) on the red ring?                       yes
+    What is at (388,102)?                               the red ring
+    Count all the red shapes.                           3
+
+The point of the first question is a place well inside the visible part; those of the second one are uniform on it; those of
+the third one are uniform off it, in the box widened by 10 %.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from mllm_text import Exchange, box_exchanges, spans_in
+
+from sam4mllm.geometry import Grid
+from sam4mllm.synthetic.phrases import Phrase, phrases_of
+from sam4mllm.synthetic.scenes import Scene, Shape
+
+_Points = tuple[tuple[float, float], ...]
+# The kinds of phrases, each for one object, that the questions about points use.
+_SINGLE = ("attribute", "attribute", "attribute", "position", "relation", "superlative", "reasoning")
+_WIDEN = 0.1
+
+
+def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
+    """Return about two dozen exchanges about one scene, without repeated questions."""
+    found = {each.question: each for each in [*box_exchanges(scene, rng), *point_exchanges(scene, rng)]}
+    return list(found.values())
+
+
+def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
+    """Return about a dozen exchanges about points of one scene."""
+    makers = [_point, _point, _places, _places, _places_near, _places_near, _is_on, _is_on, _is_on, _is_on]
+    found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
+    found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
+    plural = phrases_of(scene, rng, "plural")
+    if plural is not None:
+        question = f"Count {plural.text}."
+        found.append(Exchange("count", question, str(len(plural.shapes)), (), spans_in(question, plural)))
+    return found
+
+
+def interior_point(shape: Shape) -> tuple[float, float]:
+    """Return the center (x, y) of a pixel far from the mask's border, near its centroid and rather up and left."""
+    depth = cv2.distanceTransform(np.pad(shape.mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    rows, columns = np.nonzero(shape.mask)
+    y, x = rows.mean(), columns.mean()
+    value = depth[rows, columns] - 0.15 * np.hypot(rows - y, columns - x) - 0.05 * (rows + columns)
+    best = int(value.argmax())
+    return float(columns[best]) + 0.5, float(rows[best]) + 0.5
+
+
+def places_on(shape: Shape, rng: np.random.Generator, count: int) -> _Points:
+    """Return the centers (x, y) of pixels on the visible part, from left to right."""
+    return _sample(shape.mask, rng, count)
+
+
+def places_near(scene: Scene, shape: Shape, rng: np.random.Generator, count: int) -> _Points:
+    """Return the centers (x, y) of pixels off the visible part, in its box widened by 10 %, from left to right."""
+    x1, y1, x2, y2 = shape.box.widen(_WIDEN, scene.size_wh)
+    near = np.zeros_like(shape.mask)
+    near[int(y1) : int(np.ceil(y2)), int(x1) : int(np.ceil(x2))] = True
+    return _sample(near & ~shape.mask, rng, count)
+
+
+def _sample(region: npt.NDArray[np.bool_], rng: np.random.Generator, count: int) -> _Points:
+    rows, columns = np.nonzero(region)
+    if rows.size == 0:
+        rows, columns = np.nonzero(~region)
+    picks = rng.integers(rows.size, size=count)
+    return tuple(sorted((float(columns[i]) + 0.5, float(rows[i]) + 0.5) for i in picks))
+
+
+def write_points(points: _Points, size_wh: tuple[int, int]) -> str:
+    """Return points in pixels as text on the grid of 1000 x 1000 bins."""
+    grid = Grid()
+    return "".join("({:03d},{:03d})".format(*grid.to_bins(x, y, size_wh)) for x, y in points)
+
+
+def _single(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    kind = _SINGLE[int(rng.integers(len(_SINGLE)))]
+    phrase = phrases_of(scene, rng, kind)
+    if phrase is None or len(phrase.shapes) != 1:
+        return phrases_of(scene, rng, "attribute")
+    return phrase
+
+
+def _pointing(scene: Scene, kind: str, question: str, phrase: Phrase, points: _Points) -> Exchange:
+    answer = write_points(points, scene.size_wh)
+    return Exchange(kind, question, answer, phrase.shapes, spans_in(question, phrase), answer_points=points)
+
+
+def _point(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    points = (interior_point(scene.shapes[phrase.shapes[0]]),)
+    return _pointing(scene, "point", f"Point to {phrase.text}.", phrase, points)
+
+
+def _places(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    count = int(rng.integers(2, 4))
+    points = places_on(scene.shapes[phrase.shapes[0]], rng, count)
+    return _pointing(scene, "places", f"Point to {count} places on {phrase.text}.", phrase, points)
+
+
+def _places_near(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    count = int(rng.integers(1, 3))
+    points = places_near(scene, scene.shapes[phrase.shapes[0]], rng, count)
+    question = f"Point to {count} place{'s' * (count > 1)} near {phrase.text}, not on it."
+    return _pointing(scene, "near", question, phrase, points)
+
+
+def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    shape = scene.shapes[phrase.shapes[0]]
+    share = rng.random()
+    if share < 0.5:
+        points = places_on(shape, rng, 1)
+    elif share < 0.85:
+        points = places_near(scene, shape, rng, 1)
+    else:
+        points = _sample(~shape.mask, rng, 1)
+    ((x, y),) = points
+    question = f"Is {write_points(points, scene.size_wh)} on {phrase.text}?"
+    answer = "yes" if shape.mask[int(y), int(x)] else "no"
+    return Exchange("on", question, answer, phrase.shapes, spans_in(question, phrase), question_points=points)
+
+
+def _what_is_at(scene: Scene, rng: np.random.Generator) -> Exchange:
+    """Ask for the shape at a point, which is on a random shape in three of four cases."""
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
+    points = places_on(shape, rng, 1) if rng.random() < 0.75 else _sample(np.ones_like(shape.mask), rng, 1)
+    ((x, y),) = points
+    there = [each for each in scene.shapes if each.mask[int(y), int(x)]]
+    answer = f"the {there[0].colour} {there[0].name}" if there else "nothing"
+    question = f"What is at {write_points(points, scene.size_wh)}?"
+    return Exchange("at", question, answer, question_points=points)
