@@ -6,28 +6,26 @@
 The loss is the next-token loss on the exchanges of `mllm_pointing.py`; about two dozen of them share one sequence with
 their image and do not attend to each other. Auxiliary losses are used in training only: the label of a number is a
 Gaussian over neighboring bins, which narrows with time; a few attention heads are supervised to attend to the image
-tokens that the words or points refer to; auxiliary heads predict the scene from the tower's and the projector's features;
-the last dimensions of an image token hold the sine/cosine code of a place on its shape. Seeded and resumable like the
-other scripts. The second command starts from a saved model, which may be narrower, with a new optimizer and new
-auxiliary heads. With several processes, each computes its part of a batch.
+tokens that the words or points refer to; auxiliary heads predict the scene from the tower's and the projector's
+features; the last dimensions of an image token hold the sine/cosine code of a place on its shape. Seeded and resumable
+like the other scripts. The second command starts from a saved model, which may be narrower, with a new optimizer and
+new auxiliary heads. With several processes, each computes its part of a batch.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from build_tower import CELLS, MODEL_ARGS, WIDTHS, Head, load_batch, losses
-from building import Checkpoint, Log, adamw, begin, build_options, learning_rate
+from building import Checkpoint, Log, Ranks, adamw, begin, build_options, learning_rate
 from mllm_attention import SupervisedAttention
 from mllm_held_out import held_out
 from mllm_model import (
@@ -158,7 +156,7 @@ class Pretraining:
         self._attention.targets = {}
         attention_sum = torch.stack(list(attention.values())).sum() + attention[WORD_LAYER]
         auxiliary = torch.stack([*tower.values(), *projector.values()]).sum()
-        return text + auxiliary + 4 * place + (0.5 if progress < 0.8 else 0.1) * attention_sum, {
+        return text + auxiliary + 8 * place + (0.5 if progress < 0.8 else 0.1) * attention_sum, {
             "text": text,
             "plain": plain,
             "sight": torch.stack(list(tower.values())).sum(),
@@ -172,32 +170,6 @@ class Pretraining:
             "phrase_where": attention[PHRASE_LAYER],
             **{f"point_where_{layer}": loss for layer, loss in self._attention.point_losses.items()},
         }
-
-
-class Ranks:
-    """The processes that `torchrun` started, which average their gradients; one process without it."""
-
-    def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        if self.count > 1:
-            dist.init_process_group("gloo")
-
-    def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replace the tensors by their means over the processes."""
-        if self.count > 1:
-            each = list(tensors)
-            flat = torch.cat([tensor.flatten() for tensor in each])
-            dist.all_reduce(flat)
-            for tensor, part in zip(each, (flat / self.count).split([t.numel() for t in each]), strict=True):
-                tensor.copy_(part.view_as(tensor))
-
-    def any(self, condition: bool) -> bool:
-        """Return whether the condition is true in any process."""
-        votes = torch.tensor(float(condition))
-        if self.count > 1:
-            dist.all_reduce(votes)
-        return bool(votes > 0)
 
 
 def training_images(

@@ -1,15 +1,17 @@
-"""Shared parts of the build scripts: options, optimizer, learning rate, atomic checkpoints and a JSON log."""
+"""Shared parts of the build scripts: options, optimizer, learning rate, processes, atomic checkpoints, a JSON log."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from sam4mllm.utils.atomic_io import atomic_path
@@ -47,6 +49,32 @@ def learning_rate(step: int, steps: int, peak: float, *, warm: int, falling: flo
     """Return the rate of a step: linear to `peak` over `warm` steps, then linear to 0 over the last share `falling`."""
     rising = min(1.0, (step + 1 - first_step) / warm)
     return peak * rising * min(1.0, max((steps - step) / (falling * steps), 0.0))
+
+
+class Ranks:
+    """The processes that `torchrun` started, which average their gradients; one process without it."""
+
+    def __init__(self) -> None:
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        if self.count > 1:
+            dist.init_process_group("gloo")
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace the tensors by their means over the processes."""
+        if self.count > 1:
+            each = list(tensors)
+            flat = torch.cat([tensor.flatten() for tensor in each])
+            dist.all_reduce(flat)
+            for tensor, part in zip(each, (flat / self.count).split([t.numel() for t in each]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def any(self, condition: bool) -> bool:
+        """Return whether the condition is true in any process."""
+        votes = torch.tensor(float(condition))
+        if self.count > 1:
+            dist.all_reduce(votes)
+        return bool(votes > 0)
 
 
 class Checkpoint:

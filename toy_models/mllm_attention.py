@@ -57,7 +57,10 @@ class SupervisedAttention:
         out = out.unflatten(0, (images, rows)).transpose(1, 2).flatten(2, 3)
         # 2. In a supervised layer, the loss of its supervised heads.
         if module.layer_idx in self.targets:
-            (image, row, token, which), is_target = self.targets[module.layer_idx][0].T, self.targets[module.layer_idx][1]
+            (image, row, token, which), is_target = (
+                self.targets[module.layer_idx][0].T,
+                self.targets[module.layer_idx][1],
+            )
             at_heads = _SUPERVISED_HEADS[which]
             queries = own_query[image[:, None], row[:, None], at_heads, token[:, None]]
             keys = all_key[image[:, None], row[:, None], at_heads]

@@ -61,8 +61,8 @@ def generate(
 def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     """Return how right an answer is, from 0 to 1.
 
-    For points it is the share of them that are on the visible part of the shape (off it, for points near it). Other text
-    must be that of the pre-training. Boxes must be as many as the shapes, and match them with an IoU above 0.5.
+    For points it is the share of them that are on the visible part of the shape (off it, for points near it). Other
+    text must be that of the pre-training. Boxes must be as many as the shapes, and match them with an IoU above 0.5.
     """
     if exchange.answer_points:
         mask = scene.shapes[exchange.answer_shapes[0]].mask

@@ -89,8 +89,8 @@ def place_code(values: Tensor) -> Tensor:
 def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers: list[int]) -> None:
     """Initialize the embeddings of the 1000 number tokens by sinusoidal codes of their values.
 
-    The last 64 dimensions hold `place_code` twice: for x and for y, where the image tokens hold the codes of their place.
-    A head that attends to an image token can therefore copy its place as a number.
+    The last 64 dimensions hold `place_code` twice: for x and for y, where the image tokens hold the codes of their
+    place. A head that attends to an image token can therefore copy its place as a number.
     """
     with torch.no_grad():
         table = model.get_input_embeddings().weight
@@ -105,10 +105,10 @@ def initialize_number_embeddings(model: FastVlmForConditionalGeneration, numbers
 
 
 def load_narrower(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Copy a saved model of fewer dimensions and heads, and other tokens, into `model`, whose outputs are then nearly its.
+    """Copy a saved model of fewer dimensions and heads, and other tokens, into `model`, whose outputs nearly equal its.
 
-    The saved weights are the first rows and columns of the new ones. Tokens are matched by their text; a new token gets the
-    mean of the saved embeddings of its pieces, and no number's embedding loses the code of its place.
+    The saved weights become the first rows and columns of the new ones. Tokens are matched by their text; a new token
+    gets the mean of the saved embeddings of its pieces, and the codes in the last dimensions stay.
     """
     saved = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     old = saved.state_dict()

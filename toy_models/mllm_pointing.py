@@ -7,7 +7,7 @@
     What is at (388,102)?                               the red ring
     Count all the red shapes.                           3
 
-The point of the first question is a place well inside the visible part; those of the second one are uniform on it; those of
+The point of the first question is well inside the visible part; those of the second one are uniform on it; those of
 the third one are uniform off it, in the box widened by 10 %.
 """
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from mllm_text import Exchange, box_exchanges, spans_in
+from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, spans_in
 
 from sam4mllm.geometry import Grid
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
@@ -86,7 +86,7 @@ def write_points(points: _Points, size_wh: tuple[int, int]) -> str:
 def _single(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     kind = _SINGLE[int(rng.integers(len(_SINGLE)))]
     phrase = phrases_of(scene, rng, kind)
-    if phrase is None or len(phrase.shapes) != 1:
+    if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
         return phrases_of(scene, rng, "attribute")
     return phrase
 

@@ -23,8 +23,8 @@ TOWER_ONLY_SEED = 9_000_004
 IMAGE_TOKENS = CELLS * CELLS
 # The targets of the supervised heads: the last word of a noun phrase attends to its other words (layer 0), then to the
 # image tokens of the shapes that it refers to (1); an answer attends to those last words (2), then to the image tokens
-# of its object (3). Two other heads do the same for points: the y of a point in a question attends to its x (0), then to
-# the image token at the point (1); an answer attends to that y (2), and to the image token at the point (3).
+# of its object (3). Two other heads do the same for points: the y of a point in a question attends to its x (0), then
+# to the image token at the point (1); an answer attends to that y (2), and to the image token at the point (3).
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 REGION, POINT = 0, 1
@@ -152,7 +152,9 @@ class Packer:
         """Return the attention targets of the heads for points."""
 
         def token_at(point: tuple[float, float]) -> list[int]:
-            column, row = (min(int(value / size * CELLS), CELLS - 1) for value, size in zip(point, size_wh, strict=True))
+            column, row = (
+                min(int(value / size * CELLS), CELLS - 1) for value, size in zip(point, size_wh, strict=True)
+            )
             return [self.first_image + row * CELLS + column]
 
         found = []
@@ -196,8 +198,8 @@ class Batch:
     """Images (B, 3, 192, 192) with R rows of T tokens each, one after the other after the prefix of P tokens.
 
     `layout` is (P, R, T); `ids` and `positions` are (B, P + R * T), `labels` and `weights` (B, R * T).
-    `attention_targets[layer]` are the supervised positions (N, 4), as image, row, token and heads (REGION or POINT), and
-    the positions to attend to (N, P + T), as 0 or 1.
+    `attention_targets[layer]` are the supervised positions (N, 4), as image, row, token and heads (REGION or POINT),
+    and the positions to attend to (N, P + T), as 0 or 1.
     """
 
     images: Tensor

@@ -58,9 +58,9 @@ _FILLERS = ("with", "2", "points", "on", "it", "and", "1", "off", "point", "3", 
 class Exchange:
     """A question, its answer, and the shapes that they refer to.
 
-    `answer_shapes` are the shapes of the answer's boxes in its order, or the one that is pointed to; `spans` (start, end,
-    shapes) are the noun phrases of the question; `answer_points` and `question_points` (x, y) in pixels are the points
-    that are written in answer and question, in their order.
+    `answer_shapes` are the shapes of the answer's boxes in its order, or the one that is pointed to; `spans` (start,
+    end, shapes) are the noun phrases of the question; `answer_points` and `question_points` (x, y) in pixels are the
+    points that are written in answer and question, in their order.
     """
 
     kind: str
