@@ -77,11 +77,20 @@ def correct_objects(predicted: Sequence[Mask], truth: Sequence[Mask], ignored: M
     if ignored is not None:
         predicted, truth = [mask & ~ignored for mask in predicted], [mask & ~ignored for mask in truth]
     pairs = [(overlap(mask, other).iou, i, j) for i, mask in enumerate(predicted) for j, other in enumerate(truth)]
+    matches = match_greedily(pairs, above=CORRECT_IOU)
+    return tuple(i in matches for i in range(len(predicted)))
+
+
+def match_greedily(pairs: Iterable[tuple[float, int, int]], *, above: float) -> dict[int, int]:
+    """Match i with j one to one, given (IoU, i, j): the highest IoU first, and among equals the lower i, then j.
+
+    Pairs whose IoU is not above `above` are never matched.
+    """
     matches: dict[int, int] = {}
-    for _, i, j in sorted((pair for pair in pairs if pair[0] > CORRECT_IOU), key=lambda pair: (-pair[0], *pair[1:])):
+    for _, i, j in sorted((pair for pair in pairs if pair[0] > above), key=lambda pair: (-pair[0], *pair[1:])):
         if i not in matches and j not in matches.values():
             matches[i] = j
-    return tuple(i in matches for i in range(len(predicted)))
+    return matches
 
 
 def cumulative_iou(sentences: Iterable[SentenceScore]) -> float | None:

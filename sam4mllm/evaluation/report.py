@@ -51,7 +51,8 @@ def report(ours: Mapping[str, Scores], *, beside_published: bool = True) -> str:
     for row in quoted:
         cells = [_quoted(getattr(row, key, None)) for key in _METRICS.values()]
         rows.append([row.system, *cells, *_properties([row])])
-    return "\n".join([*lines, "", *text_table(["", *_METRICS, *_PROPERTIES], rows, left=3)]) + "\n"
+    table = "\n".join([*lines, "", *text_table(["", *_METRICS, *_PROPERTIES], rows, left=3)]) + "\n"
+    return table + points_text(ours)
 
 
 def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bool = True) -> str:
@@ -69,7 +70,9 @@ def suite_report(splits: Sequence[Mapping[str, Scores]], *, beside_published: bo
     by_dataset: dict[str, list[Mapping[str, Scores]]] = {}
     for ours in splits:
         by_dataset.setdefault(next(iter(ours.values())).dataset, []).append(ours)
-    return "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
+    tables = "\n".join(_dataset_report(dataset, each, beside_published) for dataset, each in by_dataset.items())
+    rows = {f"{scores.dataset} {scores.split}, {name}": scores for ours in splits for name, scores in ours.items()}
+    return tables + points_text(rows)
 
 
 def evaluation_report(splits: Sequence[EvaluatedSplit], name: str, named: bool, beside_published: bool) -> str:
@@ -90,6 +93,29 @@ def evaluation_report(splits: Sequence[EvaluatedSplit], name: str, named: bool, 
         if split.entry.name == split.calibrated_on
     ]
     return f"{tables}\n{reliability_text(reliability)}{''.join(warnings)}"
+
+
+def points_text(rows: Mapping[str, Scores]) -> str:
+    """Return a table of the points of each row by its name, after a blank line; no text if no row has points."""
+    cells = [
+        [
+            name,
+            *(_percent(getattr(scores, key)) for key in ("points_on", "points_on_chance")),
+            *(_percent(getattr(scores, key)) for key in ("points_off", "points_off_chance")),
+            f"{scores.points_kept:.1f}",
+            "",
+        ]
+        for name, scores in rows.items()
+        if scores.points_kept
+    ]
+    if not cells:
+        return ""
+    title = (
+        "points, percent: positive points on the object and negative points off it, where the predicted box is right; "
+        "chance: random points in the same boxes"
+    )
+    header = ["", "on", "chance", "off", "chance", "points per object", ""]
+    return "\n".join(["", title, "", *text_table(header, cells)]) + "\n"
 
 
 def reliability_text(reports: Mapping[str, ReliabilityReport]) -> str:

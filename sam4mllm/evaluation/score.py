@@ -8,21 +8,17 @@ memory of one answer. Every query of the split counts: one without a prediction,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 from sam4mllm.data.entry import data_entry
-from sam4mllm.data.masks import decode
 from sam4mllm.data.predictions import PredictionLine, prediction_from_json, read_predictions
 from sam4mllm.data.reading import read_with_masks
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError, PredictionsError
+from sam4mllm.errors import DataError
 from sam4mllm.evaluation.metrics import (
-    CORRECT_IOU,
-    Mask,
     SentenceScore,
-    correct_objects,
     cumulative_iou,
     mean_iou,
     no_target_accuracy,
@@ -32,8 +28,7 @@ from sam4mllm.evaluation.metrics import (
 )
 from sam4mllm.evaluation.protocols import EvalProtocol, PredictedMask, protocol_for
 from sam4mllm.evaluation.suite import DataOptions, is_comparable
-
-_IDS_IN_A_MESSAGE = 3
+from sam4mllm.evaluation.tally import Tally, few_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +37,8 @@ class Scores:
 
     `n` counts the queries, `missing` those without a prediction, `malformed` the predictions whose text could not be
     parsed, `errors` those with the status "error". `acc_50` is the share of sentences whose first box has IoU > 0.5
-    with the annotated one. `comparable` is whether published results are on the same sentences under the same protocol.
+    with the annotated one. `points_on` to `points_kept` are described in `points.PointScores`. `comparable` is whether
+    published results are on the same sentences under the same protocol.
     """
 
     dataset: str
@@ -59,6 +55,13 @@ class Scores:
     pr_80: float | None
     pr_90: float | None
     acc_50: float | None
+    points_on: float | None = None
+    points_on_chance: float | None = None
+    points_off: float | None = None
+    points_off_chance: float | None = None
+    positive_points: int = 0
+    negative_points: int = 0
+    points_kept: float | None = None
     errors: int = 0
     comparable: bool = False
 
@@ -164,7 +167,7 @@ def score_sentences(
         DataError: No samples; an unknown protocol; under `refcoco`, a sample without a target.
     """
     rules = checked_protocol(samples, dataset=dataset, split=split, protocol=protocol)
-    tally = _Tally(rules, min_pixels, {sample.id: sample for sample in samples})
+    tally = Tally(rules, min_pixels, {sample.id: sample for sample in samples})
     for line in lines:
         tally.add(line)
     tally.refuse_bad_ids(f"{dataset} {split}")
@@ -190,78 +193,12 @@ def checked_protocol(
         raise DataError(f"{dataset} {split}: no samples to score")
     if rules.has_boxes and (empty := [sample.id for sample in samples if not sample.objects]):
         raise DataError(
-            f"the protocol {rules.name} is not defined for a phrase without target ({_few(empty)}); use grefcoco"
+            f"the protocol {rules.name} is not defined for a phrase without target ({few_ids(empty)}); use grefcoco"
         )
     return rules
 
 
-@dataclass(slots=True)
-class _Tally:
-    """The counts and scores that are collected while predictions are read; `boxes_correct` is for Acc@0.5."""
-
-    rules: EvalProtocol
-    min_pixels: int
-    samples: Mapping[str, Sample]
-    scored: dict[str, SentenceScore] = field(default_factory=dict)
-    correct: dict[str, tuple[bool, ...]] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    malformed: int = 0
-    errors: int = 0
-    boxes_correct: int = 0
-    any_box: bool = False
-    any_without_box: bool = False
-
-    def add(self, line: PredictionLine) -> None:
-        """Score one prediction; unknown and repeated ids are collected for `refuse_bad_ids`."""
-        sample = self.samples.get(line.id)
-        if sample is None:
-            self.unknown.append(line.id)
-            return
-        if line.id in self.scored:
-            self.repeated.append(line.id)
-            return
-        masks, truth, ignored = _masks(line, sample), [item.mask() for item in sample.objects], sample.ignored()
-        prediction = PredictedMask(union_of(masks, sample.size_wh), answered_no_target=line.status == "no_object")
-        self.scored[line.id] = self.rules.score_sentence(
-            prediction, union_of(truth, sample.size_wh), ignored, self.min_pixels
-        )
-        if line.status == "ok":
-            self.correct[line.id] = correct_objects(masks, truth, ignored)
-        self.malformed += line.status == "malformed"
-        self.errors += line.status == "error"
-        if self.rules.has_boxes and line.status == "ok" and line.objects:
-            self._add_box(line, sample)
-
-    def _add_box(self, line: PredictionLine, sample: Sample) -> None:
-        """Compare the first box alone, because the best of several would overestimate Acc@0.5."""
-        prompt = line.objects[0].prompt
-        if prompt is None or prompt.box is None:
-            self.any_without_box = True
-            return
-        self.any_box = True
-        self.boxes_correct += prompt.box.iou(sample.objects[0].box) > CORRECT_IOU
-
-    @property
-    def has_acc_50(self) -> bool:
-        """Whether Acc@0.5 is defined: one object per phrase, and predictions that are not all without boxes."""
-        one_object = all(len(sample.objects) == 1 for sample in self.samples.values())
-        return self.rules.has_boxes and one_object and (self.any_box or not self.any_without_box)
-
-    def refuse_bad_ids(self, split: str) -> None:
-        """Raise a PredictionsError if there were unknown or repeated ids."""
-        faults = []
-        if self.unknown:
-            faults.append(f"{len(self.unknown)} id(s) are not queries of {split} ({_few(self.unknown)})")
-        if self.repeated:
-            faults.append(f"{len(self.repeated)} id(s) occur twice ({_few(self.repeated)})")
-        if faults:
-            raise PredictionsError(
-                f"predictions: {'; '.join(faults)}; expected one line per query, from this data set and split"
-            )
-
-
-def _metrics(sentences: Sequence[SentenceScore], tally: _Tally, dataset: str, split: str, missing: int) -> Scores:
+def _metrics(sentences: Sequence[SentenceScore], tally: Tally, dataset: str, split: str, missing: int) -> Scores:
     rules = tally.rules
     measured = [sentence for sentence in sentences if sentence.targeted] if rules.has_no_target else sentences
     return Scores(
@@ -280,21 +217,5 @@ def _metrics(sentences: Sequence[SentenceScore], tally: _Tally, dataset: str, sp
         pr_80=precision_at(0.8, measured),
         pr_90=precision_at(0.9, measured),
         acc_50=tally.boxes_correct / len(sentences) if tally.has_acc_50 else None,
+        **asdict(tally.points.scores()),
     )
-
-
-def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
-    """Return the masks of the line's objects; none for the statuses "malformed" and "error"."""
-    width, height = sample.size_wh
-    for item in line.objects:
-        if tuple(item.segmentation["size"]) != (height, width):
-            raise PredictionsError(
-                f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its image is "
-                f"{(height, width)}; masks are scored at the original image's size"
-            )
-    return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
-
-
-def _few(ids: Sequence[str]) -> str:
-    more = f" and {len(ids) - _IDS_IN_A_MESSAGE} more" if len(ids) > _IDS_IN_A_MESSAGE else ""
-    return ", ".join(ids[:_IDS_IN_A_MESSAGE]) + more

@@ -98,6 +98,8 @@ def predict_from_boxes(
 def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
     """Yield the lines with each object's mask replaced by its filled box: every pixel with its center in the box.
 
+    The points are left out, as they have no effect on these masks.
+
     Raises:
         DataError: An answer with an object that has points and no box.
     """
@@ -105,8 +107,8 @@ def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
         objects = []
         for item in line.objects:
             height, width = item.segmentation["size"]
-            mask = mask_of_box(_box(item, line), (width, height))
-            objects.append(PredictedObject(encode(mask), item.prompt))
+            box = _box(item, line)
+            objects.append(PredictedObject(encode(mask_of_box(box, (width, height))), SamPrompt(box)))
         yield replace(line, objects=tuple(objects))
 
 

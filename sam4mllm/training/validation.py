@@ -14,6 +14,7 @@ from sam4mllm.data.reading import read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluation.metrics import Mask, correct_objects, overlap, union_of
+from sam4mllm.evaluation.points import PointTally
 from sam4mllm.methods.base import Method
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
@@ -36,16 +37,18 @@ class Validation:
         malformed: The fraction of answers that could not be parsed, which count as empty masks.
         n: The number of samples.
         calibration: Fitted to these answers; None where none of them could be parsed.
+        points_on: The share of positive points on the object, as in an evaluation; None without such points.
     """
 
     ciou: float
     malformed: float
     n: int
     calibration: Calibration | None = None
+    points_on: float | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the figures without the calibration, for the log."""
-        return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n}
+        return {"ciou": self.ciou, "malformed": self.malformed, "n": self.n, "points_on": self.points_on}
 
 
 def validation_samples(recipe: Recipe) -> list[Sample]:
@@ -95,7 +98,7 @@ def validate(
     part = samples[processes.rank :: processes.world_size]
     results = pipeline([(sample.image, sample.phrase) for sample in part])
     intersection = union = malformed = 0
-    answers = []
+    answers, points = [], PointTally()
     for sample, result in zip(part, results, strict=True):
         objects = [item.mask() for item in sample.objects]
         predicted, truth = result.mask.cpu().numpy(), union_of(objects, sample.size_wh)
@@ -110,9 +113,12 @@ def validate(
         malformed += result.status == "malformed"
         confidence = [each.to_json() for each in result.confidence or (Confidence(),)]
         answers.append((result.status, confidence, _correct(result, objects, sample)))
+        points.add(result.prompts, [item.box for item in sample.objects], objects, sample.ignored())
+    positives = sum(each.positives for each in points.matched)
+    on = sum(each.positives_on for each in points.matched)
     # 2. Sum over the processes. The counts are integers, so the sums do not depend on how samples were distributed.
-    counts = processes.gather([int(intersection), int(union), malformed])
-    intersection, union, malformed = (sum(column) for column in zip(*counts, strict=True))
+    counts = processes.gather([int(intersection), int(union), malformed, positives, on])
+    intersection, union, malformed, positives, on = (sum(column) for column in zip(*counts, strict=True))
     gathered = processes.gather(answers)
     # 3. Restore the order of the samples, of which each process had every world_size-th, and fit the calibration.
     ordered = [gathered[index % len(gathered)][index // len(gathered)] for index in range(len(samples))]
@@ -120,7 +126,13 @@ def validate(
     for status, confidence, correct in ordered:
         pairs[status] += [(Confidence(**each), flag) for each, flag in zip(confidence, correct, strict=True)]
     calibration = fit_calibration(pairs["ok"], pairs["no_object"], name)
-    return Validation(intersection / union if union else 0.0, malformed / len(samples), len(samples), calibration)
+    return Validation(
+        ciou=intersection / union if union else 0.0,
+        malformed=malformed / len(samples),
+        n=len(samples),
+        calibration=calibration,
+        points_on=on / positives if positives else None,
+    )
 
 
 def _correct(result: Result, truth: Sequence[Mask], sample: Sample) -> tuple[bool, ...]:

@@ -29,6 +29,11 @@ def test_evaluate_predicts_and_scores_and_score_agrees(
     assert scores == json.loads((tmp_path / "e.json").read_text())
     assert (scores["n"], scores["missing"], scores["malformed"], scores["acc_50"]) == (3, 0, 0, 1.0)
     assert scores["ciou"] > 0.7 and scores["n_acc"] is None
+    # Each of the three answers has two points on its object, which fills its box, and one off it.
+    points = {name: scores[name] for name in ("points_on", "points_off", "positive_points", "points_kept")}
+    assert points == {"points_on": 1.0, "points_off": 1.0, "positive_points": 6, "points_kept": 3.0}
+    assert json.loads((out / "results.json").read_text())["splits"][0]["scores"] == scores
+    assert "points, percent: positive points on the object" in printed
 
 
 @pytest.mark.usefixtures("scripted")
@@ -98,8 +103,10 @@ def test_one_command_evaluates_all_that_a_root_holds(
         assert found["reliability"]["objects"]["n"] > 0 and len(found["reliability"]["coverage"]) == 10
         assert Image.open(out / f"{dataset}-{split}/reliability.png").size[0] > 600
         assert (out / found["page"]).is_file() and list(found["baselines"]) == ["filled-box", "box"]
-        # The segmenter's mask is the box, whatever the points, so no baseline can differ.
-        assert all(scores == found["scores"] for scores in found["baselines"].values())
+        # The segmenter's mask is the box, whatever the points, so a baseline differs only in having no points.
+        for scores in found["baselines"].values():
+            differing = {name for name in scores if scores[name] != found["scores"][name]}
+            assert {name for name in differing if "points" not in name} == set() and scores["points_kept"] == 0.0
         assert found["scores"]["protocol"] == ("reasonseg" if dataset == "reasonseg" else "refcoco")
     described = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
     assert not [key for key in (*results, *results["splits"][0]) if f"`{key}`" not in described]

@@ -101,6 +101,35 @@ def test_figures_are_quoted_with_the_decimals_of_the_source_and_errors_are_count
     assert "errors" not in _scores("refcoco", "val").to_json()
 
 
+def test_points_have_a_table_of_their_own_with_a_row_for_each_answer_with_points() -> None:
+    ours = replace(
+        _scores("refcoco", "val"),
+        points_on=0.8761,
+        points_on_chance=0.481,
+        points_off=0.75,
+        points_off_chance=0.6,
+        positive_points=20,
+        negative_points=10,
+        points_kept=2.96,
+    )
+    alone = replace(_scores("refcoco", "val"), points_kept=0.0)
+    unmatched = replace(_scores("refcoco", "val"), points_kept=3.0)
+    rows = {"ours": ours, "ours, box": alone, "base": unmatched}
+    *_, heading, blank, header, rule, first, second = report(rows).splitlines()
+    assert heading.startswith("points, percent: positive points on the object")
+    assert blank == "" and set(rule) == {"-", " "}
+    assert header.split() == ["on", "chance", "off", "chance", "points", "per", "object"]
+    assert first.split() == ["ours", "87.6", "48.1", "75.0", "60.0", "3.0"]
+    assert second.split() == ["base", "-", "-", "-", "-", "3.0"]
+    splits = [rows, {"ours": replace(ours, split="testA")}]
+    assert [line.split()[:3] for line in suite_report(splits).splitlines()[-3:]] == [
+        ["refcoco", "val,", "ours"],
+        ["refcoco", "val,", "base"],
+        ["refcoco", "testA,", "ours"],
+    ]
+    assert "points" not in report({"box": alone}) and "points" not in suite_report([{"box": alone}])
+
+
 def test_a_table_is_aligned_and_has_no_empty_columns() -> None:
     rows = [["long name", "1.0", "-", "x"], ["b", "100.0", "-", ""]]
     assert text_table(["", "cIoU", "N-acc", "source"], rows) == [

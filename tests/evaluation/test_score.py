@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from sam4mllm.data.masks import encode
-from sam4mllm.data.predictions import PredictedObject, PredictionLine, Status, prediction_from_json
+from sam4mllm.data.predictions import (
+    PredictedObject,
+    PredictionLine,
+    Status,
+    dump_line,
+    prediction_from_json,
+)
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.evaluation.protocols import PROTOCOLS
 from sam4mllm.evaluation.score import score, score_predictions, score_sentences
-from sam4mllm.geometry import Box, SamPrompt
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_refs
 
 HEIGHT, WIDTH = 2, 10
@@ -72,9 +78,46 @@ def test_refcoco_by_hand() -> None:
         "pr_80": pytest.approx(2 / 7),
         "pr_90": pytest.approx(2 / 7),
         "acc_50": pytest.approx(2 / 7),
+        # Boxes without points.
+        "points_on": None,
+        "points_on_chance": None,
+        "points_off": None,
+        "points_off_chance": None,
+        "positive_points": 0,
+        "negative_points": 0,
+        "points_kept": 0.0,
     }
     assert json.loads(json.dumps(scores.to_json())) == scores.to_json()
     assert scores.errors == 1
+
+
+def test_points_of_correct_boxes_are_scored_beside_chance() -> None:
+    def line(name: str, box: Box | None, *points: Point, status: Status = "ok") -> PredictionLine:
+        prompt = None if box is None else SamPrompt(box, points)
+        return PredictionLine(name, status, (PredictedObject(encode(_columns(0, 4)), prompt),))
+
+    on, beside, off = Point(1.5, 0.5, POSITIVE), Point(4.5, 0.5, POSITIVE), Point(4.5, 1.5, NEGATIVE)
+    predictions = [
+        line("a", Box(0, 0, 5.2, 2), on, beside, off),  # 4 of 5 columns are on the object; widened to 5.72, 4 of 6
+        line("b", Box(0, 0, 4, 2), on),  # all columns
+        line("c", Box(5, 0, 9, 2), beside, off),  # the wrong box
+        line("d", None),
+        line("e", Box(0, 0, 4, 2), beside, status="malformed"),
+    ]
+    samples = [_sample(name, (0, 4)) for name in "abcdef"]
+    scores = score_predictions(predictions, samples, dataset="refcoco", split="val")
+    assert (scores.points_on, scores.points_on_chance) == (pytest.approx(2 / 3), pytest.approx((2 * 0.8 + 1) / 3))
+    assert (scores.points_off, scores.points_off_chance) == (1.0, pytest.approx(1 / 3))
+    assert (scores.positive_points, scores.negative_points, scores.points_kept) == (3, 1, 2.0)
+    # Lines read from their JSON have the same figures.
+    again = [prediction_from_json(json.loads(dump_line(each))) for each in predictions]
+    assert score_predictions(again, samples, dataset="refcoco", split="val") == scores
+
+
+def test_predictions_without_prompts_have_no_figures_of_points() -> None:
+    line = prediction_from_json({"id": "a", "status": "ok", "objects": [{"segmentation": encode(_columns(0, 4))}]})
+    scores = score_predictions([line], [_sample("a", (0, 4))], dataset="refcoco", split="val")
+    assert (scores.ciou, scores.points_on, scores.points_off, scores.points_kept) == (1.0, None, None, None)
 
 
 @pytest.mark.parametrize("order", [((0, 2), (4, 6)), ((4, 6), (0, 2))])

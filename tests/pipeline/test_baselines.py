@@ -136,7 +136,7 @@ def test_a_filled_box_is_the_mask(answers: list[PredictionLine]) -> None:
     assert [line.status for line in filled] == [line.status for line in answers]
     for line in filled:
         for item in line.objects:
-            assert item.prompt is not None and item.prompt.box is not None
+            assert item.prompt is not None and item.prompt.box is not None and item.prompt.points == ()
             assert np.array_equal(decode(item.segmentation), mask_of_box(item.prompt.box, (40, 30)))
 
 

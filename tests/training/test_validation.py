@@ -42,7 +42,23 @@ def test_figures_are_those_computed_by_hand(image):
     validation = validate(pipeline(), samples, "val")
     assert validation.ciou == pytest.approx(8 * 18 / (10 * 20 + 0 + 5 * 20))
     assert (validation.malformed, validation.n) == (pytest.approx(1 / 3), 3)
-    assert validation.record() == {"ciou": validation.ciou, "malformed": validation.malformed, "n": 3}
+    expected = {"ciou": validation.ciou, "malformed": validation.malformed, "n": 3, "points_on": None}
+    assert validation.record() == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_points_of_correct_boxes_are_counted_over_all_processes(image, count):
+    # Bins are 2 pixels wide; points are at (3, 3), (7, 3) and (15, 3). The box of "wrong" is not that of its object.
+    answers = {
+        "two": "[0,0,4,9] +(1,1)(3,1) -(7,1)",
+        "one": "[0,0,4,9] +(1,1)(7,1) -(3,1)",
+        "wrong": "[5,0,9,9] +(1,1)(3,1) -(7,1)",
+        "none": "No object found.",
+    }
+    samples = [sample(image, phrase, 10 if phrase != "none" else 0) for phrase in answers]
+    asking = [Pipeline(Ppg(2, 1, 10, 5), ScriptedEngine(answers), BoxSegmenter()) for _ in range(count)]
+    validations = in_threads(count, lambda processes: validate(asking[processes.rank], samples, "val", processes))
+    assert [each.points_on for each in validations] == [3 / 4] * count
 
 
 def test_ciou_is_0_where_all_masks_are_empty(image):

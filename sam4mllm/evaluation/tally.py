@@ -1,0 +1,103 @@
+"""The scores and counts of a split, collected prediction by prediction: each is decoded once, scored and dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sam4mllm.data.masks import decode
+from sam4mllm.data.predictions import PredictionLine
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import PredictionsError
+from sam4mllm.evaluation.metrics import CORRECT_IOU, Mask, SentenceScore, correct_objects, union_of
+from sam4mllm.evaluation.points import PointTally
+from sam4mllm.evaluation.protocols import EvalProtocol, PredictedMask
+
+_IDS_IN_A_MESSAGE = 3
+
+
+@dataclass(slots=True)
+class Tally:
+    """The counts and scores that are collected while predictions are read; `boxes_correct` is for Acc@0.5."""
+
+    rules: EvalProtocol
+    min_pixels: int
+    samples: Mapping[str, Sample]
+    scored: dict[str, SentenceScore] = field(default_factory=dict)
+    correct: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+    malformed: int = 0
+    errors: int = 0
+    boxes_correct: int = 0
+    any_box: bool = False
+    any_without_box: bool = False
+    points: PointTally = field(default_factory=PointTally)
+
+    def add(self, line: PredictionLine) -> None:
+        """Score one prediction; unknown and repeated ids are collected for `refuse_bad_ids`."""
+        sample = self.samples.get(line.id)
+        if sample is None:
+            self.unknown.append(line.id)
+            return
+        if line.id in self.scored:
+            self.repeated.append(line.id)
+            return
+        masks, truth, ignored = _masks(line, sample), [item.mask() for item in sample.objects], sample.ignored()
+        prediction = PredictedMask(union_of(masks, sample.size_wh), answered_no_target=line.status == "no_object")
+        self.scored[line.id] = self.rules.score_sentence(
+            prediction, union_of(truth, sample.size_wh), ignored, self.min_pixels
+        )
+        if line.status == "ok":
+            self.correct[line.id] = correct_objects(masks, truth, ignored)
+            prompts, boxes = [item.prompt for item in line.objects], [item.box for item in sample.objects]
+            self.points.add(prompts, boxes, truth, ignored)
+        self.malformed += line.status == "malformed"
+        self.errors += line.status == "error"
+        if self.rules.has_boxes and line.status == "ok" and line.objects:
+            self._add_box(line, sample)
+
+    def _add_box(self, line: PredictionLine, sample: Sample) -> None:
+        """Compare the first box alone, because the best of several would overestimate Acc@0.5."""
+        prompt = line.objects[0].prompt
+        if prompt is None or prompt.box is None:
+            self.any_without_box = True
+            return
+        self.any_box = True
+        self.boxes_correct += prompt.box.iou(sample.objects[0].box) > CORRECT_IOU
+
+    @property
+    def has_acc_50(self) -> bool:
+        """Whether Acc@0.5 is defined: one object per phrase, and predictions that are not all without boxes."""
+        one_object = all(len(sample.objects) == 1 for sample in self.samples.values())
+        return self.rules.has_boxes and one_object and (self.any_box or not self.any_without_box)
+
+    def refuse_bad_ids(self, split: str) -> None:
+        """Raise a PredictionsError if there were unknown or repeated ids."""
+        faults = []
+        if self.unknown:
+            faults.append(f"{len(self.unknown)} id(s) are not queries of {split} ({few_ids(self.unknown)})")
+        if self.repeated:
+            faults.append(f"{len(self.repeated)} id(s) occur twice ({few_ids(self.repeated)})")
+        if faults:
+            raise PredictionsError(
+                f"predictions: {'; '.join(faults)}; expected one line per query, from this data set and split"
+            )
+
+
+def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
+    """Return the masks of the line's objects; none for the statuses "malformed" and "error"."""
+    width, height = sample.size_wh
+    for item in line.objects:
+        if tuple(item.segmentation["size"]) != (height, width):
+            raise PredictionsError(
+                f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its image is "
+                f"{(height, width)}; masks are scored at the original image's size"
+            )
+    return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
+
+
+def few_ids(ids: Sequence[str]) -> str:
+    """Return the first ids and the number of the others, for a message."""
+    more = f" and {len(ids) - _IDS_IN_A_MESSAGE} more" if len(ids) > _IDS_IN_A_MESSAGE else ""
+    return ", ".join(ids[:_IDS_IN_A_MESSAGE]) + more
