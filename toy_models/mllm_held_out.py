@@ -66,10 +66,14 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     """
     if exchange.answer_points:
         mask = scene.shapes[exchange.answer_shapes[0]].mask
-        found = _POINT.findall(answer)
-        pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in found]
-        on = [bool(mask[int(y), int(x)]) for x, y in pixels]
-        return float(np.mean(on) if exchange.kind != "near" else 1 - np.mean(on)) if on else 0.0
+        on_part, _, near_part = answer.partition("near")
+        if exchange.kind == "near":
+            on_part, near_part = "", answer
+        right = []
+        for text, is_on in ((on_part, True), (near_part, False)):
+            pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in _POINT.findall(text)]
+            right += [bool(mask[int(y), int(x)]) == is_on for x, y in pixels]
+        return float(np.mean(right)) if right else 0.0
     if exchange.kind in ("on", "at", "count"):
         return float(answer.strip() == exchange.answer)
     parsed = AnswerGrammar().parse(answer, scene.size_wh)

@@ -3,7 +3,10 @@
     Point to the red ring.                              (412,077)
     Point to 2 places on the red ring.                  (388,102)(455,171)
     Point to 2 places near the red ring, not on it.     (366,050)(430,140)
+    Mark the red ring by its box and by 2 places, and 1 near it.
+                                                        [351,009,480,201] at (388,102)(455,171), near (366,050)
     Is (388,102) on the red ring?                       yes
+    Look for the red ring. Is (388,102) on it?          yes
     What is at (388,102)?                               the red ring
     Count all the red shapes.                           3
 
@@ -16,7 +19,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, spans_in
+from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, boxes_answer, spans_in
 
 from sam4mllm.geometry import Grid
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
@@ -36,7 +39,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
 
 def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about points of one scene."""
-    makers = [_point, _point, _places, _places, _places_near, _places_near, _is_on, _is_on, _is_on, _is_on]
+    makers = [_point, _point, _places, _places, _places_near, _places_near, _mark, _mark, _mark, _is_on, _is_on, _is_on, _is_on]
     found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
     found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
     plural = phrases_of(scene, rng, "plural")
@@ -114,6 +117,21 @@ def _places_near(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exch
     return _pointing(scene, "near", question, phrase, points)
 
 
+def _mark(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    shape = scene.shapes[phrase.shapes[0]]
+    count, count_near = int(rng.integers(1, 4)), int(rng.integers(0, 3))
+    on, near = places_on(shape, rng, count), places_near(scene, shape, rng, count_near)
+    with_box = rng.random() < 0.7
+    question = f"Mark {phrase.text} by {'its box and by ' * with_box}{count} place{'s' * (count > 1)}"
+    answer = f"{boxes_answer(scene, phrase.shapes)} " * with_box + f"at {write_points(on, scene.size_wh)}"
+    if near:
+        question += f", and {count_near} near it"
+        answer += f", near {write_points(near, scene.size_wh)}"
+    question += "."
+    spans = spans_in(question, phrase)
+    return Exchange("mark", question, answer, phrase.shapes, spans, answer_points=on + near)
+
+
 def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
     shape = scene.shapes[phrase.shapes[0]]
     share = rng.random()
@@ -124,7 +142,10 @@ def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
     else:
         points = _sample(~shape.mask, rng, 1)
     ((x, y),) = points
-    question = f"Is {write_points(points, scene.size_wh)} on {phrase.text}?"
+    where = write_points(points, scene.size_wh)
+    question = f"Is {where} on {phrase.text}?"
+    if rng.random() < 0.5:
+        question = f"Look for {phrase.text}. Is {where} on it?"
     answer = "yes" if shape.mask[int(y), int(x)] else "no"
     return Exchange("on", question, answer, phrase.shapes, spans_in(question, phrase), question_points=points)
 

@@ -28,7 +28,7 @@ IMAGE_TOKENS = CELLS * CELLS
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 REGION, POINT = 0, 1
-ROW_LENGTH, MAX_ROWS = 84, 9
+ROW_LENGTH, MAX_ROWS = 96, 9
 # The share of images with shared boxes in the pre-training, and that of their shapes which are placed on another one.
 _SHARED_IMAGES, _SHARED_BOXES = 0.6, 0.5
 # Half of the rows have positions further from the image, like later turns of a conversation.
@@ -139,6 +139,8 @@ class Packer:
                 if words:
                     attention_targets.append((LINK_LAYER, REGION, i, words))
         attention_targets += self._points(exchange, ids, first_answer, before_number, size_wh)
+        if exchange.kind == "on" and len(exchange.spans) == 1 and exchange.spans[0][2] == exchange.answer_shapes:
+            attention_targets += self._match(exchange, ids, first_answer, words[0] - len(self.prefix))
 
         # 3. Labels and weights. "No object" and "yes" have few tokens, a box has ten: their loss has a higher weight.
         weight = {"nothing": 1.5, "on": 3.0, "count": 2.0}.get(exchange.kind, 1.0)
@@ -165,10 +167,25 @@ class Packer:
             found.append((WORD_LAYER, POINT, y, token_at(point)))
             for i in range(first_answer - 1, len(ids) - 2):
                 found.append((LINK_LAYER, POINT, i, [len(self.prefix) + y]))
-                found.append((ANSWER_LAYER, POINT, i, token_at(point)))
+                if exchange.kind == "at":
+                    found.append((ANSWER_LAYER, POINT, i, token_at(point)))
+        before_point = before_number[len(before_number) - 2 * len(exchange.answer_points) :]  # A box may precede them.
         for n, point in enumerate(exchange.answer_points):
-            found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_number[2 * n : 2 * n + 2]]
+            found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_point[2 * n : 2 * n + 2]]
         return found
+
+    def _match(
+        self, exchange: Exchange, ids: list[int], first_answer: int, word: int
+    ) -> list[tuple[int, int, int, list[int]]]:
+        """Return attention targets for comparing a point with a noun phrase: the later one attends to the earlier one.
+
+        If the point is not on the shape it attends to the first token. The answer attends to the later one.
+        """
+        y = [i for i in range(first_answer) if ids[i] in self.numbers][1]
+        earlier, later = sorted((y, word))
+        attend_to = len(self.prefix) + earlier if exchange.answer == "yes" else 0
+        prefix = len(self.prefix)
+        return [(LINK_LAYER, POINT, later, [attend_to]), (ANSWER_LAYER, POINT, first_answer - 1, [prefix + later])]
 
 
 _PACKER: Packer | None = None

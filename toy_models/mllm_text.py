@@ -156,10 +156,16 @@ def _corpus(all_exchanges: Callable[[Scene, np.random.Generator], list[Exchange]
 def build_tokenizer(
     all_exchanges: Callable[[Scene, np.random.Generator], list[Exchange]],
 ) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer in which a number of up to three digits is one token, as in Llama 3's."""
+    """Return a byte-level BPE tokenizer in which a number of up to three digits is one token, as in Llama 3's.
+
+    Brackets are tokens of their own, so that a point begins with the same token in every format.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(r"\d{1,3}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(r"\d{1,3}|[()\[\]]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

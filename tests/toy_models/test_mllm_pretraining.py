@@ -48,10 +48,14 @@ def test_points_of_answers_are_on_the_shape_or_near_it_and_off_it() -> None:
             continue
         seen.add(exchange.kind)
         mask = scene.shapes[exchange.answer_shapes[0]].mask
-        on = [bool(mask[pixel]) for pixel in pixels_in(exchange.answer, scene)]
-        assert on == [exchange.kind != "near"] * len(exchange.answer_points)
+        on_part, _, near_part = exchange.answer.partition("near")
+        if exchange.kind == "near":
+            on_part, near_part = "", exchange.answer
+        assert all(mask[pixel] for pixel in pixels_in(on_part, scene))
+        assert not any(mask[pixel] for pixel in pixels_in(near_part, scene))
+        assert len(pixels_in(exchange.answer, scene)) == len(exchange.answer_points)
         assert evaluation.score(scene, exchange, exchange.answer) == 1.0
-    assert seen == {"point", "places", "near"}
+    assert seen == {"point", "places", "near", "mark"}
 
 
 def test_yes_no_and_content_questions_are_answered_by_the_pixel_that_is_written() -> None:
@@ -73,6 +77,7 @@ def test_the_pretraining_holds_neither_the_questions_nor_the_answers_of_ppg_and_
         assert not re.search(r"Box each object, with \d points? (on|off)", exchange.question.removesuffix("."))
         assert "Which points are on" not in exchange.question and "Answer yes or no" not in exchange.question
         if exchange.kind != "copy":
+            assert not re.search(r"[+-]\(", exchange.answer)
             assert not any(prompt.points for prompt in AnswerGrammar().parse(exchange.answer, scene.size_wh).prompts)
 
 
