@@ -1,6 +1,6 @@
 """Measure what points add to a box for a segmenter: IoU of the box alone, of a random group and of the best group.
 
-    python toy_models/measure_segmenter.py shapes toy_models/candidates/segmenter_shared_boxes.pth
+    python toy_models/measure_segmenter.py
 
 Prints, for each checkpoint, kind of scenes and seed, the mean over all shapes and over those that share their box with
 another. 64 groups of 2 positive and 1 negative points are scored with the true box, as training targets are.
@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 import torch
-from build_segmenter_shared_boxes import SHARED_BOXES, shares_box
+from segmenter_prompts import SHARED_BOXES, shares_box
 
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
@@ -43,7 +43,9 @@ def measure(segmenter: Segmenter, seed: int, scenes: int, shared_boxes: float) -
 def main() -> None:
     """Parse the options, and print a line per checkpoint, kind of scenes and seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoints", nargs="+", help="a .pth, or `shapes` for the embedded segmenter")
+    parser.add_argument(
+        "checkpoints", nargs="*", default=["shapes"], help="a .pth; default: `shapes`, the embedded SAM"
+    )
     parser.add_argument("--scenes", type=int, default=40, help="scenes of each seed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()

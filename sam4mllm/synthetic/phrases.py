@@ -1,13 +1,15 @@
 """Referring expressions for a scene: phrases of nine kinds, each with the shapes that it refers to.
 
-A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. `Phrase.spans`
-maps words to shapes (also the landmark of a relation), for the scripts that build the toy models.
+A phrase is true of its shapes by a clear margin and of no other shape; near ties are never described. Phrases of the
+kind "overlap" ("the ring around the star") need two shapes that share a box. `Phrase.spans` maps words to shapes (also
+the landmark of a relation), for the scripts that build the toy models.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,17 +17,6 @@ from sam4mllm.synthetic.clues import KNOWN_FOR
 from sam4mllm.synthetic.scenes import COLOURS, Scene, Shape
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
-KINDS: tuple[str, ...] = (
-    "attribute",
-    "position",
-    "relation",
-    "superlative",
-    "plural",
-    "pair",
-    "nothing",
-    "reasoning",
-    "overlap",
-)
 
 @dataclass(frozen=True, slots=True)
 class Phrase:
@@ -45,6 +36,7 @@ class _Noun:
     shapes: tuple[int, ...]
 
 
+_T = TypeVar("_T")
 _Piece = str | _Noun
 _CLEAR_SHARE = 0.12  # of the image's side: how far apart centres must be for "left of", "above"
 _CLEAR_RATIO = 1.5  # of the area: how much larger "the largest" must be than the next
@@ -71,7 +63,7 @@ def _phrase(kind: str, shapes: Sequence[int], *pieces: _Piece) -> Phrase:
     return Phrase(text, kind, tuple(sorted(shapes)), tuple(spans))
 
 
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+def _pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
     return options[int(rng.integers(len(options)))]
 
 
@@ -100,10 +92,6 @@ def _noun_for(scene: Scene, rng: np.random.Generator, index: int, plural: bool =
 def _noun(scene: Scene, name: str | None, colour: str | None, pattern: str | None, plural: bool = False) -> _Noun:
     matching = tuple(i for i, shape in enumerate(scene.shapes) if _matches(shape, name, colour, pattern))
     return _Noun(_noun_words(name, colour, pattern, plural), matching)
-
-
-def _pick_index(rng: np.random.Generator, indexes: Sequence[int]) -> int:
-    return indexes[int(rng.integers(len(indexes)))]
 
 
 def _any_index(scene: Scene, rng: np.random.Generator) -> int:
@@ -180,28 +168,24 @@ _ENCLOSING = ("ring", "frame", "C")
 
 
 def _overlapping(scene: Scene, index: int, in_front: bool) -> tuple[list[int], bool]:
-    """Return the shapes in front of (or behind) the shape `index` that share its box, and whether some nearly do."""
+    """Return the shapes in front of (or behind) the shape `index` that share its box, and whether any nearly does."""
     ious = {i: shape.box.iou(scene.shapes[index].box) for i, shape in enumerate(scene.shapes) if i != index}
-    side = {i: iou for i, iou in ious.items() if (i > index) == in_front}
-    return [i for i, iou in side.items() if iou >= _SHARED_IOU], any(
-        _APART_IOU < iou < _SHARED_IOU for iou in ious.values()
-    )
+    sharing = [i for i, iou in ious.items() if iou >= _SHARED_IOU and (i > index) == in_front]
+    return sharing, any(_APART_IOU < iou < _SHARED_IOU for iou in ious.values())
 
 
 def _overlap(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     """Describe a shape by the one that shares its box: what is on, around, in front of or behind it."""
     anchor, in_front = _any_index(scene, rng), bool(rng.random() < 0.6)
-    targets, unclear = _overlapping(scene, anchor, in_front)
+    sharing, unclear = _overlapping(scene, anchor, in_front)
     landmark = _unique_noun(scene, rng, anchor)
-    if not targets or unclear or landmark is None:
+    if not sharing or unclear or landmark is None:
         return None
-    where = " behind the "
-    if in_front:
-        where = _pick(rng, (" on the ", " in front of the "))
-    if len(targets) == 1 and rng.random() < 0.25:
-        return _phrase("overlap", targets, f"what is{where}", landmark)
-    noun = _noun_for(scene, rng, _pick_index(rng, targets))
-    targets = [i for i in noun.shapes if i in targets]
+    where = _pick(rng, (" on the ", " in front of the ")) if in_front else " behind the "
+    if len(sharing) == 1 and rng.random() < 0.25:
+        return _phrase("overlap", sharing, f"what is{where}", landmark)
+    noun = _noun_for(scene, rng, _pick(rng, sharing))
+    targets = [i for i in noun.shapes if i in sharing]
     # As for relations, phrases whose noun matches one shape only are rarer.
     if len(targets) != 1 or (len(noun.shapes) == 1 and rng.random() < 0.5):
         return None
@@ -306,3 +290,5 @@ _MAKERS: dict[str, Callable[[Scene, np.random.Generator], Phrase | None]] = {
     "reasoning": _reasoning,
     "overlap": _overlap,
 }
+
+KINDS: tuple[str, ...] = tuple(_MAKERS)

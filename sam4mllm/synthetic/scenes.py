@@ -78,8 +78,9 @@ class _Plan:
 def make_scene(*key: int, shared_boxes: float = 0.0) -> Scene:
     """Return the scene of a key: a seed, then the numbers that distinguish the scenes of that seed.
 
-    With `shared_boxes`, this share of the shapes is placed on another shape of nearly the same size, so that the box of
-    one does not identify it, and occluded shapes may be visible to 40 % only. The data set `shapes` has no such pairs.
+    With the probability `shared_boxes`, a shape is placed on an earlier one of nearly the same size, so that a box does
+    not identify it, and occluded shapes may be visible to 40 % only (otherwise to 62 %). The data set `shapes`
+    (`write_dataset` in writer.py) uses 0.5.
     """
     # 1. The background, and the number of shapes.
     rng = np.random.default_rng(key)

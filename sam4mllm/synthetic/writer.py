@@ -21,8 +21,8 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.readers.refs import COCO_IMAGES
 from sam4mllm.data.registry import mark_generated
 from sam4mllm.errors import DataError
-from sam4mllm.synthetic.outlines import polygons_of
 from sam4mllm.synthetic.clues import KNOWN_FOR
+from sam4mllm.synthetic.outlines import polygons_of
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
@@ -31,7 +31,7 @@ from sam4mllm.utils.progress import Advance, bar, ignore
 # The number of phrases of each kind per scene. Sentences about one shape share a ref, as in the real data.
 _REFCOCO_KINDS = {"attribute": 2, "position": 1, "relation": 2, "superlative": 1, "overlap": 3}
 _GREFCOCO_KINDS = {"attribute": 1, "overlap": 1, "plural": 1, "pair": 1, "nothing": 2}
-# The share of shapes that are placed on another one, so that the box does not identify them.
+# The probability that a shape is placed on another one; the default of `make_scene` is 0.
 _SHARED_BOXES = 0.5
 _JPEG_QUALITY = 92
 _SPLITS = ("train", "val", "test")
@@ -54,7 +54,9 @@ def write_dataset(
     """Write a generated data set to the folder `root`.
 
     RefCOCO and gRefCOCO get the splits train, val, testA and testB (the halves of the test scenes), ReasonSeg train,
-    val and test. The write is atomic: the files are written to `root` with the suffix `.part`, which is then renamed.
+    val and test. In all scenes shapes are placed on others of nearly the same size with probability 0.5, so that many
+    share their box with another (`shared_boxes` of `make_scene`). The write is atomic: the files are written to `root`
+    with the suffix `.part`, which is then renamed.
 
     Args:
         root: The folder, which must not exist or be empty.

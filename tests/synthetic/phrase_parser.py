@@ -6,11 +6,12 @@ import re
 
 import numpy as np
 
-from sam4mllm.synthetic.phrases import KNOWN_FOR
+from sam4mllm.synthetic.clues import KNOWN_FOR
 from sam4mllm.synthetic.scenes import COLOURS, PATTERNS, Scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 
 RELATION = re.compile(r"(.+?) (?:to the )?(left of|right of|above|over|below|under) the (.+)")
+OVERLAP = re.compile(r"(?:the )?(.+?)(?: is)? (on|around|in front of|behind) the (.+)")
 # Words for an order -> axis, and whether the shape with the largest coordinate is described.
 ENDS = {
     "left": (0, False), "leftmost": (0, False), "right": (0, True), "rightmost": (0, True),
@@ -21,6 +22,9 @@ SIDES = {
     "under": (1, True),
 }  # fmt: skip
 SIZES = {"largest": True, "biggest": True, "smallest": False, "tiniest": False}
+# Prepositions of shapes that share a box -> whether the described shape is in front of the other one.
+LAYERS = {"on": True, "around": True, "in front of": True, "behind": False}
+ENCLOSING = {"ring", "frame", "C"}
 CLUES = {clue: name for name, clues in KNOWN_FOR.items() for clue in clues}
 
 
@@ -44,8 +48,12 @@ def shapes_of(scene: Scene, text: str, kind: str) -> set[int]:
         return matching(scene, re.sub(r"^(all the |all |the )", "", text))
     if kind == "nothing":
         noun = text.removeprefix("the ")
+        if OVERLAP.fullmatch(noun):
+            return _overlapping(scene, noun)
         relation = RELATION.fullmatch(noun)
         return matching(scene, relation[1] if relation else noun)
+    if kind == "overlap":
+        return _overlapping(scene, text)
     if kind == "pair":
         first, second = re.fullmatch(r"the (.+) and the (.+)", text).groups()  # type: ignore[union-attr]
         return _only(matching(scene, first)) | _only(matching(scene, second))
@@ -79,6 +87,22 @@ def shapes_of(scene: Scene, text: str, kind: str) -> set[int]:
     return true
 
 
+def _overlapping(scene: Scene, text: str) -> set[int]:
+    """Return the shapes that share the landmark's box on the described side; none may nearly share it.
+
+    A shape shares a box if the intersection is at least half of the union, and is clearly apart up to a fifth.
+    """
+    noun, word, landmark = OVERLAP.fullmatch(text).groups()  # type: ignore[union-attr]
+    (anchor,) = _only(matching(scene, landmark))
+    described = set(range(len(scene.shapes))) if noun == "what" else matching(scene, noun)
+    shares = {i: _overlap(scene, i, anchor) for i in described - {anchor}}
+    assert all(share >= 0.5 or share <= 0.2 for share in shares.values()), text
+    found = {i for i, share in shares.items() if share >= 0.5 and (i > anchor) == LAYERS[word]}
+    if word == "around":
+        assert {scene.shapes[i].name for i in found} <= ENCLOSING, text
+    return found
+
+
 def _only(shapes: set[int]) -> set[int]:
     assert len(shapes) == 1, "the words must match one shape"
     return shapes
@@ -88,6 +112,13 @@ def _sides(scene: Scene, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """The extent of a mask's pixels along x and y, each (first, one past the last)."""
     rows, columns = np.nonzero(scene.shapes[index].mask)
     return (int(columns.min()), int(columns.max()) + 1), (int(rows.min()), int(rows.max()) + 1)
+
+
+def _overlap(scene: Scene, index: int, other: int) -> float:
+    """The intersection of two boxes over their union."""
+    along = zip(_sides(scene, index), _sides(scene, other), strict=True)
+    width, height = (max(0, min(a[1], b[1]) - max(a[0], b[0])) for a, b in along)
+    return width * height / (_area(scene, index) + _area(scene, other) - width * height)
 
 
 def _centre(scene: Scene, index: int) -> tuple[float, float]:

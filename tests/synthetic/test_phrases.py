@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from sam4mllm.geometry import Box
-from sam4mllm.synthetic.phrases import KINDS, KNOWN_FOR, Phrase, phrases_of
+from sam4mllm.synthetic.clues import KNOWN_FOR
+from sam4mllm.synthetic.phrases import KINDS, Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
-from tests.synthetic.phrase_parser import CLUES, ENDS, SIDES, SIZES, matching, shapes_of
+from tests.synthetic.phrase_parser import CLUES, ENDS, LAYERS, OVERLAP, SIDES, SIZES, matching, shapes_of
 
 
 def _phrases(scenes: Sequence[Scene], kind: str, times: int = 4) -> list[tuple[Scene, Phrase]]:
@@ -77,8 +78,8 @@ def test_spans_hold_the_words_and_the_shapes_that_match_them(scenes: list[Scene]
                 assert matching(scene, words) == set(which), (phrase.text, words)
 
 
-def test_every_side_end_and_size_occurs(scenes: list[Scene]) -> None:
-    for kind, words in (("relation", SIDES), ("position", ENDS), ("superlative", SIZES)):
+def test_every_side_end_size_and_layer_occurs(scenes: list[Scene]) -> None:
+    for kind, words in (("relation", SIDES), ("position", ENDS), ("superlative", SIZES), ("overlap", LAYERS)):
         texts = " ".join(f" {phrase.text} " for _, phrase in _phrases(scenes, kind))
         assert [word for word in words if f" {word} " not in texts] == []
 
@@ -115,7 +116,7 @@ def test_every_silhouette_has_clues_and_no_clue_begins_another() -> None:
     """Otherwise the writer could replace the clue of another silhouette in a reasoning phrase."""
     assert set(KNOWN_FOR) == set(SILHOUETTES)
     clues = [clue for clues in KNOWN_FOR.values() for clue in clues]
-    assert len(set(clues)) == len(clues) and all(len(clues) >= 3 for clues in KNOWN_FOR.values())
+    assert len(set(clues)) == len(clues) and all(len(clues) == 4 for clues in KNOWN_FOR.values())
     assert not [(one, other) for one in clues for other in clues if one != other and other.startswith(one)]
 
 
@@ -140,9 +141,53 @@ def test_near_ties_are_not_described() -> None:
     assert not [text for text in _texts(apart, "relation") if "above" in text or "below" in text or "under" in text]
 
 
+RING_ON_SQUARE = (("square", "red", (20, 20, 60, 60)), ("ring", "blue", (22, 22, 62, 62)))
+STAR_APART = ("star", "green", (70, 70, 95, 95))
+
+
+def test_shapes_that_share_a_box_are_described_by_their_order() -> None:
+    texts = _texts(_scene(*RING_ON_SQUARE, STAR_APART), "overlap", 400)
+    for where in ("on", "in front of", "around"):
+        assert texts[f"the ring {where} the square"] == (1,)
+    assert texts["what is on the square"] == texts["what is in front of the square"] == (1,)
+    assert texts["the square behind the ring"] == texts["what is behind the ring"] == (0,)
+    assert not [text for text in texts if "star" in text or "around the ring" in text or "the square on" in text]
+    star_on_square = _scene(RING_ON_SQUARE[0], ("star", "blue", (22, 22, 62, 62)))
+    assert not [text for text in _texts(star_on_square, "overlap", 400) if "around" in text]
+
+
+def test_of_two_shapes_on_a_third_one_is_described_by_what_distinguishes_it() -> None:
+    texts = _texts(_scene(*RING_ON_SQUARE, ("ring", "green", (21, 21, 61, 61))), "overlap", 1000)
+    assert texts["the blue ring on the square"] == (1,) and texts["the green ring on the square"] == (2,)
+    assert not {"the ring on the square", "the ring around the square", "what is on the square"} & set(texts)
+    assert texts["what is on the blue ring"] == (2,) and texts["what is behind the blue ring"] == (0,)
+
+
+def test_without_target_a_shape_is_described_on_one_whose_box_it_does_not_share() -> None:
+    texts = _texts(_scene(*RING_ON_SQUARE, STAR_APART), "nothing", 4000)
+    overlaps = {text for text in texts if OVERLAP.fullmatch(text)}
+    assert {"the star on the ring", "the star behind the square", "the ring in front of the star"} <= overlaps
+    assert not [text for text in overlaps if "star" not in text and "green" not in text]
+    assert set(texts.values()) == {()}
+
+
+def test_boxes_that_are_nearly_shared_are_not_described() -> None:
+    """Boxes with an IoU of 0.33, beside a pair that shares a box."""
+    near = ("star", "green", (40, 20, 80, 60))
+    assert _texts(_scene(RING_ON_SQUARE[0], near), "overlap") == {}
+    texts = [*_texts(_scene(*RING_ON_SQUARE, near), "overlap"), *_texts(_scene(*RING_ON_SQUARE, near), "nothing")]
+    assert not [text for text in texts if OVERLAP.fullmatch(text) and "star" in text]
+
+
+def test_every_layer_but_around_occurs_without_target(scenes: list[Scene]) -> None:
+    texts = [phrase.text for _, phrase in _phrases(scenes, "nothing") if OVERLAP.fullmatch(phrase.text)]
+    assert len(texts) >= 10
+    assert {OVERLAP.fullmatch(text)[2] for text in texts} == set(LAYERS) - {"around"}  # type: ignore[index]
+
+
 def test_a_scene_without_such_shapes_gives_no_phrase() -> None:
     alone = _scene(("ring", "red", (0, 0, 20, 20)))
-    kinds = ("position", "relation", "superlative", "plural", "pair")
+    kinds = ("position", "relation", "superlative", "plural", "pair", "overlap")
     assert [_texts(alone, kind) for kind in kinds] == [{}] * len(kinds)
     twins = _scene(("ring", "red", (0, 0, 20, 20)), ("ring", "red", (40, 40, 60, 60)))
     assert _texts(twins, "attribute") == {} and _texts(twins, "pair") == {}

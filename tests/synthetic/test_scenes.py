@@ -77,6 +77,6 @@ def test_scenes_with_shared_boxes_hold_pairs_whose_boxes_overlap_and_whose_look_
     assert pairs(0.5) >= 30 > 3 * pairs(0.0)
 
 
-def test_without_shared_boxes_the_scene_is_that_of_the_data_set() -> None:
+def test_by_default_no_shape_is_placed_on_another_one() -> None:
     assert make_scene(9, 1, shared_boxes=0.0).image.tobytes() == make_scene(9, 1).image.tobytes()
     assert make_scene(9, 1, shared_boxes=0.5).image.tobytes() != make_scene(9, 1).image.tobytes()
