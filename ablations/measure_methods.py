@@ -1,107 +1,239 @@
-"""Experiment "methods": the figures of a method on the test splits."""
+"""Experiment "methods": train each method and measure it on held-out scenes, for one seed of data and training."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
-from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
-from sam4mllm.data.sample import Sample
-from sam4mllm.evaluation.reliability import reliability_report
-from sam4mllm.evaluation.score import ScoredPredictions, score_sentences
-from sam4mllm.pipeline.batch import predict
-from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.runs.calibration import scores_of
-from sam4mllm.utils.progress import bar
+from methods_rows import ORACLE, Lines, Row, measure, with_fallback
 
+from sam4mllm.data.predictions import Query, queries_of, read_predictions
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import PredictionsError, RecipeError
+from sam4mllm.methods.registry import method_of_recipe
+from sam4mllm.pipeline.baselines import predict_from_boxes
+from sam4mllm.pipeline.batch import BatchSummary, predict
+from sam4mllm.pipeline.oracle import oracle_predictions
+from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.recipe.schema import Recipe, TrainingSection
+from sam4mllm.segmenters.fallback import BoxFallback
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.targets.prepare import compute_targets
+from sam4mllm.targets.settings import TargetSettings
+from sam4mllm.training.trainer import train
+from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.progress import Advance, bar
+
+BASE = "base"
+BOX_ALONE = "box alone"
+PPG = "PPG"
+
+# Where SAM selects nothing, only the group that is trained on is sampled and scored.
+_ONE_GROUP = ("targets.groups=1", "targets.keep=1")
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "box alone": ("method.positives=0", "method.negatives=0"),
-    "PPG": (),
-    "PPG, random group": ("targets.choose=random",),
-    "PQPP, lists": ("method.name=pqpp",),
+    BOX_ALONE: ("method.positives=0", "method.negatives=0", *_ONE_GROUP),
+    PPG: (),
+    "PPG, random group": ("targets.choose=random", *_ONE_GROUP),
+    "PPG, points where they win": ("targets.only_winning=true",),
+    "PQPP": ("method.name=pqpp",),
     "PQPP, single": ("method.name=pqpp", "method.form=single"),
     "both": ("method.name=both",),
 }
-"""The methods by their names in the table, and the settings in which they differ."""
+"""The rows that are trained, and the settings in which they differ."""
 
-TESTS = {"refcoco": ("testA", "testB"), "grefcoco": ("testA", "testB"), "reasonseg": ("test",)}
-"""The splits that are scored together, by data set."""
+WITHOUT_POINTS = {f"{name} without its points": name for name in (PPG, "PQPP", "PQPP, single")}
+"""The rows whose masks are those of another row's boxes, without its points."""
+
+FALLBACK = {"PPG, fallback margin 0": PPG}
+"""The rows that take, per object, the mask of box and points or of the box alone, by the higher predicted IoU."""
+
+ROWS = (
+    BASE,
+    BOX_ALONE,
+    PPG,
+    "PPG without its points",
+    "PPG, fallback margin 0",
+    "PPG, random group",
+    "PPG, points where they win",
+    "PQPP",
+    "PQPP without its points",
+    "PQPP, single",
+    "PQPP, single without its points",
+    "both",
+    ORACLE,
+)
+"""All rows, in the order of the table."""
+
+DEFAULT_ROWS = tuple(name for name in ROWS if name != "PPG, points where they win")
+"""The rows that are measured where --only names none: one that costs a further training is left out."""
+
+SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
+    "val": {"refcoco": ("val",), "grefcoco": ("val",), "reasonseg": ("val",)},
+    "test": {"refcoco": ("testA", "testB"), "grefcoco": ("testA", "testB"), "reasonseg": ("test",)},
+}
+"""The splits of each data set that are scored together, by the value of --split."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """A method's figures: fractions from 0 to 1.
+def parse_names(text: str) -> tuple[str, ...]:
+    """Return the rows that --only names, in the order of the table; a comma before a space is part of a name.
 
-    `ece_before` is the calibration error of SAM's predicted IoU as the score, None if no object has a score.
-    `seconds_a_query` is None if an earlier start had answered a part of the queries.
+    Raises:
+        RecipeError: A name is not one of `ROWS`.
+    """
+    names = re.split(r",(?!\s)", text)
+    if unknown := [name for name in names if name not in ROWS]:
+        raise RecipeError(
+            f"--only: unknown row {unknown[0]!r}; separate names by a comma without a space. The rows are: "
+            + "; ".join(ROWS)
+        )
+    return tuple(name for name in ROWS if name in names)
+
+
+@dataclass
+class SeedExperiment:
+    """The rows of one seed; everything that is computed is kept below `folder`, from where it is resumed.
+
+    recipes: the recipe of each of `VARIANTS`; they share data, steps and the seed.
+    samples: the held-out samples of each data set.
+    split: their name in `SPLITS`.
     """
 
-    res_ciou: float | None
-    res_acc_50: float | None
-    gres_giou: float | None
-    gres_n_acc: float | None
-    reason_giou: float | None
-    malformed: float
-    points_an_object: float
-    seconds_a_query: float | None
-    ece_before: float | None
-    ece_after: float | None
+    seed: int
+    recipes: Mapping[str, Recipe]
+    samples: Mapping[str, Sequence[Sample]]
+    split: str
+    folder: Path
+    device: str
 
-
-def measure(pipeline: Pipeline, samples: dict[str, list[Sample]], output: Path) -> Row:
-    """Predict all samples by the pipeline, with its answers in `output`, and score them."""
-    # 1. Predictions and scores of each data set.
-    lines: dict[str, list[PredictionLine]] = {}
-    scored: dict[str, ScoredPredictions] = {}
-    from_the_start = not output.exists()
-    seconds = 0.0
-    for name, samples_of_set in samples.items():
+    def row(self, name: str) -> Row:
+        """Return the figures of a row, which are computed unless an earlier start has written them."""
+        source = self.folder_of(name)
+        file = source / f"{self._suffixed(name)}.json"
+        if file.is_file():
+            return Row(**json.loads(file.read_text(encoding="utf-8")))
+        print(f"seed {self.seed}, {name}", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        with bar(name, len(samples_of_set), unit="phrases") as advance:
-            summary = predict(pipeline, queries_of(samples_of_set), output / name, advance=advance)
-        seconds += time.perf_counter() - start
-        lines[name] = list(read_predictions(summary.predictions))
-        scored[name] = score_sentences(lines[name], samples_of_set, dataset=name, split="test")
+        lines, seconds = self._predictions(name, source / self._suffixed(name))
+        row = measure(lines, self.samples, seconds)
+        source.mkdir(parents=True, exist_ok=True)
+        atomic_write_text(file, json.dumps(asdict(row), indent=2) + "\n")
+        ciou = "-" if row.res_ciou is None else f"{100 * row.res_ciou:.1f}"
+        passed = time.perf_counter() - start
+        print(f"seed {self.seed}, {name}: RES cIoU {ciou}, {passed:.0f} s", file=sys.stderr, flush=True)
+        return row
 
-    # 2. Figures over all of them.
-    all_lines = [line for lines_of_set in lines.values() for line in lines_of_set]
-    objects = [item for line in all_lines for item in line.objects]
-    points = sum(len(item.prompt.points) for item in objects if item.prompt is not None)
-    scores = {name: each.scores for name, each in scored.items()}
+    @cached_property
+    def base(self) -> Pipeline:
+        """The untouched base model, which is asked for boxes alone, and the recipe's segmenter."""
+        recipe = self.recipes[BOX_ALONE]
+        pipeline = Pipeline.from_pretrained(
+            recipe.model.base,
+            device=self.device,
+            dtype=recipe.model.dtype,
+            segmenter=load_segmenter(recipe.segmenter.checkpoint, self.device, recipe.segmenter.dtype),
+            method=recipe.method.model_dump(),
+            batch_size=recipe.generation.batch_size,
+        )
+        pipeline.max_new_tokens = recipe.generation.max_new_tokens
+        return pipeline
 
-    # 3. Calibration of RefCOCO's scores, before and after.
-    after = reliability_report(lines["refcoco"], scored["refcoco"]).objects
-    before = reliability_report([_uncalibrated(line) for line in lines["refcoco"]], scored["refcoco"]).objects
-    return Row(
-        res_ciou=scores["refcoco"].ciou,
-        res_acc_50=scores["refcoco"].acc_50,
-        gres_giou=scores["grefcoco"].giou,
-        gres_n_acc=scores["grefcoco"].n_acc,
-        reason_giou=scores["reasonseg"].giou,
-        malformed=sum(each.malformed for each in scores.values()) / len(all_lines),
-        points_an_object=points / max(len(objects), 1),
-        seconds_a_query=seconds / len(all_lines) if from_the_start else None,
-        ece_before=None if before is None else before.ece,
-        ece_after=None if after is None else after.ece,
-    )
+    def folder_of(self, name: str) -> Path:
+        """Return the folder of a row and of the rows that are derived from it; it is the run folder of a trained row.
 
+        Its name has a digest of the base model's and the segmenter's weights and of the recipe, since others give
+        other rows. The digest of a row without training does not depend on the number of steps.
+        """
+        name = WITHOUT_POINTS.get(name, FALLBACK.get(name, name))
+        recipe = self.recipes.get(name)
+        if recipe is None:
+            untrained = self.recipes[BOX_ALONE if name == BASE else PPG]
+            recipe = untrained.model_copy(update={"training": TrainingSection()})
+        digest = hashlib.sha256(json.dumps([self._base_identity, recipe.hash()]).encode()).hexdigest()
+        return self.folder / f"{name.replace(',', '').replace(' ', '-')}-{digest[:12]}"
 
-def _uncalibrated(line: PredictionLine) -> PredictionLine:
-    """Return the line with the scores of a run without calibration."""
-    confidence = [item.confidence for item in line.objects if item.confidence is not None]
-    scores, _ = scores_of(line.status, confidence, None)
-    objects = tuple(replace(item, score=score) for item, score in zip(line.objects, scores, strict=True))
-    return replace(line, objects=objects)
+    @cached_property
+    def _base_identity(self) -> object:
+        # The weights are read completely for it.
+        return self.base.identity
 
+    def _suffixed(self, name: str) -> str:
+        """Return the name of the row's files in `folder_of`."""
+        if name in WITHOUT_POINTS:
+            return f"{self.split}-without-points"
+        return f"{self.split}-fallback" if name in FALLBACK else self.split
 
-def table(rows: dict[str, Row]) -> list[str]:
-    """Return the rows as Markdown, in percent except for points and seconds."""
-    titles = "RES cIoU | Acc@0.5 | gRES gIoU | N-acc | Reason gIoU | malformed | points | s/query | ECE before | after"
-    lines = [f"| | {titles} |", "|---" * 11 + "|"]
-    for name, row in rows.items():
-        figures = ["-" if value is None else f"{100 * value:.1f}" for value in asdict(row).values()]
-        seconds = "-" if row.seconds_a_query is None else f"{row.seconds_a_query:.3f}"
-        figures[6:8] = f"{row.points_an_object:.1f}", seconds
-        lines.append(f"| {name} | {' | '.join(figures)} |")
-    return lines
+    def _predictions(self, name: str, output: Path) -> tuple[Lines, float | None]:
+        """Return the predictions of a row, and the seconds per query where they are measured."""
+        if name in FALLBACK:
+            of = FALLBACK[name]
+            alone = next(each for each, answered in WITHOUT_POINTS.items() if answered == of)
+            return with_fallback(self._finished(of), self._finished(alone), BoxFallback(margin=0.0)), None
+        if name in WITHOUT_POINTS:
+            answers = self._finished(WITHOUT_POINTS[name])
+            return self._jobs(
+                output,
+                lambda dataset, queries, folder, advance: predict_from_boxes(
+                    self.base, queries, answers[dataset], folder, advance=advance
+                ),
+            ), None
+        if name == ORACLE:
+            return self._oracle(), None
+        pipeline = self.base if name == BASE else self._trained(name)
+        is_new, start = not output.exists(), time.perf_counter()
+        lines = self._jobs(
+            output, lambda _, queries, folder, advance: predict(pipeline, queries, folder, advance=advance)
+        )
+        seconds = (time.perf_counter() - start) / sum(map(len, lines.values()))
+        return lines, seconds if is_new else None
+
+    def _trained(self, name: str) -> Pipeline:
+        """Train a row's recipe to the end, and load its run."""
+        from sam4mllm.training.callbacks import ProgressCallback
+
+        recipe = self.recipes[name].model_copy(update={"output": self.folder_of(name)})
+        # On a terminal, transformers shows a bar.
+        steps = recipe.training.arguments["max_steps"]
+        with bar("train", steps, unit="steps", shown=not sys.stderr.isatty()) as advance:
+            run = train(recipe, device=self.device, callbacks=[ProgressCallback(advance)])
+        return Pipeline.from_pretrained(run.path, device=self.device)
+
+    def _finished(self, name: str) -> Lines:
+        """Return the predictions of another row, which is measured first if it is not yet."""
+        self.row(name)
+        folder = self.folder_of(name) / self._suffixed(name)
+        return {dataset: list(read_predictions(folder / dataset / "predictions.jsonl")) for dataset in self.samples}
+
+    def _jobs(self, output: Path, job: Callable[[str, Sequence[Query], Path, Advance], BatchSummary]) -> Lines:
+        """Run a batch job for each data set in a subfolder of `output`, and read its predictions.
+
+        Raises:
+            PredictionsError: Queries have the status "error", which would be scored like wrong answers.
+        """
+        lines: Lines = {}
+        for dataset, samples in self.samples.items():
+            with bar(dataset, len(samples), unit="phrases") as advance:
+                summary = job(dataset, queries_of(samples), output / dataset, advance)
+            if summary.error:
+                raise PredictionsError(f'{summary.predictions}: {summary.error} queries have the status "error"')
+            lines[dataset] = list(read_predictions(summary.predictions))
+        return lines
+
+    def _oracle(self) -> Lines:
+        """Prompt SAM with the targets of the held-out objects, which are chosen as in PPG's training."""
+        recipe = self.recipes[PPG]
+        samples = [sample for each in self.samples.values() for sample in each]
+        settings, segmenter = TargetSettings.from_recipe(recipe), self.base.segmenter
+        targets = compute_targets(samples, segmenter, settings, recipe.targets.store).read()
+        method = method_of_recipe(recipe)
+        with bar(ORACLE, len(samples), unit="phrases") as advance:
+            return {
+                dataset: list(oracle_predictions(each, targets, method, segmenter, advance=advance))
+                for dataset, each in self.samples.items()
+            }

@@ -3,7 +3,7 @@
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py fallback --work runs/fallback --run runs/demo
     python ablations/run.py fallback --work runs/fallback --train 200 --seeds 3
-    python ablations/run.py methods --work runs/methods --steps 200 --json ablations/logs/methods.json
+    python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
 
 Settings of the recipe are given as key=value after the options. Finished work is recognized by the files in --work, so
 a stopped experiment resumes. `python ablations/run.py EXPERIMENT --help` describes an experiment.
@@ -12,17 +12,18 @@ a stopped experiment resumes. `python ablations/run.py EXPERIMENT --help` descri
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import measure_fallback
 import measure_filter
 import measure_methods
+import methods_table
+from methods_rows import Row
 
 from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.mixture import read_mixture
@@ -69,14 +70,17 @@ masks with points whose points were left out.
 --run measures a run folder. --train trains two recipes for the same number of steps on the same data with the same
 seed, one with points always, one with points only where they win (`targets.only_winning`), and measures both.
 """
-METHODS = """Compare the methods: one base model, the same data, equal training steps, scored on the test splits.
+METHODS = """Compare the methods: one base model, equal training steps, scored on held-out scenes, over several seeds.
 
-Six variants: the box alone; PPG; PPG with groups of points that SAM did not choose; PQPP with lists of points, and with
-one point per question; both methods in one model. Each is trained on the train split and calibrated on the validation
-split; the figures are of the test splits (testA and testB together), on which nothing was chosen: cIoU and the
-calibration error of RefCOCO's objects before (SAM's predicted IoU) and after, gIoU and N-acc of gRefCOCO, gIoU of
-ReasonSeg, the share of malformed answers and the seconds per query of all three. The seconds are left out for a variant
-that an earlier, interrupted start answered in part.
+Each seed has its own generated scenes and its own trainings. Rows: the base model without training; the same training
+with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers) and with a fallback
+to the box by predicted IoU; PPG with groups of points that SAM did not select; PQPP with lists of points and with one
+point per question, with and without its points; both methods in one model; the oracle (SAM gets the targets of the
+held-out objects). --only names "PPG, points where they win" (`targets.only_winning`) to train that as well.
+
+Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
+mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
+earlier, interrupted start generated a part of the answers.
 """
 
 
@@ -162,38 +166,30 @@ def _share_of_winning_points(recipe: Recipe, device: str) -> float:
 
 
 def run_methods(options: argparse.Namespace) -> list[str]:
-    """Train and measure each method that is not measured already, and return the table."""
-    # All of the validation split, because the calibration is fitted to it.
-    equal = [f"training.max_steps={options.steps}", "training.validate.every_steps=0"]
-    equal += ["training.validate.samples=100000"]
-    recipes = _recipes(options, measure_methods.VARIANTS, equal, seed=0)
-    data = next(iter(recipes.values())).data.train[0].root
-    assert data is not None
-    samples = {
-        name: [sample for split in splits for sample in read_dataset(name, data, split)]
-        for name, splits in measure_methods.TESTS.items()
-    }
+    """Measure each row for each seed unless an earlier start did, and return both tables."""
     device = resolve_device(options.device)
-
-    # Finished rows are kept under the digest of all recipes, as other settings give other rows.
-    digest = hashlib.sha256("".join(each.hash() for each in recipes.values()).encode()).hexdigest()[:12]
-    kept = options.work / f"rows-{digest}.json"
-    finished: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.is_file() else {}
-    rows = {name: measure_methods.Row(**row) for name, row in finished.items()}
-    for name in measure_methods.VARIANTS:
-        if name in rows or (options.only and name not in options.only):
-            continue
-        output = options.work / f"{_folder_name(name)}-{digest}"
-        print(f"{name}: {options.steps} steps", file=sys.stderr, flush=True)
-        run = train(recipes[name].model_copy(update={"output": output}), device=device)
-        pipeline = Pipeline.from_pretrained(run.path, device=device)
-        rows[name] = measure_methods.measure(pipeline, samples, output / "test")
-        atomic_write_text(kept, json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2) + "\n")
-    rows = {name: rows[name] for name in measure_methods.VARIANTS if name in rows}
-    queries = {name: len(each) for name, each in samples.items()}
-    rows_as_json = {name: asdict(row) for name, row in rows.items()}
-    _write_json(options, {"steps": options.steps, "queries": queries, "rows": rows_as_json})
-    return measure_methods.table(rows)
+    names = measure_methods.parse_names(options.only) if options.only is not None else measure_methods.DEFAULT_ROWS
+    rows: dict[str, dict[int, Row]] = {name: {} for name in names}
+    queries: dict[int, dict[str, int]] = {}
+    for seed in range(options.seeds):
+        folder = options.work / f"seed-{seed}"
+        # The last adapter is measured, so nothing is validated.
+        fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
+        variants = {name: (*settings, *fixed) for name, settings in measure_methods.VARIANTS.items()}
+        recipes = _recipes(argparse.Namespace(**{**vars(options), "work": folder}), variants, seed=seed)
+        data = recipes[measure_methods.PPG].data.train[0].root
+        samples = {
+            name: [sample for split in splits for sample in read_dataset(name, data, split)]
+            for name, splits in measure_methods.SPLITS[options.split].items()
+        }
+        queries[seed] = {name: len(each) for name, each in samples.items()}
+        experiment = measure_methods.SeedExperiment(seed, recipes, samples, options.split, folder, device)
+        for name in names:
+            rows[name][seed] = experiment.row(name)
+            measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
+            figures = {"steps": options.steps, "split": options.split, "queries": queries}
+            _write_json(options, {**figures, **methods_table.to_json(measured)})
+    return methods_table.tables(rows)
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -208,9 +204,10 @@ def _fallback_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _methods_options(parser: argparse.ArgumentParser) -> None:
-    variants = list(measure_methods.VARIANTS)
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each training (default: 200)")
-    parser.add_argument("--only", action="append", choices=variants, help="this method only; may be repeated")
+    parser.add_argument("--seeds", type=int, default=3, help="the seeds 0, 1, ... of data and training (default: 3)")
+    parser.add_argument("--only", metavar="NAMES", help="these rows only, separated by a comma without a space")
+    parser.add_argument("--split", choices=list(measure_methods.SPLITS), default="test", help="default: %(default)s")
     # As many scenes as the demo has.
     parser.set_defaults(scenes=160, held_out=40)
 
