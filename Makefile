@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 
 help:
 	@echo "make demo      run every stage on the embedded data and models, into runs/demo/"
-	@echo "make demo-full the same, and PQPP on the same data; takes six more minutes"
+	@echo "make demo-full the same, and PQPP on the same data"
 	@echo "make test      run all tests"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"

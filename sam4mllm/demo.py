@@ -8,39 +8,53 @@ An interrupted demo is resumed from where it stopped.
 from __future__ import annotations
 
 import json
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from sam4mllm.data.masks import decode
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import PredictionLine, queries_of, read_predictions
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import Sample
+from sam4mllm.evaluation.comparison import choose_decided_by_points, draw_comparison
+from sam4mllm.evaluation.metrics import SentenceScore
 from sam4mllm.evaluation.report import text_table
-from sam4mllm.evaluation.score import Scores, score_predictions
+from sam4mllm.evaluation.score import ScoredPredictions, Scores, score_sentences
+from sam4mllm.methods.base import Method, PromptTarget
+from sam4mllm.pipeline.baselines import BOX, predict_from_boxes
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.segmenters.embedding_cache import EmbeddingCache
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.dataset import spread
 from sam4mllm.training.trainer import train
-from sam4mllm.utils.progress import bar
+from sam4mllm.utils.device import resolve_device
+from sam4mllm.utils.progress import Advance, bar
 
 RECIPE = "shapes_ppg"
 TRAINING_SCENES = 160
 HELD_OUT_SCENES = 40
 DATASETS = ("refcoco", "grefcoco", "reasonseg")
-PQPP = "pqpp"
-"""The row that the full demo adds to the table: the same base model, trained on the same data by the other method."""
+BASE, TUNED, BOX_ALONE, ORACLE = "base", "tuned", "box alone", "oracle"
+"""The rows of the table; `BOX_ALONE` has the boxes of the tuned model's answers, without their points."""
+PQPP, PQPP_BOX_ALONE = "pqpp", "pqpp, box alone"
+"""The rows that the full demo adds: the same base model, trained on the same data by the other method."""
+_ANSWERS_OF = {BOX_ALONE: TUNED, PQPP_BOX_ALONE: PQPP}
+"""The row whose boxes are used, for each row of boxes alone."""
 DRAWINGS = "drawings"
-_DRAWN_PER_DATASET = 4
+_DECIDED_BY_POINTS, _OTHERS_PER_DATASET = 6, 2
+"""The number of drawn phrases for which points decide, and of others per data set, which show failures as well."""
 
 # What the table shows: title, data set, field of Scores.
 _COLUMNS = (
@@ -52,6 +66,12 @@ _COLUMNS = (
     ("Reason cIoU", "reasonseg", "ciou"),
     ("Reason gIoU", "reasonseg", "giou"),
 )
+_LEGEND = """\
+Percent, on held-out scenes. Box alone: SAM is prompted with the boxes of the same answers, without the points. Oracle:
+SAM is prompted with the training targets of the held-out data. Points on, off: the positive points on the object and
+the negative points off it, where the predicted box is right."""
+
+_ByDataset = dict[str, ScoredPredictions]
 
 
 class _Stages:
@@ -62,12 +82,69 @@ class _Stages:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, name: str, description: str) -> Iterator[None]:
-        """Print `description` and record the seconds of the block as `name`."""
+    def stage(self, name: str, description: str, phrases: int = 0) -> Iterator[Advance]:
+        """Print `description`, record the seconds of the block as `name`, and show its progress in `phrases`."""
         print(f"[{len(self.seconds) + 1}/{self.count}] {description}", flush=True)
         start = time.perf_counter()
-        yield
+        with bar(name, phrases, unit="phrases", shown=phrases > 0) as advance:
+            yield advance
         self.seconds[name] = round(time.perf_counter() - start, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _HeldOut:
+    """The held-out samples by data set, the segmenter of all models, and the folder of the predictions."""
+
+    samples: Mapping[str, Sequence[Sample]]
+    segmenter: Segmenter
+    predictions: Path
+
+    @property
+    def all_samples(self) -> list[Sample]:
+        return [sample for samples in self.samples.values() for sample in samples]
+
+    def load(self, model: str | Path) -> Pipeline:
+        """Load a model with the segmenter of all models, which embeds each image once in all stages."""
+        pipeline = Pipeline.from_pretrained(model)
+        # Given to `from_pretrained`, it would replace the run's own segmenter and so drop the run's calibration.
+        pipeline.segmenter = self.segmenter
+        return pipeline
+
+    def predict(self, pipeline: Pipeline, row: str, advance: Advance) -> _ByDataset:
+        """Answer all phrases for a row of the table, and score the masks."""
+        for name, samples in self.samples.items():
+            predict(pipeline, queries_of(samples), self._folder(row, name), advance=advance)
+        return {name: self._score(self._lines(row, name), name) for name in self.samples}
+
+    def predict_from_boxes(self, pipeline: Pipeline, row: str, advance: Advance) -> _ByDataset:
+        """Prompt SAM with the boxes of existing answers, for a row of `_ANSWERS_OF`, and score the masks."""
+        for name, samples in self.samples.items():
+            answers = self._lines(_ANSWERS_OF[row], name)
+            predict_from_boxes(pipeline, queries_of(samples), answers, self._folder(row, name), advance=advance)
+        return {name: self._score(self._lines(row, name), name) for name in self.samples}
+
+    def predict_from_targets(self, targets: Mapping[str, PromptTarget], method: Method, advance: Advance) -> _ByDataset:
+        """Prompt SAM with the training targets, and score the masks."""
+        return {
+            name: self._score(oracle_predictions(samples, targets, method, self.segmenter, advance=advance), name)
+            for name, samples in self.samples.items()
+        }
+
+    def lines_by_id(self, row: str) -> dict[str, PredictionLine]:
+        """Return the predictions of a row for all data sets, by id."""
+        return {line.id: line for name in self.samples for line in self._lines(row, name)}
+
+    def _lines(self, row: str, name: str) -> Iterator[PredictionLine]:
+        return read_predictions(self._folder(row, name) / "predictions.jsonl")
+
+    def _folder(self, row: str, name: str) -> Path:
+        """Return the folder of a row's predictions for a data set, in the layout of `evaluation.splits`."""
+        if row in _ANSWERS_OF:
+            return self.predictions / _ANSWERS_OF[row] / name / f"baseline-{BOX}"
+        return self.predictions / row / name
+
+    def _score(self, lines: Iterable[PredictionLine], name: str) -> ScoredPredictions:
+        return score_sentences(lines, self.samples[name], dataset=name, split="val")
 
 
 def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]]:
@@ -78,48 +155,40 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
         full: Also train PQPP, in `output`/pqpp, and evaluate it.
 
     Returns:
-        The scores by model (a row of the table: base, tuned, with `full` also pqpp, oracle) and data set. The oracle
-        reproduces the targets of the held-out data: SAM is prompted with them directly.
+        The scores by row of the table and data set. The rows are base, tuned, box alone, with `full` also pqpp and
+        "pqpp, box alone", and oracle, which reproduces the targets of the held-out data: SAM is prompted with them.
     """
-    stages = _Stages(9 if full else 7)
-    root, predictions = output / "shapes", output / "predictions"
+    stages = _Stages(11 if full else 8)
     recipe = demo_recipe(output)
     scenes = TRAINING_SCENES + 2 * HELD_OUT_SCENES
     with stages.stage("data", f"generate {scenes} scenes in the formats of RefCOCO, gRefCOCO and ReasonSeg"):
-        if not root.is_dir():
-            with bar("scenes", scenes) as advance:
-                write_dataset(root, scenes=TRAINING_SCENES, held_out=HELD_OUT_SCENES, seed=recipe.seed, advance=advance)
-        held_out = {name: read_dataset(name, root, "val") for name in DATASETS}
-        all_held_out = [sample for samples in held_out.values() for sample in samples]
-    segmenter = load_segmenter(recipe.segmenter.checkpoint)
-    settings = TargetSettings.from_recipe(recipe)
+        samples = _held_out_samples(output / "shapes", recipe.seed)
+    segmenter = load_segmenter(recipe.segmenter.checkpoint, resolve_device("auto"), recipe.segmenter.dtype)
+    held_out = _HeldOut(samples, EmbeddingCache(segmenter, HELD_OUT_SCENES), output / "predictions")
+    phrases, settings = len(held_out.all_samples), TargetSettings.from_recipe(recipe)
     with stages.stage("targets", "choose the points of the training targets with SAM"):
         compute_targets(read_mixture(recipe.data, recipe.seed).samples, segmenter, settings, recipe.targets.store)
-        targets = compute_targets(all_held_out, segmenter, settings, recipe.targets.store).read()
-    scores: dict[str, dict[str, Scores]] = {}
-    with stages.stage("base", "evaluate the base model, which generates boxes and no points"):
-        scores["base"] = _evaluate(Pipeline.from_pretrained(recipe.model.base), held_out, predictions / "base")
+        store = compute_targets(held_out.all_samples, held_out.segmenter, settings, recipe.targets.store)
+        targets = store.read()
+    scored: dict[str, _ByDataset] = {}
+    with stages.stage(BASE, "evaluate the base model, which generates boxes and no points", phrases) as advance:
+        scored[BASE] = held_out.predict(held_out.load(recipe.model.base), BASE, advance)
     with stages.stage("train", "fine-tune it with LoRA on boxes and points"):
-        run = train(recipe)
-    with stages.stage("tuned", "evaluate the tuned model"):
-        scores["tuned"] = _evaluate(Pipeline.from_pretrained(run.path), held_out, predictions / "tuned")
+        run = _train(recipe)
+    scored |= _evaluate_run(stages, held_out, run, BOX_ALONE)
     if full:
         with stages.stage("train_pqpp", "fine-tune the base model for PQPP: yes or no to candidate points"):
-            other = train(demo_recipe(output, f"method.name={PQPP}", f"output={json.dumps(str(output / PQPP))}"))
-        with stages.stage(PQPP, "evaluate the PQPP model"):
-            scores[PQPP] = _evaluate(Pipeline.from_pretrained(other.path), held_out, predictions / PQPP)
-    with stages.stage("oracle", "prompt SAM with the targets of the held-out data"):
-        scores["oracle"] = {}
-        with bar("oracle", len(all_held_out), unit="phrases") as advance:
-            for name, samples in held_out.items():
-                lines = oracle_predictions(samples, targets, run.method, segmenter, advance=advance)
-                scores["oracle"][name] = score_predictions(lines, samples, dataset=name, split="val")
-    with stages.stage(DRAWINGS, "draw ground truth, base and tuned side by side"):
-        _draw(held_out, predictions, output / DRAWINGS)
-    record = {model: {name: each.to_json() for name, each in by_set.items()} for model, by_set in scores.items()}
+            other = _train(demo_recipe(output, f"method.name={PQPP}", f"output={json.dumps(str(output / PQPP))}"))
+        scored |= _evaluate_run(stages, held_out, other, PQPP_BOX_ALONE)
+    with stages.stage(ORACLE, "prompt SAM with the targets of the held-out data", phrases) as advance:
+        scored[ORACLE] = held_out.predict_from_targets(targets, run.method, advance)
+    with stages.stage(DRAWINGS, "draw ground truth and answers, with and without points, side by side"):
+        _draw(held_out, scored, output / DRAWINGS)
+    scores = {row: {name: each.scores for name, each in by_dataset.items()} for row, by_dataset in scored.items()}
+    record = {row: {name: each.to_json() for name, each in by_dataset.items()} for row, by_dataset in scores.items()}
     (output / "scores.json").write_text(json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n", "utf-8")
-    print("\n" + "\n".join(table(scores)))
-    first = held_out["refcoco"][0]
+    print("\n" + "\n".join(table(scores)) + f"\n\n{_LEGEND}")
+    first = samples["refcoco"][0]
     print(
         f"\n{sum(stages.seconds.values()):.0f} s. Scores: {output / 'scores.json'}. Drawings: {output / DRAWINGS}. "
         f"Now try:\n  sam4mllm segment {output} {first.image} {first.phrase!r} -o out.png"
@@ -137,49 +206,82 @@ def demo_recipe(output: Path, *overrides: str) -> Recipe:
 
 
 def table(scores: Mapping[str, Mapping[str, Scores]]) -> list[str]:
-    """Return the lines of the table: one row per model, in percent."""
+    """Return the lines of the table: one row per model, in percent.
+
+    The shares of points and of malformed answers are over all data sets.
+    """
     rows = []
-    for model, by_dataset in scores.items():
+    for row, by_dataset in scores.items():
         figures = [getattr(by_dataset[dataset], field) for _, dataset, field in _COLUMNS]
-        queries = sum(each.n for each in by_dataset.values())
-        malformed = sum(each.malformed for each in by_dataset.values())
-        cells = ["-" if figure is None else f"{100 * figure:.1f}" for figure in figures]
-        rows.append([model, *cells, f"{100 * malformed / queries:.1f}", ""])
-    return text_table(["", *(title for title, _, _ in _COLUMNS), "malformed", ""], rows)
+        every = list(by_dataset.values())
+        figures.append(_share([(each.points_on, each.positive_points) for each in every]))
+        figures.append(_share([(each.points_off, each.negative_points) for each in every]))
+        figures.append(sum(each.malformed for each in every) / sum(each.n for each in every))
+        rows.append([row, *("-" if figure is None else f"{100 * figure:.1f}" for figure in figures), ""])
+    return text_table(["", *(title for title, _, _ in _COLUMNS), "points on", "points off", "malformed", ""], rows)
 
 
-def _evaluate(pipeline: Pipeline, held_out: Mapping[str, Sequence[Sample]], output: Path) -> dict[str, Scores]:
-    """Predict and score each data set; the predictions go to a subfolder of `output` each."""
-    scores = {}
-    with bar("predict", sum(map(len, held_out.values())), unit="phrases") as advance:
-        for name, samples in held_out.items():
-            summary = predict(pipeline, queries_of(samples), output / name, advance=advance)
-            scores[name] = score_predictions(read_predictions(summary.predictions), samples, dataset=name, split="val")
-    return scores
+def _share(parts: Iterable[tuple[float | None, int]]) -> float | None:
+    """Return the share of all points, given the share and the number of points of each part; None without points."""
+    counted = [(share, count) for share, count in parts if share is not None]
+    total = sum(count for _, count in counted)
+    return sum(share * count for share, count in counted) / total if total else None
 
 
-def _draw(held_out: Mapping[str, Sequence[Sample]], predictions: Path, output: Path) -> None:
-    """Draw a few phrases of each data set as panels, and all panels on one sheet."""
-    from sam4mllm.data.images import load_image
-    from sam4mllm.viz.drawing import contact_sheet, overlay, panels
+def _held_out_samples(root: Path, seed: int) -> dict[str, list[Sample]]:
+    """Write the data set unless it exists, and return the samples of its validation split by data set."""
+    if not root.is_dir():
+        with bar("scenes", TRAINING_SCENES + 2 * HELD_OUT_SCENES) as advance:
+            write_dataset(root, scenes=TRAINING_SCENES, held_out=HELD_OUT_SCENES, seed=seed, advance=advance)
+    return {name: read_dataset(name, root, "val") for name in DATASETS}
 
+
+def _train(recipe: Recipe) -> RunFolder:
+    """Train a recipe; without a terminal, where transformers shows no bar, lines show the number of steps."""
+    from sam4mllm.training.callbacks import ProgressCallback
+
+    steps = recipe.training.arguments["max_steps"]
+    with bar("train", steps, unit="steps", shown=not sys.stderr.isatty()) as advance:
+        return train(recipe, callbacks=[ProgressCallback(advance)])
+
+
+def _evaluate_run(stages: _Stages, held_out: _HeldOut, run: RunFolder, box_row: str) -> dict[str, _ByDataset]:
+    """Evaluate a tuned model, then SAM with the boxes of its answers alone; the model answers once."""
+    row, phrases = _ANSWERS_OF[box_row], len(held_out.all_samples)
+    with stages.stage(row, f"evaluate the tuned model, {run.method.name.upper()}", phrases) as advance:
+        pipeline = held_out.load(run.path)
+        answers = held_out.predict(pipeline, row, advance)
+    with stages.stage(box_row, "prompt SAM with the boxes of the same answers, without the points", phrases) as advance:
+        return {row: answers, box_row: held_out.predict_from_boxes(pipeline, box_row, advance)}
+
+
+def _draw(held_out: _HeldOut, scored: Mapping[str, _ByDataset], output: Path) -> None:
+    """Draw the answers to phrases for which points decide, and to a few others, and all drawings on one sheet."""
+    from sam4mllm.viz.drawing import contact_sheet
+
+    titles = {BASE: BASE, BOX_ALONE: f"{TUNED}, {BOX_ALONE}", TUNED: f"{TUNED} with points"}
+    lines = {row: held_out.lines_by_id(row) for row in titles}
+    scores = {row: {key: score for each in scored[row].values() for key, score in each.by_id.items()} for row in titles}
+    chosen = _choose(held_out, scores[TUNED], scores[BOX_ALONE])
     output.mkdir(parents=True, exist_ok=True)
     sheet = []
-    for name, samples in held_out.items():
-        lines = {model: _lines_by_id(predictions / model / name) for model in ("base", "tuned")}
-        for number, sample in enumerate(spread(samples, _DRAWN_PER_DATASET)):
-            image = load_image(sample.image)
-            parts = [(overlay(image, [item.mask() for item in sample.objects]), "truth")]
-            for model, by_id in lines.items():
-                line = by_id[sample.id]
-                masks = [decode(item.segmentation) for item in line.objects]
-                prompts = [item.prompt for item in line.objects if item.prompt is not None]
-                parts.append((overlay(image, masks, prompts), model if line.objects else f"{model}: {line.status}"))
-            panel = panels(parts, f"{sample.phrase}\n{lines['tuned'][sample.id].answer}")
-            panel.save(output / f"{name}-{number}.png")
-            sheet.append(panel)
+    with bar(DRAWINGS, len(chosen)) as advance:
+        for name, sample in chosen.items():
+            answers = {title: (lines[row][sample.id], scores[row][sample.id]) for row, title in titles.items()}
+            drawing = draw_comparison(sample, answers, f"{sample.phrase}\n{lines[TUNED][sample.id].answer}")
+            drawing.save(output / f"{name}.png")
+            sheet.append(drawing)
+            advance()
     contact_sheet(sheet, columns=2).save(output / "sheet.png")
 
 
-def _lines_by_id(folder: Path) -> dict[str, PredictionLine]:
-    return {line.id: line for line in read_predictions(folder / "predictions.jsonl")}
+def _choose(
+    held_out: _HeldOut, with_points: Mapping[str, SentenceScore], box_alone: Mapping[str, SentenceScore]
+) -> dict[str, Sample]:
+    """Choose the phrases to draw, by the names of their files."""
+    decided = choose_decided_by_points(held_out.all_samples, with_points, box_alone, _DECIDED_BY_POINTS)
+    chosen = {f"points-{number}": sample for number, sample in enumerate(decided)}
+    for name, samples in held_out.samples.items():
+        others = spread([sample for sample in samples if sample not in decided], _OTHERS_PER_DATASET)
+        chosen |= {f"{name}-{number}": sample for number, sample in enumerate(others)}
+    return chosen

@@ -13,7 +13,7 @@ from sam4mllm.cli.subcommand import Subcommand
 def _demo_options(parser: ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
     parser.add_argument(
-        "--full", action="store_true", help="also train and evaluate PQPP: six more minutes on two cores"
+        "--full", action="store_true", help="also train PQPP on the same data, and evaluate it with and without points"
     )
 
 
@@ -54,7 +54,8 @@ DEMO = Subcommand(
     "run all stages on the embedded data and models: targets, training, prediction, scores, drawings",
     _demo_options,
     _demo,
-    detail="Downloads nothing. Writes a run folder, scores.json and drawings.",
+    detail="Downloads nothing. Prints a table of the base model, the tuned model with and without its points, and the "
+    "oracle. Writes a run folder, predictions, scores.json and drawings.",
     resumes=True,
 )
 

@@ -1,4 +1,4 @@
-"""Trainer callbacks: the run's log, validation that keeps the best adapter, and frozen vision towers.
+"""Trainer callbacks: the run's log, progress, validation that keeps the best adapter, and frozen vision towers.
 
 They draw no random numbers and change no weights, so they do not affect the trained weights. All processes validate;
 only the main process writes.
@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.validation import Validation
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.progress import Advance
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,19 @@ class LogCallback(TrainerCallback):
             self._log.append({"step": state.global_step, "epoch": state.epoch, **figures})
             if args.disable_tqdm:
                 logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, figures["loss"])
+
+
+class ProgressCallback(TrainerCallback):
+    """A callback that reports the number of finished steps to `advance`, first those of an interrupted training."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._advance(1)
 
 
 class ValidationCallback(TrainerCallback):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol
@@ -27,13 +28,17 @@ def ignore(count: int = 1, /) -> None:
 def bar(title: str, total: int, *, done: int = 0, unit: str = "items", shown: bool = True) -> Iterator[Advance]:
     """Show the progress of `total` items, of which an earlier run finished `done`; show nothing unless `shown`.
 
+    The lines for logs are printed by a thread, so they also come while a single item takes long.
+
     Yields:
         The function to call with the number of items just finished.
     """
     if not shown:
         yield ignore
     elif not sys.stderr.isatty():
-        yield _ProgressLines(title, total, done, unit)
+        counter = _Counter(title, total, done, unit)
+        with _repeated(counter.print_line, SECONDS_BETWEEN_LINES):
+            yield counter
     else:
         from tqdm import tqdm
 
@@ -43,22 +48,40 @@ def bar(title: str, total: int, *, done: int = 0, unit: str = "items", shown: bo
             yield progress.update
 
 
-class _ProgressLines:
-    """An `Advance` that prints a line every 30 seconds, for logs."""
+@contextmanager
+def _repeated(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `action` every `seconds` in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _Counter:
+    """An `Advance` that counts, and prints the count and the remaining time as a line."""
 
     def __init__(self, title: str, total: int, done: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._before = self._done = done
-        self._start = self._last_line = time.monotonic()
+        self._start = time.monotonic()
 
     def __call__(self, count: int = 1, /) -> None:
         self._done += count
-        now = time.monotonic()
-        if now - self._last_line < SECONDS_BETWEEN_LINES:
-            return
-        self._last_line = now
-        line = f"{self._title}: {self._done} of {self._total} {self._unit}"
-        if self._done > self._before:
-            seconds_left = (now - self._start) / (self._done - self._before) * (self._total - self._done)
+
+    def print_line(self) -> None:
+        """Print the number of finished items, and the time that the others take at the same rate."""
+        done = self._done
+        line = f"{self._title}: {done} of {self._total} {self._unit}"
+        if done > self._before:
+            seconds_left = (time.monotonic() - self._start) / (done - self._before) * (self._total - done)
             line += f", about {timedelta(seconds=round(seconds_left))} left"
         print(line, file=sys.stderr, flush=True)

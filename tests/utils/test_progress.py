@@ -8,6 +8,12 @@ import pytest
 
 from sam4mllm.utils import progress
 from sam4mllm.utils.progress import bar
+from tests.utils.fake_clock import FakeClock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    return FakeClock.install(monkeypatch)
 
 
 def test_a_short_stage_prints_nothing_where_standard_error_is_not_a_terminal(
@@ -19,19 +25,32 @@ def test_a_short_stage_prints_nothing_where_standard_error_is_not_a_terminal(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_long_stage_prints_a_line_every_30_seconds(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+def test_a_long_stage_prints_a_line_every_30_seconds(capsys: pytest.CaptureFixture[str], clock: FakeClock) -> None:
     with bar("predict", 100, done=10, unit="phrases") as advance:
-        for seconds, count in [(29, 5), (1, 5), (29, 10), (1, 10), (10, 60)]:
-            now += seconds
+        for seconds, count in [(29, 5), (0, 5), (1, 0), (29, 20), (1, 0), (10, 60)]:
+            clock.move(seconds)
             advance(count)
     assert capsys.readouterr() == (
         "",
         "predict: 20 of 100 phrases, about 0:04:00 left\npredict: 40 of 100 phrases, about 0:02:00 left\n",
     )
+
+
+def test_a_line_comes_every_30_seconds_while_one_item_takes_minutes(
+    capsys: pytest.CaptureFixture[str], clock: FakeClock
+) -> None:
+    with bar("predict", 2, unit="phrases") as advance:
+        for _ in range(4):
+            clock.move(30)
+        advance()
+    assert capsys.readouterr().err == "predict: 0 of 2 phrases\n" * 4
+
+
+def test_no_line_comes_after_a_stage_that_failed(capsys: pytest.CaptureFixture[str], clock: FakeClock) -> None:
+    with pytest.raises(KeyError), bar("predict", 2):
+        clock.move(30)
+        raise KeyError
+    assert capsys.readouterr().err == "predict: 0 of 2 items\n" and not clock.has_waiting_thread
 
 
 def test_a_process_that_is_not_the_main_one_shows_nothing(
