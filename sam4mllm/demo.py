@@ -104,7 +104,7 @@ class _HeldOut:
         return [sample for samples in self.samples.values() for sample in samples]
 
     def load(self, model: str | Path) -> Pipeline:
-        """Load a model with the segmenter of all models, which embeds each image once in all stages."""
+        """Load a model with the segmenter of all rows, which embeds each image once."""
         pipeline = Pipeline.from_pretrained(model)
         # Given to `from_pretrained`, it would replace the run's own segmenter and so drop the run's calibration.
         pipeline.segmenter = self.segmenter
