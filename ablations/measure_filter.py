@@ -15,7 +15,8 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import RecipeError
 from sam4mllm.evaluation.report import text_table
 from sam4mllm.segmenters.base import Segmenter
-from sam4mllm.targets.prepare import compute_targets, objects_by_image
+from sam4mllm.targets.objects import objects_by_image
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.sampling import PointGroups, jittered_boxes, seeded_rng
 from sam4mllm.targets.scoring import Candidate, score_groups
 from sam4mllm.targets.settings import TargetSettings
@@ -61,19 +62,20 @@ def measure(
     Raises:
         RecipeError: No object has a target in every variant.
     """
-    # 1. Choose the targets of each variant, and keep the objects that all variants share.
+    # 1. Choose the targets of each variant, and keep the objects that all variants share, each under its first id.
     chosen = {variant: compute_targets(samples, segmenter, each, store).read() for variant, each in settings.items()}
-    shared = set.intersection(*(set(targets) for targets in chosen.values()))
+    images = objects_by_image(samples)
+    first_ids = {each.item.id for image in images for each in image.objects}
+    shared = first_ids.intersection(*chosen.values())
     if not shared:
         raise RecipeError("no object has a training target in every variant; lower targets.min_iou")
 
     # 2. Score all of them again with the same boxes.
     ious: dict[str, dict[str, list[float]]] = {variant: {judge: [] for judge in JUDGES} for variant in settings}
-    images = objects_by_image(samples)
     with bar("score again", len(images), unit="images") as advance:
         for image in images:
             embedded = segmenter.embed([load_image(image.image)])
-            for item in image.objects:
+            for item in (each.item for each in image.objects):
                 if item.id in shared:
                     targets = {variant: by_id[item.id] for variant, by_id in chosen.items()}
                     for variant, judge, iou in _rescore(item, image.size_wh, targets, segmenter, embedded, settings):

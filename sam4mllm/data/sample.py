@@ -21,8 +21,7 @@ from sam4mllm.geometry import Box
 class MaskObject:
     """One annotated object of an image.
 
-    id: unique among all data sets ("refcoco/ann/1719310"); it seeds the object's point groups and is its key in the
-        target store.
+    id: unique among all data sets ("refcoco/ann/1719310"); training looks its target up by it.
     rle: the mask; None if only a box is annotated.
     box: the annotated box if the format has one, else the tight box of the mask; in pixels, x2 and y2 exclusive.
     """

@@ -15,7 +15,7 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+from sam4mllm.targets.store import FORMAT, ObjectTarget, SkippedObject, TargetStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def _row_of_points(box: Box, count: int, y: float, label: int) -> list[Point]:
 
 
 def _matching_stores(root: Path, settings: TargetSettings) -> list[TargetStore]:
-    """Return all stores under `root` with these settings."""
+    """Return all stores under `root` with these settings in today's format."""
     wanted = json.loads(json.dumps(settings.key_settings()))
     stores = []
     for file in sorted(root.glob("*/key.json")):
@@ -93,7 +93,7 @@ def _matching_stores(root: Path, settings: TargetSettings) -> list[TargetStore]:
         except (OSError, ValueError):
             # An unreadable key is not an error here: `TargetStore.open` reports it if this store is needed.
             continue
-        if isinstance(key, dict) and key.get("settings") == wanted:
+        if isinstance(key, dict) and key.get("format") == FORMAT and key.get("settings") == wanted:
             stores.append(TargetStore(file.parent, key))
     return stores
 

@@ -2,7 +2,7 @@
 
 Source: prompt-point generation (PPG) in SAM4MLLM, arXiv 2409.10542. The work is divided into shards of complete images,
 planned from the data only, so a resumed job and a job of several processes write the same bytes as an uninterrupted job
-of one process.
+of one process. An object that several data sets share is scored once (`objects.py`).
 """
 
 from __future__ import annotations
@@ -10,46 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from sam4mllm.data.images import load_image
-from sam4mllm.data.masks import Rle, decode
-from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.data.masks import decode
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.targets.objects import DistinctObject, ImageObjects, objects_by_image
 from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded_rng
 from sam4mllm.targets.scoring import Candidate, GroupScores, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
-from sam4mllm.utils.atomic_io import file_sha256
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import bar
 
 SHARD_OBJECTS = 256
 """A shard ends with the image that reaches this number of objects; an interrupted job loses at most one per process."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageObjects:
-    """An image and the objects that phrases refer to in it, each once.
-
-    Attributes:
-        image: The image file.
-        size_wh: Its size according to the annotation.
-        objects: The objects.
-        ignores: The mask of ignored pixels by object id, if the first sample with the object has one.
-    """
-
-    image: Path
-    size_wh: tuple[int, int]
-    objects: tuple[MaskObject, ...]
-    ignores: dict[str, Rle]
 
 
 def compute_targets(
@@ -59,7 +41,9 @@ def compute_targets(
     store_root: Path,
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> TargetStore:
-    """Compute the missing targets of `samples` and return the store, with a target or a reason for every object.
+    """Compute the missing targets of `samples` and return the store, with a target or a reason for every object id.
+
+    Objects with equal image bytes, masks, boxes and ignored pixels are scored once, whatever their ids are.
 
     Args:
         samples: The samples; objects without a mask are left out.
@@ -72,7 +56,7 @@ def compute_targets(
         DataError: An image is missing, damaged or of another size than its annotation; an object id has two masks; the
             store cannot be used.
     """
-    images = objects_by_image(samples)
+    images = objects_by_image(samples, processes)
 
     def create_store() -> dict[str, object]:
         key = store_key(images, segmenter, settings)
@@ -102,38 +86,6 @@ def compute_targets(
     return store
 
 
-def objects_by_image(samples: Iterable[Sample]) -> list[ImageObjects]:
-    """Group the objects of samples by image, in the order of the samples.
-
-    Objects with a box and no mask are left out: points cannot be scored without a mask.
-
-    Raises:
-        DataError: An object id has two masks, or is in two images.
-    """
-    known: dict[str, tuple[Path, MaskObject]] = {}
-    images: dict[Path, tuple[tuple[int, int], list[MaskObject], dict[str, Rle]]] = {}
-    for sample in samples:
-        for item in sample.objects:
-            if item.rle is None:
-                continue
-            if item.id in known:
-                if known[item.id] != (sample.image, item):
-                    raise DataError(
-                        f"two different objects have the id {item.id}: in {known[item.id][0]} and {sample.image}; the "
-                        "ids of custom data begin with the file's name, so rename one of the two files, or remove one "
-                        "data set"
-                    )
-                continue
-            known[item.id] = (sample.image, item)
-            _, objects, ignores = images.setdefault(sample.image, (sample.size_wh, [], {}))
-            objects.append(item)
-            if sample.ignore is not None:
-                ignores[item.id] = sample.ignore
-    return [
-        ImageObjects(image, size_wh, tuple(objects), ignores) for image, (size_wh, objects, ignores) in images.items()
-    ]
-
-
 def plan_shards(images: Sequence[ImageObjects]) -> list[list[ImageObjects]]:
     """Divide the images, in their order, into shards of at least `SHARD_OBJECTS` objects; the last may have fewer."""
     shards: list[list[ImageObjects]] = []
@@ -148,22 +100,13 @@ def plan_shards(images: Sequence[ImageObjects]) -> list[list[ImageObjects]]:
 
 
 def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: TargetSettings) -> dict[str, object]:
-    """Compute the key of a store: a digest of image bytes and objects, the segmenter's fingerprint, and the settings.
+    """Compute the key of a store: a digest of the objects and their ids, the segmenter's fingerprint, and the settings.
 
-    Paths are not part of it, so a data set may be moved.
-
-    Raises:
-        DataError: An image cannot be read.
+    The objects' hashes contain the bytes of their images. Paths are not part of the key, so a data set may be moved.
     """
     digest = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:
-        for image, content in zip(images, pool.map(_sha256, (image.image for image in images)), strict=True):
-            objects = [
-                [item.id, item.rle and item.rle["counts"], list(item.box)]
-                + ([image.ignores[item.id]["counts"]] if item.id in image.ignores else [])
-                for item in image.objects
-            ]
-            digest.update(json.dumps([content, image.size_wh, objects]).encode())
+    for image in images:
+        digest.update(json.dumps([[each.hash, each.ids] for each in image.objects]).encode())
     return {
         "data": digest.hexdigest(),
         "segmenter": segmenter.fingerprint,
@@ -175,22 +118,25 @@ def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: Ta
 def score_image_objects(
     image: ImageObjects, segmenter: Segmenter, settings: TargetSettings
 ) -> list[ObjectTarget | SkippedObject]:
-    """Compute a target, or the reason for skipping it, for each object of one image, in their order.
+    """Compute a target, or the reason for skipping it, for each object of one image, under each of its ids.
 
     Raises:
         DataError: The image is missing, damaged or of another size than its annotation.
     """
     pixels = load_annotated_image(image.image, image.size_wh)
-    candidates: list[Candidate | str] = [
-        _candidate(item, image.ignores.get(item.id), image.size_wh, settings) for item in image.objects
-    ]
+    candidates = [_candidate(each, image.size_wh, settings) for each in image.objects]
     scorable = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
     scores = iter(score_groups(segmenter, segmenter.embed([pixels]), scorable, settings.batch_size) if scorable else [])
-    return [
-        SkippedObject(item.id, candidate)
+    results = [
+        SkippedObject(each.item.id, each.hash, candidate)
         if isinstance(candidate, str)
-        else _target(item, candidate.groups, next(scores), settings)
-        for item, candidate in zip(image.objects, candidates, strict=True)
+        else _target(each, candidate.groups, next(scores), settings)
+        for each, candidate in zip(image.objects, candidates, strict=True)
+    ]
+    return [
+        replace(result, object_id=object_id)
+        for each, result in zip(image.objects, results, strict=True)
+        for object_id in each.ids
     ]
 
 
@@ -207,17 +153,16 @@ def load_annotated_image(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[n
     return pixels
 
 
-def _candidate(
-    item: MaskObject, ignore: Rle | None, size_wh: tuple[int, int], settings: TargetSettings
-) -> Candidate | str:
+def _candidate(distinct: DistinctObject, size_wh: tuple[int, int], settings: TargetSettings) -> Candidate | str:
     """Sample the object's groups and the boxes that they are scored with; return the reason if there are no groups."""
-    ignored = None if ignore is None else decode(ignore)
-    truth = item.mask() if ignored is None else item.mask() & ~ignored
+    box = distinct.item.box
+    ignored = None if distinct.ignore is None else decode(distinct.ignore)
+    truth = distinct.item.mask() if ignored is None else distinct.item.mask() & ~ignored
     try:
         groups = draw_groups(
             truth,
-            item.box,
-            seeded_rng(settings.seed, "points", item.id),
+            box,
+            seeded_rng(settings.seed, "points", distinct.hash),
             groups=settings.groups,
             positives=settings.positives,
             negatives=settings.negatives,
@@ -226,37 +171,32 @@ def _candidate(
         )
     except DataError as error:
         return str(error)
-    boxes = np.array([item.box], dtype=np.float32)
+    boxes = np.array([box], dtype=np.float32)
     if settings.judge == "jittered":
-        rng = seeded_rng(settings.seed, "boxes", item.id)
-        boxes = jittered_boxes(item.box, size_wh, rng, share=settings.jitter, count=settings.jitter_boxes)
+        rng = seeded_rng(settings.seed, "boxes", distinct.hash)
+        boxes = jittered_boxes(box, size_wh, rng, share=settings.jitter, count=settings.jitter_boxes)
     return Candidate(truth, groups, None if settings.judge == "none" else boxes, boxes, ignored)
 
 
 def _target(
-    item: MaskObject, groups: PointGroups, scores: GroupScores, settings: TargetSettings
+    distinct: DistinctObject, groups: PointGroups, scores: GroupScores, settings: TargetSettings
 ) -> ObjectTarget | SkippedObject:
     """Choose groups as prompts with the true box; skip the object if its best group is below `min_iou`."""
     best = float(scores.ious.max())
     if best < settings.min_iou:
-        return SkippedObject(item.id, f"the best group's IoU {best:.3f} is below min_iou {settings.min_iou}")
+        reason = f"the best group's IoU {best:.3f} is below min_iou {settings.min_iou}"
+        return SkippedObject(distinct.item.id, distinct.hash, reason)
     # The first groups are a random choice, since groups are sampled at random. Among equal IoUs, the first group wins.
     chosen = np.arange(settings.keep)
     if settings.choose == "top":
         chosen = np.argsort(-scores.ious, kind="stable")[: settings.keep]
         chosen = chosen[scores.ious[chosen] >= settings.min_iou]
     return ObjectTarget(
-        item.id,
-        tuple(SamPrompt(item.box, groups.points(group)) for group in chosen.tolist()),
+        distinct.item.id,
+        distinct.hash,
+        tuple(SamPrompt(distinct.item.box, groups.points(group)) for group in chosen.tolist()),
         tuple(float(scores.ious[group]) for group in chosen),
         scores.box_iou,
         float(scores.ious.mean()),
         float(scores.ious.std()),
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return file_sha256(path)
-    except OSError as error:
-        raise DataError(f"the image {path} cannot be read: {error.strerror}") from error

@@ -41,9 +41,15 @@ class PointGroups:
         )
 
 
-def seeded_rng(seed: int, purpose: str, object_id: str) -> np.random.Generator:
-    """Return a generator that depends only on the arguments, so that objects and purposes are sampled independently."""
-    digest = hashlib.sha256(f"{seed}\n{purpose}\n{object_id}".encode()).digest()
+def seeded_rng(seed: int, purpose: str, key: str) -> np.random.Generator:
+    """Return a generator that depends only on the arguments, so that objects and purposes are sampled independently.
+
+    Args:
+        seed: The recipe's seed.
+        purpose: What is sampled.
+        key: What it is sampled for: an object's hash (`objects.object_hash`), or another text that identifies it.
+    """
+    digest = hashlib.sha256(f"{seed}\n{purpose}\n{key}".encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 

@@ -1,7 +1,7 @@
 """TargetStore: the training targets of a data set, as Parquet shards in a folder named by a hash of their key.
 
     ROOT/{hash}/key.json                  data, segmenter and settings that the targets depend on
-    ROOT/{hash}/targets-00000.parquet     a shard: a target, or the reason for skipping it, per object
+    ROOT/{hash}/targets-00000.parquet     a shard: a target, or the reason for skipping it, per object id
 
 Shards are written atomically, so an existing file is complete and a job can resume. Other data, another segmenter or
 other settings have another key, hence another folder: outdated targets are never read.
@@ -20,7 +20,7 @@ from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
-FORMAT = 1
+FORMAT = 2
 """The version of the file format and of the computation; with a new number all stores are computed again."""
 
 
@@ -30,6 +30,7 @@ class ObjectTarget:
 
     Attributes:
         object_id: The id of the object.
+        object_hash: See `objects.object_hash`; the results of objects with equal hashes differ in their ids only.
         prompts: The true box with each chosen group of points, the best group first.
         ious: IoU of SAM's mask with the true mask for each prompt, as it was scored.
         box_iou: The same for the box without points.
@@ -38,6 +39,7 @@ class ObjectTarget:
     """
 
     object_id: str
+    object_hash: str
     prompts: tuple[SamPrompt, ...]
     ious: tuple[float, ...]
     box_iou: float
@@ -50,6 +52,7 @@ class SkippedObject:
     """An object without a training target, and the reason."""
 
     object_id: str
+    object_hash: str
     reason: str
 
 
@@ -98,6 +101,7 @@ class TargetStore:
         features = Features(
             {
                 "object_id": Value("string"),
+                "object_hash": Value("string"),
                 "reason": Value("string"),
                 "box_xyxy": List(Value("float64")),
                 "points_xy": List(List(List(Value("float32")))),
@@ -113,7 +117,7 @@ class TargetStore:
             parquet.write_table(table, unfinished)
 
     def results(self) -> Iterable[ObjectTarget | SkippedObject]:
-        """Iterate over all objects of the store, shard by shard.
+        """Iterate over all object ids of the store, shard by shard.
 
         Raises:
             DataError: A shard cannot be read.
@@ -146,6 +150,7 @@ class TargetStore:
 def _row(result: ObjectTarget | SkippedObject) -> dict[str, Any]:
     row: dict[str, Any] = {
         "object_id": result.object_id,
+        "object_hash": result.object_hash,
         "reason": None,
         "box_xyxy": None,
         "points_xy": None,
@@ -171,10 +176,18 @@ def _row(result: ObjectTarget | SkippedObject) -> dict[str, Any]:
 
 def _result(row: Mapping[str, Any]) -> ObjectTarget | SkippedObject:
     if row["reason"] is not None:
-        return SkippedObject(row["object_id"], row["reason"])
+        return SkippedObject(row["object_id"], row["object_hash"], row["reason"])
     box = Box(*row["box_xyxy"])
     prompts = tuple(
         SamPrompt(box, tuple(Point(x, y, label) for (x, y), label in zip(points, labels, strict=True)))
         for points, labels in zip(row["points_xy"], row["point_labels"], strict=True)
     )
-    return ObjectTarget(row["object_id"], prompts, tuple(row["ious"]), row["box_iou"], row["mean_iou"], row["std_iou"])
+    return ObjectTarget(
+        row["object_id"],
+        row["object_hash"],
+        prompts,
+        tuple(row["ious"]),
+        row["box_iou"],
+        row["mean_iou"],
+        row["std_iou"],
+    )

@@ -30,8 +30,10 @@ class TargetFigures:
     """Counts and mean IoUs of the targets in a store.
 
     Attributes:
-        objects: Objects with a target.
-        skipped: Objects with a mask and without a target.
+        objects: Object ids with a target.
+        skipped: Object ids with a mask and without a target.
+        shared: Object ids of both kinds that have the image, mask and box of an earlier id, so that its result, which
+            is computed once, is theirs.
         points_beat_box: Objects with a kept group of points whose IoU is higher than that of the box alone.
         boxes_alone: Objects that are annotated by a box and have no mask, so that their box is the target.
         below_half: Objects whose best kept prompt has an IoU below 0.5.
@@ -43,6 +45,7 @@ class TargetFigures:
 
     objects: int
     skipped: int
+    shared: int
     points_beat_box: int
     boxes_alone: int
     below_half: int
@@ -73,6 +76,7 @@ class PreparedTargets:
         return TargetFigures(
             objects=len(targets),
             skipped=len(results) - len(targets),
+            shared=len(results) - len({result.object_hash for result in results}),
             points_beat_box=sum(map(points_beat_box, targets)),
             boxes_alone=len(boxes),
             below_half=len(below),
@@ -95,6 +99,10 @@ class PreparedTargets:
             *self.mixture.leakage_lines(),
             f"{figures.objects} objects with a target, {figures.skipped} without, in {self.store.path}",
         ]
+        if figures.shared:
+            lines.append(
+                f"{figures.shared} of these have the image, mask and box of another one and are not scored again"
+            )
         if figures.objects:
             means = {name: getattr(figures, name) for name in ("iou_chosen", "iou_box_alone", "iou_random_group")}
             lines.append("mean " + ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in means.items()))

@@ -1,8 +1,11 @@
-"""Settings and samples for the tests of targets."""
+"""Settings, samples and a segmenter for the tests of targets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -10,7 +13,10 @@ from PIL import Image
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import Box, box_of_mask
+from sam4mllm.segmenters.base import DecodedMasks
+from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.targets.settings import TargetSettings
+from sam4mllm.targets.store import TargetStore
 
 SETTINGS = TargetSettings(
     positives=2,
@@ -51,3 +57,39 @@ def make_samples(folder: Path, images: int = 4) -> list[Sample]:
         for name, targets in (("left", objects[:1]), ("right", objects[1:]), ("both", objects), ("none", ())):
             samples.append(Sample(f"{number}/{name}", image, size_wh, name, targets))
     return samples
+
+
+def under_other_ids(samples: Sequence[Sample], name: str) -> list[Sample]:
+    """The samples of a data set `name` that has the same objects under ids of its own."""
+    return [
+        replace(
+            sample,
+            id=f"{name}/{sample.id}",
+            objects=tuple(replace(item, id=f"{name}/{item.id}") for item in sample.objects),
+        )
+        for sample in samples
+    ]
+
+
+class Counting(BoxSegmenter):
+    """A BoxSegmenter that counts embedded images and decoded prompts, and is interrupted after `stop_after` images."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(points_cut=True)
+        self.images = 0
+        self.prompts = 0
+        self.stop_after = stop_after
+
+    def embed(self, images: Any) -> Any:
+        if self.images == self.stop_after:
+            raise KeyboardInterrupt
+        self.images += len(images)
+        return super().embed(images)
+
+    def decode_points(self, embeddings: Any, index: Any, boxes_xyxy: Any, points_xy: Any, labels: Any) -> DecodedMasks:
+        self.prompts += len(index)
+        return super().decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
+
+
+def content(store: TargetStore) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in store.path.iterdir()}

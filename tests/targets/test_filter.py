@@ -19,7 +19,7 @@ BOX = Box(2, 3, 30, 20)
 def make_target(ious: list[float], box_iou: float) -> ObjectTarget:
     """Return a target with groups of one point each, the first at x = 0."""
     prompts = tuple(SamPrompt(BOX, (Point(float(group), 5.5, 1),)) for group in range(len(ious)))
-    return ObjectTarget("a", prompts, tuple(ious), box_iou, 0.5, 0.1)
+    return ObjectTarget("a", "hash", prompts, tuple(ious), box_iou, 0.5, 0.1)
 
 
 @pytest.mark.parametrize(

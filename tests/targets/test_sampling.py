@@ -101,7 +101,7 @@ def test_all_pairs_of_pixels_are_equally_likely() -> None:
     assert counts.min() > 850 and counts.max() < 1150
 
 
-def test_samples_depend_only_on_seed_purpose_and_object() -> None:
+def test_samples_depend_only_on_seed_purpose_and_key() -> None:
     mask = np.random.default_rng(0).random((30, 30)) < 0.5
     first = draw(mask)
     np.testing.assert_array_equal(first.xy, draw(mask).xy)

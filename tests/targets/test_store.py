@@ -15,12 +15,12 @@ def target(object_id: str, keep: int = 2, points: int = 1) -> ObjectTarget:
         SamPrompt(Box(1.25, 2, 30.1, 40), tuple(Point(3.5 + rank + i, 4.5, i % 2) for i in range(points)))
         for rank in range(keep)
     )
-    return ObjectTarget(object_id, prompts, (0.5, 0.25)[:keep], 0.75, 0.5, 0.125)
+    return ObjectTarget(object_id, f"hash of {object_id}", prompts, (0.5, 0.25)[:keep], 0.75, 0.5, 0.125)
 
 
 def test_written_shards_are_read_back(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
-    store.write_shard(0, [target("a"), SkippedObject("b", "the mask is empty")])
+    store.write_shard(0, [target("a"), SkippedObject("b", "hash of b", "the mask is empty")])
     store.write_shard(1, [target("c", keep=1, points=3), target("d", points=0)])
     again = TargetStore.open(tmp_path, KEY)
     assert again.read() == {
@@ -30,13 +30,14 @@ def test_written_shards_are_read_back(tmp_path: Path) -> None:
     }
     assert list(again.read()) == ["a", "c", "d"]
     assert again.skipped() == {"b": "the mask is empty"}
+    assert [each.object_hash for each in again.results()] == [f"hash of {name}" for name in "abcd"]
     assert again.missing(["x", "b", "a", "y"]) == ["x", "y"]
     assert again.shards() == [0, 1]
 
 
 def test_a_shard_of_only_skipped_objects_can_be_read(tmp_path: Path) -> None:
     store = TargetStore.open(tmp_path, KEY)
-    store.write_shard(0, [SkippedObject("b", "empty")])
+    store.write_shard(0, [SkippedObject("b", "hash of b", "empty")])
     assert store.read() == {}
     assert store.skipped() == {"b": "empty"}
 
@@ -60,7 +61,7 @@ def test_temporary_files_are_not_read(tmp_path: Path) -> None:
 def test_equal_results_are_written_as_equal_bytes(tmp_path: Path) -> None:
     stores = [TargetStore.open(tmp_path / name, KEY) for name in ("one", "two")]
     for store in stores:
-        store.write_shard(0, [target("a"), SkippedObject("b", "empty")])
+        store.write_shard(0, [target("a"), SkippedObject("b", "hash of b", "empty")])
     first, second = ((store.path / "targets-00000.parquet").read_bytes() for store in stores)
     assert first == second
 
@@ -84,8 +85,9 @@ def test_shards_can_be_loaded_by_datasets(tmp_path: Path) -> None:
     from datasets import load_dataset
 
     store = TargetStore.open(tmp_path / "store", KEY)
-    store.write_shard(0, [target("a"), SkippedObject("b", "empty")])
+    store.write_shard(0, [target("a"), SkippedObject("b", "hash of b", "empty")])
     files = str(store.path / "targets-*.parquet")
     rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert rows["object_id"][:] == ["a", "b"]
+    assert rows["object_hash"][:] == ["hash of a", "hash of b"]
     assert rows[0]["ious"] == [0.5, 0.25]

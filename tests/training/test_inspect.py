@@ -30,7 +30,7 @@ def make_object(name: str, x: int) -> MaskObject:
 
 def make_target(item: MaskObject) -> ObjectTarget:
     points = (Point(item.box.x1 + 2, 8, 1), Point(item.box.x1 + 5, 10, 1), Point(item.box.x1 + 12, 10, 0))
-    return ObjectTarget(item.id, (SamPrompt(item.box, points),), (0.913,), 0.852, 0.871, 0.024)
+    return ObjectTarget(item.id, "hash", (SamPrompt(item.box, points),), (0.913,), 0.852, 0.871, 0.024)
 
 
 @pytest.fixture

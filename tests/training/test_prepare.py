@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ BOX = Box(0, 0, 10, 10)
 
 
 def target(name: str, iou: float, box_iou: float, mean_iou: float) -> ObjectTarget:
-    return ObjectTarget(name, (SamPrompt(BOX),), (iou,), box_iou, mean_iou, 0.0)
+    return ObjectTarget(name, f"hash of {name}", (SamPrompt(BOX),), (iou,), box_iou, mean_iou, 0.0)
 
 
 def prepared(folder: Path, *results: ObjectTarget | SkippedObject, boxes: int = 0) -> PreparedTargets:
@@ -34,12 +35,14 @@ def prepared(folder: Path, *results: ObjectTarget | SkippedObject, boxes: int = 
 
 
 def test_figures_are_those_of_the_store(tmp_path: Path) -> None:
-    results = (target("a", 0.75, 0.5, 0.5), target("b", 0.25, 0.5, 0.125), SkippedObject("c", "the mask is empty"))
+    skipped = SkippedObject("c", "hash of c", "the mask is empty")
+    results = (target("a", 0.75, 0.5, 0.5), target("b", 0.25, 0.5, 0.125), skipped)
     targets = prepared(tmp_path, *results, boxes=2)
     assert targets.to_json() == {
         "store": str(targets.store.path),
         "objects": 2,
         "skipped": 1,
+        "shared": 0,
         "points_beat_box": 1,
         "boxes_alone": 2,
         "below_half": 1,
@@ -53,6 +56,18 @@ def test_figures_are_those_of_the_store(tmp_path: Path) -> None:
         "points beat the box for 1 of them (50%)",
         "2 objects have a box and no mask; their target is the box alone",
         "no prompt reaches IoU 0.5 for 1 objects (worst: 0.25, b); set targets.min_iou to drop them",
+    ]
+
+
+def test_ids_of_one_object_are_counted_as_shared(tmp_path: Path) -> None:
+    one = target("a", 0.75, 0.5, 0.5)
+    skipped = SkippedObject("b", "hash of b", "the mask is empty")
+    also = [replace(one, object_id=name) for name in ("other/a", "third/a")]
+    targets = prepared(tmp_path, one, *also, skipped, replace(skipped, object_id="other/b"))
+    assert (targets.figures.objects, targets.figures.skipped, targets.to_json()["shared"]) == (3, 2, 3)
+    assert targets.summary().splitlines()[1:3] == [
+        f"3 objects with a target, 2 without, in {targets.store.path}",
+        "3 of these have the image, mask and box of another one and are not scored again",
     ]
 
 
