@@ -23,6 +23,7 @@ from sam4mllm.prompts.yes_no import write_answers
 from sam4mllm.recipe.schema import MethodSection
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.synthetic.scenes import make_scene
+from sam4mllm.synthetic.writer import SHARED_BOXES
 from tests.data.tiny_datasets import write_image
 
 HOME = Path(__file__).parent.parent
@@ -96,7 +97,8 @@ def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (snippet,) = blocks(README, "python")
     (path,) = re.findall(r'image = "(.*)"', snippet)
     (tmp_path / path).parent.mkdir(parents=True)
-    scene = make_scene(0, 1, int(IMAGE_NUMBER.findall(path)[0]) - TRAINING_SCENES - 1)
+    index = int(IMAGE_NUMBER.findall(path)[0]) - TRAINING_SCENES - 1
+    scene = make_scene(0, 1, index, shared_boxes=SHARED_BOXES)
     Image.fromarray(scene.image).save(tmp_path / path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "from_pretrained", scripted_pipeline)

@@ -29,12 +29,13 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from building import Checkpoint, Log, adamw, begin, build_options, learning_rate
-from segmenter_prompts import SHARED_BOXES, error_points, sample_prompts, shares_box, training_prompts
+from segmenter_prompts import error_points, sample_prompts, shares_box, training_prompts
 from torch import Tensor, nn
 
 from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.synthetic.scenes import COLOURS, Scene, make_scene
+from sam4mllm.synthetic.writer import SHARED_BOXES
 
 SCENE_SEED = 7_000_001
 HELD_OUT_SEED = 7_000_002

@@ -12,11 +12,12 @@ import argparse
 
 import numpy as np
 import torch
-from segmenter_prompts import SHARED_BOXES, shares_box
+from segmenter_prompts import shares_box
 
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.scenes import make_scene
+from sam4mllm.synthetic.writer import SHARED_BOXES
 from sam4mllm.targets.sampling import draw_groups, seeded_rng
 from sam4mllm.targets.scoring import Candidate, score_groups
 

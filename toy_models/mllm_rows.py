@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sam4mllm.synthetic.scenes import Scene, make_scene
+from sam4mllm.synthetic.writer import SHARED_BOXES
 
 SCENE_SEED = 9_000_001
 TOWER_ONLY_SEED = 9_000_004
@@ -29,8 +30,8 @@ PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 REGION, POINT = 0, 1
 ROW_LENGTH, MAX_ROWS = 96, 9
-# The share of images with shared boxes in the pre-training, and that of their shapes which are placed on another one.
-_SHARED_IMAGES, _SHARED_BOXES = 0.6, 0.5
+# The share of the pre-training's images in which shapes share boxes.
+_SHARED_IMAGES = 0.6
 # Half of the rows have positions further from the image, like later turns of a conversation.
 MAX_DISTANCE = 240
 
@@ -198,7 +199,7 @@ def make_packed(folder: str, index: int) -> Packed:
         torch.set_num_threads(1)
         _PACKER = Packer(PreTrainedTokenizerFast.from_pretrained(folder))
     rng = np.random.default_rng([SCENE_SEED, 1, index])
-    scene = make_scene(SCENE_SEED, index, shared_boxes=_SHARED_BOXES if rng.random() < _SHARED_IMAGES else 0.0)
+    scene = make_scene(SCENE_SEED, index, shared_boxes=SHARED_BOXES if rng.random() < _SHARED_IMAGES else 0.0)
     about_scene = exchanges(scene, rng)
     return _PACKER.pack(scene, [about_scene[i] for i in rng.permutation(len(about_scene))], rng)
 
@@ -206,7 +207,7 @@ def make_packed(folder: str, index: int) -> Packed:
 def make_tower_only(index: int) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the pixels of an image without conversations, and its targets for the tower's auxiliary head."""
     torch.set_num_threads(1)
-    scene = make_scene(TOWER_ONLY_SEED, index, shared_boxes=_SHARED_BOXES)
+    scene = make_scene(TOWER_ONLY_SEED, index, shared_boxes=SHARED_BOXES)
     return pixels(scene), targets(scene)
 
 

@@ -63,7 +63,7 @@ def read_dataset(
         ...     write_jsonl(samples[:3], custom)
         ...     read_again = read_dataset("jsonl", path=custom)
         >>> samples[0].id, samples[0].phrase, samples[0].size_wh
-        ('refcoco/val/7/24', 'green star', (216, 256))
+        ('refcoco/val/7/24', 'purple square', (216, 256))
         >>> read_again == samples[:3]
         True
     """

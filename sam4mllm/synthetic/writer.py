@@ -28,11 +28,12 @@ from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 from sam4mllm.utils.progress import Advance, bar, ignore
 
+SHARED_BOXES = 0.5
+"""The probability that a shape of the data set is placed on another one; the default of `make_scene` is 0."""
+
 # The number of phrases of each kind per scene. Sentences about one shape share a ref, as in the real data.
-_REFCOCO_KINDS = {"attribute": 2, "position": 1, "relation": 2, "superlative": 1, "overlap": 3}
-_GREFCOCO_KINDS = {"attribute": 1, "overlap": 1, "plural": 1, "pair": 1, "nothing": 2}
-# The probability that a shape is placed on another one; the default of `make_scene` is 0.
-_SHARED_BOXES = 0.5
+_REFCOCO_KINDS = {"attribute": 2, "position": 1, "relation": 2, "superlative": 1, "overlap": 2}
+_GREFCOCO_KINDS = {"attribute": 1, "overlap": 1, "plural": 2, "pair": 1, "nothing": 3}
 _JPEG_QUALITY = 92
 _SPLITS = ("train", "val", "test")
 
@@ -83,7 +84,7 @@ def write_dataset(
         reasoning = part / "ReasonSeg" / split
         reasoning.mkdir(parents=True)
         for index in range(count):
-            scene = make_scene(seed, series, index, shared_boxes=_SHARED_BOXES)
+            scene = make_scene(seed, series, index, shared_boxes=SHARED_BOXES)
             rng = np.random.default_rng([seed, series, index, 1])
             coco_split = split if split != "test" else ("testA" if index < count // 2 else "testB")
             _add_scene(files, part, scene, coco_split, rng)
