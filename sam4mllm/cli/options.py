@@ -17,7 +17,7 @@ from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, dataset_names, score
 from sam4mllm.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
-    from sam4mllm.pipeline.loading import PipelineOptions
+    from sam4mllm.pipeline.plan import PipelineOptions
 
 _OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "chat_images")}
 _OPTION_OF_KEY["columns"] = "--column"
@@ -35,6 +35,14 @@ def add_model_options(parser: ArgumentParser) -> None:
     )
     add_device_option(parser)
     add_dtype_option(parser)
+    parser.add_argument(
+        "--no-merge-adapter",
+        dest="merge_adapter",
+        action="store_const",
+        const=False,
+        help="keep the adapter's layers, which takes longer for each answer; default: merge them into the weights, "
+        "unless these are quantized",
+    )
     parser.add_argument(
         "--server",
         metavar="URL",
@@ -72,6 +80,7 @@ def pipeline_arguments(options: Namespace) -> PipelineOptions:
         "server": options.server,
         "server_model": options.server_model,
         "fallback": fallback if fallback.enabled else None,
+        "merge_adapter": options.merge_adapter,
     }
 
 

@@ -56,8 +56,9 @@ def ask_chat(
 ) -> dict[str, list[tuple[str, str]]]:
     """Return the (answer, annotated answer) pairs of each model.
 
-    The keys are "tuned" and, with the adapter disabled, "base"; "base" alone for a model without adapter; "model" for
-    an engine whose model runs in another process. Several processes share the questions, and all of them get all pairs.
+    The keys are "tuned" and, with the adapter disabled, "base"; "tuned" alone for a merged adapter, which cannot be
+    disabled; "base" alone for a model without adapter; "model" for an engine whose model runs in another process.
+    Several processes share the questions, and all of them get all pairs.
 
     Raises:
         DataError: An image cannot be read.
@@ -65,7 +66,8 @@ def ask_chat(
     if not isinstance(engine, TransformersEngine):
         return {"model": _ask_all(engine, dialogues, "chat", processes)}
     if not has_adapter(engine.mllm):
-        return {"base": _ask_all(engine, dialogues, "chat", processes)}
+        name = "tuned" if engine.mllm.adapter_merged else "base"
+        return {name: _ask_all(engine, dialogues, "chat", processes)}
     tuned = _ask_all(engine, dialogues, "chat, tuned", processes)
     with adapter_disabled(engine.mllm):
         return {"tuned": tuned, "base": _ask_all(engine, dialogues, "chat, base", processes)}

@@ -26,8 +26,8 @@ from sam4mllm.evaluation.results import results_record, write_results
 from sam4mllm.evaluation.score import checked_protocol
 from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit, predict_split, score_split
 from sam4mllm.evaluation.suite import DataOptions, Suite, choose_suite
-from sam4mllm.pipeline.loading import PipelineOptions
 from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.plan import PipelineOptions
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
 
@@ -120,7 +120,7 @@ def evaluate(
         (0, 0, 'results.json')
     """
     start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
-    data_options, pipeline_options = _separate(options)
+    data_options, pipeline_options = _separate(options, with_chat=chat is not None)
     suite = choose_suite(datasets, splits, root, **data_options)
     samples, dialogues = read_suite(suite, settings), _read_chat(chat, chat_images)
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
@@ -158,11 +158,16 @@ def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
     return by_split
 
 
-def _separate(options: EvaluateOptions) -> tuple[DataOptions, PipelineOptions]:
-    """Split the options into those of data sets and those of the pipeline."""
+def _separate(options: EvaluateOptions, *, with_chat: bool) -> tuple[DataOptions, PipelineOptions]:
+    """Split the options into those of data sets and those of the pipeline.
+
+    Chat questions are asked of the base as well, with the adapter disabled, so by default it is not merged then.
+    """
     given = cast(dict[str, Any], options)
     data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
     pipeline = {key: value for key, value in given.items() if key not in data}
+    if with_chat and pipeline.get("merge_adapter") is None:
+        pipeline["merge_adapter"] = False
     return cast(DataOptions, data), cast(PipelineOptions, pipeline)
 
 

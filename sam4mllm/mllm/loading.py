@@ -32,13 +32,15 @@ _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 class Mllm:
     """A multimodal LLM: model, processor, and the facts about its family.
 
-    `model` is a transformers model, or a `PeftModel` around one. The processor's tokenizer has a padding token.
+    `model` is a transformers model, or a `PeftModel` around one; with `adapter_merged` it is a transformers model that
+    has an adapter's update in its weights. The processor's tokenizer has a padding token.
     """
 
     model: Any
     processor: Any
     family: Family
     quantization: Quantization | None = None
+    adapter_merged: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -1,13 +1,14 @@
-"""Attach a LoRA adapter to a loaded model, from the recipe's `lora` section: peft's keys with the family's defaults."""
+"""LoRA adapters on a loaded model: attach a new one by the recipe's `lora` section, or merge one for inference."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sam4mllm.errors import RecipeError
+from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.mllm.loading import Mllm, first_line
 
 
@@ -50,6 +51,39 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     return replace(mllm, model=model)
 
 
+def merge_for_inference(mllm: Mllm, merge: bool | None = None) -> Mllm:
+    """Return the model with its adapter merged into the weights, where an adapter's layers would only cost time.
+
+    `merge` None merges into float weights and leaves quantized ones as they are, because their sum with the adapter
+    would be rounded to 4 or 8 bits. A model without an adapter is returned unchanged. The given model is modified.
+
+    peft computes the sum in float32 and rounds it once, to the dtype of the weights. In float32 logits change by the
+    order of additions; in half precision also by this rounding, which docs/performance.md measures.
+
+    Raises:
+        ModelError: `merge` is True and the weights are quantized, or peft cannot merge this kind of adapter.
+    """
+    if not has_adapter(mllm) or merge is False:
+        return mllm
+    if is_quantized(mllm):
+        if merge is None:
+            return mllm
+        raise ModelError(
+            "merge_adapter: the base model is quantized, so the merged weights would be rounded to its few bits; leave "
+            "it out, or merge into the base without quantization by `sam4mllm merge`"
+        )
+    _untie_adapted_weights(mllm.model)
+    try:
+        # Not `safe_merge`, which rounds the adapter's update to the weights' dtype before it is added.
+        model = mllm.model.merge_and_unload()
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"peft cannot merge this adapter: {first_line(error)}; use it unmerged: merge_adapter=False, or "
+            "--no-merge-adapter"
+        ) from error
+    return replace(mllm, model=model, adapter_merged=True)
+
+
 def adapted_modules(mllm: Mllm) -> list[str]:
     """Return the names of the modules with a LoRA layer, in the model's order."""
     from peft.tuners.lora import LoraLayer
@@ -64,11 +98,32 @@ def has_adapter(mllm: Mllm) -> bool:
     return isinstance(mllm.model, PeftModel)
 
 
+def is_quantized(mllm: Mllm) -> bool:
+    """Return whether the base model's weights are quantized, at loading or in its checkpoint."""
+    base = mllm.model.get_base_model() if has_adapter(mllm) else mllm.model
+    return mllm.quantization is not None or getattr(base, "hf_quantizer", None) is not None
+
+
 @contextmanager
 def adapter_disabled(mllm: Mllm) -> Iterator[None]:
     """Disable the model's adapter inside the block."""
     with mllm.model.disable_adapter():
         yield
+
+
+def _untie_adapted_weights(model: Any) -> None:
+    """Copy each adapted weight that another layer shares, such as tied embeddings: merging would change both layers."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
+    for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
+        base = layer.get_base_layer()
+        for name, weight in list(base.named_parameters(recurse=False)):
+            if owners[id(weight)] > 1:
+                setattr(base, name, torch.nn.Parameter(weight.detach().clone(), requires_grad=False))
+                for config in (model.config, model.config.get_text_config()):
+                    config.tie_word_embeddings = False
 
 
 def _tune_in_float32(model: Any) -> None:

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 
@@ -19,8 +19,8 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.methods.parsing import require_scoring_engine
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.mllm.loading import DType
-from sam4mllm.pipeline.loading import load_parts, resolve
+from sam4mllm.pipeline.loading import load_parts
+from sam4mllm.pipeline.plan import PipelineOptions, resolve
 from sam4mllm.pipeline.result import Result
 from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration, scores_of
@@ -72,20 +72,11 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        model: str | Path,
-        adapter: str | Path | None = None,
-        *,
-        device: str = "auto",
-        dtype: DType = "auto",
-        segmenter: str | Path | Segmenter | None = None,
-        method: Mapping[str, Any] | None = None,
-        batch_size: int | None = None,
-        server: str | None = None,
-        server_model: str | None = None,
-        fallback: BoxFallback | None = None,
+        cls, model: str | Path, adapter: str | Path | None = None, **options: Unpack[PipelineOptions]
     ) -> Pipeline:
         """Load the pipeline of a run folder, or of a base model with or without an adapter.
+
+        `device` and `dtype` are "auto" by default, all other options None.
 
         Args:
             model: A run folder, or a base model: a folder, a Hub id, or "shapes" for the one in the package.
@@ -101,24 +92,14 @@ class Pipeline:
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, if it needs one.
             server_model: The server's name for the model; None for its only one.
             fallback: When the mask of the box alone is used; None for the run's, `BoxFallback()` for never.
+            merge_adapter: Whether the adapter is merged into the weights, which saves the time of its layers in every
+                answer; None merges unless the weights are quantized. Ignored without an adapter.
 
         Raises:
-            ModelError: Model, adapter or segmenter cannot be loaded, or none is named.
+            ModelError: Model, adapter or segmenter cannot be loaded, or none is named; the adapter cannot be merged.
             ServerError: The server does not answer.
         """
-        plan = resolve(
-            model,
-            adapter,
-            device=device,
-            dtype=dtype,
-            segmenter=segmenter,
-            method=method,
-            batch_size=batch_size,
-            server=server,
-            server_model=server_model,
-            fallback=fallback,
-        )
-        return cls(**load_parts(plan))
+        return cls(**load_parts(resolve(model, adapter, **options)))
 
     def uncalibrated(self) -> Pipeline:
         """Return a copy of the pipeline without calibration; both share the models."""
@@ -133,8 +114,9 @@ class Pipeline:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The models and settings as plain JSON; two pipelines of equal identity give equal results.
+        """The models and settings as plain JSON; two pipelines of equal identity give equal results up to rounding.
 
+        Device, batch size and whether the adapter is merged are not in it, so a batch job may be resumed with others.
         It is computed on access, because the weights may have to be read completely.
         """
         engine = self._engine_identity() if callable(self._engine_identity) else self._engine_identity

@@ -18,8 +18,8 @@ from sam4mllm.evaluation.points import PointTally
 from sam4mllm.methods.base import Method
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.pipeline.loading import box_fallback
 from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.pipeline.plan import box_fallback
 from sam4mllm.pipeline.result import Result
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration, Pair, fit_calibration

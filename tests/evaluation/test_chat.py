@@ -10,7 +10,7 @@ import torch
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.evaluation.chat import ChatScores, ask_chat, chat_report, normalized_words, score_chat
 from sam4mllm.mllm.loading import load_mllm
-from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.mllm.lora import attach_lora, merge_for_inference
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import inference_conversation
@@ -87,6 +87,8 @@ def test_with_its_adapter_disabled_the_model_answers_like_its_base(tmp_path: Pat
     assert list(ask_chat(engine, dialogues)) == ["tuned", "base"]
     assert seen[0][0] == after[0].text and seen[1][0] == before[0].text
     assert engine.generate(question, 8) == after
+    # The update of a merged adapter is in the weights, so there is no base to ask.
+    assert list(ask_chat(TransformersEngine(merge_for_inference(tuned), 2), dialogues)) == ["tuned"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam4mllm.geometry import Box, Point, SamPrompt
-from sam4mllm.pipeline.loading import box_fallback
+from sam4mllm.pipeline.plan import box_fallback
 from sam4mllm.recipe.schema import SegmenterSection
 from sam4mllm.segmenters.fallback import BoxFallback, segment_with_fallback, share_outside
 from sam4mllm.segmenters.segment_anything import SegmentAnything
