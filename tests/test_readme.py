@@ -86,7 +86,7 @@ def test_each_script_exists_and_has_the_options_that_the_readme_gives(arguments:
 def scripted_pipeline(*_: object, **__: object) -> Pipeline:
     """The pipeline that the snippet gets instead of the demo's."""
     answers = {
-        "the purple star right of the C": "[700,600,800,800] +(750,700)(760,710) -(710,610)",
+        "the ring on the star": "[700,600,800,800] +(750,700)(760,710) -(710,610)",
         "the largest shape": "[100,100,300,300] +(200,200)(210,210) -(110,110)",
         "the white heart": "No object found.",
     }
@@ -111,7 +111,7 @@ def test_the_python_snippet_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [each.status for each in results] == ["ok", "no_object"]
     assert Image.open(tmp_path / "out.png").size[1] >= height
     # The image shows the object that the snippet refers to.
-    assert any((shape.colour, shape.name) == ("purple", "star") for shape in scene.shapes)
+    assert any((shape.colour, shape.name) == ("black", "ring") for shape in scene.shapes)
 
 
 def test_the_readme_segments_held_out_images_of_the_demo() -> None:

@@ -65,15 +65,12 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     text must be that of the pre-training. Boxes must be as many as the shapes, and match them with an IoU above 0.5.
     """
     if exchange.answer_points:
-        mask = scene.shapes[exchange.answer_shapes[0]].mask
-        on_part, _, near_part = answer.partition("near")
-        if exchange.kind == "near":
-            on_part, near_part = "", answer
-        right = []
-        for text, is_on in ((on_part, True), (near_part, False)):
-            pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in _POINT.findall(text)]
-            right += [bool(mask[int(y), int(x)]) == is_on for x, y in pixels]
-        return float(np.mean(right)) if right else 0.0
+        parts = answer.split(";")
+        shares = [
+            _share_of_right_points(scene, index, part, exchange.kind)
+            for index, part in zip(exchange.answer_shapes, parts, strict=False)
+        ]
+        return sum(shares) / max(len(parts), len(exchange.answer_shapes))
     if exchange.kind in ("on", "at", "count"):
         return float(answer.strip() == exchange.answer)
     parsed = AnswerGrammar().parse(answer, scene.size_wh)
@@ -81,3 +78,15 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     boxes = [prompt.box for prompt in parsed.prompts if prompt.box is not None]
     right = parsed.status == ("ok" if truth else "no_object") and len(boxes) == len(truth)
     return float(right and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth))
+
+
+def _share_of_right_points(scene: Scene, index: int, answer: str, kind: str) -> float:
+    mask = scene.shapes[index].mask
+    on_part, _, near_part = answer.partition("near")
+    if kind == "near":
+        on_part, near_part = "", answer
+    right = []
+    for text, is_on in ((on_part, True), (near_part, False)):
+        pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in _POINT.findall(text)]
+        right += [bool(mask[int(y), int(x)]) == is_on for x, y in pixels]
+    return float(np.mean(right)) if right else 0.0

@@ -5,6 +5,8 @@
     Point to 2 places near the red ring, not on it.     (366,050)(430,140)
     Mark the red ring by its box and by 2 places, and 1 near it.
                                                         [351,009,480,201] at (388,102)(455,171), near (366,050)
+    Mark the red ring and the star by its box and by 1 place.
+                                                        [018,...] at (120,340); [351,...] at (388,102)
     Is (388,102) on the red ring?                       yes
     Look for the red ring. Is (388,102) on it?          yes
     What is at (388,102)?                               the red ring
@@ -19,7 +21,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, boxes_answer, spans_in
+from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, boxes_answer, left_to_right, spans_in
 
 from sam4mllm.geometry import Grid
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
@@ -132,18 +134,23 @@ def _places_near(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exch
 
 
 def _mark(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
-    shape = scene.shapes[phrase.shapes[0]]
-    count, count_near = int(rng.integers(1, 4)), int(rng.integers(0, 3))
-    on, near = places_on(shape, rng, count), places_near(scene, shape, rng, count_near)
-    with_box = rng.random() < 0.7
+    """Ask for points in words, with or without the box, of one object or of all those of a plural phrase or a pair."""
+    several = phrases_of(scene, rng, ("plural", "pair")[int(rng.integers(2))]) if rng.random() < 0.4 else None
+    phrase = several or phrase
+    shapes = left_to_right(scene, phrase.shapes)
+    count, count_near = int(rng.integers(1, 3 if several else 4)), int(rng.integers(0, 2 if several else 3))
+    with_box = several is not None or rng.random() < 0.7
     question = f"Mark {phrase.text} by {'its box and by ' * with_box}{count} place{'s' * (count > 1)}"
-    answer = f"{boxes_answer(scene, phrase.shapes)} " * with_box + f"at {write_points(on, scene.size_wh)}"
-    if near:
-        question += f", and {count_near} near it"
-        answer += f", near {write_points(near, scene.size_wh)}"
-    question += "."
-    spans = spans_in(question, phrase)
-    return Exchange("mark", question, answer, phrase.shapes, spans, answer_points=on + near)
+    question += f", and {count_near} near it." if count_near else "."
+    answers, points = [], []
+    for index in shapes:
+        on = places_on(scene.shapes[index], rng, count)
+        near = places_near(scene, scene.shapes[index], rng, count_near)
+        answer = f"{boxes_answer(scene, (index,))} " * with_box + f"at {write_points(on, scene.size_wh)}"
+        answers.append(answer + f", near {write_points(near, scene.size_wh)}" * bool(near))
+        points += [*on, *near]
+    answer = "; ".join(answers)
+    return Exchange("mark", question, answer, shapes, spans_in(question, phrase), answer_points=tuple(points))
 
 
 def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:

@@ -134,8 +134,9 @@ class Packer:
             attention_targets.append((LINK_LAYER, REGION, first_answer - 1, words))
             attend_to_shapes(ANSWER_LAYER, first_answer - 1, exchange.answer_shapes)
         if exchange.answer_shapes and exchange.kind != "count":
+            per_shape = len(before_number) // len(exchange.answer_shapes)
             for n, i in enumerate(before_number):
-                which = 0 if exchange.answer_points else n // 4
+                which = n // per_shape
                 attend_to_shapes(ANSWER_LAYER, i, exchange.answer_shapes[which : which + 1])
                 if words:
                     attention_targets.append((LINK_LAYER, REGION, i, words))
@@ -170,9 +171,14 @@ class Packer:
                 found.append((LINK_LAYER, POINT, i, [len(self.prefix) + y]))
                 if exchange.kind == "at":
                     found.append((ANSWER_LAYER, POINT, i, token_at(point)))
-        before_point = before_number[len(before_number) - 2 * len(exchange.answer_points) :]  # A box may precede them.
-        for n, point in enumerate(exchange.answer_points):
-            found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_point[2 * n : 2 * n + 2]]
+        if exchange.answer_points:
+            # The numbers of a shape are those of its box, if the answer has boxes, and then those of its points.
+            numbers_per_shape = len(before_number) // len(exchange.answer_shapes)
+            points_per_shape = len(exchange.answer_points) // len(exchange.answer_shapes)
+            for n, point in enumerate(exchange.answer_points):
+                shape, of_shape = divmod(n, points_per_shape)
+                first = (shape + 1) * numbers_per_shape - 2 * (points_per_shape - of_shape)
+                found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_number[first : first + 2]]
         return found
 
     def _match(

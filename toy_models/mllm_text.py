@@ -51,7 +51,7 @@ KNOWN_CLUES = tuple(clue for clues in KNOWN_FOR.values() for clue in clues[:2])
 _GRAMMAR = AnswerGrammar()
 # Words at the end of a part of the questions. In pre-training they have no meaning and no order, so that the model can
 # still answer questions with more words than those of the pre-training.
-_FILLERS = ("with", "2", "points", "on", "it", "and", "1", "off", "point", "3", "each", "in", "the", "box", "please")
+_FILLERS = ("please", "now", "here", "in", "this", "image", "carefully", "and", "quickly", "again", "thanks", "each")
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,13 @@ def test_points_of_answers_are_on_the_shape_or_near_it_and_off_it() -> None:
         if not exchange.answer_points:
             continue
         seen.add(exchange.kind)
-        mask = scene.shapes[exchange.answer_shapes[0]].mask
-        on_part, _, near_part = exchange.answer.partition("near")
-        if exchange.kind == "near":
-            on_part, near_part = "", exchange.answer
-        assert all(mask[pixel] for pixel in pixels_in(on_part, scene))
-        assert not any(mask[pixel] for pixel in pixels_in(near_part, scene))
+        for index, answer in zip(exchange.answer_shapes, exchange.answer.split(";"), strict=True):
+            mask = scene.shapes[index].mask
+            on_part, _, near_part = answer.partition("near")
+            if exchange.kind == "near":
+                on_part, near_part = "", answer
+            assert all(mask[pixel] for pixel in pixels_in(on_part, scene))
+            assert not any(mask[pixel] for pixel in pixels_in(near_part, scene))
         assert len(pixels_in(exchange.answer, scene)) == len(exchange.answer_points)
         assert evaluation.score(scene, exchange, exchange.answer) == 1.0
     assert seen == {"point", "places", "near", "mark"}
