@@ -91,7 +91,7 @@ def test_the_counts_of_the_embedded_model_are_those_of_the_training(here: Path) 
     assert [each["set"] for each in report.sets] == ["refcoco train", "grefcoco train", "reasonseg train"]
     assert report.conversations == report.phrases == sum(each["sampled"] for each in report.sets)
     assert report.targets["stored"] == 0 and report.targets["placeholders"] > 0
-    assert report.steps["conversations_per_step"] == 8 and report.steps["total"] == 200
+    assert report.steps["conversations_per_step"] == 8 and report.steps["total"] == recipe.training.max_steps
     assert report.memory is not None and report.memory["segmenter"]
     text = report.summary()
     assert f"{report.shown[0].tokens} tokens, {report.shown[0].supervised} of them supervised" in text
