@@ -22,6 +22,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from sam4mllm.prompts.questions import ask_boxes
 from sam4mllm.synthetic.phrases import phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
+from sam4mllm.synthetic.writer import SHARED_BOXES
 
 _KINDS = ("attribute", "position", "relation", "superlative")
 _BATCH = 64
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=40, help="scenes of each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[HELD_OUT_SEED + k for k in (10, 11, 12)])
     options = parser.parse_args()
-    for shared_boxes in (0.0, 0.5):
+    for shared_boxes in (0.0, SHARED_BOXES):
         rows = [measure(options.model, seed, options.scenes, shared_boxes) for seed in options.seeds]
         print(f"scenes with {shared_boxes:.0%} shared boxes")
         for name in rows[0]:

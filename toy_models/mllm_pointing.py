@@ -41,21 +41,8 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
 
 def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about points of one scene."""
-    makers = [
-        _point,
-        _point,
-        _places,
-        _places,
-        _places_near,
-        _places_near,
-        _mark,
-        _mark,
-        _mark,
-        _is_on,
-        _is_on,
-        _is_on,
-        _is_on,
-    ]
+    counts = ((_point, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 4))
+    makers = [maker for maker, count in counts for _ in range(count)]
     found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
     found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
     plural = phrases_of(scene, rng, "plural")

@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from sam4mllm.synthetic.scenes import Scene
 
-# The probability that a shape of a scene is placed on another one, as in the data set `shapes`.
 # Positive and negative points of a prompt; each pair is equally frequent in training.
 _POINTS = ((1, 0), (2, 0), (1, 1), (2, 1), (3, 1), (2, 2))
 
