@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import PredictionsError
+from sam4mllm.evaluation.points import pooled_share
 from sam4mllm.evaluation.score import Scores, score_predictions
 from sam4mllm.segmenters.fallback import BoxFallback
 
@@ -97,7 +98,4 @@ def measure(lines: Lines, samples: Mapping[str, Sequence[Sample]], seconds_a_que
 
 
 def _pooled(scores: Mapping[str, Scores], share: str, count: str) -> float | None:
-    """Return the share over the points of all data sets; None if there are no points."""
-    known = [(getattr(each, share), getattr(each, count)) for each in scores.values() if getattr(each, count)]
-    total = sum(points for _, points in known)
-    return sum(value * points for value, points in known) / total if total else None
+    return pooled_share((getattr(each, share), getattr(each, count)) for each in scores.values())

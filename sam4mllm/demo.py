@@ -21,6 +21,7 @@ from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import Sample
 from sam4mllm.evaluation.comparison import choose_decided_by_points, draw_comparison
 from sam4mllm.evaluation.metrics import SentenceScore
+from sam4mllm.evaluation.points import pooled_share
 from sam4mllm.evaluation.report import text_table
 from sam4mllm.evaluation.score import ScoredPredictions, Scores, score_sentences
 from sam4mllm.methods.base import Method, PromptTarget
@@ -214,18 +215,11 @@ def table(scores: Mapping[str, Mapping[str, Scores]]) -> list[str]:
     for row, by_dataset in scores.items():
         figures = [getattr(by_dataset[dataset], field) for _, dataset, field in _COLUMNS]
         every = list(by_dataset.values())
-        figures.append(_share([(each.points_on, each.positive_points) for each in every]))
-        figures.append(_share([(each.points_off, each.negative_points) for each in every]))
+        figures.append(pooled_share([(each.points_on, each.positive_points) for each in every]))
+        figures.append(pooled_share([(each.points_off, each.negative_points) for each in every]))
         figures.append(sum(each.malformed for each in every) / sum(each.n for each in every))
         rows.append([row, *("-" if figure is None else f"{100 * figure:.1f}" for figure in figures), ""])
     return text_table(["", *(title for title, _, _ in _COLUMNS), "points on", "points off", "malformed", ""], rows)
-
-
-def _share(parts: Iterable[tuple[float | None, int]]) -> float | None:
-    """Return the share of all points, given the share and the number of points of each part; None without points."""
-    counted = [(share, count) for share, count in parts if share is not None]
-    total = sum(count for _, count in counted)
-    return sum(share * count for share, count in counted) / total if total else None
 
 
 def _held_out_samples(root: Path, seed: int) -> dict[str, list[Sample]]:

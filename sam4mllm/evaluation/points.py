@@ -13,7 +13,7 @@ object.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -164,6 +164,17 @@ def _object_points(prompt: SamPrompt, mask: Mask, ignored: Mask | None) -> Objec
         negatives_off=counts[False, False],
         off_chance=1 - chance_in_wide,
     )
+
+
+def pooled_share(parts: Iterable[tuple[float | None, int]]) -> float | None:
+    """Return the share over the points of several data sets, given (share, number of points) of each; None without any.
+
+    >>> pooled_share([(0.5, 2), (1.0, 6), (None, 0)])
+    0.875
+    """
+    known = [(share, count) for share, count in parts if share is not None]
+    total = sum(count for _, count in known)
+    return sum(share * count for share, count in known) / total if total else None
 
 
 def _pixels(box: Box, shape_hw: tuple[int, ...]) -> tuple[slice, slice]:
