@@ -237,7 +237,7 @@ def train(sam: Any, auxiliary: AuxiliaryHead, options: Namespace) -> None:
     start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=200, falling=0.4)
+            group["lr"] = learning_rate(step, step / options.steps, options.learning_rate, warm=200, falling=0.4)
         parts = train_step(sam, auxiliary, step, options.steps, options.batch)
         loss = parts["mask"] + parts["iou_head"] + (0.5 if step < options.steps * 0.6 else 0.1) * parts["aux"]
         optimizer.zero_grad()

@@ -168,7 +168,7 @@ def main() -> None:
     start, log = checkpoint.load(), Log(options.work)
     for step in range(start, options.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.steps, options.learning_rate, warm=100, falling=0.4)
+            group["lr"] = learning_rate(step, step / options.steps, options.learning_rate, warm=100, falling=0.4)
         images, truth = load_batch(SCENE_SEED, step * options.batch, options.batch)
         with torch.autocast("cpu", torch.bfloat16):
             maps = tower.forward_features(images)

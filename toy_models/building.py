@@ -45,10 +45,12 @@ def adamw(parameters: Iterable[nn.Parameter], weight_decay: float, betas: tuple[
     return torch.optim.AdamW(groups, betas=betas)
 
 
-def learning_rate(step: int, steps: int, peak: float, *, warm: int, falling: float, first_step: int = 0) -> float:
-    """Return the rate of a step: linear to `peak` over `warm` steps, then linear to 0 over the last share `falling`."""
-    rising = min(1.0, (step + 1 - first_step) / warm)
-    return peak * rising * min(1.0, max((steps - step) / (falling * steps), 0.0))
+def learning_rate(step: int, progress: float, peak: float, *, warm: int, falling: float) -> float:
+    """Return the rate of a step of a stage: linear to `peak` over `warm` steps, then to 0 over its last part.
+
+    `progress` (0 to 1) is the share of the stage that is done, and `falling` the share over which the rate falls.
+    """
+    return peak * min(1.0, (step + 1) / warm) * min(1.0, max((1 - progress) / falling, 0.0))
 
 
 class Ranks:
@@ -106,18 +108,18 @@ class Log:
     def __init__(self, folder: Path) -> None:
         self._file = (folder / "log.jsonl").open("a")
         self._start = time.time()
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, Tensor] = {}
         self._counted = 0
 
     def count(self, parts: Mapping[str, Tensor]) -> None:
         """Add the losses of one step."""
         self._counted += 1
         for name, value in parts.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(value.detach())
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
 
     def report(self, step: int, **more: Any) -> None:
         """Write the means of the losses, and `more`, as a line; flush the file."""
-        means = {name: round(total / self._counted, 4) for name, total in self._sums.items()}
+        means = {name: round(float(total) / self._counted, 4) for name, total in self._sums.items()}
         line = {"step": step, "seconds": round(time.time() - self._start, 1), **means, **more}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()

@@ -45,7 +45,9 @@ def measure(folder: Path, seed: int, scenes: int, shared_boxes: float) -> dict[s
             truth = (interior_point(scene.shapes[which]),)
             boxes.append((scene, Exchange("box", ask_boxes(phrase.text), boxes_answer(scene, (which,)), (which,))))
             question = f"Point to {phrase.text}."
-            points.append((scene, Exchange("point", question, write_points(truth, scene.size_wh), (which,), (), truth)))
+            answer = write_points(truth, scene.size_wh)
+            asked = Exchange("point", question, answer, (which,), answer_points=truth, points_on=(True,))
+            points.append((scene, asked))
         yes_no += [(scene, each) for each in exchanges(scene, rng) if each.kind == "on"]
 
     # 2. The answers and the shares.

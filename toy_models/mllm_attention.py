@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The heads of a layer that are supervised to attend to regions (and words), and those for points.
@@ -17,6 +18,10 @@ _SUPERVISED_HEADS = torch.tensor([[0, 1], [6, 7]])
 def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return the causal attention of the last T positions (..., T, d), with scaled queries, to all (..., P + T, d)."""
     queries, keys = query.shape[-2], key.shape[-2]
+    if query.device.type == "cuda":
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=1.0)
+    # On a CPU this is faster than scaled_dot_product_attention, whose backward pass is slow for such short rows.
     mask = torch.full((queries, keys), -1e4, dtype=query.dtype).triu(keys - queries + 1)
     return (query @ key.transpose(-1, -2) + mask).softmax(-1) @ value
 
@@ -49,9 +54,8 @@ class SupervisedAttention:
 
         # 1. Attention of the prefix, and of each row.
         own_query, all_key = by_row(query), with_prefix(key)
-        visible = torch.ones(length, prefix + length, dtype=torch.bool).tril(prefix)
-        # On a CPU this is faster than scaled_dot_product_attention, whose backward pass is slow for such short rows.
-        with torch.autocast("cpu", enabled=False):
+        visible = torch.ones(length, prefix + length, dtype=torch.bool, device=query.device).tril(prefix)
+        with torch.autocast(query.device.type, enabled=False):
             first_out = attend(query[:, :, :prefix] * scaling, key[:, :, :prefix], value[:, :, :prefix])
             out = attend((own_query * scaling).flatten(0, 1), all_key.flatten(0, 1), with_prefix(value).flatten(0, 1))
         out = out.unflatten(0, (images, rows)).transpose(1, 2).flatten(2, 3)
@@ -61,7 +65,7 @@ class SupervisedAttention:
                 self.targets[module.layer_idx][0].T,
                 self.targets[module.layer_idx][1],
             )
-            at_heads = _SUPERVISED_HEADS[which]
+            at_heads = _SUPERVISED_HEADS.to(which.device)[which]
             queries = own_query[image[:, None], row[:, None], at_heads, token[:, None]]
             keys = all_key[image[:, None], row[:, None], at_heads]
             scores = torch.einsum("nhd,nhkd->nhk", queries, keys).float() * scaling

@@ -52,8 +52,8 @@ def generate(
         for _, exchange in items
     ]
     images = [scene.image for scene, _ in items]
-    inputs = build_processor(tokenizer)(images=images, text=texts, padding=True, return_tensors="pt")
-    out = model.generate(**inputs, max_new_tokens=48, do_sample=False)
+    inputs = build_processor(tokenizer)(images=images, text=texts, padding=True, return_tensors="pt").to(model.device)
+    out = model.generate(**inputs, max_new_tokens=128, do_sample=False)
     answers: list[str] = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return answers
 
@@ -61,13 +61,15 @@ def generate(
 def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     """Return how right an answer is, from 0 to 1.
 
-    For points it is the share of them that are on the visible part of the shape (off it, for points near it). Other
-    text must be that of the pre-training. Boxes must be as many as the shapes, and match them with an IoU above 0.5.
+    For points, in the order of the answer, it is the share of them that are on the visible part of the shape, or off it
+    for points near it. Other text must be that of the pre-training. Boxes must be as many as the shapes, and match them
+    with an IoU above 0.5.
     """
     if exchange.answer_points:
         parts = answer.split(";")
+        flags = exchange.points_on[: len(exchange.points_on) // len(exchange.answer_shapes)]
         shares = [
-            _share_of_right_points(scene, index, part, exchange.kind)
+            _share_of_right_points(scene, index, part, flags)
             for index, part in zip(exchange.answer_shapes, parts, strict=False)
         ]
         return sum(shares) / max(len(parts), len(exchange.answer_shapes))
@@ -80,13 +82,8 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     return float(right and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth))
 
 
-def _share_of_right_points(scene: Scene, index: int, answer: str, kind: str) -> float:
+def _share_of_right_points(scene: Scene, index: int, answer: str, flags: tuple[bool, ...]) -> float:
     mask = scene.shapes[index].mask
-    on_part, _, near_part = answer.partition("near")
-    if kind == "near":
-        on_part, near_part = "", answer
-    right = []
-    for text, is_on in ((on_part, True), (near_part, False)):
-        pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in _POINT.findall(text)]
-        right += [bool(mask[int(y), int(x)]) == is_on for x, y in pixels]
-    return float(np.mean(right)) if right else 0.0
+    pixels = [Grid().to_pixels(int(x), int(y), scene.size_wh) for x, y in _POINT.findall(answer)]
+    right = [bool(mask[int(y), int(x)]) == is_on for (x, y), is_on in zip(pixels, flags, strict=False)]
+    return sum(right) / max(len(pixels), len(flags))

@@ -81,7 +81,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 def place_code(values: Tensor) -> Tensor:
     """Return the sine/cosine code (..., 32) of values in 0..1, with 0.5 to 12 cycles over that range."""
-    rates = math.pi * 24 ** (torch.arange(CODE // 2) / (CODE // 2 - 1))
+    rates = math.pi * 24 ** (torch.arange(CODE // 2, device=values.device) / (CODE // 2 - 1))
     angles = values[..., None] * rates
     return torch.cat([angles.sin(), angles.cos()], -1)
 
@@ -151,7 +151,7 @@ def save(model: FastVlmForConditionalGeneration, tokenizer: PreTrainedTokenizerF
     # Half precision halves the package's size; it is a copy, as the training continues in full precision. The output
     # layer is tied to the embeddings and therefore not saved, as by transformers itself without `state_dict`.
     half = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
+        name: (tensor.half() if tensor.is_floating_point() else tensor).cpu().contiguous()
         for name, tensor in model.state_dict().items()
         if name != "lm_head.weight"
     }

@@ -5,10 +5,14 @@
     Point to 2 places near the red ring, not on it.     (366,050)(430,140)
     Mark the red ring by its box and by 2 places, and 1 near it.
                                                         [351,009,480,201] at (388,102)(455,171), near (366,050)
+    Mark the red ring by its box and by 1 place on it after "in", and 1 off it after "out".
+                                                        [351,009,480,201] in (388,102) out (366,050)
     Mark the red ring and the star by its box and by 1 place.
                                                         [018,...] at (120,340); [351,...] at (388,102)
     Is (388,102) on the red ring?                       yes
     Look for the red ring. Is (388,102) on it?          yes
+    Where is "the red ring"? ... [351,009,480,201] ... Is (388,102) on it?
+                                                        yes
     What is at (388,102)?                               the red ring
     Count all the red shapes.                           3
 
@@ -21,16 +25,31 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-from mllm_text import KNOWN_CLUES, Exchange, box_exchanges, boxes_answer, left_to_right, spans_in
+from mllm_text import (
+    NEXT_ANSWER,
+    NEXT_QUESTION,
+    Exchange,
+    box_exchanges,
+    boxes_answer,
+    known_phrase,
+    left_to_right,
+    spans_in,
+)
 
 from sam4mllm.geometry import Grid
+from sam4mllm.prompts.questions import ask_boxes
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
 
 _Points = tuple[tuple[float, float], ...]
 # The kinds of phrases, each for one object, that the questions about points use.
-_SINGLE = ("attribute", "attribute", "attribute", "position", "relation", "superlative", "reasoning")
+_SINGLE = ("attribute", "attribute", "attribute", "position", "relation", "superlative", "reasoning", "overlap")
 _WIDEN = 0.1
+# Words that a question can ask for before the points on a shape and before those off it.
+_NAMES = (
+    ("in", "out"), ("yes", "no"), ("good", "bad"), ("inside", "outside"), ("hit", "miss"), ("a", "b"), ("x", "o"),
+    ("*", "~"), ("#", "!"), ("on", "off"),
+)  # fmt: skip
 
 
 def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
@@ -91,15 +110,14 @@ def write_points(points: _Points, size_wh: tuple[int, int]) -> str:
 
 def _single(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     kind = _SINGLE[int(rng.integers(len(_SINGLE)))]
-    phrase = phrases_of(scene, rng, kind)
-    if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
-        return phrases_of(scene, rng, "attribute")
-    return phrase
+    return known_phrase(scene, rng, kind) or known_phrase(scene, rng, "attribute")
 
 
 def _pointing(scene: Scene, kind: str, question: str, phrase: Phrase, points: _Points) -> Exchange:
     answer = write_points(points, scene.size_wh)
-    return Exchange(kind, question, answer, phrase.shapes, spans_in(question, phrase), answer_points=points)
+    flags = (kind != "near",) * len(points)
+    spans = spans_in(question, phrase)
+    return Exchange(kind, question, answer, phrase.shapes, spans, answer_points=points, points_on=flags)
 
 
 def _point(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
@@ -127,17 +145,34 @@ def _mark(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
     shapes = left_to_right(scene, phrase.shapes)
     count, count_near = int(rng.integers(1, 3 if several else 4)), int(rng.integers(0, 2 if several else 3))
     with_box = several is not None or rng.random() < 0.7
-    question = f"Mark {phrase.text} by {'its box and by ' * with_box}{count} place{'s' * (count > 1)}"
-    question += f", and {count_near} near it." if count_near else "."
+    question, (before_on, before_near) = _mark_question(phrase.text, with_box, count, count_near, rng)
     answers, points = [], []
     for index in shapes:
         on = places_on(scene.shapes[index], rng, count)
         near = places_near(scene, scene.shapes[index], rng, count_near)
-        answer = f"{boxes_answer(scene, (index,))} " * with_box + f"at {write_points(on, scene.size_wh)}"
-        answers.append(answer + f", near {write_points(near, scene.size_wh)}" * bool(near))
+        answer = f"{boxes_answer(scene, (index,))} " * with_box + f"{before_on} {write_points(on, scene.size_wh)}"
+        answers.append(answer + f"{before_near} {write_points(near, scene.size_wh)}" * bool(near))
         points += [*on, *near]
-    answer = "; ".join(answers)
-    return Exchange("mark", question, answer, shapes, spans_in(question, phrase), answer_points=tuple(points))
+    flags = (*[True] * count, *[False] * count_near) * len(shapes)
+    spans = spans_in(question, phrase)
+    return Exchange("mark", question, "; ".join(answers), shapes, spans, answer_points=tuple(points), points_on=flags)
+
+
+def _mark_question(
+    text: str, with_box: bool, count: int, count_near: int, rng: np.random.Generator
+) -> tuple[str, tuple[str, str]]:
+    """Return the question, and the words before the points on the shape and before those near it in the answer.
+
+    Half of the questions name these words, which the model then has to use.
+    """
+    box = "its box and by " * with_box
+    places = f"{count} place{'s' * (count > 1)}"
+    if rng.random() < 0.5:
+        question = f"Mark {text} by {box}{places}" + (f", and {count_near} near it." if count_near else ".")
+        return question, ("at", ", near")
+    on, off = _NAMES[int(rng.integers(len(_NAMES)))]
+    question = f'Mark {text} by {box}{places} on it after "{on}"'
+    return question + (f', and {count_near} off it after "{off}".' if count_near else "."), (on, f" {off}")
 
 
 def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
@@ -151,9 +186,13 @@ def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
         points = _sample(~shape.mask, rng, 1)
     ((x, y),) = points
     where = write_points(points, scene.size_wh)
+    form = rng.random()
     question = f"Is {where} on {phrase.text}?"
-    if rng.random() < 0.5:
+    if form < 0.3:
         question = f"Look for {phrase.text}. Is {where} on it?"
+    elif form < 0.6:
+        box = boxes_answer(scene, phrase.shapes)
+        question = f"{ask_boxes(phrase.text)}{NEXT_ANSWER}{box}{NEXT_QUESTION}Is {where} on it?"
     answer = "yes" if shape.mask[int(y), int(x)] else "no"
     return Exchange("on", question, answer, phrase.shapes, spans_in(question, phrase), question_points=points)
 

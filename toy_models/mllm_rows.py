@@ -1,7 +1,6 @@
-"""Batches for the pre-training: images, their conversations as token rows, and targets for supervised attention.
+"""The images of the pre-training with their conversations as token rows, and targets for supervised attention.
 
-A row is a conversation of one or several exchanges. The rows of an image follow its tokens in one sequence and do not
-attend to each other.
+A row is a conversation of one or several exchanges about an image.
 """
 
 from __future__ import annotations
@@ -9,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from build_tower import CELLS, WIDTHS, owners, pixels, targets
+from build_tower import CELLS, owners, pixels, targets
 from mllm_pointing import exchanges
-from mllm_text import Exchange
+from mllm_text import NEXT_ANSWER, Exchange
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -29,9 +27,9 @@ IMAGE_TOKENS = CELLS * CELLS
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 REGION, POINT = 0, 1
-ROW_LENGTH, MAX_ROWS = 96, 9
+ROW_LENGTH, MAX_ROWS = 128, 9
 # The share of the pre-training's images in which shapes share boxes.
-_SHARED_IMAGES = 0.6
+_SHARED_IMAGES = 0.8
 # Half of the rows have positions further from the image, like later turns of a conversation.
 MAX_DISTANCE = 240
 
@@ -53,7 +51,7 @@ class Row:
 
 @dataclass
 class Packed:
-    """One image, its targets for the tower's auxiliary head, and its conversations."""
+    """One image, its targets for the tower's auxiliary head, and its conversations (none for the tower alone)."""
 
     image: Tensor
     facts: dict[str, Tensor]
@@ -68,7 +66,7 @@ class Packer:
         opening = tokenizer.encode("<|im_start|>user\n")
         self.prefix = [*opening, *[tokenizer.convert_tokens_to_ids("<image>")] * IMAGE_TOKENS, *tokenizer.encode("\n")]
         self.first_image = len(opening)
-        self.between = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n")
+        self.between = tokenizer.encode(NEXT_ANSWER)
         self.again = tokenizer.encode("\n<|im_start|>user\n")
         self.numbers = {tokenizer.encode(f"{n:03d}")[0] for n in range(1000)}
 
@@ -162,7 +160,8 @@ class Packer:
             return [self.first_image + row * CELLS + column]
 
         found = []
-        numbers = [i for i in range(first_answer) if ids[i] in self.numbers]
+        # In a question that follows an earlier turn, the numbers of that turn's box come first.
+        numbers = [i for i in range(first_answer) if ids[i] in self.numbers][-2 * len(exchange.question_points) :]
         for n, point in enumerate(exchange.question_points):
             x, y = numbers[2 * n : 2 * n + 2]
             found.append((PHRASE_LAYER, POINT, y, [len(self.prefix) + x]))
@@ -188,85 +187,22 @@ class Packer:
 
         If the point is not on the shape it attends to the first token. The answer attends to the later one.
         """
-        y = [i for i in range(first_answer) if ids[i] in self.numbers][1]
+        y = [i for i in range(first_answer) if ids[i] in self.numbers][-1]
         earlier, later = sorted((y, word))
         attend_to = len(self.prefix) + earlier if exchange.answer == "yes" else 0
         prefix = len(self.prefix)
         return [(LINK_LAYER, POINT, later, [attend_to]), (ANSWER_LAYER, POINT, first_answer - 1, [prefix + later])]
 
 
-_PACKER: Packer | None = None
-
-
-def make_packed(folder: str, index: int) -> Packed:
-    """Return one image of the pre-training, in a worker process, which keeps its packer."""
-    global _PACKER
-    if _PACKER is None:
-        torch.set_num_threads(1)
-        _PACKER = Packer(PreTrainedTokenizerFast.from_pretrained(folder))
+def make_packed(packer: Packer, index: int) -> Packed:
+    """Return one image of the pre-training with its conversations."""
     rng = np.random.default_rng([SCENE_SEED, 1, index])
     scene = make_scene(SCENE_SEED, index, shared_boxes=SHARED_BOXES if rng.random() < _SHARED_IMAGES else 0.0)
     about_scene = exchanges(scene, rng)
-    return _PACKER.pack(scene, [about_scene[i] for i in rng.permutation(len(about_scene))], rng)
+    return packer.pack(scene, [about_scene[i] for i in rng.permutation(len(about_scene))], rng)
 
 
-def make_tower_only(index: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the pixels of an image without conversations, and its targets for the tower's auxiliary head."""
-    torch.set_num_threads(1)
+def make_tower_only(index: int) -> Packed:
+    """Return an image without conversations."""
     scene = make_scene(TOWER_ONLY_SEED, index, shared_boxes=SHARED_BOXES)
-    return pixels(scene), targets(scene)
-
-
-@dataclass
-class Batch:
-    """Images (B, 3, 192, 192) with R rows of T tokens each, one after the other after the prefix of P tokens.
-
-    `layout` is (P, R, T); `ids` and `positions` are (B, P + R * T), `labels` and `weights` (B, R * T).
-    `attention_targets[layer]` are the supervised positions (N, 4), as image, row, token and heads (REGION or POINT),
-    and the positions to attend to (N, P + T), as 0 or 1.
-    """
-
-    images: Tensor
-    facts: dict[str, Tensor]
-    layout: tuple[int, int, int]
-    ids: Tensor
-    positions: Tensor
-    labels: Tensor
-    weights: Tensor
-    attention_targets: dict[int, tuple[Tensor, Tensor]]
-
-
-def collate(packed: list[Packed], prefix: list[int], pad: int) -> Batch:
-    """Pad the rows of all images to the same length, and the images to the same number of rows."""
-    count, length = max(len(p.rows) for p in packed), max(len(row.ids) for p in packed for row in p.rows)
-    shape = (len(packed), count, length)
-    ids, labels, weights = torch.full(shape, pad), torch.full(shape, -100), torch.zeros(shape)
-    after = torch.arange(len(prefix), len(prefix) + length).repeat(len(packed), count, 1)
-    attention_targets: dict[int, tuple[Tensor, Tensor]] = {}
-    supervised: dict[int, list[tuple[int, int, int, int]]] = {layer: [] for layer in SUPERVISED_LAYERS}
-    attend_to: dict[int, list[list[int]]] = {layer: [] for layer in SUPERVISED_LAYERS}
-    for b, p in enumerate(packed):
-        for r, row in enumerate(p.rows):
-            ids[b, r, : len(row.ids)] = torch.tensor(row.ids)
-            labels[b, r, : len(row.ids)] = torch.tensor(row.labels)
-            weights[b, r, : len(row.ids)] = torch.tensor(row.weights)
-            after[b, r] += row.distance
-            for layer, heads, position, targets_of_position in row.attention_targets:
-                supervised[layer].append((b, r, position, heads))
-                attend_to[layer].append(targets_of_position)
-    for layer, rows in attend_to.items():
-        is_target = torch.zeros(len(rows), len(prefix) + length)
-        for n, positions in enumerate(rows):
-            is_target[n, positions] = 1.0
-        attention_targets[layer] = (torch.tensor(supervised[layer]).reshape(-1, 4), is_target)
-    start = torch.tensor(prefix).expand(len(packed), -1)
-    return Batch(
-        torch.stack([p.image for p in packed]).to(memory_format=torch.channels_last),
-        {name: torch.stack([p.facts[name] for p in packed]) for name in WIDTHS},
-        (len(prefix), count, length),
-        torch.cat([start, ids.flatten(1)], 1),
-        torch.cat([torch.arange(len(prefix)).expand(len(packed), -1), after.flatten(1)], 1),
-        labels.flatten(1),
-        weights.flatten(1),
-        attention_targets,
-    )
+    return Packed(pixels(scene), targets(scene), [])

@@ -4,8 +4,8 @@ The exchanges ask for the boxes of phrases, for points on objects and beside the
 what is at a point or in a box, and how many objects there are (`mllm_pointing.py`). The model is therefore trained on
 every token of the answers, as real models are, but not on the questions or on the answer format of PPG and PQPP.
 
-Two kinds of phrases of `shapes` are left to the fine-tuning: relations between shapes that share a box ("overlap"), and
-all but the first two clues of each silhouette ("reasoning").
+Some wordings of `shapes` are left to the fine-tuning: of relations between shapes that share a box ("overlap") all but
+"on the" and "behind the", and all but the first two clues of each silhouette ("reasoning").
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ CHAT_TEMPLATE = (
     "{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# The text between a question and its answer, and between an answer and the next question.
+NEXT_ANSWER, NEXT_QUESTION = "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n"
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"]
 _COUNTS = {
     "attribute": 2,
@@ -43,11 +45,14 @@ _COUNTS = {
     "superlative": 1,
     "plural": 1,
     "pair": 1,
-    "nothing": 2,
+    "nothing": 3,
     "reasoning": 3,
+    "overlap": 2,
 }
 # Clues that the pre-training uses; the others are new to the model when it is fine-tuned.
 KNOWN_CLUES = tuple(clue for clues in KNOWN_FOR.values() for clue in clues[:2])
+# Wordings of phrases about shapes that share a box, which the pre-training does not use.
+UNKNOWN_WORDINGS = ("what is", " in front of ", " around ")
 _GRAMMAR = AnswerGrammar()
 # Words at the end of a part of the questions. In pre-training they have no meaning and no order, so that the model can
 # still answer questions with more words than those of the pre-training.
@@ -56,11 +61,12 @@ _FILLERS = ("please", "now", "here", "in", "this", "image", "carefully", "and", 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A question, its answer, and the shapes that they refer to.
+    """A question, which may follow an earlier turn, its answer, and the shapes that they refer to.
 
     `answer_shapes` are the shapes of the answer's boxes in its order, or the one that is pointed to; `spans` (start,
     end, shapes) are the noun phrases of the question; `answer_points` and `question_points` (x, y) in pixels are the
-    points that are written in answer and question, in their order.
+    points that are written in answer and question, in their order; `points_on` tells for each point of the answer
+    whether it is on its shape or off it.
     """
 
     kind: str
@@ -69,6 +75,7 @@ class Exchange:
     answer_shapes: tuple[int, ...] = ()
     spans: tuple[tuple[int, int, tuple[int, ...]], ...] = ()
     answer_points: tuple[tuple[float, float], ...] = ()
+    points_on: tuple[bool, ...] = ()
     question_points: tuple[tuple[float, float], ...] = ()
 
 
@@ -88,13 +95,21 @@ def spans_in(question: str, phrase: Phrase) -> tuple[tuple[int, int, tuple[int, 
     return tuple((start + a, start + b, shapes) for a, b, shapes in phrase.spans)
 
 
+def known_phrase(scene: Scene, rng: np.random.Generator, kind: str) -> Phrase | None:
+    """Return a random phrase of `kind` if its wording is one of the pre-training's; otherwise None."""
+    phrase = phrases_of(scene, rng, kind)
+    if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
+        return None
+    return None if any(words in phrase.text for words in UNKNOWN_WORDINGS) else phrase
+
+
 def box_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about one scene whose answers are boxes or text, without repeated questions."""
     by_question: dict[str, Exchange] = {}
     for kind, count in _COUNTS.items():
         for _ in range(count):
-            phrase = phrases_of(scene, rng, kind)
-            if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
+            phrase = known_phrase(scene, rng, kind)
+            if phrase is None:
                 continue
             question = _with_fillers(ask_boxes(phrase.text), rng)
             shapes = left_to_right(scene, phrase.shapes)
