@@ -60,7 +60,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
 
 def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about points of one scene."""
-    counts = ((_point, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 4))
+    counts = ((_point, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 5))
     makers = [maker for maker, count in counts for _ in range(count)]
     found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
     found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
@@ -140,7 +140,7 @@ def _places_near(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exch
 
 def _mark(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
     """Ask for points in words, with or without the box, of one object or of all those of a plural phrase or a pair."""
-    several = phrases_of(scene, rng, ("plural", "pair")[int(rng.integers(2))]) if rng.random() < 0.4 else None
+    several = phrases_of(scene, rng, ("plural", "pair")[int(rng.integers(2))]) if rng.random() < 0.5 else None
     phrase = several or phrase
     shapes = left_to_right(scene, phrase.shapes)
     count, count_near = int(rng.integers(1, 3 if several else 4)), int(rng.integers(0, 2 if several else 3))

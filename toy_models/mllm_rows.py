@@ -27,7 +27,7 @@ IMAGE_TOKENS = CELLS * CELLS
 PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER = 0, 1, 2, 3
 SUPERVISED_LAYERS = (PHRASE_LAYER, WORD_LAYER, LINK_LAYER, ANSWER_LAYER)
 REGION, POINT = 0, 1
-ROW_LENGTH, MAX_ROWS = 128, 9
+ROW_LENGTH, MAX_ROWS = 128, 10
 # The share of the pre-training's images in which shapes share boxes.
 _SHARED_IMAGES = 0.8
 # Half of the rows have positions further from the image, like later turns of a conversation.

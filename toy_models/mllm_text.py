@@ -4,8 +4,9 @@ The exchanges ask for the boxes of phrases, for points on objects and beside the
 what is at a point or in a box, and how many objects there are (`mllm_pointing.py`). The model is therefore trained on
 every token of the answers, as real models are, but not on the questions or on the answer format of PPG and PQPP.
 
-Some wordings of `shapes` are left to the fine-tuning: of relations between shapes that share a box ("overlap") all but
-"on the" and "behind the", and all but the first two clues of each silhouette ("reasoning").
+Left to the fine-tuning are no-target phrases that state a wrong side ("the ring left of the star"), all but the first
+two clues of each silhouette ("reasoning"), and all wordings but "on the" and "behind the" of relations between shapes
+that share a box ("overlap").
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _COUNTS = {
     "position": 1,
     "relation": 2,
     "superlative": 1,
-    "plural": 1,
+    "plural": 2,
     "pair": 1,
     "nothing": 3,
     "reasoning": 3,
@@ -99,6 +100,9 @@ def known_phrase(scene: Scene, rng: np.random.Generator, kind: str) -> Phrase | 
     """Return a random phrase of `kind` if its wording is one of the pre-training's; otherwise None."""
     phrase = phrases_of(scene, rng, kind)
     if phrase is None or (kind == "reasoning" and not phrase.text.startswith(KNOWN_CLUES)):
+        return None
+    # Of no-target phrases about two shapes that the scene has, only those about shapes that share a box are known.
+    if kind == "nothing" and phrase.spans[0][2] and not any(words in phrase.text for words in (" on the ", " behind ")):
         return None
     return None if any(words in phrase.text for words in UNKNOWN_WORDINGS) else phrase
 

@@ -2,78 +2,79 @@
 
 from __future__ import annotations
 
-# Noun clauses that also answer "which shape ...?". The embedded MLLM's pre-training uses the first two of each.
+# Noun clauses that also answer "which shape ...?". The embedded MLLM's pre-training uses the first two of each; the
+# others have their main words in other wordings.
 KNOWN_FOR: dict[str, tuple[str, ...]] = {
     "circle": (
         "the shape of a coin",
         "the outline of a full moon",
-        "the shape of a manhole cover",
-        "what the top of a can looks like",
+        "something that looks like a coin",
+        "something round like a full moon",
     ),
     "square": (
         "the shape of a chessboard field",
         "the shape of a floor tile",
-        "the shape of a sticky note",
-        "the shape of a slice of toast",
+        "something that looks like a chessboard field",
+        "something like a floor tile",
     ),
     "triangle": (
         "the shape of a warning sign",
         "the figure with three corners",
-        "the front of a tent",
-        "the Greek letter delta",
+        "something that looks like a warning sign",
+        "a figure that has three corners",
     ),
     "diamond": (
         "the shape of a kite",
         "the outline of a cut gem",
-        "the logo of a French car maker",
-        "what miners of gems look for",
+        "something that looks like a kite",
+        "something cut like a gem",
     ),
     "ring": (
         "the shape a wheel has",
         "the shape of a doughnut",
-        "what Saturn has around it",
-        "the shape of a bicycle tire",
+        "something that looks like a wheel",
+        "something like a doughnut",
     ),
     "frame": (
         "what a painting hangs in",
         "what goes around a photograph",
-        "what a door is set in",
-        "the edge around a poster",
+        "something to hang a painting in",
+        "something that goes around a photograph",
     ),
     "crescent": (
         "the shape of a young moon",
         "the outline of a croissant",
-        "the symbol on top of a mosque",
-        "the shape of a boomerang",
+        "something that looks like a young moon",
+        "something like a croissant",
     ),
     "star": (
         "what shines in the night sky",
         "what a sheriff wears",
-        "the mark of a good hotel",
-        "what sailors steered by at night",
+        "something that shines in the night sky",
+        "something a sheriff wears",
     ),
     "cross": (
         "the sign of a pharmacy",
         "the plus sign",
-        "the symbol on top of a church",
-        "what a ballot is marked with",
+        "something that means a pharmacy",
+        "something like the plus sign",
     ),
     "arrow": (
         "what shows the way",
         "what an archer shoots",
-        "the sign of a one-way street",
-        "the cursor on a screen",
+        "something that shows the way",
+        "something an archer shoots",
     ),
     "heart": (
         "the sign of love",
         "what beats in a chest",
-        "the symbol of health in a video game",
-        "the organ under the ribs",
+        "something that means love",
+        "something that beats in a chest",
     ),
     "C": (
         "the third letter of the alphabet",
         "the letter between B and D",
-        "the grade after B",
-        "the note at the start of a scale",
+        "a letter that is the third of the alphabet",
+        "a letter between B and D",
     ),
 }

@@ -228,9 +228,12 @@ def _pair(scene: Scene, rng: np.random.Generator) -> Phrase | None:
 def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     """Describe a shape that the scene lacks, mostly with the color of one shape and the silhouette of another.
 
-    In scenes with shared boxes, a third of the phrases name a shape that exists, but not on (or behind) the other one.
+    Two of five phrases name a shape that exists, but not beside, on or behind the other one as the phrase states.
     """
-    if rng.random() < 1 / 3 and any(_overlapping(scene, i, True)[0] for i in range(len(scene.shapes))):
+    form = rng.random()
+    if form < 0.2:
+        return _nothing_beside(scene, rng)
+    if form < 0.4 and any(_overlapping(scene, i, True)[0] for i in range(len(scene.shapes))):
         return _nothing_overlaps(scene, rng)
     mixed = rng.random()
     name: str | None = scene.shapes[_any_index(scene, rng)].name
@@ -252,6 +255,17 @@ def _nothing(scene: Scene, rng: np.random.Generator) -> Phrase | None:
             side = _pick(rng, tuple(_SIDES))
             return _phrase("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
     return _phrase("nothing", (), _pick(rng, ("the ", "", "the ")), noun)
+
+
+def _nothing_beside(scene: Scene, rng: np.random.Generator) -> Phrase | None:
+    """Describe a shape of the scene as being on the side of another one that is opposite to all shapes like it."""
+    anchor, side = _any_index(scene, rng), _pick(rng, tuple(_SIDES))
+    landmark = _unique_noun(scene, rng, anchor)
+    noun = _noun_for(scene, rng, _any_index(scene, rng))
+    distances = [_distance(scene, i, anchor, side) for i in noun.shapes]
+    if landmark is None or anchor in noun.shapes or max(distances) > -_CLEAR_SHARE:
+        return None
+    return _phrase("nothing", (), "the ", noun, _pick(rng, _SIDES[side]), "the ", landmark)
 
 
 def _nothing_overlaps(scene: Scene, rng: np.random.Generator) -> Phrase | None:

@@ -51,7 +51,9 @@ def shapes_of(scene: Scene, text: str, kind: str) -> set[int]:
         if OVERLAP.fullmatch(noun):
             return _overlapping(scene, noun)
         relation = RELATION.fullmatch(noun)
-        return matching(scene, relation[1] if relation else noun)
+        if relation is None or not matching(scene, relation[1]):
+            return matching(scene, relation[1] if relation else noun)
+        return _beside(scene, text)
     if kind == "overlap":
         return _overlapping(scene, text)
     if kind == "pair":
@@ -78,12 +80,17 @@ def shapes_of(scene: Scene, text: str, kind: str) -> set[int]:
         assert abs(positions[ordered[0]] - positions[ordered[1]]) >= 0.1 * scene.size_wh[axis], text
         return {ordered[0]}
     assert kind == "relation", kind
+    return _beside(scene, text)
+
+
+def _beside(scene: Scene, text: str) -> set[int]:
+    """Return the shapes on the described side of the landmark, by a margin that is clear for all, or for those."""
     noun, side, landmark = RELATION.fullmatch(text.removeprefix("the ")).groups()  # type: ignore[union-attr]
     (anchor,) = _only(matching(scene, landmark))
     axis, beyond = SIDES[side]
     ahead = {i: _centre(scene, i)[axis] - _centre(scene, anchor)[axis] for i in matching(scene, noun) - {anchor}}
     true = {i for i, distance in ahead.items() if (distance > 0 if beyond else distance < 0)}
-    assert all(abs(ahead[i]) >= 0.1 * scene.size_wh[axis] for i in true), text
+    assert all(abs(ahead[i]) >= 0.1 * scene.size_wh[axis] for i in true or ahead), text
     return true
 
 

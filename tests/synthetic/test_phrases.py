@@ -10,7 +10,7 @@ from sam4mllm.synthetic.clues import KNOWN_FOR
 from sam4mllm.synthetic.phrases import KINDS, Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
-from tests.synthetic.phrase_parser import CLUES, ENDS, LAYERS, OVERLAP, SIDES, SIZES, matching, shapes_of
+from tests.synthetic.phrase_parser import CLUES, ENDS, LAYERS, OVERLAP, RELATION, SIDES, SIZES, matching, shapes_of
 
 
 def _phrases(scenes: Sequence[Scene], kind: str, times: int = 4) -> list[tuple[Scene, Phrase]]:
@@ -177,6 +177,14 @@ def test_boxes_that_are_nearly_shared_are_not_described() -> None:
     assert _texts(_scene(RING_ON_SQUARE[0], near), "overlap") == {}
     texts = [*_texts(_scene(*RING_ON_SQUARE, near), "overlap"), *_texts(_scene(*RING_ON_SQUARE, near), "nothing")]
     assert not [text for text in texts if OVERLAP.fullmatch(text) and "star" in text]
+
+
+def test_without_target_a_shape_is_described_on_the_wrong_side_of_another_one() -> None:
+    apart = _scene(("ring", "red", (0, 0, 20, 20)), ("star", "blue", (50, 2, 80, 22)))
+    relations = [text for text in _texts(apart, "nothing", 2000) if RELATION.fullmatch(text)]
+    beside = [text for text in relations if matching(apart, RELATION.fullmatch(text.removeprefix("the "))[1])]  # type: ignore[index]
+    assert "the star left of the ring" in beside and "the red ring right of the star" in beside
+    assert not [text for text in beside if "above" in text or "below" in text or "under" in text or "over" in text]
 
 
 def test_every_layer_but_around_occurs_without_target(scenes: list[Scene]) -> None:
