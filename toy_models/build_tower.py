@@ -43,7 +43,7 @@ WIDTHS = {
 def pixels(scene: Scene) -> Tensor:
     """Return the image resized to (3, 192, 192), normalized like the shipped processor's."""
     image = Image.fromarray(scene.image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-    values = torch.from_numpy(np.asarray(image)).permute(2, 0, 1).float() / 255
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
     return (values - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
