@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.loading import DType, load_mllm
+from sam4mllm.mllm.loading import DType, Mllm, load_mllm
 from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.utils.atomic_io import writing
 
 
 def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "auto", device: str = "cpu") -> RunFolder:
@@ -39,18 +41,33 @@ def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "au
         attn_implementation=recipe.model.attn_implementation,
     )
     model = mllm.model.merge_and_unload(safe_merge=True)
-    # Servers take their defaults from here, and some chat models have a sampler or a repetition penalty in it.
-    model.generation_config.update(
-        do_sample=False, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0, eos_token_id=mllm.end_ids
-    )
+    model.generation_config = _greedy_generation_config(mllm)
     target = output.absolute()
     unfinished = RunFolder(target.with_name(f".{target.name}.unfinished"))
     shutil.rmtree(unfinished.path, ignore_errors=True)
     unfinished.path.mkdir(parents=True)
-    model.save_pretrained(unfinished.path)
-    mllm.processor.save_pretrained(unfinished.path)
+    with writing(unfinished.path):
+        model.save_pretrained(unfinished.path)
+        mllm.processor.save_pretrained(unfinished.path)
     settings = recipe.model.model_copy(update={"dtype": "auto", "quantization": None})
     unfinished.write_settings(recipe.model_copy(update={"model": settings}), run.method)
     unfinished.write_calibration(run.calibration)
     os.replace(unfinished.path, target)
     return RunFolder.open(output)
+
+
+def _greedy_generation_config(mllm: Mllm) -> Any:
+    """Return a generation config with the special tokens of `mllm` and greedy decoding, and nothing else of the base's.
+
+    Servers take their defaults from it. Those of some chat models contain a sampler, beams or penalties, which would
+    change answers, and transformers does not save a sampler's values beside `do_sample=False`.
+    """
+    from transformers import GenerationConfig
+
+    base, tokenizer = mllm.model.generation_config, mllm.processor.tokenizer
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id if base.bos_token_id is None else base.bos_token_id,
+        eos_token_id=mllm.end_ids,
+        pad_token_id=tokenizer.pad_token_id,
+    )

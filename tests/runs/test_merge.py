@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +108,46 @@ def test_transformers_loads_it_and_its_generation_config_is_greedy(home: Path, t
     assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == (
         ours.generate([inference_conversation(home / "a.png", "Where?")], 12)[0].text
     )
+
+
+def test_no_setting_of_the_bases_generation_config_remains(home: Path, tmp_path: Path) -> None:
+    """Samplers other than top_p and top_k made transformers refuse to save; beams and penalties were kept."""
+    base = tmp_path / "base"
+    shutil.copytree(home / "base", base)
+    file = base / "generation_config.json"
+    tokens = {key: value for key, value in json.loads(file.read_text()).items() if key.endswith("_token_id")}
+    settings = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_p": 0.9,
+        "top_k": 5,
+        "min_p": 0.05,
+        "typical_p": 0.9,
+        "epsilon_cutoff": 1e-4,
+        "eta_cutoff": 1e-4,
+        "num_beams": 3,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.3,
+        "bad_words_ids": [[5]],
+        "suppress_tokens": [6],
+        "min_new_tokens": 4,
+        "bos_token_id": 7,
+    }
+    file.write_text(json.dumps({**tokens, **settings}))
+    run = save_run(tmp_path, f"segmenter.checkpoint={home}/sam.pth")
+    merged = merge(run, tmp_path / "merged")
+    saved = json.loads((merged.path / "generation_config.json").read_text())
+    del saved["transformers_version"]
+    mllm = load_mllm(str(merged.path))
+    assert saved == {
+        "do_sample": False,
+        "bos_token_id": 7,
+        "eos_token_id": load_mllm(str(base)).end_ids,
+        "pad_token_id": mllm.processor.tokenizer.pad_token_id,
+    }
+    assert not list(tmp_path.glob(".*unfinished"))
 
 
 def test_a_quantized_run_is_merged_into_the_base_without_quantization(home: Path, tmp_path: Path) -> None:
