@@ -22,11 +22,8 @@ from sam4mllm.pipeline.result import prediction_line
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.progress import Advance, bar
 
-VARIANTS = {
-    "points always": ("targets.only_winning=false",),
-    "points where they win": ("targets.only_winning=true",),
-}
-"""The training targets by their names in the table, and the setting in which the recipes differ."""
+VARIANTS: dict[str, tuple[str, ...]] = {"PPG": ()}
+"""The model that --train trains, by its name in the table, and the settings in which its recipe differs."""
 
 NEVER = "never"
 FALLBACKS = {

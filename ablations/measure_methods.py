@@ -41,7 +41,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     BOX_ALONE: ("method.positives=0", "method.negatives=0", *_ONE_GROUP),
     PPG: (),
     "PPG, random group": ("targets.choose=random", *_ONE_GROUP),
-    "PPG, points where they win": ("targets.only_winning=true",),
     "PQPP": ("method.name=pqpp",),
     "PQPP, single": ("method.name=pqpp", "method.form=single"),
     "both": ("method.name=both",),
@@ -61,7 +60,6 @@ ROWS = (
     "PPG without its points",
     "PPG, fallback margin 0",
     "PPG, random group",
-    "PPG, points where they win",
     "PQPP",
     "PQPP without its points",
     "PQPP, single",
@@ -70,9 +68,6 @@ ROWS = (
     ORACLE,
 )
 """All rows, in the order of the table."""
-
-DEFAULT_ROWS = tuple(name for name in ROWS if name != "PPG, points where they win")
-"""The rows that are measured where --only names none: one that costs a further training is left out."""
 
 SPLITS: dict[str, dict[str, tuple[str, ...]]] = {
     "val": {"refcoco": ("val",), "grefcoco": ("val",), "reasonseg": ("val",)},

@@ -43,7 +43,6 @@ DIFFERENCES = (
     ("PPG", "PPG without its points"),
     ("PPG", "PPG, random group"),
     ("PPG, fallback margin 0", "PPG"),
-    ("PPG, points where they win", "PPG"),
     ("both", "PPG"),
     ("PQPP", "base"),
     ("PQPP", "box alone"),

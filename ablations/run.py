@@ -40,7 +40,6 @@ from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
-from sam4mllm.targets.filter import points_beat_box
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.trainer import train
@@ -67,8 +66,7 @@ each of several (`segmenter.fallback_margin`, `segmenter.fallback_outside`), and
 with the better of the two by the annotation, which is an upper bound. The table has cIoU, gIoU, and the share of the
 masks with points whose points were left out.
 
---run measures a run folder. --train trains two recipes for the same number of steps on the same data with the same
-seed, one with points always, one with points only where they win (`targets.only_winning`), and measures both.
+--run measures a run folder. --train trains the recipe for STEPS steps with each seed, and measures it.
 """
 METHODS = """Compare the methods: one base model, equal training steps, scored on held-out scenes, over several seeds.
 
@@ -76,7 +74,7 @@ Each seed has its own generated scenes and its own trainings. Rows: the base mod
 with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers) and with a fallback
 to the box by predicted IoU; PPG with groups of points that SAM did not select; PQPP with lists of points and with one
 point per question, with and without its points; both methods in one model; the oracle (SAM gets the targets of the
-held-out objects). --only names "PPG, points where they win" (`targets.only_winning`) to train that as well.
+held-out objects).
 
 Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
 mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
@@ -129,7 +127,7 @@ def train_and_score(recipe: Recipe, device: str) -> tuple[float, float]:
 
 
 def run_fallback(options: argparse.Namespace) -> list[str]:
-    """Measure the run folder, train and measure both recipes if asked, and return the table."""
+    """Measure the run folder, train and measure the recipe if asked, and return the table."""
     if options.run is None and not options.train:
         raise RecipeError("nothing to measure; name a run folder by --run, or train by --train STEPS")
     device = resolve_device(options.device)
@@ -162,13 +160,13 @@ def _share_of_winning_points(recipe: Recipe, device: str) -> float:
     samples = read_mixture(recipe.data, recipe.seed).samples
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     targets = compute_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
-    return sum(map(points_beat_box, targets.values())) / max(len(targets), 1)
+    return sum(target.points_beat_box for target in targets.values()) / max(len(targets), 1)
 
 
 def run_methods(options: argparse.Namespace) -> list[str]:
     """Measure each row for each seed unless an earlier start did, and return both tables."""
     device = resolve_device(options.device)
-    names = measure_methods.parse_names(options.only) if options.only is not None else measure_methods.DEFAULT_ROWS
+    names = measure_methods.parse_names(options.only) if options.only is not None else measure_methods.ROWS
     rows: dict[str, dict[int, Row]] = {name: {} for name in names}
     queries: dict[int, dict[str, int]] = {}
     for seed in range(options.seeds):

@@ -111,21 +111,20 @@ class Pqpp:
     ) -> list[Conversation]:
         """Return a conversation for every `phrases` phrases of the image, with both rounds of each phrase.
 
-        An object has no second round if it has no mask, or if its stored target has no point because SAM does better
-        with the box alone.
+        An object has no second round if it has no mask. `targets` is not used.
 
         Raises:
             ValueError: The samples are about several images.
         """
         return [
             training_conversation(
-                group[0].image, [exchange for sample in group for exchange in self._exchanges(sample, targets)]
+                group[0].image, [exchange for sample in group for exchange in self._exchanges(sample)]
             )
             for group in group_samples(samples, self.phrases)
         ]
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:
-        return [self._training_prompt(sample, item, targets) for item in sample.objects]
+        return [self._training_prompt(sample, item) for item in sample.objects]
 
     def ask(self, engine: Engine, questions: Sequence[Question], max_new_tokens: int) -> list[Answer]:
         """Return the predicted boxes, each with the points whose probability is above its threshold.
@@ -188,26 +187,25 @@ class Pqpp:
             by_answer.append([list(islice(flat, len(box_points_xy))) for box_points_xy in by_box])
         return by_answer
 
-    def _exchanges(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> Iterator[tuple[str, str]]:
+    def _exchanges(self, sample: Sample) -> Iterator[tuple[str, str]]:
         """Yield the questions and answers about one phrase."""
         # 1. Round one: all boxes.
         boxes = reading_order([SamPrompt(item.box) for item in sample.objects])
         yield ask_boxes(sample.phrase), self.grammar.write(boxes, sample.size_wh)
         # 2. Round two: points in each box, in the same order.
         for item in sorted(sample.objects, key=lambda item: (item.box.x1, item.box.y1)):
-            prompt = self._training_prompt(sample, item, targets)
+            prompt = self._training_prompt(sample, item)
             points_xy, truth = [(point.x, point.y) for point in prompt.points], iter(prompt.points)
             for question in self._point_questions(require_box(prompt), points_xy, sample.size_wh):
                 answers = [point.label == POSITIVE for point in islice(truth, question.count)]
                 yield question.text, write_answers(answers)
 
-    def _training_prompt(self, sample: Sample, item: MaskObject, targets: Mapping[str, PromptTarget]) -> SamPrompt:
+    def _training_prompt(self, sample: Sample, item: MaskObject) -> SamPrompt:
         """Return the box of an object's second round with its labeled points; without points if it has no such round.
 
         The random numbers depend on the ids of sample and object alone, so a restart gives the same points.
         """
-        box_is_better = item.id in targets and not targets[item.id].prompts[0].points
-        if item.rle is None or box_is_better:
+        if item.rle is None:
             return SamPrompt(item.box)
         rng = seeded_rng(0, "pqpp", f"{sample.id}\n{item.id}")
         # 1. A jittered box.

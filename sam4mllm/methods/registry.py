@@ -71,8 +71,8 @@ def method_of_recipe(recipe: Recipe) -> Method:
 
 
 def recipe_needs_targets(recipe: Recipe) -> bool:
-    """Return whether training needs the prompts that SAM selects: for its method, or for `targets.only_winning`."""
-    return recipe.targets.only_winning or method_from_settings(recipe.method.model_dump()).needs_targets
+    """Return whether training needs the prompts that SAM selects, which depends on its method."""
+    return method_from_settings(recipe.method.model_dump()).needs_targets
 
 
 def _build(method: Callable[..., Built], settings: Settings) -> Built:

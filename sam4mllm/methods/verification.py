@@ -43,12 +43,9 @@ class PpgWithVerification:
         Raises:
             ValueError: The samples are about several images.
         """
-        # For PQPP, a target without points means that SAM does better with the box alone. If PPG trains on no points,
-        # no target has any, so their absence means nothing and the targets are not passed on.
-        pqpp_targets = targets if self.ppg.positives + self.ppg.negatives else {}
         return [
             *self.ppg.training_conversations(samples, targets),
-            *self.pqpp.training_conversations(samples, pqpp_targets),
+            *self.pqpp.training_conversations(samples, targets),
         ]
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:

@@ -124,9 +124,6 @@ class TargetsSection(Section):
     """Negative points are sampled in the true box widened on each side by this share of its width and height."""
     min_iou: Share = 0.0
     """Objects whose best group is below this IoU have no training target."""
-    only_winning: bool = False
-    """Whether points are training targets only where their mask beats that of the box alone; the target of all other
-    objects is their box. The target store does not depend on it, so it needs no new `prepare`."""
     batch_size: PositiveInt = 256
     """Prompts that the segmenter decodes at once; it affects memory and speed only."""
     store: ExpandedPath = Path("runs/targets")
@@ -139,11 +136,6 @@ class TargetsSection(Section):
             raise ValueError(f"keep: cannot keep {self.keep} of {self.groups} groups; lower keep or raise groups")
         if self.judge == "jittered" and self.jitter == 0:
             raise ValueError("jitter: is 0, so judge: jittered would use the exact box; raise it")
-        if self.only_winning and self.judge == "none":
-            raise ValueError(
-                "only_winning: compares points with a box to the box alone, but judge: none scores points without a "
-                "box; use exact or jittered"
-            )
         return self
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
-from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import FORMAT, ObjectTarget, SkippedObject, TargetStore
 
@@ -42,9 +41,7 @@ class PlaceholderTargets:
     skipped: int
 
 
-def placeholder_targets(
-    samples: Iterable[Sample], settings: TargetSettings, root: Path, *, only_winning: bool = False
-) -> PlaceholderTargets:
+def placeholder_targets(samples: Iterable[Sample], settings: TargetSettings, root: Path) -> PlaceholderTargets:
     """Return a target for every object with a mask.
 
     Stored targets are used from all stores under `root` with the same settings, if they have the same box. Their
@@ -54,7 +51,6 @@ def placeholder_targets(
         samples: The samples.
         settings: The settings of the targets.
         root: The folder of the stores.
-        only_winning: Apply `filter.select_targets` to stored targets; made-up targets always have points.
 
     Raises:
         DataError: A store cannot be read.
@@ -65,9 +61,9 @@ def placeholder_targets(
         for result in store.results():
             if result.object_id in objects and _has_same_box(result, objects[result.object_id]):
                 known.setdefault(result.object_id, result)
-    scored = {name: result for name, result in known.items() if isinstance(result, ObjectTarget)}
-    selected = select_targets(scored, only_winning=only_winning)
-    stored = {name: PlaceholderTarget(target.prompts) for name, target in selected.items()}
+    stored = {
+        name: PlaceholderTarget(result.prompts) for name, result in known.items() if isinstance(result, ObjectTarget)
+    }
     made = {name: placeholder_target(item, settings) for name, item in objects.items() if name not in known}
     return PlaceholderTargets({**stored, **made}, len(stored), len(made), len(known) - len(stored))
 

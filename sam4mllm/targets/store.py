@@ -46,6 +46,11 @@ class ObjectTarget:
     mean_iou: float
     std_iou: float
 
+    @property
+    def points_beat_box(self) -> bool:
+        """Whether a kept group has a higher IoU than the box without points; an equal IoU does not count."""
+        return any(iou > self.box_iou for iou in self.ious)
+
 
 @dataclass(frozen=True, slots=True)
 class SkippedObject:

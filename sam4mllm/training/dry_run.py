@@ -67,7 +67,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     mixture = read_mixture(recipe.data, recipe.seed)
     held_out = validation_samples(recipe)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
-    known = placeholder_targets(samples, settings, recipe.targets.store, only_winning=recipe.targets.only_winning)
+    known = placeholder_targets(samples, settings, recipe.targets.store)
     training_set = make_training_set(mixture, known.targets, method)
     _open_first_images(mixture)
     # 3. Tokenize a part of the conversations.

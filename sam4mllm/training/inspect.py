@@ -16,7 +16,6 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.recipe.schema import Recipe
-from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.store import ObjectTarget
 from sam4mllm.training.dataset import spread
 from sam4mllm.training.prepare import recipe_name, resolve_recipe, targets_of
@@ -59,7 +58,7 @@ def inspect_targets(
     with bar("draw", len(samples), unit="phrases") as advance:
         return write_page(
             samples,
-            select_targets(store.read(), only_winning=recipe.targets.only_winning),
+            store.read(),
             method,
             recipe.output / "inspect" if output is None else Path(output),
             title=f"Training targets of {name}",

@@ -17,7 +17,6 @@ from sam4mllm.methods.registry import recipe_needs_targets
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.loading import load_segmenter
-from sam4mllm.targets.filter import points_beat_box
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, TargetStore
@@ -77,7 +76,7 @@ class PreparedTargets:
             objects=len(targets),
             skipped=len(results) - len(targets),
             shared=len(results) - len({result.object_hash for result in results}),
-            points_beat_box=sum(map(points_beat_box, targets)),
+            points_beat_box=sum(target.points_beat_box for target in targets),
             boxes_alone=len(boxes),
             below_half=len(below),
             iou_chosen=fmean(target.ious[0] for target in targets) if targets else None,

@@ -23,7 +23,6 @@ from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
-from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import check_launch, join_deepspeed, training_arguments, weights_are_sharded
@@ -171,7 +170,7 @@ def _training_set(
     if recipe_needs_targets(recipe):
         settings = TargetSettings.from_recipe(recipe)
         store = compute_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
-        targets = select_targets(store.read(), only_winning=recipe.targets.only_winning)
+        targets = store.read()
     training_set = make_training_set(mixture, targets, method)
     logger.info(
         "%d phrases and %d chats in %d conversations",

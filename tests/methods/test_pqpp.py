@@ -144,10 +144,6 @@ def test_second_rounds_follow_the_boxes_in_reading_order_if_there_are_masks_and_
     assert texts(without)[1:] == ["[050,100,150,300]"]
     (no_object,) = LIST.training_conversations([sample("a cloud")], {})
     assert texts(no_object)[1:] == ["No object found."]
-    (box_is_better,) = LIST.training_conversations(
-        [sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))}
-    )
-    assert len(box_is_better.turns) == 2
 
 
 def scripted(answer: str, probabilities=None) -> ScriptedEngine:

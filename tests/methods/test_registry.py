@@ -82,4 +82,3 @@ def test_every_row_of_the_table_builds_its_method_from_a_recipes_settings(tmp_pa
     assert method.name == name == method.settings()["name"]
     assert method_from_settings(method.settings()) == method
     assert recipe_needs_targets(recipe) is method.needs_targets
-    assert recipe_needs_targets(make_recipe(tmp_path, "base", f"method.name={name}", "targets.only_winning=true"))

@@ -38,10 +38,6 @@ from tests.recipe.conftest import problems
         ("targets.keep=65", "targets.keep: cannot keep 65 of 64 groups"),
         ("targets={judge: jittered, jitter: 0.0}", "targets.jitter: is 0, so judge: jittered"),
         (
-            "targets={judge: none, only_winning: true}",
-            "targets.only_winning: compares points with a box to the box alone",
-        ),
-        (
             "segmenter.fallback_margin=1.5",
             "segmenter.fallback_margin: input should be less than or equal to 1; got 1.5",
         ),

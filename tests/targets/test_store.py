@@ -1,11 +1,15 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, Point, SamPrompt
+from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
+from tests.targets.examples import SETTINGS, make_samples
 
 KEY = {"data": "d", "segmenter": "s", "settings": {"groups": 2}}
 
@@ -16,6 +20,30 @@ def target(object_id: str, keep: int = 2, points: int = 1) -> ObjectTarget:
         for rank in range(keep)
     )
     return ObjectTarget(object_id, f"hash of {object_id}", prompts, (0.5, 0.25)[:keep], 0.75, 0.5, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("ious", "box_iou", "beat"),
+    [
+        ((0.9,), 0.8, True),
+        ((0.8,), 0.9, False),
+        # An equal IoU does not beat the box.
+        ((0.9,), 0.9, False),
+        # Groups chosen at random are not sorted by IoU.
+        ((0.7, 0.9, 0.8), 0.85, True),
+    ],
+)
+def test_points_beat_the_box_if_a_group_has_a_higher_iou(ious: tuple[float, ...], box_iou: float, beat: bool) -> None:
+    assert replace(target("a"), ious=ious, box_iou=box_iou).points_beat_box is beat
+
+
+def test_points_that_do_not_change_the_mask_do_not_beat_the_box(tmp_path: Path) -> None:
+    samples = make_samples(tmp_path / "images", images=1)
+    ignoring = compute_targets(samples, BoxSegmenter(), SETTINGS, tmp_path / "store").read()
+    assert not any(each.points_beat_box for each in ignoring.values())
+    # A negative point removes pixels near a corner of the box, which are off the disc, too.
+    using = compute_targets(samples, BoxSegmenter(points_cut=True), SETTINGS, tmp_path / "store").read()
+    assert all(each.points_beat_box for each in using.values())
 
 
 def test_written_shards_are_read_back(tmp_path: Path) -> None:

@@ -157,10 +157,6 @@ def test_stored_targets_are_used_and_only_the_others_are_placeholders(here: Path
         for each in known.targets.values()
     }
     assert shapes == {(1, 2, 1)}
-    # This segmenter's mask is the box whatever the points are, so they never beat the box.
-    winning = placeholder_targets(samples, settings, recipe.targets.store, only_winning=True)
-    assert (winning.stored, winning.made) == (known.stored, known.made)
-    assert {name for name, each in winning.targets.items() if not each.prompts[0].points} == stored.keys()
     other = TargetSettings.from_recipe(load_recipe("shapes_ppg", ["targets.groups=5"]))
     assert placeholder_targets(samples, other, recipe.targets.store).stored == 0
 

@@ -15,7 +15,6 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.recipe.schema import MethodSection
-from sam4mllm.targets.filter import select_targets
 from sam4mllm.targets.store import ObjectTarget
 from sam4mllm.training.inspect import write_page
 
@@ -89,11 +88,9 @@ def test_a_page_without_samples_is_written(tmp_path: Path) -> None:
     assert "0 phrases" in write_page([], {}, METHOD, tmp_path / "out", title="x").read_text()
 
 
-def test_an_object_whose_points_lose_is_shown_with_its_box_alone(samples: list[Sample], tmp_path: Path) -> None:
+def test_an_object_without_target_points_is_shown_with_its_box_alone(samples: list[Sample], tmp_path: Path) -> None:
     targets = {item.id: make_target(item) for sample in samples for item in sample.objects}
-    targets["two"] = replace(targets["two"], box_iou=0.95)
-    html = write_page(
-        samples, select_targets(targets, only_winning=True), METHOD, tmp_path / "out", title="x"
-    ).read_text(encoding="utf-8")
+    targets["two"] = replace(targets["two"], prompts=(SamPrompt(targets["two"].prompts[0].box),))
+    html = write_page(samples, targets, METHOD, tmp_path / "out", title="x").read_text(encoding="utf-8")
     assert "0 of them without a target (left out), 1 with the box alone as the target." in html
     assert html.count("two: its target is the box alone") == 1 and "one: its target" not in html

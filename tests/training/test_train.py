@@ -12,7 +12,6 @@ from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.architecture import SamArchitecture
-from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.training import trainer
@@ -78,22 +77,6 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
     # A finished run is returned unchanged: nothing is computed again.
     monkeypatch.setattr(trainer, "fit", None)
     assert trainer.train(recipe, device="cpu").path == run.path
-
-
-def test_with_only_winning_points_that_do_not_beat_the_box_are_left_out(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "load_segmenter", lambda *given: BoxSegmenter())
-    answers = {}
-
-    def keep(mllm, conversations, recipe, run, **also):
-        answers[recipe.targets.only_winning] = [conversation.turns[-1].text for conversation in conversations]
-
-    monkeypatch.setattr(trainer, "fit", keep)
-    trainer.train(recipe, device="cpu")
-    settings = ["targets.only_winning=true", f"output={tmp_path}/other"]
-    trainer.train(load_recipe(tmp_path / "recipe.yaml", settings), device="cpu")
-    assert len(list((tmp_path / "targets").iterdir())) == 1
-    assert all("+" in text and "-" in text for text in answers[False])
-    assert answers[True] == [text.partition(" +")[0] for text in answers[False]]
 
 
 def test_validation_uses_the_recipes_fallback(recipe, tmp_path, monkeypatch):
