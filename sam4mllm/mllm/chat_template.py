@@ -1,12 +1,14 @@
 """Patch chat templates: no thinking, an end token after each answer, and prompts equal to those in training.
 
-Many published templates lack one of the three. `patch_chat_template` changes the template itself when a processor is
+Many published templates lack one of these. `patch_chat_template` changes the template itself when a processor is
 loaded, so training and inference render conversations equally. Run folders and merged models are saved with the patched
 template, so servers that load them render the same.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from sam4mllm.errors import ModelError
@@ -25,6 +27,13 @@ _CLOSED_ANSWERS = (
 )
 """Prefix of a template that appends the tokenizer's end token to each of the assistant's texts."""
 
+_KEPT_THINKING = {"preserve_thinking": "true", "keep_past_thinking": "true", "clear_thinking": "false"}
+"""Variables of templates, with the value that keeps the thinking block of earlier turns."""
+
+_AFTER_LAST_QUESTION = re.compile(r"\bloop\.index0?\s*(?:>=?|==)\s*(?:\w+\.)?last_\w+")
+_IN_LAST_TURN = re.compile(r"\bloop\.last\b")
+"""Conditions on which templates render the last answer differently from earlier ones."""
+
 
 def patch_chat_template(processor: Any) -> None:
     """Patch the chat template of `processor` where needed; a patched template is not changed again.
@@ -32,18 +41,94 @@ def patch_chat_template(processor: Any) -> None:
     1. A switch for thinking (on by default in Qwen3.5) is turned off.
     2. If no special token follows the assistant's text (LLaVA 1.5), the tokenizer's end token is appended to it;
        otherwise a model would not learn to stop.
-    3. If the prompt's tokens are not a prefix of the training conversation's, and the texts differ in white space only
-       (FastVLM, LLaVA-OneVision), the prompt is replaced by the text before an answer in training.
+    3. If the prompt's tokens are not a prefix of the training conversation's, the prompt is replaced by the text before
+       an answer in training, provided that one of the two begins with the other, apart from white space (FastVLM,
+       LLaVA-OneVision). It may lack a thinking block of the other (Gemma 4, Qwen3-VL-Thinking).
+    4. If earlier answers are rendered differently from the last one, because their thinking blocks are dropped
+       (Qwen3.5, Qwen3.6, MiniCPM-V 4.6), the blocks are kept, where `renders_several_answers` then holds.
 
     Raises:
-        ModelError: There is no end token, or prompt and training text differ otherwise, as with a model that always
-            thinks first.
+        ModelError: There is no end token, prompt and training text differ otherwise, or the template refuses a question
+            with its answer.
     """
-    if "enable_thinking" in processor.chat_template and _NO_THINKING not in processor.chat_template:
-        processor.chat_template = _NO_THINKING + processor.chat_template
+    from jinja2 import TemplateError
+
+    try:
+        _patch(processor)
+    except TemplateError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"the chat template does not render an image and a question with their answer: {reason.rstrip('.')}; use "
+            "the template that the model was published with, or patch it"
+        ) from error
+
+
+def _patch(processor: Any) -> None:
+    _disable_thinking(processor)
     if turn_end(processor) is None:
         _close_answers(processor)
     _align_prompt(processor)
+    _keep_earlier_turns(processor)
+
+
+def _disable_thinking(processor: Any) -> None:
+    """Turn the template's switch for thinking off, unless the template then raises an error."""
+    from jinja2 import TemplateError
+
+    published = processor.chat_template
+    if "enable_thinking" not in published or _NO_THINKING in published:
+        return
+    processor.chat_template = _NO_THINKING + published
+    try:
+        _render_training(processor, "[]")
+    except TemplateError:
+        # Thinking cannot be turned off, so the prompt is made to skip it, as for templates without a switch.
+        processor.chat_template = published
+
+
+def renders_several_answers(processor: Any) -> bool:
+    """Return whether each answer of a conversation follows its prompt in the rendered text, whatever turns follow."""
+    from jinja2 import TemplateError
+
+    conversation = training_conversation("", [("?", "[1"), ("?", "yes"), ("?", "No object found.")])
+    try:
+        text = _render(processor, conversation)
+        for turn in range(1, len(conversation.turns), 2):
+            before, after = (
+                Conversation("", conversation.turns[:turn]),
+                Conversation("", conversation.turns[: turn + 1]),
+            )
+            if not text.startswith(_render(processor, before, add_generation_prompt=True)):
+                return False
+            if not text.startswith(_render(processor, after)):
+                return False
+    except TemplateError:
+        # The template raises an error about conversations of several answers.
+        return False
+    return True
+
+
+def _keep_earlier_turns(processor: Any) -> None:
+    """Keep the thinking block of earlier answers, where that makes `renders_several_answers` hold."""
+    published, one_answer = processor.chat_template, _render_training(processor, "[]")
+    if renders_several_answers(processor):
+        return
+    for candidate in _templates_with_equal_turns(published):
+        processor.chat_template = candidate
+        if renders_several_answers(processor) and _render_training(processor, "[]") == one_answer:
+            return
+    processor.chat_template = published
+
+
+def _templates_with_equal_turns(template: str) -> Iterator[str]:
+    """Yield variants of a template that may render earlier answers as they render the last one."""
+    for variable, value in _KEPT_THINKING.items():
+        if variable in template:
+            yield f"{{%- set {variable} = {value} %}}{template}"
+    all_after = _AFTER_LAST_QUESTION.sub("true", template)
+    yield all_after
+    yield _IN_LAST_TURN.sub("true", template)
+    yield _IN_LAST_TURN.sub("true", all_after)
 
 
 def turn_end(processor: Any) -> int | None:
@@ -71,18 +156,41 @@ def _align_prompt(processor: Any) -> None:
     question = _render(processor, inference_conversation("", "?"))
     prompt = _render(processor, inference_conversation("", "?"), add_generation_prompt=True)
     training_prefix = _render_training(processor, "[]").rpartition("[]")[0]
-    if "".join(prompt.split()) == "".join(training_prefix.split()):
+    in_inference, in_training = ("".join(text.split()) for text in (prompt, training_prefix))
+    if in_inference == in_training and _is_token_prefix(processor, prompt):
+        return
+    if in_inference.startswith(in_training) or in_training.startswith(in_inference):
         # Most tokenizers join a space to the word after it, so the prompt may have to end before that space.
-        ends = range(len(training_prefix), len(training_prefix.rstrip()) - 1, -1)
-        for candidate in (prompt, *(training_prefix[:end] for end in ends)):
+        for end in range(len(training_prefix), len(training_prefix.rstrip()) - 1, -1):
+            candidate = training_prefix[:end]
             if candidate.startswith(question) and _is_token_prefix(processor, candidate):
-                if candidate != prompt:
-                    processor.chat_template = _with_prompt(processor.chat_template, candidate.removeprefix(question))
+                processor.chat_template = _with_prompt(processor.chat_template, candidate.removeprefix(question))
                 return
-    raise ModelError(
-        f"the chat template's prompt for an answer is {prompt.removeprefix(question)!r}, but in training an answer "
-        f"follows {training_prefix.removeprefix(question)!r}; use the variant of the model that answers without "
-        "thinking, or patch its template so that both are equal"
+    raise _prompt_error(processor, prompt.removeprefix(question), training_prefix.removeprefix(question), question)
+
+
+def _prompt_error(processor: Any, prompt: str, training_prefix: str, question: str) -> ModelError:
+    """Return the error for a prompt that is not the text before an answer in training; both follow `question`."""
+    if prompt != training_prefix:
+        return ModelError(
+            f"the chat template's prompt for an answer is {prompt!r}, but in training an answer follows "
+            f"{training_prefix!r}, and no change of the prompt makes both equal in tokens; use another variant of the "
+            "model, or patch its template so that both are equal"
+        )
+    tokenizer = processor.tokenizer
+    prompt_ids, *rows = _prompt_and_training_ids(processor, question + prompt)
+    answer, row = next(
+        (answer, row) for answer, row in zip(_ANSWERS, rows, strict=True) if row[: len(prompt_ids)] != prompt_ids
+    )
+    start = next(
+        (index for index, (a, b) in enumerate(zip(prompt_ids, row, strict=False)) if a != b),
+        min(len(prompt_ids), len(row)),
+    )
+    asked, trained = (tokenizer.convert_ids_to_tokens(ids[start : len(prompt_ids)]) for ids in (prompt_ids, row))
+    return ModelError(
+        f"the chat template's prompt for an answer, which ends in {(question + prompt)[-20:]!r}, has the last tokens "
+        f"{asked}, but {trained} where the answer {answer!r} follows it in training; end the prompt in the template "
+        "with a special token or a newline"
     )
 
 
@@ -98,9 +206,14 @@ def _with_prompt(template: str, prompt: str) -> str:
 
 def _is_token_prefix(processor: Any, prompt: str) -> bool:
     """Return whether the tokens of `prompt` are a prefix of a training conversation's, for every kind of answer."""
-    texts = [prompt, *(_render_training(processor, answer) for answer in _ANSWERS)]
-    prompt_ids, *rows = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    prompt_ids, *rows = _prompt_and_training_ids(processor, prompt)
     return all(row[: len(prompt_ids)] == prompt_ids for row in rows)
+
+
+def _prompt_and_training_ids(processor: Any, prompt: str) -> list[list[int]]:
+    """Return the token ids of `prompt`, then those of a training conversation for each of `_ANSWERS`."""
+    texts = [prompt, *(_render_training(processor, answer) for answer in _ANSWERS)]
+    return processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
 def _render_training(processor: Any, answer: str) -> str:

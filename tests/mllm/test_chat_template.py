@@ -1,4 +1,7 @@
-"""Prompts have the same tokens as the text before an answer in training, for every published template."""
+"""Prompts have the same tokens as the text before an answer in training, for every published template.
+
+Templates with thinking blocks are in `test_thinking.py`.
+"""
 
 from pathlib import Path
 
@@ -69,16 +72,6 @@ def test_a_patched_template_is_saved_and_not_patched_again(base, tmp_path):
 
 def test_a_template_with_equal_prompts_is_not_changed(qwen2_vl):
     assert load_processor(qwen2_vl)[0].chat_template == (Path(qwen2_vl) / "chat_template.jinja").read_text()
-
-
-def test_a_model_that_always_thinks_first_is_refused(qwen2_vl):
-    processor, _ = load_processor(qwen2_vl)
-    prompt = "<|im_start|>assistant\n{% endif %}"
-    assert processor.chat_template.endswith(prompt)
-    processor.chat_template = processor.chat_template.removesuffix(prompt) + prompt.replace("\n", "\n<think>\n")
-    with pytest.raises(ModelError, match=r"answer is '.*<think>\\n'.* answers without thinking") as caught:
-        patch_chat_template(processor)
-    assert "\n" not in str(caught.value)
 
 
 def test_a_model_with_a_thinking_switch_answers_at_once(qwen2_vl):
