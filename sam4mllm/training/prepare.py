@@ -20,6 +20,7 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, TargetStore
+from sam4mllm.training.template_check import check_template_if_available
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
@@ -132,9 +133,10 @@ def prepare_targets(
         The store and the mixture; figures about the targets are computed on first access.
 
     Raises:
-        RecipeError: The recipe's method is trained without targets of the segmenter (PQPP).
+        RecipeError: The recipe's method is trained without targets of the segmenter (PQPP), or its base's chat template
+            cannot render its training conversations.
         DataError: A data set or an image cannot be read, or the store cannot be used.
-        ModelError: The segmenter cannot be loaded.
+        ModelError: The segmenter or the base's processor cannot be loaded.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -160,6 +162,7 @@ def prepare_targets(
             f"{name}: {recipe.method.name} is trained without SAM's targets; nothing to prepare, run train"
         )
     mixture = read_mixture(recipe.data, recipe.seed)
+    check_template_if_available(recipe, mixture)
     return PreparedTargets(targets_of(recipe, mixture.samples, device, processes), mixture)
 
 

@@ -29,6 +29,7 @@ from sam4mllm.training.arguments import check_launch, join_deepspeed, training_a
 from sam4mllm.training.dataset import TrainingSet, digest, make_training_set
 from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
+from sam4mllm.training.template_check import check_template
 from sam4mllm.training.validation import Validation, make_validator, validation_samples
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
@@ -64,6 +65,8 @@ def train(
     device = resolve_device(processes.device(device))
     check_launch(training_arguments(recipe, device), device, processes)
     mixture = read_mixture(recipe.data, recipe.seed)
+    if not RunFolder(recipe.output).is_finished:
+        check_template(recipe, mixture)
     # 2. Create or reopen the run folder.
     is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
     run = RunFolder(recipe.output)
