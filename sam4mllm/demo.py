@@ -40,6 +40,7 @@ from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.dataset import spread
 from sam4mllm.training.trainer import train
+from sam4mllm.utils.atomic_io import atomic_write_text, writing
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.progress import Advance, bar
 
@@ -187,7 +188,7 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
         _draw(held_out, scored, output / DRAWINGS)
     scores = {row: {name: each.scores for name, each in by_dataset.items()} for row, by_dataset in scored.items()}
     record = {row: {name: each.to_json() for name, each in by_dataset.items()} for row, by_dataset in scores.items()}
-    (output / "scores.json").write_text(json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n", "utf-8")
+    atomic_write_text(output / "scores.json", json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n")
     print("\n" + "\n".join(table(scores)) + f"\n\n{_LEGEND}")
     first = samples["refcoco"][0]
     print(
@@ -263,10 +264,13 @@ def _draw(held_out: _HeldOut, scored: Mapping[str, _ByDataset], output: Path) ->
         for name, sample in chosen.items():
             answers = {title: (lines[row][sample.id], scores[row][sample.id]) for row, title in titles.items()}
             drawing = draw_comparison(sample, answers, f"{sample.phrase}\n{lines[TUNED][sample.id].answer}")
-            drawing.save(output / f"{name}.png")
+            file = output / f"{name}.png"
+            with writing(file):
+                drawing.save(file)
             sheet.append(drawing)
             advance()
-    contact_sheet(sheet, columns=2).save(output / "sheet.png")
+    with writing(output / "sheet.png"):
+        contact_sheet(sheet, columns=2).save(output / "sheet.png")
 
 
 def _choose(

@@ -19,6 +19,7 @@ from sam4mllm.cli.options import (
 from sam4mllm.cli.output import STDOUT, check_image_files, check_not_input, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
+from sam4mllm.utils.atomic_io import writing
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.pipeline import Pipeline
@@ -67,9 +68,11 @@ def _segment(options: Namespace) -> int:
         }
         print(f"{headlines[result.status]}\n{result.answer}")
     if options.output is not None:
-        result.draw(image, long_side=384).save(options.output)
+        with writing(options.output):
+            result.draw(image, long_side=384).save(options.output)
     if options.mask is not None:
-        mask_image(result.mask.cpu().numpy()).save(options.mask)
+        with writing(options.mask):
+            mask_image(result.mask.cpu().numpy()).save(options.mask)
     if options.json is not None:
         write_json(prediction_line(Query("", options.image, options.phrase), result).to_json(), options.json)
     return 1 if result.status == "malformed" else 0

@@ -6,6 +6,7 @@ Files are rotated and mirrored according to their EXIF orientation; PIL images a
 from __future__ import annotations
 
 import os
+import re
 import struct
 from pathlib import Path
 from typing import IO, TypeAlias
@@ -51,7 +52,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
     """Load an image file as RGB (H, W, 3) uint8, with its EXIF orientation applied.
 
     Raises:
-        DataError: No such file; not an image, or a damaged one.
+        DataError: No such file; not an image, a damaged one, one that is too large, or one with 32 bits per pixel.
     """
     path = Path(path)
     if not file_exists(path):
@@ -64,13 +65,29 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
             return to_rgb(image if transpose is None else image.transpose(transpose))
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)") from None
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
     except Exception as error:
         raise DataError(f"{path}: the image is damaged: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Rgb:
-    """Convert a PIL image to RGB (H, W, 3) uint8; transparent pixels become white, 16 bits are reduced to 8."""
+    """Convert a PIL image to RGB (H, W, 3) uint8; transparent pixels become white, 16 bits are reduced to 8.
+
+    Raises:
+        DataError: Pixels of 32 bits, as in some TIFF files: which values are black and white is unknown.
+    """
+    # Pillow reads the 16 bits of PGM into 32, from 0 to 65535 whatever the file's maximum is.
+    if image.mode == "I" and image.format in ("PPM", "PNG"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise DataError(
+            f"the image has pixels of 32 bits (Pillow's mode {image.mode}), and which values are black and white is "
+            "unknown; convert it to 8 bits per channel"
+        )
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         with_alpha = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha)
@@ -98,6 +115,9 @@ def known_size_wh(path: Path) -> tuple[int, int] | None:
     """Return an image file's width and height in pixels, with its EXIF orientation applied, without decoding it.
 
     None if there is no such file, or if it cannot be opened as an image.
+
+    Raises:
+        DataError: The image is too large.
     """
     if not file_exists(path):
         return None
@@ -105,10 +125,37 @@ def known_size_wh(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as image:
             width, height = image.size
             swapped = _transpose_of(image) in _SWAPS_SIDES
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, error) from error
     # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
     except Exception:
         return None
     return (height, width) if swapped else (width, height)
+
+
+def size_mismatch(path: Path, annotated_wh: tuple[int, int], on_disk_wh: tuple[int, int]) -> str:
+    """Return the end of an error about an image annotated at another size than its file has, from the size on."""
+    problem = f"{annotated_wh}, but {path} is {on_disk_wh} (width, height)"
+    if annotated_wh == on_disk_wh[::-1] and _stored_size_wh(path) == annotated_wh:
+        return (
+            f"{problem} after its EXIF orientation, which is applied on loading; give the size and the coordinates of "
+            "the image as it is displayed"
+        )
+    return f"{problem}; use the images that the annotations were made on"
+
+
+def _stored_size_wh(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
+def _too_large(path: Path, error: Image.DecompressionBombError) -> DataError:
+    """Return the error about an image of more pixels than Pillow opens; Pillow reports the count and its limit."""
+    pixels, limit = re.findall(r"\d+", str(error))[:2]
+    return DataError(
+        f"{path}: the image is too large: {pixels} pixels, and at most {limit} are supported; reduce or crop it, and "
+        "its annotations with it"
+    )
 
 
 def _transpose_of(image: Image.Image) -> Transpose | None:

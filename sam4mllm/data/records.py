@@ -7,6 +7,7 @@ number, and "1" is not an integer.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from sam4mllm.data.file_kinds import HEAD_BYTES, is_json_list, wrong_kind
 from sam4mllm.errors import DataError, Sam4mllmError
 
 LONGEST_PHRASE = 2000
@@ -23,6 +25,9 @@ LONGEST_PHRASE = 2000
 # An error about a file lists the first lines that are invalid and counts the others.
 _LISTED_LINES = 10
 _PLURALS = {"line": "lines", "entry": "entries"}
+# In cp1252, English texts have single letters above ASCII, perhaps beside punctuation at 0x80 to 0x9F. Texts in other
+# alphabets and in encodings of two bytes for a character (GBK, Shift-JIS) have adjacent letters or longer sequences.
+_OTHER_ALPHABET = re.compile(rb"[\xa0-\xff]{2}|(?![\x80-\x9f]{4})[\x80-\xff]{4}")
 
 Text = Annotated[str, Field(max_length=sys.maxsize)]
 """Text without lone surrogates such as "\\ud800", which JSON can hold and UTF-8 cannot encode.
@@ -102,11 +107,18 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
     if not path.is_file():
         raise DataError(f"{path}: no such file; {what} was expected there")
     content = path.read_bytes()
+    if kind := wrong_kind(content[:HEAD_BYTES]):
+        raise DataError(f"{path}: {kind} ({what}, in JSON, was expected)")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if fallback_encoding is None:
             raise DataError(f"{path}: {what} must be UTF-8: {error}") from error
+        if found := _OTHER_ALPHABET.search(content):
+            raise DataError(
+                f"{path}: {what} is neither UTF-8 nor English text in {fallback_encoding}: adjacent bytes "
+                f"0x{found[0].hex()} at {found.start()}, as in GBK; convert the file to UTF-8"
+            ) from error
         try:
             text = content.decode(fallback_encoding)
         except UnicodeDecodeError as second:
@@ -125,18 +137,24 @@ def read_lines(
     The problems of invalid lines are appended to `problems`, so that all of them can be reported at once.
 
     Raises:
-        Sam4mllmError: Of type `error_type`: the file cannot be read.
+        Sam4mllmError: Of type `error_type`: the file cannot be read, or is of another format.
     """
     try:
         file = path.open("rb")
     except OSError as error:
         raise error_type(f"{path}: cannot be read: {error.strerror}") from error
     with file:
+        head = file.read(HEAD_BYTES)
+        if head.strip() and (kind := wrong_kind(head)):
+            raise error_type(f"{path}: {kind} (lines of JSON were expected)")
+        if is_json_list(head):
+            raise error_type(f"{path}: is a JSON list; write one record per line, without brackets and commas")
+        file.seek(0)
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = parse(json.loads(line.decode("utf-8-sig")))
+                record = parse(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys))
             except json.JSONDecodeError as error:
                 problems.append(f"line {number}: not JSON: {error.msg} (column {error.colno})")
             # OverflowError: a number with more digits than a float can hold.
@@ -144,6 +162,16 @@ def read_lines(
                 problems.append(f"line {number}: {error}")
             else:
                 yield number, record
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object's pairs as a dict; Python would silently keep the last one of two equal keys."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the field {repeated!r} occurs twice; remove one")
+    return record
 
 
 def raise_problems(
@@ -167,11 +195,19 @@ def raise_problems(
 
 
 def check_phrase(phrase: str, where: str) -> None:
-    """Check that a phrase is not longer than `LONGEST_PHRASE`.
+    """Check that a phrase is text that UTF-8 can encode, and not longer than `LONGEST_PHRASE`.
 
     Raises:
-        DataError: It is longer; the file is probably damaged.
+        DataError: It is longer, so the file is probably damaged; or it has a lone surrogate, which stands for a byte of
+            a command line that is not UTF-8.
     """
+    try:
+        phrase.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: the phrase is not UTF-8 (character {error.start + 1} is {phrase[error.start]!r}); use a "
+            "terminal or a script in UTF-8"
+        ) from error
     if len(phrase) > LONGEST_PHRASE:
         raise DataError(
             f"{where}: the phrase has {len(phrase)} characters, but at most {LONGEST_PHRASE} are supported; shorten "

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sam4mllm.errors import DataError
+from sam4mllm.utils.atomic_io import atomic_write_text
 
 Kind = Literal["benchmark", "generated", "custom", "chat"]
 
@@ -219,7 +220,7 @@ def load_function(reference: str) -> Callable[..., Any]:
 def mark_generated(root: Path, *, scenes: int, held_out: int, seed: int) -> None:
     """Mark the data sets under `root` as generated: their formats and names are those of real benchmarks."""
     made = {"generator": "sam4mllm shapes", "scenes": scenes, "held_out": held_out, "seed": seed}
-    (root / GENERATED_MARKER).write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    atomic_write_text(root / GENERATED_MARKER, json.dumps(made, indent=2) + "\n")
 
 
 def is_generated(root: Path) -> bool:

@@ -16,6 +16,7 @@ from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluation.metrics import SentenceScore
+from sam4mllm.utils.atomic_io import atomic_write_text, writing
 from sam4mllm.viz.drawing import overlay, panels
 from sam4mllm.viz.html import html_page
 
@@ -85,7 +86,7 @@ def write_cases(
             cards.append(_card(by_id[name], lines.get(name), sentences[name], image.as_posix(), problem))
         groups.append((kind.capitalize(), cards))
     page = output / PAGE
-    page.write_text(html_page(title, summary, _LEGEND, groups), encoding="utf-8")
+    atomic_write_text(page, html_page(title, summary, _LEGEND, groups))
     return page
 
 
@@ -103,7 +104,8 @@ def _draw(sample: Sample, line: PredictionLine | None, file: Path) -> str | None
     answer = overlay(image, masks, prompts, long_side=_MIN_LONG_SIDE)
     for drawing in (truth, answer):
         drawing.thumbnail((_MAX_LONG_SIDE, _MAX_LONG_SIDE))
-    panels([(truth, "truth"), (answer, _status_text(line))]).save(file)
+    with writing(file):
+        panels([(truth, "truth"), (answer, _status_text(line))]).save(file)
     return None
 
 

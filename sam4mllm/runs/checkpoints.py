@@ -17,7 +17,7 @@ from typing import Any
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.atomic_io import atomic_write_text, writing
 
 CALIBRATION = "calibration.json"
 
@@ -120,7 +120,8 @@ class Checkpoints:
         folder = self.folder / f"{_BEST}{step}"
         unfinished = folder.with_name(f"unfinished-{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished, state_dict=weights)
+        with writing(unfinished):
+            model.save_pretrained(unfinished, state_dict=weights)
         atomic_write_text(unfinished / _BEST_METRICS, json.dumps({"step": step, "ciou": ciou}) + "\n")
         write_calibration(unfinished, calibration)
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,7 @@ from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.checkpoints import CALIBRATION, Checkpoints, write_calibration
-from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.atomic_io import atomic_write_text, writing
 from sam4mllm.utils.versions import versions
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -176,14 +176,16 @@ class RunFolder:
 
         `weights` is as in `Checkpoints.save_best`.
         """
-        processor.save_pretrained(self.path)
+        with writing(self.path):
+            processor.save_pretrained(self.path)
         best = self.checkpoints.best()
         source = self.checkpoints.folder / "unfinished-adapter"
         shutil.rmtree(source, ignore_errors=True)
-        if best is None:
-            model.save_pretrained(source, state_dict=weights)
-        else:
-            shutil.copytree(best[2], source)
+        with writing(source):
+            if best is None:
+                model.save_pretrained(source, state_dict=weights)
+            else:
+                shutil.copytree(best[2], source)
         if (source / CALIBRATION).is_file():
             os.replace(source / CALIBRATION, self.path / CALIBRATION)
         else:
@@ -215,7 +217,7 @@ class TrainLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append a record."""
-        with self.file.open("a", encoding="utf-8") as file:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def truncate(self, step: int) -> None:

@@ -26,6 +26,7 @@ from sam4mllm.synthetic.outlines import polygons_of
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
+from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, writing
 from sam4mllm.utils.progress import Advance, bar, ignore
 
 SHARED_BOXES = 0.5
@@ -98,7 +99,7 @@ def write_dataset(
 def _add_scene(files: _Files, root: Path, scene: Scene, split: str, rng: np.random.Generator) -> None:
     image_id = len(files.images) + 1
     name = f"COCO_train2014_{image_id:012d}.jpg"
-    Image.fromarray(scene.image).save(root / COCO_IMAGES / name, quality=_JPEG_QUALITY)
+    _save_image(scene, root / COCO_IMAGES / name)
     width, height = scene.size_wh
     files.images.append({"id": image_id, "file_name": name, "width": width, "height": height})
     first_id = len(files.annotations) + 1
@@ -180,9 +181,14 @@ def _write_reasoning(stem: Path, scene: Scene, rng: np.random.Generator) -> None
         for polygon in polygons_of(scene.shapes[index].mask)
     ]
     texts = [phrase.text, *(other + rest for other in KNOWN_FOR[name] if other != clue)]
-    Image.fromarray(scene.image).save(stem.with_suffix(".jpg"), quality=_JPEG_QUALITY)
+    _save_image(scene, stem.with_suffix(".jpg"))
     content = {"text": texts, "is_sentence": False, "shapes": shapes}
-    stem.with_suffix(".json").write_text(json.dumps(content), encoding="utf-8")
+    atomic_write_text(stem.with_suffix(".json"), json.dumps(content))
+
+
+def _save_image(scene: Scene, file: Path) -> None:
+    with writing(file):
+        Image.fromarray(scene.image).save(file, quality=_JPEG_QUALITY)
 
 
 def _write_coco(root: Path, files: _Files) -> None:
@@ -190,12 +196,12 @@ def _write_coco(root: Path, files: _Files) -> None:
     instances = {"images": files.images, "annotations": files.annotations, "categories": categories}
     for folder in ("refcoco", "grefcoco"):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        (root / folder / "instances.json").write_text(json.dumps(instances), encoding="utf-8")
+        atomic_write_text(root / folder / "instances.json", json.dumps(instances))
     # Python 2 wrote the real files with protocol 2.
-    with (root / "refcoco" / "refs(unc).p").open("wb") as file:
+    with atomic_path(root / "refcoco" / "refs(unc).p") as unfinished, unfinished.open("wb") as file:
         pickle.dump(files.refs, file, protocol=2)
     generalized = json.dumps(files.generalized_refs)
-    (root / "grefcoco" / "grefs(unc).json").write_text(generalized, encoding="utf-8")
+    atomic_write_text(root / "grefcoco" / "grefs(unc).json", generalized)
 
 
 def shapes_in(work: Path, scenes: int, held_out: int, seed: int = 0) -> Path:

@@ -210,12 +210,13 @@ def _make_trainer(
     mllm: Mllm, conversations: Sequence[Conversation], run: RunFolder, arguments: Any, callbacks: Sequence[Any]
 ) -> Any:
     """Make transformers' Trainer with our collator and callbacks, and log the number of steps."""
-    from transformers import PrinterCallback, Trainer
+    from transformers import PrinterCallback
 
     from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
     from sam4mllm.training.collator import Collator
+    from sam4mllm.training.saving import NamedCheckpointTrainer
 
-    trainer = Trainer(
+    trainer = NamedCheckpointTrainer(
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),

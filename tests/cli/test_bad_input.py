@@ -106,7 +106,7 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
     "an unknown baseline": (evaluate("--dataset", "all", "--baseline", "boxes"), "invalid choice: 'boxes'"),
     "refs whose pickle would run code": (score("good", "bomb"), "must be a pickle of plain data"),
     "truncated refs": (score("good", "cut"), "must be a pickle of plain data"),
-    "an annotation of another size": (score("good", "resized"), "image 5: annotated at (21, 10) (width, height), but"),
+    "an annotation of another size": (score("good", "resized"), "image 5: annotated at (21, 10), but"),
     "a mask of another size": (score("good", "other_mask"), "annotation 50: the mask is (20, 10) (H, W), its image"),
     "a training annotation of another size": (prepare("data.train.0.root={home}/resized"), "annotated at (21, 10)"),
     "an image that does not exist": (segment("nowhere.jpg"), "nowhere.jpg: no such file"),

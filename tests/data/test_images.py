@@ -48,6 +48,34 @@ def test_sixteen_bits_are_scaled_to_eight() -> None:
     assert int(as_rgb(image)[0, 0, 0]) == 0x80
 
 
+RAMP = np.tile(np.arange(256, dtype=np.uint16), (4, 1))
+
+
+@pytest.mark.parametrize("name", ["a.pgm", "a.png", "a.tif"])
+def test_a_file_with_sixteen_bits_has_the_brightness_of_one_with_eight(tmp_path: Path, name: str) -> None:
+    sixteen = RAMP * 257
+    if name == "a.pgm":
+        (tmp_path / name).write_bytes(b"P5 256 4 65535\n" + sixteen.astype(">u2").tobytes())
+    else:
+        Image.fromarray(sixteen).save(tmp_path / name)
+    assert (load_image(tmp_path / name)[:, :, 0] == RAMP).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_an_image_with_pixels_of_32_bits_is_refused_by_its_name(tmp_path: Path, dtype: type) -> None:
+    Image.fromarray(RAMP.astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: the image has pixels of 32 bits .* convert it to 8 bits"):
+        load_image(tmp_path / "a.tif")
+
+
+def test_an_image_of_too_many_pixels_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "a.png", 30, 20)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 250)
+    for read in (load_image, known_size_wh):
+        with pytest.raises(DataError, match=r"a\.png: the image is too large: 600 pixels, and at most 500 are supp"):
+            read(tmp_path / "a.png")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jpg: no such file"):
         load_image(tmp_path / "nowhere.jpg")

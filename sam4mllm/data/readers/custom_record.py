@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from sam4mllm.data.images import known_size_wh
+from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import Rle, area, decode, from_segmentation, mask_of_image
 from sam4mllm.data.records import (
     Record,
@@ -125,9 +125,10 @@ class CustomRecordParser:
             return on_disk
         if len(given) != 2 or min(given) < 1:
             raise DataError(f"size_wh is [width, height], two positive integers; found {shorten(given)}")
-        if on_disk not in (None, tuple(given)):
-            raise DataError(f"size_wh is {tuple(given)}, but {image} is {on_disk}")
-        return given[0], given[1]
+        size_wh = given[0], given[1]
+        if on_disk is not None and on_disk != size_wh:
+            raise DataError(f"size_wh is {size_mismatch(image, size_wh, on_disk)}")
+        return size_wh
 
     def _objects(self, record: CustomRecord, image_name: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
         """Return the objects of the phrase; none if neither masks nor boxes are given."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.images import known_size_wh
+from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import decode, from_segmentation
 from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.sample import MaskObject
@@ -87,11 +87,8 @@ class Instances:
             if min(size_wh) < 1:
                 raise DataError(f"{where_image}: an image has at least one pixel; found {size_wh} (width, height)")
             on_disk = known_size_wh(path)
-            if on_disk not in (None, size_wh):
-                raise DataError(
-                    f"{where_image}: annotated at {size_wh} (width, height), but {path} is {on_disk}; "
-                    "use the images that the annotations were made on"
-                )
+            if on_disk is not None and on_disk != size_wh:
+                raise DataError(f"{where_image}: annotated at {size_mismatch(path, size_wh, on_disk)}")
             self._images[image_id] = CocoImage(path, size_wh)
         return self._images[image_id]
 

@@ -35,6 +35,7 @@ class _Annotation(Record):
 class _Shape(Record):
     label: Text
     points: Any = None
+    shape_type: Any = None
 
 
 def read(
@@ -103,7 +104,8 @@ def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.
     utils/data_processing.py).
 
     Raises:
-        DataError: A shape without label or points, or points that are not finite pairs.
+        DataError: A shape without label or points, points that are not finite pairs, or a shape that is neither a
+            polygon nor a rectangle.
     """
     width, height = size_wh
     masks = []
@@ -112,7 +114,7 @@ def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.
         shape = parse_record(_Shape, value, where_shape)
         label = shape.label.lower()
         if label != "flag":
-            mask = draw_polygon(_points(shape.points, where_shape), size_wh)
+            mask = draw_polygon(_corners(shape, where_shape), size_wh)
             masks.append((int(mask.sum()), index, IGNORED if "ignore" in label else TARGET, mask))
     labels = np.zeros((height, width), dtype=np.uint8)
     for _, _, label_value, mask in sorted(masks, key=lambda entry: entry[:2], reverse=True):
@@ -137,6 +139,20 @@ def draw_polygon(points: npt.NDArray[np.int32], size_wh: tuple[int, int]) -> npt
     cv2.polylines(canvas, [points], True, 1, 1)
     cv2.fillPoly(canvas, [points], 1)
     return canvas.astype(bool)
+
+
+def _corners(shape: _Shape, where: str) -> npt.NDArray[np.int32]:
+    """Return the corners (N, 2) of a polygon, or of labelme's rectangle, which is stored as two opposite corners."""
+    points = _points(shape.points, where)
+    if shape.shape_type in (None, "polygon"):
+        return points
+    if shape.shape_type == "rectangle" and len(points) in (2, 4):
+        (x1, y1), (x2, y2) = points[0], points[-1]
+        return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], dtype=np.int32) if len(points) == 2 else points
+    raise DataError(
+        f"{where}: the shape_type {shorten(shape.shape_type)} with {len(points)} point(s) is not supported; draw it as "
+        "a polygon, or as a rectangle of two corners"
+    )
 
 
 def _points(points: object, where: str) -> npt.NDArray[np.int32]:

@@ -10,6 +10,7 @@ import pickle
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sam4mllm.data.file_kinds import HEAD_BYTES, wrong_kind
 from sam4mllm.data.readers.refs import RefRecord, RefsReader
 from sam4mllm.errors import DataError
 
@@ -34,7 +35,8 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
     """Load a pickle of containers, numbers and text; byte strings of Python 2 become text as latin-1.
 
     Raises:
-        DataError: No such file; a pickle that asks for a class or function; a damaged or incomplete file.
+        DataError: No such file; a pickle that asks for a class or function; a damaged or incomplete file, or one of
+            another format.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {what} was expected there")
@@ -44,8 +46,24 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
         # A damaged pickle may raise nearly anything (the pickle documentation names five and "not limited to").
         except Exception as error:
             raise DataError(
-                f"{path}: {what} must be a pickle of plain data (lists, dicts, numbers, text) and was not read: {error}"
+                f"{path}: {what} must be a pickle of plain data (lists, dicts, numbers, text) and was not read: "
+                f"{_reason(path, error)}"
             ) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file could not be read as a pickle, and what to do."""
+    content = path.read_bytes()
+    head = content[:HEAD_BYTES]
+    if (kind := wrong_kind(head)) and not head.startswith(pickle.PROTO):
+        return f"the file {kind}"
+    if head.lstrip().startswith((b"{", b"[")):
+        return "the file is JSON; convert it with pickle.dump, or give the file refs(...).p of the data set"
+    is_refused = isinstance(error, pickle.UnpicklingError) and "it asks for" in str(error)
+    if not is_refused and not content.endswith(pickle.STOP):
+        return "the file is truncated; download it again"
+    detail = str(error) if isinstance(error, pickle.UnpicklingError) else f"{type(error).__name__} {error}".rstrip()
+    return f"{detail}; if the file is damaged, download it again"
 
 
 class RefCocoRecord(RefRecord):
