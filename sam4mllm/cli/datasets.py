@@ -13,9 +13,7 @@ from sam4mllm.cli.options import (
     non_negative_int,
     positive_int,
 )
-from sam4mllm.cli.output import check_not_input
 from sam4mllm.cli.subcommand import Subcommand
-from sam4mllm.utils.atomic_io import check_folder_of
 
 
 def _convert_options(parser: ArgumentParser) -> None:
@@ -28,9 +26,6 @@ def _convert(options: Namespace) -> int:
     from sam4mllm.data.readers.jsonl import write_jsonl
     from sam4mllm.data.reading import read_dataset
 
-    check_folder_of(options.output)
-    for source in (options.path, options.phrases):
-        check_not_input(options.output, source, "is the file that is converted; give another file with -o")
     with errors_name_options():
         samples = read_dataset(options.dataset, **data_arguments(options))
     write_jsonl(samples, options.output)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from sam4mllm import __version__
 from sam4mllm.cli import datasets, demo, evaluate, predict, prepare, train
-from sam4mllm.cli.output import check_json_file
+from sam4mllm.cli.overwriting import check_outputs
 from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.utils.distributed import join_processes
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subcommand = SUBCOMMANDS[options.subcommand]
     silence_libraries()
     try:
-        check_json_file(getattr(options, "json", None))
+        check_outputs(options)
         with join_processes() as options.processes:
             if options.processes.world_size > 1 and not subcommand.distributed:
                 distributed = ", ".join(each.name for each in SUBCOMMANDS.values() if each.distributed)

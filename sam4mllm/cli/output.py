@@ -45,26 +45,6 @@ def write_json(record: dict[str, Any], file: str | None) -> None:
         raise DataError(f"{file}: cannot be written: {error.strerror}") from error
 
 
-def check_json_file(file: str | None) -> None:
-    """Check that the folder of the file of `--json` exists.
-
-    Raises:
-        DataError: It does not.
-    """
-    if file not in (None, STDOUT):
-        check_folder_of(Path(file))
-
-
-def check_not_input(output: Path | None, source: Path | None, reason: str) -> None:
-    """Check that a subcommand does not overwrite the file that it reads.
-
-    Raises:
-        DataError: `output` and `source` are the same file; the message is `reason`.
-    """
-    if output is not None and source is not None and output.exists() and source.exists() and output.samefile(source):
-        raise DataError(f"{output}: {reason}")
-
-
 def check_image_files(*files: Path | None) -> None:
     """Check that images can be written to `files`; None is skipped.
 

@@ -16,7 +16,7 @@ from sam4mllm.cli.options import (
     given_data_options,
     pipeline_arguments,
 )
-from sam4mllm.cli.output import STDOUT, check_image_files, check_not_input, print_summary, write_json
+from sam4mllm.cli.output import STDOUT, check_image_files, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import writing
@@ -50,8 +50,6 @@ def _segment(options: Namespace) -> int:
     check_phrase(check_not_empty(options.phrase, "PHRASE"), "PHRASE")
     image = load_image(options.image)
     check_image_files(options.output, options.mask)
-    for file in (options.output, options.mask):
-        check_not_input(file, options.image, "is the input image; give another file")
     if options.mask is not None and options.mask.suffix.lower() not in _LOSSLESS:
         raise DataError(f"{options.mask}: this format would not keep a mask's 0 and 255; use .png")
 

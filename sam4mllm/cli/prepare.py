@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sam4mllm.cli.options import add_device_option, add_json_option, add_limit_option, add_recipe_options
 from sam4mllm.cli.output import STDOUT, write_json
+from sam4mllm.cli.overwriting import check_not_recipe_data
 from sam4mllm.cli.subcommand import Subcommand
 
 
@@ -21,6 +22,7 @@ def _prepare(options: Namespace) -> int:
     from sam4mllm.training.prepare import prepare_targets
 
     recipe = load_recipe(options.recipe, options.overrides)
+    check_not_recipe_data(recipe, options.json)
     prepared = prepare_targets(recipe, device=options.device, processes=options.processes)
     if options.processes.is_main:
         if options.json != STDOUT:

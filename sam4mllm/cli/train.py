@@ -15,6 +15,7 @@ from sam4mllm.cli.options import (
     positive_float,
 )
 from sam4mllm.cli.output import STDOUT, write_json
+from sam4mllm.cli.overwriting import check_not_recipe_data
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError, LaunchError
 
@@ -65,6 +66,7 @@ def _dry_run(recipe: Recipe, options: Namespace) -> int:
 
     if options.processes.world_size > 1:
         raise LaunchError("train --dry-run runs in one process; start it without the launcher")
+    check_not_recipe_data(recipe, options.json)
     estimate = dry_run(recipe, tflops=options.tflops or DEFAULT_TFLOPS)
     if options.json != STDOUT:
         print(estimate.summary(), end="")

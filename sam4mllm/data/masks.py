@@ -16,6 +16,7 @@ from pycocotools import mask as coco
 
 from sam4mllm.data.records import file_exists, is_integer, is_number, shorten
 from sam4mllm.errors import DataError
+from sam4mllm.geometry import Box
 
 # The largest coordinate, in multiples of the image's longer side: pycocotools allocates memory for every pixel along
 # an edge, and does not check that it gets it.
@@ -45,6 +46,15 @@ def area(rle: Rle) -> int:
     return int(coco.area({"size": rle["size"], "counts": rle["counts"].encode("ascii")}))
 
 
+def tight_box(rle: Rle) -> Box | None:
+    """Return the tight box of a mask without decoding it; None for a mask without a pixel."""
+    encoded = {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
+    if not coco.area(encoded):
+        return None
+    x, y, width, height = map(float, coco.toBbox(encoded))
+    return Box(x, y, x + width, y + height)
+
+
 def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     """Encode COCO's `segmentation` of an image of `size_hw` (H, W) pixels.
 
@@ -63,11 +73,14 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
         return rle
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"a segmentation is a list of polygons or an RLE; got {shorten(segmentation)}")
-    for polygon in segmentation:
+    for number, polygon in enumerate(segmentation, start=1):
         if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):
             raise ValueError(f"a polygon is a list of finite numbers; got {shorten(polygon)}")
         if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers")
+            raise ValueError(
+                f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers in polygon {number} of "
+                f"{len(segmentation)}; remove that polygon, or the object and the phrases about it"
+            )
         if max(map(abs, polygon)) > _MAX_RELATIVE_COORDINATE * max(size_hw):
             raise ValueError(
                 f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm.data.masks import Rle, decode
+from sam4mllm.data.masks import Rle, area, decode
 from sam4mllm.data.records import check_phrase
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
@@ -53,7 +53,7 @@ class Sample:
     ignore: the mask of the ignored pixels, which scores exclude (ReasonSeg's 255); None for none.
 
     Raises:
-        DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`.
+        DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`; an object whose mask has no pixel.
         ValueError: A mask whose size is not the image's.
 
     Example:
@@ -83,6 +83,12 @@ class Sample:
             if rle is not None and tuple(rle["size"]) != (height, width):
                 raise ValueError(
                     f"sample {self.id}: the {name} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
+                )
+        for item in self.objects:
+            if item.rle is not None and not area(item.rle):
+                raise DataError(
+                    f"sample {self.id}: the mask of object {item.id} has no pixel, which scores would take for no "
+                    "target; correct the mask, or take the object out"
                 )
 
     @property

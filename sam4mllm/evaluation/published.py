@@ -45,6 +45,31 @@ _SPLITS = (
 )
 
 
+_REFCOCO_IMAGES = {"val": 1500, "testA": 750, "testB": 750}
+
+# The numbers of sentences and of images of each benchmark's splits; an image of ReasonSeg has one sentence.
+_SIZES: dict[tuple[str, str], tuple[int, int]] = {
+    **{
+        (dataset, split): (count, _REFCOCO_IMAGES[split])
+        for dataset, counts in {
+            "refcoco": (10834, 5657, 5095),
+            "refcoco+": (10758, 5726, 4889),
+            "grefcoco": (16870, 18712, 14933),
+        }.items()
+        for split, count in zip(_REFCOCO_IMAGES, counts, strict=True)
+    },
+    ("refcocog", "val"): (4896, 1300),
+    ("refcocog", "test"): (9602, 2600),
+    ("reasonseg", "val"): (200, 200),
+    ("reasonseg", "test"): (779, 779),
+}
+
+
+def has_benchmark_size(dataset: str, split: str, sentences: int, images: int) -> bool:
+    """Return whether data have as many sentences and images as the benchmark's split, whose format others use too."""
+    return _SIZES.get((dataset, split)) == (sentences, images)
+
+
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
     """One system's figures on one split, in percent; None where its source prints none.

@@ -128,7 +128,7 @@ def score(
         lines = (line if isinstance(line, PredictionLine) else prediction_from_json(line) for line in predictions)
     samples, split = read_with_masks(entry), entry.split_name
     scores = score_predictions(lines, samples, dataset=dataset, split=split, protocol=protocol, min_pixels=min_pixels)
-    return replace(scores, comparable=is_comparable(entry, protocol))
+    return replace(scores, comparable=is_comparable(entry, samples, protocol))
 
 
 def score_predictions(

@@ -141,7 +141,7 @@ def score_split(
 ) -> EvaluatedSplit:
     """Score the answers and the baselines; write the reliability plot and the page of cases beside the answers."""
     start = time.perf_counter()
-    comparable = is_comparable(entry, settings.protocol)
+    comparable = is_comparable(entry, samples, settings.protocol)
 
     def scored(lines: Iterable[PredictionLine]) -> ScoredPredictions:
         result = score_sentences(

@@ -13,7 +13,9 @@ from typing import TypedDict, Unpack
 from sam4mllm.data.entry import DataEntry, data_entry
 from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.registry import dataset_names, dataset_row, is_generated
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ArgumentError, DataError
+from sam4mllm.evaluation.published import has_benchmark_size
 
 ALL = "all"
 """The name of all benchmarks under the root together."""
@@ -81,15 +83,18 @@ def choose_suite(
     return _choose_benchmarks(datasets, splits, Path(root), options)
 
 
-def is_comparable(entry: DataEntry, protocol: str | None = None) -> bool:
+def is_comparable(entry: DataEntry, samples: Sequence[Sample], protocol: str | None = None) -> bool:
     """Return whether published results are on the same sentences under the same protocol.
 
-    True for a complete split of real data with the usual split file, scored under the data set's own protocol.
+    True for a complete split of real data with the usual split file, scored under the data set's own protocol, if it
+    has the benchmark's numbers of sentences and images.
     """
     if entry.row.published is None or entry.root is None or protocol not in (None, entry.row.protocol):
         return False
     usual = entry.limit is None and entry.split_by in (None, entry.row.split_by)
-    return usual and not is_generated(entry.root)
+    images = len({sample.image for sample in samples})
+    same_size = has_benchmark_size(entry.row.published, entry.split_name, len(samples), images)
+    return usual and same_size and not is_generated(entry.root)
 
 
 def _choose_benchmarks(datasets: Sequence[str], splits: Sequence[str], root: Path, options: DataOptions) -> Suite:

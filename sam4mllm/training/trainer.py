@@ -68,16 +68,10 @@ def train(
     if not RunFolder(recipe.output).is_finished:
         check_template(recipe, mixture)
     # 2. Create or reopen the run folder.
-    is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
-    run = RunFolder(recipe.output)
-    processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
+    run, is_finished = _open_run(recipe, mixture, processes)
     if is_finished:
         logger.info("%s: the training has already finished", run.path)
         return run
-    if processes.is_main:
-        run.write_leakage(mixture.leakage())
-    for line in mixture.leakage_lines():
-        logger.info("%s", line)
     held_out = validation_samples(recipe)
     # 3. Compute the targets and make the conversations.
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
@@ -99,6 +93,19 @@ def train(
         arguments=arguments,
     )
     return run
+
+
+def _open_run(recipe: Recipe, mixture: Mixture, processes: DistributedContext) -> tuple[RunFolder, bool]:
+    """Create or reopen the run folder, record the data in it, and return it and whether its training has finished."""
+    is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
+    run = RunFolder(recipe.output)
+    processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
+    if not is_finished:
+        if processes.is_main:
+            run.write_leakage(mixture.leakage())
+        for line in mixture.leakage_lines():
+            logger.info("%s", line)
+    return run, is_finished
 
 
 def fit(

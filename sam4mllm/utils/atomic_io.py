@@ -17,7 +17,7 @@ from sam4mllm.errors import DataError
 
 # How libraries written in C++ and Rust, and shutil, quote the system's error number in a message.
 _QUOTED_ERRNO = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-# What torch.save says when a write fails; it does not say why.
+# The message of torch.save when a write fails, which does not state why.
 _TORCH_WRITE_ERROR = re.compile(r"PytorchStreamWriter|inline_container")
 _PROBE_BYTES = 2**20
 

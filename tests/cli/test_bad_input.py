@@ -232,7 +232,10 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         segment("a.png", "some/model", "--segmenter", "{home}/sam2"),
         "missing weights ['mask_decoder.iou_token.weight'] (1 in all); is it a complete Sam2Model?",
     ),
-    "a recipe's checkpoint of another model": (prepare("segmenter.checkpoint={home}/linear.pth"), "Sam has them"),
+    "a recipe's checkpoint of another model": (
+        prepare("segmenter.checkpoint={home}/linear.pth", "model.base=shapes"),
+        "Sam has them",
+    ),
 }
 
 

@@ -11,14 +11,16 @@ from PIL import Image
 
 from sam4mllm.cli.main import main
 from sam4mllm.data.registry import mark_generated
+from sam4mllm.evaluation.published import _SIZES
 from sam4mllm.segmenters.fake import BoxSegmenter
 from tests.data.tiny_datasets import rectangle, ref, write_image, write_reasonseg, write_refs
 
 
 @pytest.mark.usefixtures("scripted")
 def test_evaluate_predicts_and_scores_and_score_agrees(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(_SIZES, ("refcoco", "val"), (3, 1))
     data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
     out = tmp_path / "out"
     assert main(["evaluate", "run", *data, "--output", str(out), "--json", str(tmp_path / "e.json")]) == 0
@@ -78,8 +80,10 @@ def test_a_limited_evaluation_is_printed_without_published_figures(
 
 @pytest.mark.usefixtures("scripted")
 def test_one_command_evaluates_all_that_a_root_holds(
-    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for split, size in {("refcoco", "val"): (2, 1), ("refcoco", "testA"): (1, 1), ("reasonseg", "val"): (1, 1)}.items():
+        monkeypatch.setitem(_SIZES, split, size)
     write_refs(
         root / "refcoco",
         [ref(1, 50, 5, "val", "the left one", "left"), ref(2, 51, 5, "testA", "right"), ref(3, 51, 5, "train", "x")],
@@ -115,6 +119,17 @@ def test_one_command_evaluates_all_that_a_root_holds(
     again = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "results.json"}
     assert main(["evaluate", "run", *arguments]) == 0
     assert again == {path: path.read_bytes() for path in again}
+
+
+@pytest.mark.usefixtures("scripted")
+def test_other_data_in_the_format_of_a_benchmark_are_printed_without_published_figures(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    assert main(["evaluate", "run", *data, "--output", str(tmp_path / "out"), "--cases", "0"]) == 0
+    assert main(["score", str(tmp_path / "out/predictions.jsonl"), *data]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("cIoU") >= 2 and "LISA" not in printed
 
 
 @pytest.mark.usefixtures("scripted")

@@ -70,8 +70,9 @@ def test_convert_names_the_file_and_keeps_the_old_one(
     from sam4mllm.data.readers import jsonl
 
     out = tmp_path / "out.jsonl"
-    out.write_text("old")
-    monkeypatch.setattr(jsonl, "record_of", fail(OSError(errno.ENOSPC, FULL)))
     arguments = ["convert", "--dataset", "refcoco", "--root", str(root), "--split", "val", "-o", str(out)]
+    assert main(arguments) == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(jsonl, "record_of", fail(OSError(errno.ENOSPC, FULL)))
     assert main(arguments) == 2
-    assert is_one_line(capsys, out) and out.read_text() == "old"
+    assert is_one_line(capsys, out) and out.read_bytes() == before

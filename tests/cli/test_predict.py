@@ -54,7 +54,7 @@ def test_segment_does_not_overwrite_its_image(tmp_path: Path, capsys: pytest.Cap
     image = write_image(tmp_path / "a.png")
     before = image.read_bytes()
     assert main(["segment", "run", str(image), "left", "-o", str(image)]) == 2
-    assert "a.png: is the input image" in capsys.readouterr().err
+    assert "a.png: is read by this command" in capsys.readouterr().err
     assert image.read_bytes() == before
 
 

@@ -11,7 +11,9 @@ import pytest
 from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.registry import mark_generated
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.evaluation.published import _SIZES, _rows
 from sam4mllm.evaluation.suite import choose_suite, is_comparable
 from tests.data.tiny_datasets import ref, write_reasonseg, write_refs
 
@@ -110,13 +112,29 @@ def test_a_root_without_data_or_with_training_data_alone_is_refused(root: Path, 
 def test_only_a_complete_split_of_real_data_with_the_usual_split_file_is_comparable_with_published_results(
     root: Path,
 ) -> None:
-    def entry(name: str, **more: Any) -> DataEntry:
-        return DataEntry(dataset=name, root=root, split="val", **more)
+    def entry(name: str, split: str = "val", **more: Any) -> DataEntry:
+        return DataEntry(dataset=name, root=root, split=split, **more)
 
-    assert is_comparable(entry("refcocog")) and is_comparable(entry("refcocog", split_by="umd"))
-    assert is_comparable(entry("reasonseg"), "reasonseg") and not is_comparable(entry("reasonseg"), "grefcoco")
-    assert not is_comparable(entry("refcocog", split_by="google"))
-    assert not is_comparable(entry("refcoco", limit=5))
-    assert not is_comparable(DataEntry(dataset="jsonl", path=root / "val.jsonl"))
+    def samples(count: int, images: int) -> list[Sample]:
+        return [Sample(f"s/{n}", Path(f"{n % images}.jpg"), (4, 4), "it", ()) for n in range(count)]
+
+    refcocog, reasonseg = samples(4896, 1300), samples(200, 200)
+    assert is_comparable(entry("refcocog"), refcocog) and is_comparable(entry("refcocog", split_by="umd"), refcocog)
+    assert is_comparable(entry("reasonseg"), reasonseg, "reasonseg")
+    assert not is_comparable(entry("reasonseg"), reasonseg, "grefcoco")
+    assert not is_comparable(entry("refcocog", split_by="google"), refcocog)
+    assert not is_comparable(entry("refcocog", limit=5000), refcocog)
+    assert not is_comparable(DataEntry(dataset="jsonl", path=root / "val.jsonl"), refcocog)
+    # Other data in the benchmark's format have other counts.
+    assert not is_comparable(entry("refcocog"), samples(4895, 1300))
+    assert not is_comparable(entry("refcocog"), samples(4896, 1299))
+    assert not is_comparable(entry("refcocog", "test"), refcocog)
+    assert not is_comparable(entry("refcoco"), samples(11, 3)) and not is_comparable(entry("reasonseg"), refcocog)
+    assert is_comparable(entry("refcoco"), samples(10834, 1500))
     mark_generated(root, scenes=1, held_out=2, seed=0)
-    assert not is_comparable(entry("refcoco"))
+    assert not is_comparable(entry("refcoco"), samples(10834, 1500))
+
+
+def test_every_published_row_has_a_known_size() -> None:
+    rows = [(row.dataset, row.split) for row in _rows()]
+    assert rows and set(rows) <= set(_SIZES)

@@ -5,7 +5,7 @@
     {"phrase": text | "phrases": [text, ...], "annotation_id": number | "annotation_ids": [number, ...]}
     {"phrase": text | "phrases": [text, ...], "image_id": number}          no object in this image
 
-with an optional "id".
+with an optional "id". An annotation without segmentation, or with an empty one, is a box alone.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def read(
     Raises:
         DataError: A file that is missing or malformed; no phrase; bad lines (all are counted, the first ten listed).
     """
-    instances = Instances(path, path.parent if images is None else images, f"coco/{path.stem}")
+    folder = path.parent if images is None else images
+    instances = Instances(path, folder, f"coco/{path.stem}", boxes_alone=True)
 
     def samples_of(value: object, number: int) -> list[Sample]:
         return _samples(value, f"coco/{phrases.stem}/{number}", instances)

@@ -18,8 +18,9 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
+from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
-from sam4mllm.data.masks import Rle, area, decode, from_segmentation, mask_of_image
+from sam4mllm.data.masks import Rle, from_segmentation, mask_of_image, tight_box
 from sam4mllm.data.records import (
     Record,
     Text,
@@ -32,11 +33,7 @@ from sam4mllm.data.records import (
 )
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
-from sam4mllm.geometry import Box, box_of_mask
-
-# The distance in pixels by which a box may leave its image: programs round coordinates, and for some x2 and y2 are the
-# last pixel, for others the one after it.
-_TOLERANCE = 2
+from sam4mllm.geometry import Box
 
 
 class PhrasesRecord(Record):
@@ -143,9 +140,12 @@ class CustomRecordParser:
             boxes = [_box(value) for value in record.boxes]
         if len(boxes) != count:
             raise DataError(f"{count} masks, but {len(boxes)} boxes; give one of each for every object")
-        if record.masks is None:
-            for box in boxes:
-                _check_is_in_pixels(box, size_wh)
+        if record.boxes is not None:
+            for index, (rle, box) in enumerate(zip(rles, boxes, strict=True)):
+                try:
+                    check_box(box, size_wh, rle)
+                except DataError as error:
+                    raise DataError(f"object {index}: {error}" if count > 1 else str(error)) from None
         # 2. Ids: the record's, or ids made of the content, so that an object has one id in all records about it.
         if record.object_ids is None:
             ids = [f"{self._name}/{image_name}/{_digest(rle, box)}" for rle, box in zip(rles, boxes, strict=True)]
@@ -248,27 +248,8 @@ def _box(value: object) -> Box:
     return box
 
 
-def _check_is_in_pixels(box: Box, size_wh: tuple[int, int]) -> None:
-    """Check that a box can be in pixels of its image.
-
-    Raises:
-        DataError: It leaves the image, as boxes of a resized image or in the order y, x do, or it is located within the
-            first pixel, as normalized boxes are.
-    """
-    width, height = size_wh
-    if not box.clip(size_wh).area:
-        raise DataError(f"the box {list(box)} is outside the image of {size_wh} (width, height)")
-    if min(box.x1, box.y1) < -_TOLERANCE or box.x2 > width + _TOLERANCE or box.y2 > height + _TOLERANCE:
-        raise DataError(
-            f"the box {list(box)} leaves the image of {size_wh} (width, height); a box is [x1, y1, x2, y2] in pixels "
-            "of the image after its EXIF rotation, x first"
-        )
-    if max(box) <= 1 and min(size_wh) > 1:
-        raise DataError(f"the box {list(box)} is normalized to the image's size; give pixels of {size_wh}")
-
-
 def _tight_box(rle: Rle) -> Box:
-    box = box_of_mask(decode(rle)) if area(rle) else None
+    box = tight_box(rle)
     if box is None:
         raise DataError('a mask has no pixel; leave masks out if the phrase has no object ("no object")')
     return box

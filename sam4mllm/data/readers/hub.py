@@ -11,8 +11,10 @@ A row is a record of `custom_record.py`, with the column names that such data se
     id       id                           a text or a number
 
 Masks and boxes are one or a list, depending on the value. If a data set has several of the columns for one part, the
-first is used; `columns` maps these names to the data set's own. An image that is stored within the data set is written
-once to a file that is named by its content, because all stages load images from files.
+first is used; `columns` maps these names to the data set's own. A set in which no phrase has an object is rejected,
+because its masks are probably in a column of another name, unless `columns` maps "masks" or "boxes" to "". An image
+that is stored within the data set is written once to a file that is named by its content, because all stages load
+images from files.
 """
 
 from __future__ import annotations
@@ -42,6 +44,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """The names that a column may have, or be mapped to, for each part of a row."""
 
+_OBJECT_PARTS = ("masks", "boxes")
+_NAME_OBJECTS = (
+    "name the column of the masks as columns.masks or columns.mask, or that of the boxes as columns.boxes or "
+    'columns.bbox; if no phrase has an object, set columns.masks to ""; the columns are: '
+)
+_NO_ROW = "{}: there is no row in it; a row has an image and a phrase"
+
 
 def read(
     row: DatasetRow,
@@ -58,15 +67,17 @@ def read(
         row: The data set's row of the table.
         path: A folder made by `save_to_disk`, or an id of the Hub.
         split: The split; None if the folder holds one data set without splits.
-        columns: The data set's own names for columns of `COLUMNS`, where they differ.
+        columns: The data set's own names for columns of `COLUMNS`, where they differ; "" for one that is not read.
         images: The folder that relative image paths start from, and that stored images are written to; None for the
             data set's folder and the library's cache.
         limit: The maximum number of samples, from the beginning.
 
     Raises:
-        DataError: No such data set, split or column; an invalid row.
+        DataError: No such data set, split or column; no row; an invalid row; no object in any row.
     """
     rows = _load(path, split)
+    if not len(rows):
+        raise DataError(_NO_ROW.format(path))
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
     name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
     parser = CustomRecordParser(name, path if images is None else images, path)
@@ -87,8 +98,11 @@ def read(
         samples += of_row
         if limit is not None and len(samples) >= limit:
             break
-    if not samples:
-        raise DataError(f"{path}: the data set has no row; a row has an image and a phrase")
+    if limit is None and not _states_no_objects(columns or {}) and not any(sample.objects for sample in samples):
+        read_columns = ", ".join(names[form] for part in _OBJECT_PARTS for form in COLUMNS[part] if form in names)
+        raise DataError(
+            f"{path}: no row has an object in {read_columns}; {_NAME_OBJECTS}{', '.join(rows.column_names)}"
+        )
     return samples[:limit]
 
 
@@ -98,6 +112,9 @@ def _load(path: Path, split: str | None) -> Any:
 
     try:
         loaded = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+    # The library raises this for a saved data set of no file, which it writes for one of no row.
+    except IndexError as error:
+        raise DataError(_NO_ROW.format(path)) from error
     # The library raises these for a missing folder, an unknown id, no network, damaged files and dataset scripts.
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -117,9 +134,9 @@ def _columns_of(existing: list[str], given: Mapping[str, str], where: str) -> di
     """Return the data set's column for the names of `COLUMNS` that it has, at most one for each part of a row.
 
     Raises:
-        DataError: A given column that does not exist; none for the image or the phrase; two for one part.
+        DataError: A given column that does not exist; none for the image, the phrase or the objects; two for one part.
     """
-    if missing := [column for column in given.values() if column not in existing]:
+    if missing := [column for column in given.values() if column and column not in existing]:
         raise DataError(f"{where}: there is no column {missing[0]!r}; it has: {', '.join(existing)}")
     names: dict[str, str] = {}
     for part, forms in COLUMNS.items():
@@ -128,13 +145,24 @@ def _columns_of(existing: list[str], given: Mapping[str, str], where: str) -> di
             raise DataError(
                 f"{where}: columns names both {' and '.join(named)}, which have the same meaning; keep one of them"
             )
+        if named and not given[named[0]]:
+            if part in ("image", "phrase"):
+                raise DataError(f"{where}: columns.{named[0]} is empty, but every row has an image and a phrase")
+            continue
         usual = [form for form in forms if form in existing]
         if not named and not usual and part in ("image", "phrase"):
             raise DataError(
                 f"{where}: no column {' or '.join(forms)}; name it as columns.{part}; it has: {', '.join(existing)}"
             )
         names |= {form: given.get(form, form) for form in (named or usual)[:1]}
+    if not _states_no_objects(given) and not any(form in names for part in _OBJECT_PARTS for form in COLUMNS[part]):
+        raise DataError(f"{where}: there is no column of masks or boxes; {_NAME_OBJECTS}{', '.join(existing)}")
     return names
+
+
+def _states_no_objects(given: Mapping[str, str]) -> bool:
+    """Return whether `columns` states that the data set has no masks or no boxes."""
+    return any(given.get(form) == "" for part in _OBJECT_PARTS for form in COLUMNS[part])
 
 
 def _record(row: Mapping[str, Any], names: Mapping[str, str], store: Path) -> dict[str, Any]:

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
-from sam4mllm.data.masks import decode, from_segmentation
+from sam4mllm.data.masks import from_segmentation, tight_box
 from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.errors import DataError
-from sam4mllm.geometry import Box, box_of_mask
+from sam4mllm.geometry import Box
+
+_NO_BOX = Box(0, 0, 0, 0)
 
 
 class _InstancesFile(Record):
@@ -57,13 +60,16 @@ class Instances:
         path: The file.
         images: The folder that holds the images.
         name: The data set's name; the objects' ids begin with it.
+        boxes_alone: Whether an annotation may have a bbox alone, with no segmentation or an empty one, as exports of
+            detection data have.
 
     Raises:
         DataError: No such file, not a file of COCO's instances, or a duplicate id.
     """
 
-    def __init__(self, path: Path, images: Path, name: str) -> None:
+    def __init__(self, path: Path, images: Path, name: str, *, boxes_alone: bool = False) -> None:
         self.path = path
+        self._boxes_alone = boxes_alone
         self._folder = images
         self._name = name
         content = parse_record(_InstancesFile, read_json(path, "COCO's instances"), str(path))
@@ -116,7 +122,7 @@ class Instances:
 
         Raises:
             DataError: No such annotation, one of another image, or one whose box or mask is not COCO's or is of
-                another size than its image.
+                another size than its image; a mask without a pixel, or a box that does not fit its mask.
         """
         if annotation_id in self._objects and self._annotation_records[annotation_id]["image_id"] == image_id:
             return self._objects[annotation_id]
@@ -127,13 +133,13 @@ class Instances:
             )
         width, height = self.image(image_id, where).size_wh
         try:
-            rle = from_segmentation(record.segmentation, (height, width))
-        except ValueError as error:
+            has_box = "bbox" in record.model_fields_set
+            box_alone = self._boxes_alone and has_box and record.segmentation in (None, [])
+            rle = None if box_alone else from_segmentation(record.segmentation, (height, width))
+            box = _box(record.bbox) if has_box else (rle and tight_box(rle)) or _NO_BOX
+            check_box(box, (width, height), rle)
+        except (ValueError, DataError) as error:
             raise DataError(f"{where_annotation}: {error}") from error
-        has_box = "bbox" in record.model_fields_set
-        box = _box(record.bbox, where_annotation) if has_box else box_of_mask(decode(rle))
-        if box is None:
-            raise DataError(f"{where_annotation}: has neither a bbox nor a mask with a pixel, so it has no position")
         self._objects[annotation_id] = MaskObject(f"{self._name}/ann/{annotation_id}", rle, box)
         return self._objects[annotation_id]
 
@@ -156,9 +162,9 @@ class Instances:
         return table
 
 
-def _box(bbox: object, where: str) -> Box:
+def _box(bbox: object) -> Box:
     """Convert COCO's x, y, width, height in pixels to a Box."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)) or min(bbox[2:]) < 0:
-        raise DataError(f"{where}: a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
+        raise DataError(f"a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
     x, y, width, height = (float(value) for value in bbox)
     return Box(x, y, x + width, y + height)

@@ -77,3 +77,50 @@ def test_files_that_are_missing_or_empty(folder: Path) -> None:
         read_dataset("coco", path=folder / "instances.json", phrases=folder / "nothing.jsonl")
     with pytest.raises(DataError, match=r"nothing.json: no such file; COCO's instances"):
         read_dataset("coco", path=folder / "nothing.json", phrases=folder / "phrases.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [60, 40, 100, 70]}, r"the box \[60.0, 40.0, 160.0, 110.0\] does not fit .* are x1, y1, x2, y2"),
+        ({"bbox": [0, 0, 0, 0]}, "has no area in the image"),
+        ({"bbox": [0.5, 0.5, 0.3333, 0.375]}, "numbers are shares of the image's sides"),
+        ({"segmentation": {"size": [80, 120], "counts": [9600]}}, "the mask has no pixel"),
+    ],
+)
+def test_a_box_is_compared_with_its_mask_and_its_image(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    write_instances(tmp_path, [image_record(5, 120, 80)], [annotation(50, 5, 60, 40, 40, 30) | change])
+    with pytest.raises(DataError, match=rf"instances.json, annotation 50: .*{message}"):
+        read(tmp_path, {"phrase": "it", "annotation_id": 50})
+
+
+def test_a_mask_without_a_pixel_and_without_a_box_is_no_object(tmp_path: Path) -> None:
+    empty = annotation(50, 5) | {"segmentation": {"size": [10, 20], "counts": [200]}}
+    del empty["bbox"]
+    write_instances(tmp_path, [image_record(5)], [empty])
+    with pytest.raises(DataError, match="annotation 50: the mask has no pixel"):
+        read(tmp_path, {"phrase": "it", "annotation_id": 50})
+
+
+@pytest.mark.parametrize("segmentation", [[], None, ...])
+def test_an_annotation_may_be_a_box_alone(tmp_path: Path, segmentation: Any) -> None:
+    alone = annotation(50, 5, 60, 40, 40, 30) | {"segmentation": segmentation}
+    if segmentation is ...:
+        del alone["segmentation"]
+    write_instances(tmp_path, [image_record(5, 120, 80)], [alone, alone | {"id": 51, "bbox": [0.5, 0.5, 0.3, 0.3]}])
+    (sample,) = read(tmp_path, {"phrase": "it", "annotation_id": 50})
+    assert (sample.objects[0].rle, sample.objects[0].box) == (None, Box(60, 40, 100, 70)) and not sample.has_masks
+    with pytest.raises(DataError, match=r"annotation 51: the box .* is normalized to the image's size"):
+        read(tmp_path, {"phrase": "it", "annotation_id": 51})
+    del alone["bbox"]
+    write_instances(tmp_path, [image_record(5, 120, 80)], [alone])
+    with pytest.raises(DataError, match="annotation 50: a segmentation is a list of polygons or an RLE"):
+        read(tmp_path, {"phrase": "it", "annotation_id": 50})
+
+
+def test_a_polygon_that_is_no_area_is_named(tmp_path: Path) -> None:
+    record = annotation(50, 5)
+    record["segmentation"].append([2, 1, 3, 2])
+    write_instances(tmp_path, [image_record(5)], [record])
+    with pytest.raises(DataError, match=r"annotation 50: .* got 4 numbers in polygon 2 of 2; remove that polygon"):
+        read(tmp_path, {"phrase": "it", "annotation_id": 50})

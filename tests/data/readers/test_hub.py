@@ -189,3 +189,48 @@ def test_a_folder_without_a_data_set_and_bad_rows_are_reported(tmp_path: Path) -
         read_dataset("hub", path=path, split="val")
     with pytest.raises(DataError, match=r"set, row 1: a box is \[x1, y1, x2, y2\] in pixels"):
         read_dataset("hub", path=path)
+
+
+@pytest.mark.parametrize("column", ["segmentation_mask", "polygon", "target_boxes"])
+def test_a_set_without_a_column_of_objects_is_refused_unless_that_is_asked_for(tmp_path: Path, column: str) -> None:
+    columns = {"image": make_images(2), "phrase": ["one", "two"], column: [SQUARE, SQUARE]}
+    path = save(tmp_path, columns)
+    message = rf"set: there is no column of masks or boxes; name the column .*; the columns are: .*{column}"
+    with pytest.raises(DataError, match=message):
+        read_dataset("hub", path=path, images=tmp_path / "images")
+    none = read_dataset("hub", path=path, images=tmp_path / "images", columns={"masks": ""})
+    assert [sample.objects for sample in none] == [(), ()]
+    if column != "target_boxes":
+        named = read_dataset("hub", path=path, images=tmp_path / "images", columns={"masks": column})
+        assert all(np.array_equal(sample.mask(), mask()) for sample in named)
+
+
+def test_a_set_of_which_no_row_has_an_object_is_refused_unless_that_is_asked_for(tmp_path: Path) -> None:
+    columns = {"image": make_images(2), "phrase": ["one", "two"], "masks": [None, []], "outline": [[SQUARE]] * 2}
+    path = save(tmp_path, columns)
+    with pytest.raises(DataError, match="set: no row has an object in masks; name the column"):
+        read_dataset("hub", path=path, images=tmp_path / "images")
+    for asked in ({"masks": ""}, {"boxes": ""}):
+        assert len(read_dataset("hub", path=path, images=tmp_path / "images", columns=asked)) == 2
+    assert not read_dataset("hub", path=path, images=tmp_path / "images", limit=1)[0].objects
+    with pytest.raises(DataError, match=r"columns\.phrase is empty"):
+        read_dataset("hub", path=path, columns={"phrase": ""})
+
+
+def test_a_set_without_rows_is_reported(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"image": [], "phrase": [], "masks": []}).save_to_disk(tmp_path / "none")
+    with pytest.raises(DataError, match="none: there is no row in it"):
+        read_dataset("hub", path=tmp_path / "none")
+    datasets.Dataset.from_dict({"image": ["a.png"], "phrase": ["x"], "masks": [None]}).select([]).save_to_disk(
+        tmp_path / "selected"
+    )
+    with pytest.raises(DataError, match="selected: there is no row in it"):
+        read_dataset("hub", path=tmp_path / "selected")
+
+
+def test_a_stored_box_is_compared_with_its_mask(tmp_path: Path) -> None:
+    write_image(tmp_path / "photos/a.png", 120, 80)
+    outline = [60.0, 40.0, 100.0, 40.0, 100.0, 70.0, 60.0, 70.0]
+    columns = {"image": ["a.png"], "phrase": ["it"], "masks": [[outline]], "bbox": [[60.0, 40.0, 100.0, 70.0]]}
+    with pytest.raises(DataError, match=r"set, row 0: the box .* does not fit its mask.*are x1, y1, x2, y2, but"):
+        read_dataset("hub", path=save(tmp_path, columns), images=tmp_path / "photos")

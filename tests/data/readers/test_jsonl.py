@@ -17,7 +17,7 @@ from sam4mllm.data.readers.jsonl import write_jsonl
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
-from sam4mllm.geometry import Box
+from sam4mllm.geometry import Box, box_of_mask
 from sam4mllm.synthetic.writer import write_dataset
 from tests.data.tiny_datasets import write_broken_avif, write_image
 
@@ -141,7 +141,7 @@ GOOD = {"image": "a.png", "phrase": "it", "masks": [SQUARE]}
         ({"image": "a.png", "phrase": "it", "boxes": [[1, 2, 3, 10**400]]}, "a box is .* found"),
         ({"image": "b.png", "phrase": "it", "size_wh": [10**400, 5], "masks": [SQUARE]}, "too large to convert"),
         ({"image": "a.png", "phrase": "it", "boxes": [[9, 2, 3, 4]]}, "with x1 <= x2 and y1 <= y2"),
-        ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "is outside the image of"),
+        ({"image": "a.png", "phrase": "it", "boxes": [[30, 2, 40, 4]]}, "has no area in the image of"),
         ({"image": "a.png", "phrase": "it", "boxes": [[2, 5, 8, 19]]}, r"leaves the image of \(20, 10\)"),
         ({"image": "a.png", "phrase": "it", "boxes": [[0.1, 0.1, 0.5, 0.6]]}, "is normalized to the image's size"),
         (GOOD | {"phrase": " "}, "the phrase is empty; describe the object"),
@@ -195,11 +195,14 @@ def any_sample(draw: st.DrawFn) -> Sample:
             height, width
         )
 
-    edges = st.floats(-5, 20, allow_nan=False)
+    offsets = st.floats(-0.4, 0.4, allow_nan=False)
     objects = []
     for index in range(draw(st.integers(0, 3))):
-        x, y = draw(edges), draw(edges)
-        objects.append(MaskObject(f"o{index}", encode(mask()), Box(x, y, x + draw(edges.map(abs)), y + 1.5)))
+        pixels = mask()
+        pixels[draw(st.integers(0, height - 1)), draw(st.integers(0, width - 1))] = True
+        tight = box_of_mask(pixels)
+        assert tight is not None
+        objects.append(MaskObject(f"o{index}", encode(pixels), Box(*(edge + draw(offsets) for edge in tight))))
     ignore = encode(mask()) if draw(st.booleans()) else None
     phrase = draw(st.text(st.characters(exclude_categories=["Cs"])).filter(str.strip))
     return Sample("s", Path("/nowhere/image.jpg"), (width, height), phrase, tuple(objects), ignore)
@@ -210,3 +213,22 @@ def any_sample(draw: st.DrawFn) -> Sample:
 def test_any_sample_is_written_and_read_back(tmp_path: Path, sample: Sample) -> None:
     write_jsonl([sample], tmp_path / "one.jsonl")
     assert read_dataset("jsonl", path=tmp_path / "one.jsonl") == [sample]
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([60, 40, 60, 60], "has no area in the image"),
+        ([0.5, 0.5, 0.8333, 0.875], "its numbers are shares of the image's sides"),
+        ([10, 10, 30, 20], "does not fit its mask, whose box is"),
+    ],
+)
+def test_a_box_is_compared_with_its_mask(tmp_path: Path, box: list[float], message: str) -> None:
+    write_image(tmp_path / "a.png", 120, 80)
+    mask = [60, 40, 100, 40, 100, 70, 60, 70]
+    record = {"image": "a.png", "phrase": "it", "masks": [mask], "boxes": [box]}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(record))
+    with pytest.raises(DataError, match=rf"line 1: the box .*{message}"):
+        read_dataset("jsonl", path=tmp_path / "mine.jsonl")
+    (tmp_path / "mine.jsonl").write_text(json.dumps(record | {"boxes": [[60.4, 40, 99, 71]]}))
+    assert read_dataset("jsonl", path=tmp_path / "mine.jsonl")[0].objects[0].box == Box(60.4, 40, 99, 71)

@@ -136,7 +136,7 @@ def test_a_bad_ref_is_reported_with_file_and_ref(root: Path, refs: Any, message:
         ),
         (
             _changed(annotation(50, 5), bbox=..., segmentation=[[0, 0, 0, 0, 0, 0]]),
-            "annotation 50: has neither a bbox",
+            "annotation 50: the mask has no pixel",
         ),
     ],
 )
