@@ -152,18 +152,14 @@ def test_the_key_depends_on_all_that_changes_the_targets_and_nothing_else(
 
 def test_objects_without_a_target_are_stored_with_their_reason(samples: list[Sample], tmp_path: Path) -> None:
     size_wh = samples[0].size_wh
-    empty = mask_object("empty", np.zeros(size_wh[::-1], dtype=bool))
     full = mask_object("full", np.ones(size_wh[::-1], dtype=bool))
-    first = replace(samples[0], objects=(empty, samples[0].objects[0], full))
+    first = replace(samples[0], objects=(samples[0].objects[0], full))
     segmenter = Counting()
     store = compute_targets([first], segmenter, SETTINGS, tmp_path / "store")
     assert list(store.read()) == ["ann/0/0"]
-    assert store.skipped() == {
-        "empty": "the mask is empty",
-        "full": "the mask leaves 0 pixels of the image; no place for 1 negative points",
-    }
+    assert store.skipped() == {"full": "the mask leaves 0 pixels of the image; no place for 1 negative points"}
     again = Counting(stop_after=0)
-    assert compute_targets([first], again, SETTINGS, tmp_path / "store").missing(["empty", "full"]) == []
+    assert compute_targets([first], again, SETTINGS, tmp_path / "store").missing(["full"]) == []
 
 
 def test_min_iou_drops_groups_and_objects(samples: list[Sample], tmp_path: Path) -> None:

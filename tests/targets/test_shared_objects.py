@@ -96,6 +96,7 @@ def test_a_resumed_job_with_shared_objects_writes_the_same_bytes(
 
 
 def test_the_reason_for_skipping_a_shared_object_is_stored_under_each_id(samples: list[Sample], tmp_path: Path) -> None:
-    empty = replace(samples[0], objects=(mask_object("empty", np.zeros(samples[0].size_wh[::-1], dtype=bool)),))
-    store = compute_targets([empty, *under_other_ids([empty], "other")], Counting(), SETTINGS, tmp_path / "store")
-    assert store.skipped() == dict.fromkeys(["empty", "other/empty"], "the mask is empty")
+    full = replace(samples[0], objects=(mask_object("full", np.ones(samples[0].size_wh[::-1], dtype=bool)),))
+    store = compute_targets([full, *under_other_ids([full], "other")], Counting(), SETTINGS, tmp_path / "store")
+    reason = "the mask leaves 0 pixels of the image; no place for 1 negative points"
+    assert store.skipped() == dict.fromkeys(["full", "other/full"], reason)
