@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from mllm_held_out import HELD_OUT_SEED, generate, score
-from mllm_pointing import exchanges, interior_point, write_points
+from mllm_pointing import exchanges, point_to
 from mllm_text import Exchange, boxes_answer
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
@@ -42,12 +42,8 @@ def measure(folder: Path, seed: int, scenes: int, shared_boxes: float) -> dict[s
         phrases = [phrase for kind in _KINDS if (phrase := phrases_of(scene, rng, kind)) is not None]
         for phrase in phrases:
             (which,) = phrase.shapes
-            truth = (interior_point(scene.shapes[which]),)
             boxes.append((scene, Exchange("box", ask_boxes(phrase.text), boxes_answer(scene, (which,)), (which,))))
-            question = f"Point to {phrase.text}."
-            answer = write_points(truth, scene.size_wh)
-            asked = Exchange("point", question, answer, (which,), answer_points=truth, points_on=(True,))
-            points.append((scene, asked))
+            points.append((scene, point_to(scene, rng, phrase)))
         yes_no += [(scene, each) for each in exchanges(scene, rng) if each.kind == "on"]
 
     # 2. The answers and the shares.

@@ -60,7 +60,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
 
 def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about points of one scene."""
-    counts = ((_point, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 5))
+    counts = ((point_to, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 5))
     makers = [maker for maker, count in counts for _ in range(count)]
     found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
     found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
@@ -120,7 +120,8 @@ def _pointing(scene: Scene, kind: str, question: str, phrase: Phrase, points: _P
     return Exchange(kind, question, answer, phrase.shapes, spans, answer_points=points, points_on=flags)
 
 
-def _point(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+def point_to(scene: Scene, _rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    """Ask for the interior point of the phrase's shape."""
     points = (interior_point(scene.shapes[phrase.shapes[0]]),)
     return _pointing(scene, "point", f"Point to {phrase.text}.", phrase, points)
 

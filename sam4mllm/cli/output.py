@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import DataError
-from sam4mllm.utils.atomic_io import check_folder_of
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.batch import BatchSummary
@@ -46,10 +45,10 @@ def write_json(record: dict[str, Any], file: str | None) -> None:
 
 
 def check_image_files(*files: Path | None) -> None:
-    """Check that images can be written to `files`; None is skipped.
+    """Check that the suffixes of `files` are those of image formats; None is skipped.
 
     Raises:
-        DataError: A folder does not exist, or a suffix is not that of an image format.
+        DataError: A suffix is not that of an image format.
     """
     from PIL import Image
 
@@ -57,6 +56,5 @@ def check_image_files(*files: Path | None) -> None:
     for file in files:
         if file is None:
             continue
-        check_folder_of(file)
         if file.suffix.lower() not in writable:
             raise DataError(f"{file}: {file.suffix or 'no suffix'} is not an image format; use .png or .jpg")
