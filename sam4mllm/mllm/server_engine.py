@@ -1,13 +1,16 @@
 """ServerEngine: replies from a server with OpenAI's chat completions API (vLLM, SGLang, `transformers serve`).
 
 Requests are sent concurrently, so that the server can batch them. The openai client retries a request that may succeed
-later (the server is starting, busy, restarting) with growing waits, or after the time in the server's `Retry-After`.
+later (the server is starting, busy, restarting) with growing waits, or after the time in the server's `Retry-After`. A
+warning reports the first attempt that fails. An address at which nothing has answered yet is given up within seconds.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -29,6 +32,11 @@ MAX_RETRY_AFTER_S = 60
 REPLY_TIMEOUT_S = 600.0
 """Seconds until a request times out; it may spend most of them in the server's queue."""
 
+START_LIMIT_S = 15.0
+"""Seconds within which a new engine must get any response from its server."""
+
+_CONNECT_TIMEOUT_S = 5.0
+
 _TRANSIENT = (408, 409, 429, 502, 503, 504)
 """Statuses of a server that is busy or starting."""
 
@@ -36,6 +44,8 @@ _MISCONFIGURED = (401, 403, 404)
 """Statuses that every other request would get too: a wrong key, model or address."""
 
 Parsed = TypeVar("Parsed")
+
+logger = logging.getLogger(__name__)
 
 
 class ServerEngine:
@@ -55,7 +65,7 @@ class ServerEngine:
         ValueError: `concurrency` is below 1.
         ModelError: `url` is not an HTTP address; the server has no model, or has several and none was named; or the
             openai package is not installed.
-        ServerError: The server does not answer, or has no API of this kind.
+        ServerError: The server does not answer within `START_LIMIT_S`, or has no API of this kind.
     """
 
     def __init__(
@@ -76,10 +86,11 @@ class ServerEngine:
             base_url=self.url,
             # The client requires a key, even for servers that need none.
             api_key=api_key or "none",
-            timeout=openai.Timeout(REPLY_TIMEOUT_S, connect=10.0),
+            timeout=openai.Timeout(REPLY_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
             max_retries=ATTEMPTS - 1,
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [_limit_retry_after]}),
+            http_client=_reporting_client(self.url),
         )
+        self._wait_for_server()
         self.model = model if model is not None else self._only_model()
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
@@ -123,6 +134,36 @@ class ServerEngine:
             frequency_penalty=0,
             max_tokens=max_new_tokens,
         )
+
+    def _wait_for_server(self) -> None:
+        """Wait until the address gives any HTTP response, or raise a ServerError after `START_LIMIT_S`."""
+        import openai
+
+        client = self._client.with_options(max_retries=0, timeout=_CONNECT_TIMEOUT_S)
+        give_up_at = time.monotonic() + START_LIMIT_S
+        wait = 0.5
+        while True:
+            try:
+                client.models.with_raw_response.list()
+            except openai.APITimeoutError as error:
+                # A server that accepts connections and is busy is waited for by the requests themselves.
+                if "Connect" not in type(error.__cause__).__name__:
+                    return
+                cause: BaseException = error.__cause__ or error
+            except openai.APIConnectionError as error:
+                cause = error.__cause__ or error
+            # Any response, also one of a status that is an error: the requests themselves interpret it.
+            except openai.APIError:
+                return
+            else:
+                return
+            if time.monotonic() + wait > give_up_at:
+                raise ServerError(
+                    f"the server {self.url} does not answer within {START_LIMIT_S:g} s ({type(cause).__name__}: "
+                    f"{cause}); start it first, or correct its address"
+                ) from cause
+            time.sleep(wait)
+            wait = min(2 * wait, 4.0)
 
     def _only_model(self) -> str:
         names = self._request(self._client.models.with_raw_response.list, lambda page: [str(m.id) for m in page.data])
@@ -191,6 +232,33 @@ def _error_message(body: Any) -> str:
     if isinstance(body, dict):
         body = body.get("message") or body.get("detail") or body
     return " ".join(str(body or "").split())[:300] or "no message"
+
+
+def _reporting_client(url: str) -> Any:
+    """Return an HTTP client that reports the first attempt that fails in a row, which the openai client retries."""
+    import openai
+
+    def respond(response: Any) -> None:
+        client.is_failing = response.status_code in _TRANSIENT and client.report(f"status {response.status_code}")
+        _limit_retry_after(response)
+
+    class ReportingClient(openai.DefaultHttpxClient):
+        is_failing = False
+
+        def send(self, request: Any, **arguments: Any) -> Any:
+            try:
+                return super().send(request, **arguments)
+            except Exception as error:
+                self.is_failing = self.report(f"{type(error).__name__}: {error}")
+                raise
+
+        def report(self, reason: str) -> bool:
+            if not self.is_failing:
+                logger.warning("the server %s does not answer (%s); trying again", url, reason)
+            return True
+
+    client = ReportingClient(event_hooks={"response": [respond]})
+    return client
 
 
 def _limit_retry_after(response: Any) -> None:

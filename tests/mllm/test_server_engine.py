@@ -23,7 +23,7 @@ from sam4mllm.errors import DataError, ModelError, ServerError
 from sam4mllm.mllm import server_engine
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
-from sam4mllm.mllm.server_engine import ATTEMPTS, ServerEngine
+from sam4mllm.mllm.server_engine import ATTEMPTS, START_LIMIT_S, ServerEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
 from sam4mllm.testing import save_tiny_mllm
@@ -101,16 +101,67 @@ def test_a_request_that_fails_for_good_is_an_error_of_one_line(waits, status, te
     assert len(server.asked) == attempts and "\n" not in str(caught.value)
 
 
-def test_a_server_that_cannot_be_reached_is_tried_again_and_then_named(waits) -> None:
+class Clock:
+    """A clock that sleeping advances, in place of time's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.waits: list[float] = []
+        monkeypatch.setattr(time, "sleep", self.waits.append)
+        monkeypatch.setattr(time, "monotonic", lambda: sum(self.waits))
+
+
+@pytest.mark.parametrize("model", ["m", None])
+def test_an_address_without_server_is_reported_at_once_and_given_up_within_seconds(monkeypatch, caplog, model) -> None:
+    clock = Clock(monkeypatch)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(ServerError, match=rf"{url}/v1 does not answer after {ATTEMPTS} attempts \(ConnectError"):
-            ServerEngine(url, "m").generate([inference_conversation(IMAGE, "q")], 5)
+        with pytest.raises(ServerError, match=rf"{url}/v1 does not answer within 15 s \(ConnectError.*start it first"):
+            ServerEngine(url, model)
+    assert 5 < sum(clock.waits) <= START_LIMIT_S
+    (warning,) = caplog.messages
+    assert f"the server {url}/v1 does not answer (ConnectError" in warning and "trying again" in warning
+
+
+def test_a_server_that_is_still_starting_is_waited_for(monkeypatch, caplog) -> None:
+    servers: list[Server] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def start(seconds: float) -> None:
+        if not servers:
+            servers.append(Server(port=port))
+            servers[0].__enter__()
+
+    monkeypatch.setattr(time, "sleep", start)
+    try:
+        engine = ServerEngine(f"http://127.0.0.1:{port}")
+        assert engine.generate([inference_conversation(IMAGE, "q")], 5) == [Reply("echo: q")]
+    finally:
+        servers[0].__exit__()
+    assert len(caplog.messages) == 1
+
+
+def test_a_server_that_ends_is_reported_once_and_tried_again_for_a_minute(waits, caplog) -> None:
+    with Server() as server:
+        engine = ServerEngine(server.url, "m", concurrency=1)
+        assert not caplog.messages
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        engine._client = engine._client.with_options(base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1")
+    with pytest.raises(ServerError, match=rf"{server.url}/v1 does not answer after {ATTEMPTS} attempts \(ConnectError"):
+        engine.generate([inference_conversation(IMAGE, "q")], 5)
     # Up to a quarter of each wait is taken off at random.
     longest = [min(0.5 * 2**n, 8) for n in range(ATTEMPTS - 1)]
     assert all(0.75 * most <= wait <= most for wait, most in zip(waits, longest, strict=True))
     assert 45 < sum(waits) < 65
+    assert len(caplog.messages) == 1
+
+
+def test_a_server_without_a_list_of_models_is_used_by_the_models_name() -> None:
+    with Server(list_status=404) as server:
+        assert ServerEngine(server.url, "m").generate([inference_conversation(IMAGE, "q")], 5) == [Reply("echo: q")]
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", ""])
