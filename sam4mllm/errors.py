@@ -7,7 +7,9 @@
     ├── PredictionsError     a file of predictions that cannot be scored: unknown ids, duplicate ids, invalid JSON
     ├── ModelError           a model, checkpoint, adapter or run folder that cannot be loaded
     ├── ServerError          a model server that does not respond, or rejects the requests
-    └── LaunchError          processes of one job that were started wrongly, or one of which stopped
+    ├── TrainingError        a training whose numbers are not finite any more
+    ├── DeviceMemoryError    a device or machine with too little memory for even one item
+    └── LaunchError          processes that were started wrongly: of one job, or a second job on the same folder
 
 Each message reports what was found, where, and what to do. The command line prints the message of a `Sam4mllmError` as
 one line and exits with `exit_status`; any other exception is a bug of sam4mllm and keeps its traceback.
@@ -25,7 +27,14 @@ class RecipeError(Sam4mllmError):
 
 
 class DataError(Sam4mllmError):
-    """A data set, image or annotation that violates its format."""
+    """A data set, image or annotation that violates its format; `kind` is what is wrong, where that is known.
+
+    The kinds are those that `sam4mllm check` counts: file, json, field, phrase, reference, duplicate, image, mask, box.
+    """
+
+    def __init__(self, message: str, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ArgumentError(DataError):
@@ -49,5 +58,13 @@ class ServerError(Sam4mllmError):
     """A model server that does not respond, or rejects the requests."""
 
 
+class TrainingError(Sam4mllmError):
+    """A training whose numbers are not finite any more."""
+
+
+class DeviceMemoryError(Sam4mllmError):
+    """A device or machine with too little memory for even one item."""
+
+
 class LaunchError(Sam4mllmError):
-    """Processes of one job that were started wrongly, or one of which stopped."""
+    """Processes that were started wrongly, or one of which stopped; or a second job on the folder of another one."""

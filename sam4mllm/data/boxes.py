@@ -25,25 +25,29 @@ def check_box(box: Box, size_wh: tuple[int, int], rle: Rle | None = None) -> Non
     if rle is not None:
         tight = tight_box(rle)
         if tight is None:
-            raise DataError("the mask has no pixel, so there is no object; correct the mask, or take the object out")
+            raise DataError(
+                "the mask has no pixel, so there is no object; correct the mask, or take the object out", "mask"
+            )
         if _are_close(box, tight):
             return
         if form := _other_form(box, tight, size_wh):
-            raise DataError(f"the box {numbers} does not fit its mask, whose box is {list(tight)}; {form}")
+            raise DataError(f"the box {numbers} does not fit its mask, whose box is {list(tight)}; {form}", "box")
     if not box.clip(size_wh).area:
-        raise DataError(f"the box {numbers} has no area in the image of {size_wh} (width, height)")
+        raise DataError(f"the box {numbers} has no area in the image of {size_wh} (width, height)", "box")
     if max(box) <= 1 and min(size_wh) > 1:
-        raise DataError(f"the box {numbers} is normalized to the image's size; give pixels of {size_wh}")
+        raise DataError(f"the box {numbers} is normalized to the image's size; give pixels of {size_wh}", "box")
     width, height = size_wh
     if min(box.x1, box.y1) < -_TOLERANCE or box.x2 > width + _TOLERANCE or box.y2 > height + _TOLERANCE:
         raise DataError(
             f"the box {numbers} (x1, y1, x2, y2) leaves the image of {size_wh} (width, height); it must be in pixels "
-            "of the image after its EXIF rotation, x first"
+            "of the image after its EXIF rotation, x first",
+            "box",
         )
     if rle is not None and tight is not None and box.iou(tight) < _MIN_IOU:
         raise DataError(
             f"the box {numbers} (x1, y1, x2, y2) does not fit its mask, whose box is {list(tight)}; correct it, or "
-            "leave the box out, so that the mask's own is used"
+            "leave the box out, so that the mask's own is used",
+            "box",
         )
 
 

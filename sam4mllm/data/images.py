@@ -56,7 +56,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
     """
     path = Path(path)
     if not file_exists(path):
-        raise DataError(f"{path}: no such file; an image was expected")
+        raise DataError(f"{path}: no such file; an image was expected", "image")
     try:
         with Image.open(path) as image:
             transpose = _transpose_of(image)
@@ -64,14 +64,14 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
             # Not by ImageOps.exif_transpose: it writes all EXIF data again, and fails for malformed EXIF data.
             return to_rgb(image if transpose is None else image.transpose(transpose))
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)") from None
+        raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)", "image") from None
     except Image.DecompressionBombError as error:
         raise _too_large(path, error) from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}", "image") from error
     # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
     except Exception as error:
-        raise DataError(f"{path}: the image is damaged: {error}") from error
+        raise DataError(f"{path}: the image is damaged: {error}", "image") from error
 
 
 def to_rgb(image: Image.Image) -> Rgb:
@@ -154,7 +154,8 @@ def _too_large(path: Path, error: Image.DecompressionBombError) -> DataError:
     pixels, limit = re.findall(r"\d+", str(error))[:2]
     return DataError(
         f"{path}: the image is too large: {pixels} pixels, and at most {limit} are supported; reduce or crop it, and "
-        "its annotations with it"
+        "its annotations with it",
+        "image",
     )
 
 

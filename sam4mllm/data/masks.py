@@ -101,20 +101,23 @@ def mask_of_image(source: Any) -> Rle:
     name = source if isinstance(source, Path) else "the mask"
     if isinstance(source, Path) and not file_exists(source):
         raise DataError(
-            f"{source}: no such file; a mask was expected (an RLE is an object with size and counts, not a text)"
+            f"{source}: no such file; a mask was expected (an RLE is an object with size and counts, not a text)",
+            "mask",
         )
     try:
         with Image.open(source) as image:
             if image.format == "JPEG":
-                raise DataError(f"{name}: the compression noise of a JPEG adds pixels to the mask; save it as PNG")
+                raise DataError(
+                    f"{name}: the compression noise of a JPEG adds pixels to the mask; save it as PNG", "mask"
+                )
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
     except DataError:
         raise
     except UnidentifiedImageError:
-        raise DataError(f"{name}: not an image that can be read as a mask (PNG, ...)") from None
+        raise DataError(f"{name}: not an image that can be read as a mask (PNG, ...)", "mask") from None
     # As in images.py: a damaged image may raise nearly anything.
     except Exception as error:
-        raise DataError(f"{name}: not an image that can be read as a mask (PNG, ...): {error}") from error
+        raise DataError(f"{name}: not an image that can be read as a mask (PNG, ...): {error}", "mask") from error
     mask: npt.NDArray[np.bool_] = pixels != 0 if pixels.ndim == 2 else (pixels[..., :3] != 0).any(axis=2)
     if pixels.ndim == 3 and pixels.shape[2] == 4:
         mask &= pixels[..., 3] != 0

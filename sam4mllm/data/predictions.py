@@ -229,10 +229,10 @@ def read_queries(path: Path) -> list[Query]:
     """
     first_lines: dict[str, int] = {}
     queries: list[Query] = []
-    problems: list[str] = []
+    problems: list[DataError] = []
     for number, query in read_lines(path, _query, problems):
         if query.id in first_lines:
-            problems.append(f"line {number}: the id {query.id!r} is also in line {first_lines[query.id]}")
+            problems.append(DataError(f"line {number}: the id {query.id!r} is also in line {first_lines[query.id]}"))
         first_lines.setdefault(query.id, number)
         queries.append(query)
     raise_problems(path, problems)
@@ -247,7 +247,7 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
     Raises:
         PredictionsError: No such file; or, after the last line, bad lines (all are counted, the first ten listed).
     """
-    problems: list[str] = []
+    problems: list[DataError] = []
     for _, prediction in read_lines(path, prediction_from_json, problems, PredictionsError):
         yield prediction
     raise_problems(path, problems, PredictionsError)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from sam4mllm.data.file_kinds import HEAD_BYTES, is_json_list, wrong_kind
+from sam4mllm.data.problems import add_problems
 from sam4mllm.errors import DataError, Sam4mllmError
 
 LONGEST_PHRASE = 2000
@@ -70,7 +71,7 @@ def parse_record(kind: type[AnyRecord], value: object, where: str = "") -> AnyRe
         problems = error.errors(include_url=False)
         # A misspelled field is missing as well; that it is unknown explains more.
         unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
-        raise DataError(f"{_prefix(where)}{_describe((unknown or problems)[0], kind)}") from None
+        raise DataError(f"{_prefix(where)}{_describe((unknown or problems)[0], kind)}", "field") from None
 
 
 def _prefix(where: str) -> str:
@@ -126,11 +127,14 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {what} must be JSON: {error}") from error
+        raise DataError(f"{path}: {what} must be JSON: {error}", "json") from error
 
 
 def read_lines(
-    path: Path, parse: Callable[[object], Parsed], problems: list[str], error_type: type[Sam4mllmError] = DataError
+    path: Path,
+    parse: Callable[[object], Parsed],
+    problems: list[DataError],
+    error_type: type[Sam4mllmError] = DataError,
 ) -> Iterator[tuple[int, Parsed]]:
     """Yield the line numbers (from 1) and the parsed records of a JSONL file; blank lines are skipped.
 
@@ -156,12 +160,19 @@ def read_lines(
             try:
                 record = parse(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys))
             except json.JSONDecodeError as error:
-                problems.append(f"line {number}: not JSON: {error.msg} (column {error.colno})")
+                problems.append(DataError(f"line {number}: not JSON: {error.msg} (column {error.colno})", "json"))
             # OverflowError: a number with more digits than a float can hold.
             except (ValueError, OverflowError, RecursionError, DataError) as error:
-                problems.append(f"line {number}: {error}")
+                problems.append(record_problem("line", number, error, "json"))
             else:
                 yield number, record
+
+
+def record_problem(unit: str, number: int, error: Exception, kind: str | None = None) -> DataError:
+    """Return the problem of a line, an entry or a row whose parsing raised `error`."""
+    problem = DataError(f"{unit} {number}: {error}", kind)
+    problem.__cause__ = error
+    return problem
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -176,22 +187,30 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def raise_problems(
     path: Path,
-    problems: list[str],
+    problems: list[DataError],
     error_type: type[Sam4mllmError] = DataError,
     *,
     unit: Literal["line", "entry"] = "line",
 ) -> None:
     """Raise one error that counts all problems and lists the first ten; return if there are none.
 
+    Within `listing_problems()`, each is added to the list as an error of its own, and none is raised.
+
     `unit` is what a problem is about: a line of a JSONL file, or an entry of a JSON list.
 
     Raises:
         Sam4mllmError: Of type `error_type`.
     """
-    if problems:
+    if problems and not add_problems(_in_file(path, problem) for problem in problems):
         more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
         units = unit if len(problems) == 1 else _PLURALS[unit]
-        raise error_type(f"{path}: {len(problems)} bad {units}: {'; '.join(problems[:_LISTED_LINES])}{more}")
+        raise error_type(f"{path}: {len(problems)} bad {units}: {'; '.join(map(str, problems[:_LISTED_LINES]))}{more}")
+
+
+def _in_file(path: Path, problem: DataError) -> DataError:
+    error = DataError(f"{path}, {problem}", problem.kind)
+    error.__cause__ = problem.__cause__
+    return error
 
 
 def check_phrase(phrase: str, where: str) -> None:
@@ -206,12 +225,14 @@ def check_phrase(phrase: str, where: str) -> None:
     except UnicodeEncodeError as error:
         raise DataError(
             f"{where}: the phrase is not UTF-8 (character {error.start + 1} is {phrase[error.start]!r}); use a "
-            "terminal or a script in UTF-8"
+            "terminal or a script in UTF-8",
+            "phrase",
         ) from error
     if len(phrase) > LONGEST_PHRASE:
         raise DataError(
             f"{where}: the phrase has {len(phrase)} characters, but at most {LONGEST_PHRASE} are supported; shorten "
-            f"it: {shorten(phrase)}"
+            f"it: {shorten(phrase)}",
+            "phrase",
         )
 
 
@@ -222,7 +243,7 @@ def check_not_empty(phrase: str, where: str = "") -> str:
         DataError: The phrase is blank.
     """
     if not phrase.strip():
-        raise DataError(f"{_prefix(where)}the phrase is empty; describe the object")
+        raise DataError(f"{_prefix(where)}the phrase is empty; describe the object", "phrase")
     return phrase
 
 

@@ -88,7 +88,8 @@ class Sample:
             if item.rle is not None and not area(item.rle):
                 raise DataError(
                     f"sample {self.id}: the mask of object {item.id} has no pixel, which scores would take for no "
-                    "target; correct the mask, or take the object out"
+                    "target; correct the mask, or take the object out",
+                    "mask",
                 )
 
     @property

@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from sam4mllm.data.problems import record_errors
 from sam4mllm.data.records import (
     Record,
     Text,
@@ -25,6 +26,7 @@ from sam4mllm.data.records import (
     raise_problems,
     read_json,
     read_lines,
+    record_problem,
     shorten,
 )
 from sam4mllm.data.registry import DatasetRow
@@ -75,7 +77,7 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     """
     folder = path.parent if images is None else images
     dialogues: list[Dialogue] = []
-    problems: list[str] = []
+    problems: list[DataError] = []
     is_list = _is_list(path)
     unit: Literal["line", "entry"] = "entry" if is_list else "line"
     entries = enumerate(read_json(path, "a chat file"), 1) if is_list else read_lines(path, lambda line: line, problems)
@@ -83,11 +85,11 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
         try:
             dialogues.append(_dialogue(value, f"chat/{path.stem}/{number}", folder))
         except DataError as error:
-            problems.append(f"{unit} {number}: {error}")
+            problems.append(record_problem(unit, number, error))
         if len(dialogues) == limit:
             break
     raise_problems(path, problems, unit=unit)
-    if not dialogues:
+    if not dialogues and not problems:
         raise DataError(f'{path}: no chat in it; an entry is {{"image": path, "conversations": [human, gpt, ...]}}')
     return dialogues
 
@@ -116,9 +118,10 @@ def read_explanations(
     dialogues = []
     for index, value in enumerate(content[:limit]):
         where = f"{path}, entry {index}"
-        record = parse_record(_Explanation, value, where)
-        image = _existing(folder / record.image, f"{where}: ")
-        dialogues.append(Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),)))
+        with record_errors():
+            record = parse_record(_Explanation, value, where)
+            image = _existing(folder / record.image, f"{where}: ")
+            dialogues.append(Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),)))
     return dialogues
 
 
@@ -136,17 +139,19 @@ def _dialogue(value: object, dialogue_id: str, folder: Path) -> Dialogue:
         exchanges = _exchanges(record.conversations)
     elif record.question is not None:
         if record.answer is None:
-            raise DataError("the field 'answer' is missing; a question needs its answer")
+            raise DataError("the field 'answer' is missing; a question needs its answer", "field")
         exchanges = ((record.question, record.answer),)
     else:
         keys = ", ".join(value) if isinstance(value, dict) else ""
-        raise DataError(f"a chat has conversations, or question and answer; found {keys or 'no field'}")
+        raise DataError(f"a chat has conversations, or question and answer; found {keys or 'no field'}", "field")
     if record.image is None:
-        raise DataError("a chat without an image is not supported; remove it from the file")
+        raise DataError("a chat without an image is not supported; remove it from the file", "field")
     (question, answer), *rest = exchanges
     exchanges = ((question.replace(IMAGE_MARKER, "", 1).strip(), answer), *rest)
     if any(IMAGE_MARKER in text for exchange in exchanges for text in exchange):
-        raise DataError(f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image")
+        raise DataError(
+            f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image", "field"
+        )
     return Dialogue(dialogue_id, _existing(folder / record.image), exchanges)
 
 
@@ -154,12 +159,14 @@ def _exchanges(turns: list[_Turn]) -> tuple[tuple[str, str], ...]:
     """Return the (human, gpt) pairs of LLaVA's turns."""
     speakers = [turn.speaker for turn in turns]
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
-        raise DataError(f"the turns of a chat alternate between human and gpt, gpt last; found {shorten(speakers)}")
+        raise DataError(
+            f"the turns of a chat alternate between human and gpt, gpt last; found {shorten(speakers)}", "field"
+        )
     texts = [turn.value for turn in turns]
     return tuple(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _existing(path: Path, where: str = "") -> Path:
     if not file_exists(path):
-        raise DataError(f"{where}{path}: no such image")
+        raise DataError(f"{where}{path}: no such image", "image")
     return path

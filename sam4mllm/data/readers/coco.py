@@ -49,10 +49,8 @@ def read(
     def samples_of(value: object, number: int) -> list[Sample]:
         return _samples(value, f"coco/{phrases.stem}/{number}", instances)
 
-    samples = samples_of_lines(phrases, samples_of, limit)
-    if not samples:
-        raise DataError(f'{phrases}: no phrase in it; a line is {{"phrase": text, "annotation_id": number}}')
-    return samples
+    empty = 'no phrase in it; a line is {"phrase": text, "annotation_id": number}'
+    return samples_of_lines(phrases, samples_of, limit, empty=empty)
 
 
 def _samples(value: object, default_id: str, instances: Instances) -> list[Sample]:
@@ -63,7 +61,9 @@ def _samples(value: object, default_id: str, instances: Instances) -> list[Sampl
         image_ids.add(record.image_id)
     if len(image_ids) != 1:
         problem = f"the annotations belong to the images {sorted(image_ids)}" if image_ids else "no image is given"
-        raise DataError(f"a phrase is about one image: give annotation_id, annotation_ids or image_id; {problem}")
+        raise DataError(
+            f"a phrase is about one image: give annotation_id, annotation_ids or image_id; {problem}", "reference"
+        )
     (image_id,) = image_ids
     image = instances.image(image_id, "phrase")
     objects = tuple(instances.object(annotation, image_id, "phrase") for annotation in annotations)
@@ -77,6 +77,6 @@ def _annotations(record: _CocoPhrases) -> tuple[int, ...]:
     """Return the annotations of the phrase's objects, each once; none for "no object"."""
     if "annotation_id" in record.model_fields_set:
         if "annotation_ids" in record.model_fields_set:
-            raise DataError("annotation_id and annotation_ids are both given; keep one of them")
+            raise DataError("annotation_id and annotation_ids are both given; keep one of them", "field")
         return (record.annotation_id,)
     return tuple(dict.fromkeys(record.annotation_ids))

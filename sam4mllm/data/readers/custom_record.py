@@ -29,6 +29,7 @@ from sam4mllm.data.records import (
     parse_record,
     raise_problems,
     read_lines,
+    record_problem,
     shorten,
 )
 from sam4mllm.data.sample import MaskObject, Sample
@@ -52,11 +53,11 @@ class PhrasesRecord(Record):
             DataError: Neither or both fields are given, or a phrase is empty.
         """
         if ("phrase" in self.model_fields_set) == ("phrases" in self.model_fields_set):
-            raise DataError("give either phrase, a text, or phrases, a list of texts")
+            raise DataError("give either phrase, a text, or phrases, a list of texts", "phrase")
         if "phrase" in self.model_fields_set:
             return [check_not_empty(self.phrase)]
         if not self.phrases:
-            raise DataError("phrases is empty; give at least one phrase")
+            raise DataError("phrases is empty; give at least one phrase", "phrase")
         return [check_not_empty(phrase) for phrase in self.phrases]
 
     def numbered_texts(self, default_id: str) -> list[tuple[str, str]]:
@@ -118,13 +119,13 @@ class CustomRecordParser:
         given = record.size_wh
         if given is None:
             if on_disk is None:
-                raise DataError(f"{image}: no such image, or none that can be read")
+                raise DataError(f"{image}: no such image, or none that can be read", "image")
             return on_disk
         if len(given) != 2 or min(given) < 1:
-            raise DataError(f"size_wh is [width, height], two positive integers; found {shorten(given)}")
+            raise DataError(f"size_wh is [width, height], two positive integers; found {shorten(given)}", "field")
         size_wh = given[0], given[1]
         if on_disk is not None and on_disk != size_wh:
-            raise DataError(f"size_wh is {size_mismatch(image, size_wh, on_disk)}")
+            raise DataError(f"size_wh is {size_mismatch(image, size_wh, on_disk)}", "image")
         return size_wh
 
     def _objects(self, record: CustomRecord, image_name: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
@@ -139,7 +140,7 @@ class CustomRecordParser:
         else:
             boxes = [_box(value) for value in record.boxes]
         if len(boxes) != count:
-            raise DataError(f"{count} masks, but {len(boxes)} boxes; give one of each for every object")
+            raise DataError(f"{count} masks, but {len(boxes)} boxes; give one of each for every object", "field")
         if record.boxes is not None:
             for index, (rle, box) in enumerate(zip(rles, boxes, strict=True)):
                 try:
@@ -154,7 +155,8 @@ class CustomRecordParser:
             return tuple(by_id.values())
         if len(record.object_ids) != count:
             raise DataError(
-                f"object_ids holds one text for each of the {count} objects; found {shorten(record.object_ids)}"
+                f"object_ids holds one text for each of the {count} objects; found {shorten(record.object_ids)}",
+                "field",
             )
         return tuple(MaskObject(key, rle, box) for key, rle, box in zip(record.object_ids, rles, boxes, strict=True))
 
@@ -168,7 +170,7 @@ class CustomRecordParser:
         try:
             return from_segmentation(mask, (height, width))
         except ValueError as error:
-            raise DataError(f"a mask: {error}") from error
+            raise DataError(f"a mask: {error}", "mask") from error
 
 
 def record_of(sample: Sample, folder: Path) -> dict[str, Any]:
@@ -193,39 +195,42 @@ def record_of(sample: Sample, folder: Path) -> dict[str, Any]:
 
 
 def samples_of_lines(
-    path: Path, samples_of: Callable[[object, int], list[Sample]], limit: int | None = None
+    path: Path, samples_of: Callable[[object, int], list[Sample]], limit: int | None = None, *, empty: str
 ) -> list[Sample]:
     """Read a JSONL file whose lines `samples_of(value, line number)` parses to samples, in the file's order.
 
-    At most `limit` samples are returned, and no line after them is read.
+    At most `limit` samples are returned, and no line after them is read. `empty` is the error's text for a file without
+    a line.
 
     Raises:
-        DataError: No such file, or bad lines (all are counted, the first ten listed with their line numbers).
+        DataError: No such file, no line in it, or bad lines (all are counted, the first ten listed with their numbers).
     """
     samples: list[Sample] = []
     first_lines: dict[str, int] = {}
-    problems: list[str] = []
+    problems: list[DataError] = []
     for number, value in read_lines(path, lambda record: record, problems):
         try:
             of_line = samples_of(value, number)
         # OverflowError: a number with more digits than pycocotools supports.
         except (DataError, ValueError, OverflowError) as error:
-            problems.append(f"line {number}: {error}")
+            problems.append(record_problem("line", number, error))
             continue
-        problems += [f"line {number}: {problem}" for problem in duplicate_ids(of_line, number, first_lines)]
+        problems += [record_problem("line", number, each) for each in duplicate_ids(of_line, number, first_lines)]
         samples += of_line
         if limit is not None and len(samples) >= limit:
             break
     raise_problems(path, problems)
+    if not samples and not problems:
+        raise DataError(f"{path}: {empty}")
     return samples[:limit]
 
 
 def duplicate_ids(
     samples: Sequence[Sample], number: int, first_numbers: dict[str, int], unit: str = "line"
-) -> list[str]:
+) -> list[DataError]:
     """Return a problem for each id that an earlier line or row has; `first_numbers` is updated with the new ids."""
     problems = [
-        f"the id {sample.id!r} is also in {unit} {first_numbers[sample.id]}"
+        DataError(f"the id {sample.id!r} is also in {unit} {first_numbers[sample.id]}", "duplicate")
         for sample in samples
         if sample.id in first_numbers
     ]
@@ -241,17 +246,17 @@ def _box(value: object) -> Box:
     """
     numbers = value if isinstance(value, list) else []
     if len(numbers) != 4 or not all(map(is_number, numbers)):
-        raise DataError(f"a box is [x1, y1, x2, y2] in pixels; found {shorten(value)}")
+        raise DataError(f"a box is [x1, y1, x2, y2] in pixels; found {shorten(value)}", "box")
     box = Box(*map(float, numbers))
     if box.x1 > box.x2 or box.y1 > box.y2:
-        raise DataError(f"a box is [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2; found {shorten(value)}")
+        raise DataError(f"a box is [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2; found {shorten(value)}", "box")
     return box
 
 
 def _tight_box(rle: Rle) -> Box:
     box = tight_box(rle)
     if box is None:
-        raise DataError('a mask has no pixel; leave masks out if the phrase has no object ("no object")')
+        raise DataError('a mask has no pixel; leave masks out if the phrase has no object ("no object")', "mask")
     return box
 
 

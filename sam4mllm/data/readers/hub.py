@@ -28,6 +28,7 @@ from typing import Any
 from PIL import Image
 
 from sam4mllm.data.masks import mask_of_image
+from sam4mllm.data.problems import record_errors
 from sam4mllm.data.readers.custom_record import CustomRecordParser, duplicate_ids
 from sam4mllm.data.records import shorten
 from sam4mllm.data.registry import DatasetRow
@@ -86,16 +87,17 @@ def read(
     first_rows: dict[str, int] = {}
     # In Arrow's format images are not decoded, but returned as they are stored, as bytes or paths.
     for number, item in enumerate(rows.select_columns(list(names.values())).with_format("arrow")):
-        try:
-            record = _record(item.to_pylist()[0], names, store)
-            image = Path(record["image"])
-            # A stored image is named by its content; the folder that it is written to is not part of the objects' ids.
-            of_row = parser.samples(record, number, image.name if image.parent == store else None)
-        except (DataError, ValueError) as error:
-            raise DataError(f"{path}, row {number}: {error}") from error
-        if problems := duplicate_ids(of_row, number, first_rows, "row"):
-            raise DataError(f"{path}, row {number}: {problems[0]}")
-        samples += of_row
+        with record_errors():
+            try:
+                record = _record(item.to_pylist()[0], names, store)
+                image = Path(record["image"])
+                # A stored image is named by its content; its folder is not part of the objects' ids.
+                of_row = parser.samples(record, number, image.name if image.parent == store else None)
+                if problems := duplicate_ids(of_row, number, first_rows, "row"):
+                    raise problems[0]
+            except (DataError, ValueError) as error:
+                raise DataError(f"{path}, row {number}: {error}") from error
+            samples += of_row
         if limit is not None and len(samples) >= limit:
             break
     if limit is None and not _states_no_objects(columns or {}) and not any(sample.objects for sample in samples):
@@ -194,14 +196,14 @@ def _image_path(value: object, store: Path) -> str:
     if content is None:
         path = value.get("path") if isinstance(value, dict) else None
         if path is None:
-            raise DataError(f"the column image holds neither an image nor a path; found {shorten(value)}")
+            raise DataError(f"the column image holds neither an image nor a path; found {shorten(value)}", "image")
         return str(path)
     try:
         with Image.open(io.BytesIO(content)) as image:
             extension = (image.format or "png").lower()
     # As in images.py: a damaged image may raise nearly anything.
     except Exception as error:
-        raise DataError(f"the image cannot be read: {error}") from error
+        raise DataError(f"the image cannot be read: {error}", "image") from error
     file = store / f"{hashlib.sha256(content).hexdigest()}.{extension}"
     if not file.is_file():
         store.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import from_segmentation, tight_box
+from sam4mllm.data.problems import record_errors
 from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.errors import DataError
@@ -91,10 +92,12 @@ class Instances:
             record = parse_record(_ImageSize, self._image_records[image_id], where_image)
             size_wh = record.width, record.height
             if min(size_wh) < 1:
-                raise DataError(f"{where_image}: an image has at least one pixel; found {size_wh} (width, height)")
+                raise DataError(
+                    f"{where_image}: an image has at least one pixel; found {size_wh} (width, height)", "image"
+                )
             on_disk = known_size_wh(path)
             if on_disk is not None and on_disk != size_wh:
-                raise DataError(f"{where_image}: annotated at {size_mismatch(path, size_wh, on_disk)}")
+                raise DataError(f"{where_image}: annotated at {size_mismatch(path, size_wh, on_disk)}", "image")
             self._images[image_id] = CocoImage(path, size_wh)
         return self._images[image_id]
 
@@ -105,7 +108,7 @@ class Instances:
             DataError: No such image, or a record without a name.
         """
         if image_id not in self._image_records:
-            raise DataError(f"{where}: {self.path} has no image {image_id}")
+            raise DataError(f"{where}: {self.path} has no image {image_id}", "reference")
         record = parse_record(_ImageName, self._image_records[image_id], f"{self.path}, image {image_id}")
         return self._folder / record.file_name
 
@@ -129,7 +132,8 @@ class Instances:
         record, where_annotation = self._annotation(annotation_id, where), f"{self.path}, annotation {annotation_id}"
         if record.image_id != image_id:
             raise DataError(
-                f"{where}: annotation {annotation_id} belongs to image {record.image_id}, not to {image_id}"
+                f"{where}: annotation {annotation_id} belongs to image {record.image_id}, not to {image_id}",
+                "reference",
             )
         width, height = self.image(image_id, where).size_wh
         try:
@@ -139,13 +143,13 @@ class Instances:
             box = _box(record.bbox) if has_box else (rle and tight_box(rle)) or _NO_BOX
             check_box(box, (width, height), rle)
         except (ValueError, DataError) as error:
-            raise DataError(f"{where_annotation}: {error}") from error
+            raise DataError(f"{where_annotation}: {error}", "mask") from error
         self._objects[annotation_id] = MaskObject(f"{self._name}/ann/{annotation_id}", rle, box)
         return self._objects[annotation_id]
 
     def _annotation(self, annotation_id: int, where: str) -> _Annotation:
         if annotation_id not in self._annotation_records:
-            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}")
+            raise DataError(f"{where}: {self.path} has no annotation {annotation_id}", "reference")
         record = self._annotation_records[annotation_id]
         return parse_record(_Annotation, record, f"{self.path}, annotation {annotation_id}")
 
@@ -154,17 +158,22 @@ class Instances:
         for index, record in enumerate(records):
             record_id = record.get("id") if isinstance(record, dict) else None
             # Only for the error: validating each of 200,000 records takes a second.
-            if type(record_id) is not int:
-                record_id = parse_record(_Identified, record, f"{self.path}, {key}[{index}]").id
-            if record_id in table:
-                raise DataError(f"{self.path}: {key} holds the id {record_id} twice")
-            table[record_id] = record
+            if type(record_id) is not int or record_id in table:
+                with record_errors():
+                    self._raise_bad_id(record, f"{self.path}, {key}[{index}]")
+            else:
+                table[record_id] = record
         return table
+
+    @staticmethod
+    def _raise_bad_id(record: Any, where: str) -> NoReturn:
+        record_id = parse_record(_Identified, record, where).id
+        raise DataError(f"{where}: an earlier record has the id {record_id} as well; remove one", "duplicate")
 
 
 def _box(bbox: object) -> Box:
     """Convert COCO's x, y, width, height in pixels to a Box."""
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)) or min(bbox[2:]) < 0:
-        raise DataError(f"a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}")
+        raise DataError(f"a bbox is [x, y, width, height] in pixels; found {shorten(bbox)}", "box")
     x, y, width, height = (float(value) for value in bbox)
     return Box(x, y, x + width, y + height)

@@ -12,7 +12,6 @@ from pathlib import Path
 from sam4mllm.data.readers.custom_record import CustomRecordParser, record_of, samples_of_lines
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import atomic_path, check_folder_of
 
 
@@ -29,10 +28,8 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
         DataError: No such file, no sample in it, or bad lines (all are counted, the first ten listed).
     """
     parser = CustomRecordParser(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
-    samples = samples_of_lines(path, parser.samples, limit)
-    if not samples:
-        raise DataError(f'{path}: no sample in it; a line is {{"image": path, "phrase": text, "masks": [mask, ...]}}')
-    return samples
+    empty = 'no sample in it; a line is {"image": path, "phrase": text, "masks": [mask, ...]}'
+    return samples_of_lines(path, parser.samples, limit, empty=empty)
 
 
 def write_jsonl(samples: Sequence[Sample], path: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from sam4mllm.data.images import known_size_wh
 from sam4mllm.data.masks import encode
+from sam4mllm.data.problems import record_errors
 from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
@@ -63,22 +64,29 @@ def read(
         )
     samples: list[Sample] = []
     for path in files:
-        content = read_json(path, "a ReasonSeg annotation", fallback_encoding="cp1252")
-        annotation = parse_record(_Annotation, content, str(path))
-        image = (images if images is not None else folder) / f"{path.stem}.jpg"
-        size_wh = known_size_wh(image)
-        if size_wh is None:
-            raise DataError(f"{image}: no such image, or none that can be read; {path} needs it for its size")
-        labels = draw_labels(annotation.shapes, size_wh, str(path))
-        mask, ignored = labels == TARGET, labels == IGNORED
-        box = box_of_mask(mask)
-        objects = () if box is None else (MaskObject(f"reasonseg/{split}/{path.stem}", encode(mask), box),)
-        ignore = encode(ignored) if ignored.any() else None
-        for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1]):
-            samples.append(Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore))
-            if len(samples) == limit:
-                return samples
-    return samples
+        with record_errors():
+            samples += _samples_of_file(path, split, folder if images is None else images)
+        if limit is not None and len(samples) >= limit:
+            break
+    return samples[:limit]
+
+
+def _samples_of_file(path: Path, split: str, images: Path) -> list[Sample]:
+    content = read_json(path, "a ReasonSeg annotation", fallback_encoding="cp1252")
+    annotation = parse_record(_Annotation, content, str(path))
+    image = images / f"{path.stem}.jpg"
+    size_wh = known_size_wh(image)
+    if size_wh is None:
+        raise DataError(f"{image}: no such image, or none that can be read; {path} needs it for its size", "image")
+    labels = draw_labels(annotation.shapes, size_wh, str(path))
+    mask, ignored = labels == TARGET, labels == IGNORED
+    box = box_of_mask(mask)
+    objects = () if box is None else (MaskObject(f"reasonseg/{split}/{path.stem}", encode(mask), box),)
+    ignore = encode(ignored) if ignored.any() else None
+    return [
+        Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore)
+        for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1])
+    ]
 
 
 def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> list[str]:
@@ -151,14 +159,15 @@ def _corners(shape: _Shape, where: str) -> npt.NDArray[np.int32]:
         return np.array([(x1, y1), (x2, y1), (x2, y2), (x1, y2)], dtype=np.int32) if len(points) == 2 else points
     raise DataError(
         f"{where}: the shape_type {shorten(shape.shape_type)} with {len(points)} point(s) is not supported; draw it as "
-        "a polygon, or as a rectangle of two corners"
+        "a polygon, or as a rectangle of two corners",
+        "mask",
     )
 
 
 def _points(points: object, where: str) -> npt.NDArray[np.int32]:
     """Parse points (N, 2), x and y in pixels, truncated towards zero."""
     if not isinstance(points, list) or not points:
-        raise DataError(f"{where}: a shape has a list of points; found {shorten(points)}")
+        raise DataError(f"{where}: a shape has a list of points; found {shorten(points)}", "mask")
     for point in points:
         if (
             not isinstance(point, list)
@@ -166,5 +175,5 @@ def _points(points: object, where: str) -> npt.NDArray[np.int32]:
             or not all(map(is_number, point))
             or max(map(abs, point)) >= _MAX_COORDINATE
         ):
-            raise DataError(f"{where}: a point is [x, y] in pixels; found {shorten(point)}")
+            raise DataError(f"{where}: a point is [x, y] in pixels; found {shorten(point)}", "mask")
     return np.array(points).astype(np.int32)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from sam4mllm.data.problems import record_errors
 from sam4mllm.data.readers.instances import Instances
 from sam4mllm.data.records import Record, Text, parse_record
 from sam4mllm.data.registry import DatasetRow
@@ -78,18 +79,25 @@ class RefsFile:
         ids: set[str] = set()
         for ref in chosen:
             where = f"{self.path}, ref {ref.ref_id}"
-            image = instances.image(ref.image_id, where)
-            objects = tuple(instances.object(annotation, ref.image_id, where) for annotation in ref.annotation_ids)
-            for sent_id, phrase in ref.sentences:
-                sample_id = f"{name}/{split}/{ref.ref_id}/{sent_id}"
-                if sample_id in ids:
-                    raise DataError(
-                        f"{where}: the sentence {sent_id} comes twice, so {sample_id} would name two queries"
-                    )
-                ids.add(sample_id)
-                samples.append(Sample(sample_id, image.path, image.size_wh, phrase, objects))
-                if len(samples) == limit:
-                    return samples
+            with record_errors():
+                image = instances.image(ref.image_id, where)
+                objects = []
+                for annotation in ref.annotation_ids:
+                    with record_errors():
+                        objects.append(instances.object(annotation, ref.image_id, where))
+                if len(objects) < len(ref.annotation_ids):
+                    continue
+                for sent_id, phrase in ref.sentences:
+                    sample_id = f"{name}/{split}/{ref.ref_id}/{sent_id}"
+                    if sample_id in ids:
+                        raise DataError(
+                            f"{where}: the sentence {sent_id} comes twice, so {sample_id} would name two queries",
+                            "duplicate",
+                        )
+                    ids.add(sample_id)
+                    samples.append(Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects)))
+                    if len(samples) == limit:
+                        return samples
         return samples
 
     def splits(self) -> set[str]:
@@ -195,14 +203,19 @@ def parse_refs(records: object, path: Path, kind: type[RefRecord]) -> tuple[Ref,
     for index, value in enumerate(records):
         ref_id = value.get("ref_id") if isinstance(value, dict) else None
         where = f"{path}, ref {ref_id}" if type(ref_id) is int else f"{path}, record {index}"
-        record = parse_record(kind, value, where)
-        try:
-            annotation_ids = record.annotation_ids()
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from None
-        sentences = tuple((sentence.sent_id, sentence.sent) for sentence in record.sentences)
-        refs.append(Ref(record.ref_id, record.image_id, annotation_ids, record.split, sentences))
+        with record_errors():
+            refs.append(_parse_ref(kind, value, where))
     return tuple(refs)
+
+
+def _parse_ref(kind: type[RefRecord], value: object, where: str) -> Ref:
+    record = parse_record(kind, value, where)
+    try:
+        annotation_ids = record.annotation_ids()
+    except ValueError as error:
+        raise DataError(f"{where}: {error}", "reference") from None
+    sentences = tuple((sentence.sent_id, sentence.sent) for sentence in record.sentences)
+    return Ref(record.ref_id, record.image_id, annotation_ids, record.split, sentences)
 
 
 def _instances_arguments(row: DatasetRow, root: Path, images: Path | None) -> tuple[Path, Path, str]:

@@ -148,7 +148,7 @@ def test_a_bad_annotation_is_reported_with_file_and_id(root: Path, record: dict[
 
 def test_a_duplicate_id_is_reported(root: Path) -> None:
     write_instances(root / "refcoco", [image_record(5)], [annotation(50, 5), annotation(50, 5, x=9)])
-    with pytest.raises(DataError, match="annotations holds the id 50 twice"):
+    with pytest.raises(DataError, match="annotations\\[1\\]: an earlier record has the id 50 as well; remove one"):
         read_dataset("refcoco", root, "train")
 
 

@@ -1,0 +1,59 @@
+"""Problems of a data set's records: a stage stops at the first one, `sam4mllm check` lists all of them.
+
+A reader parses each record in a block of `record_errors()`. An error of the block ends the reading, or, within
+`listing_problems()`, is added to the list, and the reader goes on with the next record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from sam4mllm.errors import DataError
+
+_listed: ContextVar[list[DataError] | None] = ContextVar("listed", default=None)
+
+
+@contextmanager
+def listing_problems() -> Iterator[list[DataError]]:
+    """Let readers go on after a bad record; yield the list that its error is added to."""
+    problems: list[DataError] = []
+    token = _listed.set(problems)
+    try:
+        yield problems
+    finally:
+        _listed.reset(token)
+
+
+@contextmanager
+def record_errors() -> Iterator[None]:
+    """Add an error of the block, which parses one record, to the list of problems, if these are listed.
+
+    Raises:
+        DataError: The error of the block, if problems are not listed.
+    """
+    try:
+        yield
+    except DataError as error:
+        if not add_problems([error]):
+            raise
+
+
+def add_problems(errors: Iterable[DataError]) -> bool:
+    """Add errors to the list of problems; return False if problems are not listed."""
+    listed = _listed.get()
+    if listed is None:
+        return False
+    listed += errors
+    return True
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the kind of a problem: that of the first error in the chain of causes that has one, else "file"."""
+    kind = "file"
+    link: BaseException | None = error
+    while link is not None:
+        kind = (isinstance(link, DataError) and link.kind) or kind
+        link = link.__cause__ or link.__context__
+    return kind
