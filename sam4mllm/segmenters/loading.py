@@ -19,6 +19,7 @@ from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.families import SamFamily, family_of
 from sam4mllm.segmenters.segment_anything import error_summary, load_checkpoint
 from sam4mllm.segmenters.transformers_sam import TransformersSam
+from sam4mllm.utils.hub import use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def load_segmenter(checkpoint: str | Path, device: torch.device | str = "cpu", d
     path = find_checkpoint(checkpoint)
     if path is not None and path.is_file():
         return load_checkpoint(path, device, torch_dtype)
+    if path is None:
+        use_cache_if_unreachable()
     return _load_transformers(str(checkpoint if path is None else path), device, torch_dtype)
 
 
