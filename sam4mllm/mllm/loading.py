@@ -13,6 +13,7 @@ from sam4mllm.errors import ModelError
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
 from sam4mllm.mllm.families import Family, family_of
 from sam4mllm.mllm.image_size import Limits, limit_images, pad_instead_of_crop, sync_tile_shapes
+from sam4mllm.utils.hub import use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
 if TYPE_CHECKING:
@@ -191,6 +192,8 @@ def resolve_base(base: str) -> str:
             raise ModelError(
                 f'base model {base!r}: no such folder; give a folder written by save_pretrained, a Hub id, or "shapes"'
             )
+        if is_hub_id(base):
+            use_cache_if_unreachable()
         return str(Path(base).expanduser()) if base.startswith("~") else base
     from sam4mllm import models
 
