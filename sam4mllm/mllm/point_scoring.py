@@ -18,6 +18,7 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation, Turn
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
+from sam4mllm.utils.memory import DeviceBatch
 
 if TYPE_CHECKING:
     import torch
@@ -47,7 +48,7 @@ class _Row:
     answer_tokens: list[_AnswerToken] = field(default_factory=list)
 
 
-def score_answers(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
+def score_answers(mllm: Mllm, queries: Sequence[YesNoQuery], batch: DeviceBatch) -> list[list[list[YesNo]]]:
     """Return, for each query and each of its questions, the probabilities of each of its answers.
 
     Yes and no are the first tokens that differ between the two answers in this model's rendered chat. An answer is
@@ -59,15 +60,13 @@ def score_answers(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) ->
     """
     import torch
 
-    scored: list[list[list[YesNo]]] = []
     with torch.no_grad():
-        for start in range(0, len(queries), batch_size):
-            scored += _score_batch(mllm, queries[start : start + batch_size], batch_size)
-    return scored
+        scored = batch.map(queries, lambda part: _score_batch(mllm, part, batch))
+        return [probabilities for part in scored for probabilities in part]
 
 
-def _score_batch(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) -> list[list[list[YesNo]]]:
-    """Score queries whose histories are one batch; their questions are scored `batch_size` at a time."""
+def _score_batch(mllm: Mllm, queries: Sequence[YesNoQuery], batch: DeviceBatch) -> list[list[list[YesNo]]]:
+    """Score queries whose histories are one batch; their questions are scored `batch.size` at a time."""
     # 1. One row per question; the first guess is "no" to everything.
     with_questions = [query for query in queries if query.questions]
     rows = [
@@ -86,8 +85,8 @@ def _score_batch(mllm: Mllm, queries: Sequence[YesNoQuery], batch_size: int) -> 
         #    limit matters for quantized weights, whose rounding could let a later guess change an earlier answer.
         pending = sorted(rows, key=lambda row: (len(row.tokens), row.history))
         for _ in range(max(len(row.guess) for row in rows)):
-            for start in range(0, len(pending), batch_size):
-                prefix.score(pending[start : start + batch_size])
+            for _ in batch.map(pending, prefix.score):
+                pass
             pending = [row for row in pending if _update_guess(mllm, row)]
             if not pending:
                 break

@@ -11,6 +11,7 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
+from sam4mllm.utils.memory import DeviceBatch
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +21,8 @@ class TransformersEngine:
     """An engine that runs a loaded model with greedy decoding, in left-padded batches of `batch_size` conversations.
 
     Conversations of similar length share a batch, so little is padded. Replies come back in the order of the
-    conversations, and depend on the batch only through the rounding of the device's arithmetic.
+    conversations, and depend on the batch only through the rounding of the device's arithmetic. Batches for which the
+    device has too little memory are halved, and later ones keep the smaller size.
 
     Raises:
         ValueError: `batch_size` is below 1.
@@ -30,7 +32,9 @@ class TransformersEngine:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; got {batch_size}")
         self.mllm = mllm
-        self.batch_size = batch_size
+        self.batch = DeviceBatch(
+            batch_size, "conversations", "free memory on the device, lower model.image_size, or quantize the model"
+        )
 
     def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
         """Return the replies without special tokens and surrounding white space; finished ones have an end token.
@@ -38,18 +42,20 @@ class TransformersEngine:
         Raises:
             ValueError: The last turn of a conversation is not the user's.
             DataError: An image cannot be read, or the processor refuses it.
+            DeviceMemoryError: Memory does not suffice for one conversation.
         """
         for conversation in conversations:
             if not conversation.awaits_answer:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
         order = sorted(range(len(conversations)), key=lambda index: _length_key(conversations[index]))
-        replies: dict[int, Reply] = {}
+
+        def generate_batch(batch: Sequence[int]) -> list[Reply]:
+            return self._generate_batch([conversations[index] for index in batch], max_new_tokens)
+
         with _evaluation_mode(self.mllm.model):
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
-                batch_replies = self._generate_batch([conversations[index] for index in batch], max_new_tokens)
-                replies.update(zip(batch, batch_replies, strict=True))
-        return [replies[index] for index in range(len(conversations))]
+            replies = [reply for batch in self.batch.map(order, generate_batch) for reply in batch]
+        by_index = dict(zip(order, replies, strict=True))
+        return [by_index[index] for index in range(len(conversations))]
 
     def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
         """Return, for each query and each of its questions, the probabilities of each answer; see `point_scoring.py`.
@@ -57,12 +63,13 @@ class TransformersEngine:
         Raises:
             DataError: An image cannot be read, or the processor refuses it.
             ModelError: The model's chat template or tokenizer does not separate the answers.
+            DeviceMemoryError: Memory does not suffice for one question.
         """
         from sam4mllm.mllm.point_scoring import score_answers
 
         order = sorted(range(len(queries)), key=lambda index: _length_key(queries[index].history))
         with _evaluation_mode(self.mllm.model):
-            scored = score_answers(self.mllm, [queries[index] for index in order], self.batch_size)
+            scored = score_answers(self.mllm, [queries[index] for index in order], self.batch)
         by_index = dict(zip(order, scored, strict=True))
         return [by_index[index] for index in range(len(queries))]
 

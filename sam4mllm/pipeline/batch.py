@@ -9,23 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 from sam4mllm.data.images import Rgb, load_image
 from sam4mllm.data.predictions import PredictionLine, Query, dump_line
 from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
-from sam4mllm.pipeline.pipeline import Pipeline, batched
+from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.result import Result, prediction_line
 from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
+from sam4mllm.utils.memory import DeviceBatch, is_out_of_memory, release_memory
 from sam4mllm.utils.progress import Advance, ignore
-
-_FATAL = (torch.OutOfMemoryError, MemoryError, ServerError)
-"""Errors that end the run, because no single image or phrase causes them."""
 
 _ImageQueries = tuple[Rgb, Sequence[Query]]
 """An image and the queries about it."""
@@ -45,7 +43,8 @@ class Predictor(Protocol):
     def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
         """Return the results of (index of the image, query) pairs, in their order.
 
-        An exception of any class makes the queries be answered one by one; those that fail get error lines.
+        An exception of any class makes the queries be answered one by one; those that fail get error lines. Where
+        memory runs out, the images of later calls are fewer.
         """
         ...
 
@@ -98,9 +97,24 @@ def predict(
 
     Raises:
         DataError: `output` contains the predictions of other queries or of another model.
+        DeviceMemoryError: Memory does not suffice for one query; completed shards are kept.
+        LaunchError: Another job writes to `output`.
     """
-    # 1. Shards hold scores without calibration, which is applied when they are merged.
     output = Path(output)
+    with folder_lock(output, "predicting", subfolders=("shards",), active=processes.is_main):
+        return _predict(pipeline, queries, output, shard_size, advance, processes)
+
+
+def _predict(
+    pipeline: Predictor,
+    queries: Sequence[Query],
+    output: Path,
+    shard_size: int,
+    advance: Advance,
+    processes: DistributedContext,
+) -> BatchSummary:
+    """Answer all queries into the locked folder `output`; see `predict`."""
+    # 1. Shards hold scores without calibration, which is applied when they are merged.
     calibration = None
     if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
         calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
@@ -116,11 +130,12 @@ def predict(
     advance = processes.aggregate_progress(advance)
 
     # 3. Each process computes the next shard that no other has taken.
+    at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
     for index in processes.distribute(pending):
         lines: list[str] = []
-        for groups in batched(group_by_image(job.shards[index]), pipeline.image_batch):
-            lines += [dump_line(line) for line in _answer_groups(pipeline, groups)]
-            advance(sum(len(group) for group in groups))
+        for answered in at_once.map(group_by_image(job.shards[index]), partial(_answer_groups, pipeline)):
+            lines += map(dump_line, answered)
+            advance(len(answered))
         atomic_write_text(job.shard_file(index), "".join(lines))
 
     # 4. The main process merges the shards when all of them exist.
@@ -148,20 +163,24 @@ def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> li
 
     A model may fail on an image (with a side of one pixel, for example) or on a phrase (which contains its image
     token). To isolate the query that fails, the images of a failed batch are answered one by one, then the queries of
-    an image.
+    an image. No single image or phrase causes the failure of a server, or too little memory for several images.
     """
     try:
         return _answer(pipeline, groups)
-    except _FATAL:
+    except ServerError:
         raise
     except Exception as error:
-        if len(groups) > 1:
-            return [lines for group in groups for lines in _answer_isolated(pipeline, [group])]
-        ((image, queries),) = groups
-        if len(queries) > 1:
-            return [[line for query in queries for (line,) in _answer_isolated(pipeline, [(image, [query])])]]
+        if (out_of_memory := is_out_of_memory(error)) and (len(groups) > 1 or len(groups[0][1]) == 1):
+            raise
         message = str(error) if isinstance(error, Sam4mllmError) else f"{type(error).__name__}: {error}"
-        return [[_error_line(queries[0], message)]]
+    if out_of_memory:
+        release_memory()
+    if len(groups) > 1:
+        return [lines for group in groups for lines in _answer_isolated(pipeline, [group])]
+    ((image, queries),) = groups
+    if len(queries) > 1:
+        return [[line for query in queries for (line,) in _answer_isolated(pipeline, [(image, [query])])]]
+    return [[_error_line(queries[0], message)]]
 
 
 def _answer(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:

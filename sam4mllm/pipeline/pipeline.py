@@ -26,6 +26,7 @@ from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration, scores_of
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.segmenters.fallback import BoxFallback, segment_with_fallback
+from sam4mllm.utils.memory import DeviceBatch
 
 _ENCODER_BATCH = 4
 """Images that the segmenter's encoder embeds at once; the largest SAM needs about a gigabyte for each."""
@@ -68,6 +69,7 @@ class Pipeline:
         self.image_batch = image_batch
         self.fallback = fallback or BoxFallback()
         self.calibration = calibration
+        self._embedded = DeviceBatch(_ENCODER_BATCH, "images", "free memory on the device, or use a smaller segmenter")
         self._engine_identity = engine_identity or {"class": type(engine).__name__}
 
     @classmethod
@@ -225,10 +227,8 @@ class Pipeline:
             return [], [], ()
         # 1. Embed the images that have prompts.
         prompted = sorted({index for index, _ in requests})
-        parts = [
-            self.segmenter.embed([images[index] for index in batch]) for batch in batched(prompted, _ENCODER_BATCH)
-        ]
-        embeddings = Embeddings.concat(parts)
+        parts = self._embedded.map([images[index] for index in prompted], self.segmenter.embed)
+        embeddings = Embeddings.concat(list(parts))
 
         # 2. Decode all prompts together.
         position = {index: number for number, index in enumerate(prompted)}

@@ -10,6 +10,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,10 @@ import torch
 
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.frame import Upsampling
+from sam4mllm.utils.memory import DeviceBatch
+
+_PROMPTS_AT_ONCE = 64
+_ADVICE = "free memory on the device, or use a smaller segmenter"
 
 _MAX_UPSAMPLED_PIXELS = 2**27
 """Mask pixels that are upsampled in one step: their float32 logits take half a gigabyte."""
@@ -113,13 +118,21 @@ class Segmenter(ABC):
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
         """Return the interpolation from `DecodedMasks.low_res_logits` to an image of `size_wh`, on the device."""
 
+    @cached_property
+    def _prompts_at_once(self) -> DeviceBatch:
+        return DeviceBatch(_PROMPTS_AT_ONCE, "prompts", _ADVICE)
+
     def decode(
-        self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int = 64
+        self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int | None = None
     ) -> DecodedMasks:
         """Decode one mask for each (image index, prompt), in the order of `requests`.
 
+        `batch_size` prompts are decoded at once; None begins with 64 and keeps a size that was reduced because memory
+        ran out.
+
         Raises:
             IndexError: A request is about an image that `embeddings` does not hold.
+            DeviceMemoryError: Memory does not suffice for one prompt.
         """
         for image, _ in requests:
             if not 0 <= image < len(embeddings):
@@ -133,14 +146,17 @@ class Segmenter(ABC):
         for position, (_, prompt) in enumerate(requests):
             buckets.setdefault((prompt.box is not None, len(prompt.points)), []).append(position)
         # 2. Decode each group in batches, image by image: prompts of one image share its features in the decoder.
+        batch = self._prompts_at_once if batch_size is None else DeviceBatch(batch_size, "prompts", _ADVICE)
         positions: list[int] = []
         parts: list[DecodedMasks] = []
+
+        def decode_part(part: Sequence[int]) -> DecodedMasks:
+            return self._decode_batch(embeddings, [requests[position] for position in part])
+
         for bucket in buckets.values():
             bucket.sort(key=lambda position: requests[position][0])
-            for start in range(0, len(bucket), batch_size):
-                chunk = bucket[start : start + batch_size]
-                parts.append(self._decode_batch(embeddings, [requests[position] for position in chunk]))
-                positions.extend(chunk)
+            parts += batch.map(bucket, decode_part)
+            positions += bucket
         # 3. Restore the order of the requests, by the inverse of the permutation `positions`.
         order = torch.empty(len(positions), dtype=torch.int64)
         order[torch.tensor(positions)] = torch.arange(len(positions))

@@ -24,10 +24,12 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.targets.objects import DistinctObject, ImageObjects, objects_by_image
 from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded_rng
-from sam4mllm.targets.scoring import Candidate, GroupScores, score_groups
+from sam4mllm.targets.scoring import Candidate, GroupScores, prompt_batch, score_groups
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
+from sam4mllm.utils.memory import DeviceBatch
 from sam4mllm.utils.progress import bar
 
 SHARD_OBJECTS = 256
@@ -55,6 +57,9 @@ def compute_targets(
     Raises:
         DataError: An image is missing, damaged or of another size than its annotation; an object id has two masks; the
             store cannot be used.
+        DeviceMemoryError: The device's memory does not suffice for one image and one prompt; smaller batches have been
+            tried.
+        LaunchError: Another job computes targets of the same store.
     """
     images = objects_by_image(samples, processes)
 
@@ -72,12 +77,16 @@ def compute_targets(
     pending = [number for number in range(len(plan)) if number not in done]
     finished = sum(counts[number] for number in done if number < len(plan))
     # 3. Compute this process's part of the missing shards.
-    with bar("targets", sum(counts), done=finished, unit="objects", shown=processes.is_main) as advance:
+    batch = prompt_batch(settings.batch_size)
+    with (
+        folder_lock(store.path, "computing targets", active=processes.is_main and bool(pending)),
+        bar("targets", sum(counts), done=finished, unit="objects", shown=processes.is_main) as advance,
+    ):
         advance = processes.aggregate_progress(advance)
         for number in processes.distribute(pending):
             results: list[ObjectTarget | SkippedObject] = []
             for image in plan[number]:
-                results += score_image_objects(image, segmenter, settings)
+                results += score_image_objects(image, segmenter, settings, batch)
                 advance(len(image.objects))
             store.write_shard(number, results)
         # 4. Wait for the other processes' shards, and show the final count.
@@ -116,17 +125,18 @@ def store_key(images: Sequence[ImageObjects], segmenter: Segmenter, settings: Ta
 
 
 def score_image_objects(
-    image: ImageObjects, segmenter: Segmenter, settings: TargetSettings
+    image: ImageObjects, segmenter: Segmenter, settings: TargetSettings, batch: DeviceBatch
 ) -> list[ObjectTarget | SkippedObject]:
     """Compute a target, or the reason for skipping it, for each object of one image, under each of its ids.
 
     Raises:
         DataError: The image is missing, damaged or of another size than its annotation.
+        DeviceMemoryError: Memory does not suffice for the image, or for one prompt.
     """
     pixels = load_annotated_image(image.image, image.size_wh)
     candidates = [_candidate(each, image.size_wh, settings) for each in image.objects]
     scorable = [candidate for candidate in candidates if isinstance(candidate, Candidate)]
-    scores = iter(score_groups(segmenter, segmenter.embed([pixels]), scorable, settings.batch_size) if scorable else [])
+    scores = iter(_scores(pixels, segmenter, scorable, batch))
     results = [
         SkippedObject(each.item.id, each.hash, candidate)
         if isinstance(candidate, str)
@@ -138,6 +148,17 @@ def score_image_objects(
         for each, result in zip(image.objects, results, strict=True)
         for object_id in each.ids
     ]
+
+
+def _scores(
+    pixels: npt.NDArray[np.uint8], segmenter: Segmenter, candidates: Sequence[Candidate], batch: DeviceBatch
+) -> list[GroupScores]:
+    """Embed one image and score its objects."""
+    if not candidates:
+        return []
+    one_image = DeviceBatch(1, "images", "free memory on the device, or use a smaller segmenter")
+    (image,) = one_image.map([pixels], segmenter.embed)
+    return score_groups(segmenter, image, candidates, batch)
 
 
 def load_annotated_image(image: Path, size_wh: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,7 @@ import torch
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.segmenters.frame import Upsampling
 from sam4mllm.targets.sampling import PointGroups
+from sam4mllm.utils.memory import DeviceBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class GroupScores:
 
 
 def score_groups(
-    segmenter: Segmenter, image: Embeddings, candidates: Sequence[Candidate], batch_size: int
+    segmenter: Segmenter, image: Embeddings, candidates: Sequence[Candidate], batch_size: int | DeviceBatch
 ) -> list[GroupScores]:
     """Score the objects of one image.
 
@@ -59,13 +60,17 @@ def score_groups(
         segmenter: The segmenter.
         image: One embedded image (P = 1).
         candidates: Its objects; all have the same number of groups, of points per group and of boxes.
-        batch_size: Prompts per decoder call.
+        batch_size: Prompts per decoder call; a `DeviceBatch` keeps a size that was reduced because memory ran out.
 
     Returns:
         The scores, in the order of the candidates.
+
+    Raises:
+        DeviceMemoryError: Memory does not suffice for one prompt.
     """
     if not candidates:
         return []
+    batch = prompt_batch(batch_size) if isinstance(batch_size, int) else batch_size
     device = segmenter.device
     truths = [
         _Truth(
@@ -76,14 +81,19 @@ def score_groups(
     ]
     # 1. Score the boxes without points. Without points in the groups, these are the groups' scores, too.
     boxes = _Prompts.of_boxes([candidate.box_only_xyxy for candidate in candidates])
-    box_ious = _ious(segmenter, image, boxes, truths, batch_size).reshape(len(candidates), -1).mean(axis=1)
+    box_ious = _ious(segmenter, image, boxes, truths, batch).reshape(len(candidates), -1).mean(axis=1)
     group_ious = np.repeat(box_ious[:, None], len(candidates[0].groups), axis=1)
     # 2. Score the groups with each box, and average over the boxes.
     if len(candidates[0].groups.labels):
         prompts = _Prompts.of_groups(candidates)
-        ious = _ious(segmenter, image, prompts, truths, batch_size)
+        ious = _ious(segmenter, image, prompts, truths, batch)
         group_ious = ious.reshape(len(candidates), len(candidates[0].groups), -1).mean(axis=2)
     return [GroupScores(ious, float(box_iou)) for ious, box_iou in zip(group_ious, box_ious, strict=True)]
+
+
+def prompt_batch(size: int) -> DeviceBatch:
+    """Return the batch of prompts for `score_groups`, which starts with `size` prompts."""
+    return DeviceBatch(size, "prompts", "free memory on the device, or use a smaller segmenter or smaller images")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +139,7 @@ class _Prompts:
 
 
 def _ious(
-    segmenter: Segmenter, image: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch_size: int
+    segmenter: Segmenter, image: Embeddings, prompts: _Prompts, truths: Sequence[_Truth], batch: DeviceBatch
 ) -> npt.NDArray[np.float32]:
     """Compute the IoU (N,) float32 of each prompt's mask with its object's true mask."""
     device = segmenter.device
@@ -137,17 +147,21 @@ def _ious(
     points, labels = torch.from_numpy(prompts.points_xy).to(device), torch.from_numpy(prompts.labels).to(device)
     boxes = None if prompts.boxes_xyxy is None else torch.from_numpy(prompts.boxes_xyxy).to(device)
     index = torch.zeros(len(prompts.owner), dtype=torch.int64, device=device)
-    ious: list[torch.Tensor] = []
-    for start in range(0, len(prompts.owner), batch_size):
-        part = slice(start, start + batch_size)
-        chunk_boxes = None if boxes is None else boxes[part]
-        decoded = segmenter.decode_points(image, index[part], chunk_boxes, points[part], labels[part])
+
+    def score_part(rows: Sequence[int]) -> list[torch.Tensor]:
+        part = slice(rows[0], rows[-1] + 1)
+        part_boxes = None if boxes is None else boxes[part]
+        decoded = segmenter.decode_points(image, index[part], part_boxes, points[part], labels[part])
         # A batch may end within an object and hold several: compare each run of prompts with its object's mask.
         owners = prompts.owner[part]
         cuts = np.flatnonzero(np.diff(owners)) + 1
+        ious = []
         for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
             truth = truths[owners[first]]
             ious.append(coarse_iou(decoded.low_res_logits[first:last], truth.mask, upsampling, truth.counted))
+        return ious
+
+    ious = [each for part in batch.map(range(len(prompts.owner)), score_part) for each in part]
     return torch.cat(ious).cpu().numpy()
 
 

@@ -13,7 +13,7 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, Turn
-from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
+from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
 
 COUNTS = [(1, 1), (), (7,), (3, 1, 12)]
 
@@ -101,3 +101,27 @@ def test_a_tokenizer_that_joins_answers_is_an_error(mllm, monkeypatch) -> None:
     two = YesNoQuery(query.history, (YesNoQuestion("On it?", 2),))
     with pytest.raises(ModelError, match=r"does not write 'yes, no' answer by answer.*method\.form=single"):
         TransformersEngine(mllm, 1).score_answers([two])
+
+
+def flat(scored: list[list[list[YesNo]]]) -> list[YesNo]:
+    return [probability for query in scored for answers in query for probability in answers]
+
+
+def test_scoring_divides_batches_of_questions_and_of_histories_where_memory_runs_out(mllm, monkeypatch, caplog) -> None:
+    asked = make_queries()
+    expected = TransformersEngine(mllm, 4).score_answers(asked)
+    forward = mllm.model.forward
+
+    def with_room_for_one(*args, **inputs):
+        if len(inputs["input_ids"]) > 1:
+            raise torch.OutOfMemoryError("no room")
+        return forward(*args, **inputs)
+
+    monkeypatch.setattr(mllm.model, "forward", with_room_for_one)
+    scored = TransformersEngine(mllm, 4).score_answers(asked)
+    for one, other in zip(*(flat(each) for each in (scored, expected)), strict=True):
+        assert (one.yes, one.no) == pytest.approx((other.yes, other.no), abs=1e-4)
+    messages = [record.getMessage() for record in caplog.records if record.name == "sam4mllm.utils.memory"]
+    assert [message.partition(" from now")[0] for message in messages] == [
+        "out of memory with 4 conversations at once; 1 at once"
+    ]

@@ -171,17 +171,6 @@ def test_a_phrase_that_is_refused_gives_an_error_for_its_query_alone(tmp_path: P
     assert out == {name: line for name, line in clean.items() if name != "q/2/1"}
 
 
-def test_running_out_of_memory_ends_the_run(tmp_path: Path) -> None:
-    class Small(BoxSegmenter):
-        def embed(self, images):  # type: ignore[no-untyped-def]
-            raise torch.OutOfMemoryError("no room")
-
-    pipeline, _ = make_pipeline()
-    pipeline.segmenter = Small()
-    with pytest.raises(torch.OutOfMemoryError):
-        predict(pipeline, make_queries(tmp_path), tmp_path / "out")
-
-
 def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     class Overflowing(BoxSegmenter):
         def decode_points(self, *arguments):  # type: ignore[no-untyped-def]

@@ -25,7 +25,7 @@ class MisledSegmenter(BoxSegmenter):
         self.decoded: list[int] = []
 
     def decode(
-        self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int = 64
+        self, embeddings: Embeddings, requests: Sequence[tuple[int, SamPrompt]], batch_size: int | None = None
     ) -> DecodedMasks:
         self.decoded.append(len(requests))
         return super().decode(embeddings, requests, batch_size)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
@@ -217,3 +218,19 @@ def test_shards_consist_of_complete_images(samples: list[Sample], monkeypatch: p
 def test_samples_without_objects_make_an_empty_store(samples: list[Sample], tmp_path: Path) -> None:
     store = compute_targets([replace(samples[0], objects=())], BoxSegmenter(), SETTINGS, tmp_path)
     assert store.read() == {}
+
+
+def test_smaller_batches_where_memory_runs_out_give_the_same_store(
+    samples: list[Sample], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SmallDevice(Counting):
+        def decode_points(self, embeddings: Any, index: Any, *arguments: Any) -> Any:
+            if len(index) > 5:
+                raise torch.OutOfMemoryError("no room")
+            return super().decode_points(embeddings, index, *arguments)
+
+    full = compute_targets(samples, Counting(), SETTINGS, tmp_path / "full")
+    assert content(compute_targets(samples, SmallDevice(), SETTINGS, tmp_path / "small")) == content(full)
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory with 16 prompts at once; 4 at once from now on, with equal results up to rounding"
+    ]
