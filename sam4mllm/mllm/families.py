@@ -14,10 +14,7 @@ from sam4mllm.mllm.image_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TIL
 from sam4mllm.prompts.coordinates import Coordinates
 
 ALL_LINEAR = "all-linear"
-"""peft's name for all linear layers, which include the vision tower's; `OUTSIDE_THE_LANGUAGE_MODEL` excludes those."""
-
-OUTSIDE_THE_LANGUAGE_MODEL = r".*(vision|visual|multi_modal|connector|projector|lm_head).*"
-"""Full-match pattern of the modules outside the language model; tested on every family in the table."""
+"""peft's name for all linear layers; `attach_lora` excludes those outside the decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +25,8 @@ class Family:
     of its grounding data; None if it is unpublished or costs too many tokens. The bounds of a `ResizedGrid` in it are
     the family's defaults, which `image_size.native_coordinates` replaces by those of a model's processor. `image_size`
     is how the processor limits image sizes. `projector` names the modules between vision tower and language model, for
-    peft's `modules_to_save`. `lora_targets` and `lora_exclude` are the defaults of peft's `target_modules` and
-    `exclude_modules`. `needs` are optional packages that the processor imports.
+    peft's `modules_to_save`; `frozen_projectors` names others, which `tune_projector` leaves frozen. `lora_targets` is
+    the default of peft's `target_modules`. `needs` are optional packages that the processor imports.
     """
 
     model_type: str
@@ -37,13 +34,14 @@ class Family:
     coordinates: Coordinates | None = None
     image_size: ImageSizeRule = FIXED
     projector: tuple[str, ...] = ()
+    frozen_projectors: tuple[str, ...] = ()
     lora_targets: str = ALL_LINEAR
-    lora_exclude: str = OUTSIDE_THE_LANGUAGE_MODEL
     needs: tuple[str, ...] = ()
 
 
-# Qwen2-VL and Qwen3-VL: 0 to 1000 in both directions, unpadded (Qwen3-VL's cookbook on 2D grounding); Qwen3.5 is their
-# successor.
+# Qwen3-VL (its cookbook on 2D grounding), Qwen3.5 and the mixtures of experts of both: 0 to 1000 in both directions, in
+# bare unpadded numbers. Qwen2-VL was trained on the same scale, but in another form, which `Coordinates` does not have:
+# <|box_start|>(x1,y1),(x2,y2)<|box_end|>.
 _THOUSANDTHS = Coordinates(Grid((1000, 1000)), separator=", ", padded=False, far_edge=True)
 # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): pixels of the resized image, whose sides are multiples of 28.
 _PIXELS = Coordinates(ResizedGrid(28, 56 * 56, 28 * 28 * 16384), separator=", ", padded=False, far_edge=True)
@@ -53,6 +51,7 @@ _DOUBLE_BRACKETS = Coordinates(
 )
 
 _MERGER = ("visual.merger",)
+_DEEPSTACK = ("visual.deepstack_merger_list",)
 _PROJECTOR = ("multi_modal_projector",)
 _CONNECTOR = ("connector",)
 
@@ -62,8 +61,10 @@ FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
         Family("qwen2_5_vl", "Qwen2.5-VL", _PIXELS, AREA, _MERGER),
-        Family("qwen3_vl", "Qwen3-VL", _THOUSANDTHS, AREA, _MERGER),
+        Family("qwen3_vl", "Qwen3-VL", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
+        Family("qwen3_vl_moe", "Qwen3-VL MoE", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
         Family("qwen3_5", "Qwen3.5", _THOUSANDTHS, AREA, _MERGER),
+        Family("qwen3_5_moe", "Qwen3.5 MoE", _THOUSANDTHS, AREA, _MERGER),
         Family("qwen2_vl", "Qwen2-VL", _THOUSANDTHS, AREA, _MERGER),
         Family("internvl", "InternVL", _DOUBLE_BRACKETS, TILES, _PROJECTOR),
         Family("llava_next", "LLaVA-NeXT", None, TILE_SHAPES, _PROJECTOR),
@@ -89,8 +90,8 @@ def family_of(model_type: str) -> Family:
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     warnings.warn(
-        f"model type {model_type!r} is not in the table of families; the defaults are used, so check that LoRA adapts "
-        f"the language model only (known: {', '.join(sorted(FAMILIES))})",
+        f"model type {model_type!r} is not in the table of families: coordinates are written on method.grid, and "
+        f"model.tune_projector is not available (known: {', '.join(sorted(FAMILIES))})",
         stacklevel=2,
     )
     return Family(model_type, model_type)

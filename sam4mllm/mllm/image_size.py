@@ -2,7 +2,7 @@
 
 Every image processor resizes an image to a size that its settings allow, so an image above the limit is downscaled
 and needs no more memory than an image at the limit. The table in `families.py` assigns one of the rules at the end of
-this file to each family.
+this file to each family; for a model type without a row, `image_size_rule` derives it from the image processor.
 """
 
 from __future__ import annotations
@@ -41,10 +41,29 @@ def limit_images(processor: Any, rule: ImageSizeRule, limits: Limits, model_type
     """
     for name in limits:
         if name not in rule.limits:
-            supported = " and ".join(f"model.{limit}" for limit in rule.limits) or "no setting; leave it out"
+            supported = " and ".join(f"model.{limit}" for limit in rule.limits) or "no key of model; leave it out"
             raise RecipeError(f"model.{name}: {model_type!r} {rule.description}; its images are limited by {supported}")
     if limits:
         rule.apply(processor.image_processor, limits)
+
+
+def image_size_rule(images: Any) -> ImageSizeRule:
+    """Return the rule of an image processor by its settings, for a model type without a row in the table."""
+    size = dict(getattr(images, "size", None) or {})
+    if getattr(images, "image_grid_pinpoints", None):
+        return TILE_SHAPES
+    if {"height", "width"} <= set(size):
+        return TILES if _has(images, "min_patches", "max_patches") else FIXED
+    # Of the processors with both edges, those that merge patches bound the area; others, such as Idefics2's, the sides.
+    if {"shortest_edge", "longest_edge"} <= set(size) and _has(images, "patch_size", "merge_size"):
+        return AREA
+    if set(size) == {"longest_edge"} and "longest_edge" in dict(getattr(images, "max_image_size", None) or {}):
+        return LONGEST_SIDE
+    return UNKNOWN
+
+
+def _has(images: Any, *names: str) -> bool:
+    return all(getattr(images, name, None) is not None for name in names)
 
 
 def pad_instead_of_crop(processor: Any) -> None:
@@ -130,7 +149,7 @@ def _set_longest_side(images: Any, limits: Limits) -> None:
 
 
 def _set_nothing(images: Any, limits: Limits) -> None:
-    """Do nothing: images have a fixed size, and `limit_images` refuses every limit."""
+    """Do nothing: `limit_images` refuses every limit of these rules."""
 
 
 AREA = ImageSizeRule("keeps the aspect ratio, and the area between two bounds", ("min_pixels", "max_pixels"), _set_area)
@@ -140,3 +159,4 @@ TILE_SHAPES = ImageSizeRule(
 )
 LONGEST_SIDE = ImageSizeRule("resizes the longest side to a fixed length", ("longest_side",), _set_longest_side)
 FIXED = ImageSizeRule("resizes every image to a fixed size", (), _set_nothing)
+UNKNOWN = ImageSizeRule("limits the size of images by settings that are not supported here", (), _set_nothing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +11,9 @@ from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
-from sam4mllm.mllm.families import Family, family_of
-from sam4mllm.mllm.image_size import Limits, limit_images, pad_instead_of_crop, sync_tile_shapes
+from sam4mllm.mllm.decoder import unquantized_modules
+from sam4mllm.mllm.families import FAMILIES, Family, family_of
+from sam4mllm.mllm.image_size import Limits, image_size_rule, limit_images, pad_instead_of_crop, sync_tile_shapes
 from sam4mllm.utils.hub import use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
@@ -72,6 +73,7 @@ def load_mllm(
     device: str | torch.device = "cpu",
     dtype: DType = "auto",
     quantization: Quantization | None = None,
+    quantize_vision: bool = False,
     attn_implementation: str | None = None,
     image_size: Limits | None = None,
 ) -> Mllm:
@@ -83,6 +85,8 @@ def load_mllm(
         device: The device that the model is loaded on.
         dtype: "auto" is the dtype in which the checkpoint was saved.
         quantization: "4bit" or "8bit", which need bitsandbytes; None for no quantization.
+        quantize_vision: Whether `quantization` includes the linear layers of the vision tower, and everything else
+            outside the language model except the projectors and the output layer.
         attn_implementation: As in `from_pretrained`; None for transformers' choice.
         image_size: Limits that replace those of the processor. The processor is the adapter's if it has one, as in a
             run folder, else the base's.
@@ -93,12 +97,13 @@ def load_mllm(
         RecipeError: A limit in `image_size` that the family does not support.
     """
     source = resolve_base(base)
-    model = _load_model(base, source, str(device), dtype, quantization, attn_implementation)
+    quantized = None if quantization is None else _quantization_config(base, source, quantization, quantize_vision)
+    model = _load_model(base, source, str(device), dtype, quantized, attn_implementation)
     if adapter is not None:
         model = _with_adapter(model, adapter)
     family = family_of(model.config.model_type)
     processor = _load_processor(base, source, adapter)
-    limit_images(processor, family.image_size, image_size or {}, family.model_type)
+    family = _limit_images(processor, family_of(model.config.model_type), image_size)
     sync_tile_shapes(model.config, processor)
     return Mllm(model.eval(), processor, family, quantization)
 
@@ -120,8 +125,15 @@ def load_processor(
     except (OSError, ValueError, KeyError) as error:
         raise _base_error(base, error) from error
     processor = _load_processor(base, source, adapter)
-    limit_images(processor, family.image_size, image_size or {}, family.model_type)
-    return processor, family
+    return processor, _limit_images(processor, family, image_size)
+
+
+def _limit_images(processor: Any, family: Family, limits: Limits | None) -> Family:
+    """Set the limits in `processor`; return the family, without a row in the table with its processor's own rule."""
+    if family.model_type not in FAMILIES:
+        family = replace(family, image_size=image_size_rule(processor.image_processor))
+    limit_images(processor, family.image_size, limits or {}, family.model_type)
+    return family
 
 
 def _load_model(
@@ -129,10 +141,10 @@ def _load_model(
     source: str,
     device: str,
     dtype: DType,
-    quantization: Quantization | None,
+    quantization_config: Any,
     attn_implementation: str | None,
 ) -> Any:
-    """Load the weights of `source`; `base` is its name in errors.
+    """Load the weights of `source`; `base` is its name in errors. `quantization_config` is None or transformers'.
 
     Raises:
         ModelError: The base cannot be loaded, or some of its weights are missing.
@@ -143,11 +155,10 @@ def _load_model(
     extra: dict[str, Any] = {}
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation
+    if quantization_config is not None:
+        extra["quantization_config"] = quantization_config
+        extra["device_map"] = {"": device}
     try:
-        if quantization is not None:
-            family = family_of(AutoConfig.from_pretrained(source).model_type)
-            extra["quantization_config"] = _quantization_config(quantization, family)
-            extra["device_map"] = {"": device}
         with transformers_bars_on_terminals_only():
             model, report = AutoModelForImageTextToText.from_pretrained(
                 source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
@@ -160,7 +171,7 @@ def _load_model(
             f"base model {base!r}: the checkpoint lacks {len(missing)} of the model's weights ({missing[0]}, ...), "
             "which would be random; download it again, or use the variant of the model that its config names"
         )
-    return model if quantization is not None else model.to(device)
+    return model if quantization_config is not None else model.to(device)
 
 
 def _base_error(base: str, error: Exception) -> ModelError:
@@ -200,16 +211,29 @@ def resolve_base(base: str) -> str:
     return str(models.path("mllm"))
 
 
-def _quantization_config(quantization: Quantization, family: Family) -> Any:
+def _quantization_config(base: str, source: str, quantization: Quantization, quantize_vision: bool) -> Any:
+    """Return transformers' config of the quantization, with the names of the modules that are not quantized.
+
+    4 bits in all layers of the vision tower are known to break small models of the Qwen-VL families.
+
+    Raises:
+        ModelError: bitsandbytes is missing, the config cannot be loaded, or the class does not tell its decoder apart.
+    """
     import torch
-    from transformers import BitsAndBytesConfig
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"model.quantization {quantization!r} needs bitsandbytes: pip install 'sam4mllm[quantization]'"
         )
-    # Not quantized: the output layer, as usual, and the projector: quantized weights cannot be fully fine-tuned.
-    skipped = ["lm_head", *(f"model.{name}" for name in family.projector)]
+    try:
+        config = AutoConfig.from_pretrained(source)
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForImageTextToText.from_config(config)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise _base_error(base, error) from error
+    skipped = unquantized_modules(model, family_of(config.model_type), quantize_vision=quantize_vision)
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
     return BitsAndBytesConfig(

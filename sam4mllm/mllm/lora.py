@@ -9,18 +9,20 @@ from dataclasses import replace
 from typing import Any
 
 from sam4mllm.errors import ModelError, RecipeError
+from sam4mllm.mllm.decoder import outside_pattern
 from sam4mllm.mllm.loading import Mllm, first_line
 
 
 def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projector: bool = False) -> Mllm:
     """Return the model with a new, trainable adapter; all other weights are frozen.
 
-    `lora` holds the keys of `peft.LoraConfig`; `target_modules` and `exclude_modules` default to the family's, which
-    select the linear layers of the language model. With `tune_projector` the modules between vision tower and language
-    model are fully fine-tuned, too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
+    `lora` holds the keys of `peft.LoraConfig`; `target_modules` and `exclude_modules` default to the linear layers of
+    the model's decoder. With `tune_projector` the modules between vision tower and language model are fully fine-tuned,
+    too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
 
     Raises:
         RecipeError: The settings are refused by peft or match no layer, or the family's projector is unknown.
+        ModelError: The model's class does not tell its decoder apart, and `lora` has no `exclude_modules`.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
@@ -28,7 +30,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     settings = {
         "task_type": "CAUSAL_LM",
         "target_modules": mllm.family.lora_targets,
-        "exclude_modules": mllm.family.lora_exclude,
+        **({} if "exclude_modules" in lora else {"exclude_modules": _outside_decoder(mllm)}),
         **lora,
     }
     if tune_projector:
@@ -49,6 +51,13 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     _freeze_running_statistics(model)
     _tune_in_float32(model)
     return replace(mllm, model=model)
+
+
+def _outside_decoder(mllm: Mllm) -> str:
+    try:
+        return outside_pattern(mllm.model)
+    except ModelError as error:
+        raise ModelError(f"{error}; set lora.target_modules and lora.exclude_modules") from error
 
 
 def merge_for_inference(mllm: Mllm, merge: bool | None = None) -> Mllm:

@@ -30,7 +30,9 @@ def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | Non
     source = resolve_base(base)
     try:
         config = AutoConfig.from_pretrained(source)
-        chosen = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+        # Some checkpoints have their dtype in the language model's config only.
+        stored = config.dtype or config.get_text_config().dtype or torch.float32
+        chosen = stored if dtype == "auto" else getattr(torch, dtype)
         # Buffers are created with values, because some classes compute with them in their constructors.
         with init_empty_weights(include_buffers=False):
             model = AutoModelForImageTextToText.from_config(config, dtype=chosen)

@@ -78,6 +78,7 @@ def _local_model(plan: PipelinePlan) -> tuple[Engine, Method, Callable[[], Mappi
         device=plan.device,
         dtype=plan.dtype,
         quantization=plan.quantization,
+        quantize_vision=plan.quantize_vision,
         attn_implementation=plan.attn_implementation,
     )
     mllm = merge_for_inference(mllm, plan.merge_adapter)
@@ -90,6 +91,7 @@ def _local_model(plan: PipelinePlan) -> tuple[Engine, Method, Callable[[], Mappi
             "adapter": _adapter_digest(plan.adapter),
             "dtype": str(mllm.dtype),
             "quantization": plan.quantization,
+            **({"quantize_vision": plan.quantize_vision} if plan.quantization is not None else {}),
         }
 
     native = native_coordinates(mllm.family.coordinates, mllm.processor)

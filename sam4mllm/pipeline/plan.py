@@ -50,6 +50,7 @@ class PipelinePlan:
     device: str
     dtype: DType
     quantization: Quantization | None
+    quantize_vision: bool
     attn_implementation: str | None
     merge_adapter: bool | None
     method: Mapping[str, Any] | None
@@ -99,6 +100,7 @@ def resolve(
         device=device,
         dtype=recipe.model.dtype if dtype == "auto" and recipe is not None else dtype,
         quantization=recipe.model.quantization if recipe is not None else None,
+        quantize_vision=recipe is not None and recipe.model.quantize_vision,
         attn_implementation=recipe.model.attn_implementation if recipe is not None else None,
         merge_adapter=merge_adapter,
         method=method,

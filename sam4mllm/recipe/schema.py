@@ -30,6 +30,8 @@ class ModelSection(Section):
     """The dtype of the weights; "auto" is the dtype they are stored in."""
     quantization: Literal["4bit", "8bit"] | None = None
     """How bitsandbytes quantizes the frozen weights, or null."""
+    quantize_vision: bool = False
+    """Whether quantization includes the vision tower; projectors and the output layer are never quantized."""
     attn_implementation: str | None = None
     """transformers' `attn_implementation`, or null for its default."""
     min_pixels: PositiveInt | None = None

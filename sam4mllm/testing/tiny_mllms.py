@@ -12,7 +12,14 @@ from typing import Any
 
 from sam4mllm.testing.tiny_llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
 from sam4mllm.testing.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
-from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen2_vl, save_qwen3_5, save_qwen3_vl
+from sam4mllm.testing.tiny_qwen import (
+    save_qwen2_5_vl,
+    save_qwen2_vl,
+    save_qwen3_5,
+    save_qwen3_5_moe,
+    save_qwen3_vl,
+    save_qwen3_vl_moe,
+)
 from sam4mllm.testing.tiny_templates import SMOLVLM, chat_ml
 
 
@@ -136,7 +143,9 @@ def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
 TINY_MLLMS: dict[str, Callable[..., Path]] = {
     "qwen2_5_vl": save_qwen2_5_vl,
     "qwen3_vl": save_qwen3_vl,
+    "qwen3_vl_moe": save_qwen3_vl_moe,
     "qwen3_5": save_qwen3_5,
+    "qwen3_5_moe": save_qwen3_5_moe,
     "qwen2_vl": save_qwen2_vl,
     "internvl": save_internvl,
     "llava_next": save_llava_next,

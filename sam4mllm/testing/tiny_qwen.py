@@ -10,6 +10,7 @@ from sam4mllm.testing.tiny_templates import chat_ml
 
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+_EXPERTS = {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2}
 
 
 def save_qwen2_vl(folder: Path, *, seed: int = 0) -> Path:
@@ -56,11 +57,42 @@ def save_qwen3_vl(folder: Path, *, seed: int = 0) -> Path:
     return save(folder, Qwen3VLForConditionalGeneration, config, processor, seed)
 
 
+def save_qwen3_vl_moe(folder: Path, *, seed: int = 0) -> Path:
+    """Save a mixture of experts of Qwen3-VL, with 4 experts of which each token uses 2."""
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration, Qwen3VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    config = Qwen3VLMoeConfig(
+        text_config={**_qwen_text(tokenizer), "head_dim": 32, **_EXPERTS},
+        vision_config={**_qwen3_vision(), "deepstack_visual_indexes": [0]},
+        **_qwen_ids(tokenizer),
+    )
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    return save(folder, Qwen3VLMoeForConditionalGeneration, config, processor, seed)
+
+
 def save_qwen3_5(folder: Path, *, seed: int = 0) -> Path:
     """Save a Qwen3.5 whose language model has a layer of linear attention and a layer of full attention."""
     from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration, Qwen3VLProcessor
 
     tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    config = Qwen3_5Config(text_config=_qwen3_5_text(tokenizer), vision_config=_qwen3_vision(), **_qwen_ids(tokenizer))
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    return save(folder, Qwen3_5ForConditionalGeneration, config, processor, seed)
+
+
+def save_qwen3_5_moe(folder: Path, *, seed: int = 0) -> Path:
+    """Save a mixture of experts of Qwen3.5, with 4 experts of which each token uses 2, and a shared one."""
+    from transformers import Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, Qwen3VLProcessor
+
+    tokenizer = byte_tokenizer(*QWEN_TOKENS)
+    text = {**_qwen3_5_text(tokenizer), **_EXPERTS, "shared_expert_intermediate_size": 64}
+    config = Qwen3_5MoeConfig(text_config=text, vision_config=_qwen3_vision(), **_qwen_ids(tokenizer))
+    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
+    return save(folder, Qwen3_5MoeForConditionalGeneration, config, processor, seed)
+
+
+def _qwen3_5_text(tokenizer: Any) -> dict[str, Any]:
     text = {
         **_qwen_text(tokenizer),
         "head_dim": 32,
@@ -71,9 +103,7 @@ def save_qwen3_5(folder: Path, *, seed: int = 0) -> Path:
         "linear_num_value_heads": 32,
     }
     text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 1.0}
-    config = Qwen3_5Config(text_config=text, vision_config=_qwen3_vision(), **_qwen_ids(tokenizer))
-    processor = _qwen_processor(Qwen3VLProcessor, tokenizer, patch_size=16)
-    return save(folder, Qwen3_5ForConditionalGeneration, config, processor, seed)
+    return text
 
 
 def _qwen_text(tokenizer: Any) -> dict[str, Any]:

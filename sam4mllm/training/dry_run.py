@@ -198,7 +198,9 @@ def _add_estimates(
     tflops: float,
 ) -> None:
     """Add the model's counts, memory and the time of an epoch to the report; notes name what is missing."""
-    size = model_size(mllm, recipe.model.quantization, half=arguments.bf16 or arguments.fp16)
+    quantization, quantize_vision = recipe.model.quantization, recipe.model.quantize_vision
+    half = arguments.bf16 or arguments.fp16
+    size = model_size(mllm, quantization, half=half, quantize_vision=quantize_vision)
     if size is None:
         report.notes.append(
             f"{mllm.family.model_type!r} has no `layers` in its language model or no output layer; memory and time "
@@ -208,6 +210,9 @@ def _add_estimates(
     segmenter_bytes = None if segmenter is None else _weights_bytes(segmenter)
     if segmenter_bytes is None:
         report.notes.append(f"segmenter {recipe.segmenter.checkpoint}: a Hub id, so its memory is not counted")
+    if quantization is not None:
+        tower = "vision tower is quantized, too" if quantize_vision else "vision tower is not quantized"
+        report.notes.append(f"model.quantize_vision: the {tower}; unquantized weights are counted in float32")
     if size.patch is None:
         report.notes.append("the config has no patch size, so the time of the vision tower is not counted")
     checkpointing = bool(arguments.gradient_checkpointing)

@@ -30,6 +30,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sam4mllm.mllm.decoder import is_inside, unquantized_modules
+from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.loading import Mllm, Quantization
 
 DEFAULT_TFLOPS = 125.0
@@ -94,13 +96,16 @@ class Memory:
         return {**asdict(self), "total": self.total}
 
 
-def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> ModelSize | None:
+def model_size(
+    mllm: Mllm, quantization: Quantization | None, *, half: bool, quantize_vision: bool = False
+) -> ModelSize | None:
     """Count the weights and activations of an unquantized model with its adapter; it may be on the meta device.
 
     Args:
         mllm: The model, not quantized.
         quantization: How its base will be quantized: "4bit", "8bit" or None.
         half: Whether it computes in 16 bits under autocast.
+        quantize_vision: Whether `quantization` includes the vision tower.
 
     Returns:
         The counts; None for a class whose language model has no list of layers with an output layer, which the formulas
@@ -133,7 +138,7 @@ def model_size(mllm: Mllm, quantization: Quantization | None, *, half: bool) -> 
     vision_tower, patch = vision_tower_size(base)
     return ModelSize(
         parameters=sum(parameter.numel() for parameter in frozen.values()),
-        weight_bytes=_weight_bytes(base, frozen, quantization, mllm.family.projector),
+        weight_bytes=_weight_bytes(base, frozen, quantization, mllm.family, quantize_vision),
         trained=sum(parameter.numel() for parameter in trained.values()),
         language_model=in_layers + output.weight.numel(),
         vision_tower=vision_tower,
@@ -200,19 +205,18 @@ def optimizer_steps(conversations: int, arguments: Any) -> tuple[int, int]:
 
 
 def _weight_bytes(
-    base: Any, frozen: dict[str, Any], quantization: Quantization | None, projector: tuple[str, ...]
+    base: Any, frozen: dict[str, Any], quantization: Quantization | None, family: Family, quantize_vision: bool
 ) -> int:
-    """Return the bytes of the frozen weights; modules of the `projector` and the output layer are never quantized."""
+    """Return the bytes of the frozen weights, of which `unquantized_modules` and the output layer keep theirs."""
     if quantization is None:
         return sum(parameter.numel() * parameter.element_size() for parameter in frozen.values())
     output = base.get_output_embeddings().weight
+    unquantized = unquantized_modules(base, family, quantize_vision=quantize_vision)
     # `prepare_model_for_kbit_training` casts all weights but these to float32.
     quantized = {
         module.weight
         for name, module in base.named_modules()
-        if type(module).__name__ == "Linear"
-        and module.weight is not output
-        and not any(f".{part}." in f".{name}." for part in projector)
+        if type(module).__name__ == "Linear" and module.weight is not output and not is_inside(name, unquantized)
     }
     total = 0.0
     for parameter in frozen.values():

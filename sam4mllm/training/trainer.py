@@ -207,6 +207,7 @@ def _load_model(recipe: Recipe, arguments: Any, device: str) -> Mllm:
         device="cpu" if on_cpu else device,
         dtype=recipe.model.dtype,
         quantization=recipe.model.quantization,
+        quantize_vision=recipe.model.quantize_vision,
         attn_implementation=recipe.model.attn_implementation,
         image_size=recipe.model.image_size,
     )

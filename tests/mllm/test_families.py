@@ -1,9 +1,9 @@
-import re
 import warnings
+from dataclasses import replace
 
 import pytest
 
-from sam4mllm.mllm.families import FAMILIES, OUTSIDE_THE_LANGUAGE_MODEL, family_of
+from sam4mllm.mllm.families import FAMILIES, family_of
 
 
 def test_a_known_model_type_has_a_row_and_no_warning():
@@ -20,17 +20,7 @@ def test_an_unknown_model_type_gets_the_defaults_and_a_warning():
     assert family.image_size.limits == () and family.projector == ()
 
 
-@pytest.mark.parametrize(
-    ("module", "excluded"),
-    [
-        ("model.vision_tower.blocks.0.attn.qkv", True),
-        ("model.visual.merger.mlp.0", True),
-        ("model.multi_modal_projector.linear_1", True),
-        ("model.connector.modality_projection.proj", True),
-        ("lm_head", True),
-        ("model.language_model.layers.0.self_attn.q_proj", False),
-        ("model.text_model.layers.3.mlp.down_proj", False),
-    ],
-)
-def test_lora_excludes_the_modules_outside_the_language_model(module, excluded):
-    assert (re.fullmatch(OUTSIDE_THE_LANGUAGE_MODEL, module) is not None) is excluded
+@pytest.mark.parametrize(("mixture", "dense"), [("qwen3_vl_moe", "qwen3_vl"), ("qwen3_5_moe", "qwen3_5")])
+def test_a_mixture_of_experts_has_the_facts_of_its_dense_family(mixture, dense):
+    row = replace(FAMILIES[mixture], model_type=dense, title=FAMILIES[dense].title)
+    assert row == FAMILIES[dense]

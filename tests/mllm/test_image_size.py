@@ -9,8 +9,10 @@ from transformers import (
     CLIPImageProcessor,
     CLIPImageProcessorPil,
     GotOcr2ImageProcessor,
+    Idefics2ImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
+    PixtralImageProcessor,
     Qwen2VLImageProcessor,
     SmolVLMImageProcessor,
 )
@@ -18,7 +20,18 @@ from transformers import (
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
 from sam4mllm.mllm.families import FAMILIES
-from sam4mllm.mllm.image_size import limit_images, native_coordinates, pad_instead_of_crop
+from sam4mllm.mllm.image_size import (
+    AREA,
+    FIXED,
+    LONGEST_SIDE,
+    TILE_SHAPES,
+    TILES,
+    UNKNOWN,
+    image_size_rule,
+    limit_images,
+    native_coordinates,
+    pad_instead_of_crop,
+)
 from sam4mllm.mllm.loading import load_processor
 from sam4mllm.testing import save_tiny_mllm
 
@@ -58,6 +71,38 @@ def test_max_pixels_selects_tile_shapes_of_llava_next():
 
 def test_longest_side_of_smolvlm():
     assert limited("smolvlm", SmolVLMImageProcessor(), longest_side=728).size["longest_edge"] == 728
+
+
+@pytest.mark.parametrize(
+    ("images", "rule"),
+    [
+        (Qwen2VLImageProcessor(), AREA),
+        (GotOcr2ImageProcessor(), TILES),
+        (LlavaNextImageProcessor(), TILE_SHAPES),
+        (SmolVLMImageProcessor(), LONGEST_SIDE),
+        (LlavaImageProcessor(size={"height": 32, "width": 32}), FIXED),
+        # Its edges are sides, not areas.
+        (Idefics2ImageProcessor(), UNKNOWN),
+        (PixtralImageProcessor(), UNKNOWN),
+    ],
+)
+def test_the_rule_of_an_unlisted_family_is_derived_from_its_image_processor(images, rule):
+    assert image_size_rule(images) is rule
+
+
+def test_an_unlisted_family_gets_its_limits_from_the_processor(tmp_path, monkeypatch):
+    base = str(save_tiny_mllm("qwen2_vl", tmp_path / "base"))
+    monkeypatch.delitem(FAMILIES, "qwen2_vl")
+    with pytest.warns(UserWarning, match="'qwen2_vl' is not in the table of families"):
+        processor, family = load_processor(base, {"max_pixels": 1568})
+    assert family.image_size is AREA and processor.image_processor.size["longest_edge"] == 1568
+    with (
+        pytest.warns(UserWarning, match="'qwen2_vl' is not in the table"),
+        pytest.raises(
+            RecipeError, match=r"keeps the aspect ratio.* limited by model\.min_pixels and model\.max_pixels"
+        ),
+    ):
+        load_processor(base, {"longest_side": 9})
 
 
 @pytest.mark.parametrize("size_wh", [(96, 32), (32, 96)])

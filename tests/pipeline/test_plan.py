@@ -112,6 +112,30 @@ def test_the_adapter_of_a_run_on_a_quantized_base_is_not_merged(home: Path) -> N
     assert loaded(pipeline).quantization == "4bit" and has_adapter(loaded(pipeline))
 
 
+@pytest.mark.parametrize("quantize_vision", [False, True])
+def test_a_run_is_loaded_with_the_vision_tower_as_it_was_trained(
+    home: Path, quantize_vision: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    seen: list[dict[str, Any]] = []
+
+    def noting(*arguments: Any, **settings: Any) -> Mllm:
+        seen.append(settings)
+        return load_mllm(*arguments, **settings)
+
+    monkeypatch.setattr("sam4mllm.pipeline.loading.load_mllm", noting)
+    recipe = home / "run" / "recipe.yaml"
+    text = recipe.read_text()
+    changed = text.replace("quantization: null", "quantization: 8bit")
+    recipe.write_text(changed.replace("quantize_vision: false", f"quantize_vision: {str(quantize_vision).lower()}"))
+    try:
+        pipeline = Pipeline.from_pretrained(home / "run", device="cpu")
+    finally:
+        recipe.write_text(text)
+    assert [each["quantize_vision"] for each in seen] == [quantize_vision]
+    assert pipeline.identity["engine"]["quantize_vision"] is quantize_vision
+
+
 def test_a_job_started_without_merging_is_resumed_with_it(
     home: Path, tmp_path: Path, choices: list[tuple[bool | None, bool]]
 ) -> None:

@@ -119,6 +119,18 @@ def test_the_counts_of_a_family_are_those_of_the_training(
     assert twice.seconds_per_epoch == pytest.approx(report.seconds_per_epoch / 2)
 
 
+def test_the_vision_tower_is_counted_as_it_is_loaded(here: Path, qwen2_vl: str) -> None:
+    settings = [f"model.base={qwen2_vl}", "model.quantization=4bit"]
+    kept, quantized = (
+        dry_run(load_recipe("shapes_ppg", [*settings, f"model.quantize_vision={value}"]), tflops=1)
+        for value in ("false", "true")
+    )
+    assert kept.model is not None and quantized.model is not None
+    assert kept.model["weight_bytes"] > quantized.model["weight_bytes"]
+    for report, state in ((kept, "not quantized"), (quantized, "quantized, too")):
+        assert f"model.quantize_vision: the vision tower is {state}" in report.summary()
+
+
 def test_for_an_unreachable_hub_id_tokens_are_estimated(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     report = dry_run(load_recipe("shapes_ppg", ["model.base=owner/no-such-model"]), tflops=1)

@@ -154,12 +154,13 @@ def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout
 def test_quantized_weights_are_counted_in_their_bytes(models: dict[int, Mllm]) -> None:
     tuned = attach_lora(models[2], {"r": 4}, 0)
     stored, four = counted(tuned).weight_bytes, counted(tuned, "4bit").weight_bytes
+    with_vision = model_size(tuned, "4bit", half=True, quantize_vision=True)
     base = tuned.model.unload()
-    linear = sum(
-        module.weight.numel()
-        for name, module in base.named_modules()
-        if isinstance(module, torch.nn.Linear) and name != "lm_head" and "merger" not in name
-    )
-    rest = sum(parameter.numel() for parameter in base.parameters()) - linear
-    assert stored == 2 * (linear + rest)
-    assert four == pytest.approx(4 * rest + linear * (0.5 + 1 / 64 + 1 / 4096))
+    linear = {name: m.weight.numel() for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
+    language = sum(count for name, count in linear.items() if name.startswith("model.language_model."))
+    vision = sum(count for name, count in linear.items() if name.startswith("model.visual.blocks."))
+    total = sum(parameter.numel() for parameter in base.parameters())
+    assert stored == 2 * total and vision > 0 and with_vision is not None
+    nf4 = 0.5 + 1 / 64 + 1 / 4096
+    assert four == pytest.approx(4 * (total - language) + language * nf4)
+    assert with_vision.weight_bytes == pytest.approx(4 * (total - language - vision) + (language + vision) * nf4)

@@ -14,7 +14,9 @@ from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.segment_anything import save_checkpoint
+from sam4mllm.testing import save_tiny_mllm
 from sam4mllm.training import trainer
+from sam4mllm.training.arguments import training_arguments
 
 RECIPE = """
 output: {folder}/run
@@ -139,3 +141,19 @@ def test_chat_is_trained_on_beside_masks_and_validation_needs_masks(recipe, tmp_
     other = load_recipe(tmp_path / "recipe.yaml", [held, f"output={tmp_path}/other"])
     with pytest.raises(DataError, match=r"jsonl .*boxes.jsonl: jsonl/boxes/1 has boxes and no masks"):
         trainer.train(other, device="cpu")
+
+
+@pytest.mark.parametrize("quantize_vision", [False, True])
+def test_the_vision_tower_is_quantized_only_if_the_recipe_says_so(quantize_vision, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    base = save_tiny_mllm("qwen2_vl", tmp_path / "base")
+    settings = [
+        f"model.base={base}",
+        "model.quantization=4bit",
+        f"model.quantize_vision={str(quantize_vision).lower()}",
+    ]
+    recipe = load_recipe("shapes_ppg", settings)
+    mllm = trainer._load_model(recipe, training_arguments(recipe, "cpu"), "cpu")
+    quantized = {name for name, module in mllm.model.named_modules() if type(module).__name__ == "Linear4bit"}
+    assert any(".language_model." in name for name in quantized)
+    assert any(".visual.blocks." in name for name in quantized) is quantize_vision
