@@ -5,7 +5,7 @@ Masks are stored as COCO's RLE and decoded on request, so a list of 120,000 samp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Sample:
     phrase: the referring expression.
     objects: the objects that the phrase refers to: none ("no object"), one or several.
     ignore: the mask of the ignored pixels, which scores exclude (ReasonSeg's 255); None for none.
+    source: the record that it was read from, such as "mine.jsonl, line 3", for messages; equality ignores it.
 
     Raises:
         DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`; an object whose mask has no pixel.
@@ -75,6 +76,12 @@ class Sample:
     phrase: str
     objects: tuple[MaskObject, ...]
     ignore: Rle | None = None
+    source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The record of this sample in messages: its source, or its id where the source is not known."""
+        return self.source or f"sample {self.id}"
 
     def __post_init__(self) -> None:
         check_phrase(self.phrase, f"sample {self.id}")

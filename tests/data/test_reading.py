@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from sam4mllm.data.reading import read_dataset, read_dialogues, read_samples
 from sam4mllm.data.registry import dataset_names
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
-from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
+from tests.data.tiny_datasets import (
+    annotation,
+    image_record,
+    ref,
+    write_image,
+    write_instances,
+    write_reasonseg,
+    write_refs,
+)
 
 UNDER_A_ROOT = dataset_names("benchmark", "generated")
 
@@ -64,6 +73,32 @@ CUSTOM: dict[str, dict[str, Any]] = {
     "coco": {"path": "instances.json", "phrases": "phrases.jsonl"},
     "hub": {"path": "set", "columns": {"phrase": "answer"}},
 }
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("jsonl", "mine.jsonl, line 1"), ("coco", "phrases.jsonl, line 1"), ("hub", "set, row 0")],
+)
+def test_a_sample_names_the_record_that_it_was_read_from(tmp_path: Path, name: str, source: str) -> None:
+    write_custom(tmp_path)
+    located = {key: tmp_path / value if isinstance(value, str) else value for key, value in CUSTOM[name].items()}
+    (sample,) = read_dataset(name, **located)
+    assert sample.source == sample.where == f"{tmp_path}/{source}"
+    unknown = replace(sample, source="")
+    assert unknown == sample and unknown.where == f"sample {sample.id}"
+
+
+def test_samples_of_benchmarks_and_dialogues_name_their_records(tmp_path: Path) -> None:
+    write_instances(tmp_path / "refcoco", [image_record(5)], [annotation(50, 5)])
+    refs = write_refs(tmp_path / "refcoco", [ref(7, 50, 5, "val", "it", "this")])
+    assert [each.source for each in read_dataset("refcoco", tmp_path, "val")] == [f"{refs}, ref 7"] * 2
+    file = write_reasonseg(tmp_path, "val", "a", ["x"], [])
+    assert [each.source for each in read_dataset("reasonseg", tmp_path, "val")] == [str(file)]
+    chat = tmp_path / "chat.jsonl"
+    image = write_image(tmp_path / "a.jpg")
+    chat.write_text(json.dumps({"image": image.name, "question": "what?", "answer": "it"}))
+    (dialogue,) = read_dialogues(DataEntry(dataset="chat", path=chat))
+    assert dialogue.source == f"{chat}, line 1"
 
 
 def test_the_same_data_in_each_custom_format_is_read_alike(tmp_path: Path) -> None:

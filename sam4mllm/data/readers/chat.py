@@ -11,7 +11,7 @@ Three forms are read. The first two are entries of a JSON list or of JSON lines:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,11 +37,20 @@ IMAGE_MARKER = "<image>"
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Questions and answers about one image, in their order; `id` is made of the file's name and the entry's number."""
+    """Questions and answers about one image, in their order; `id` is made of the file's name and the entry's number.
+
+    `source` is the record in messages, such as "chat.jsonl, line 3"; equality ignores it.
+    """
 
     id: str
     image: Path
     exchanges: tuple[tuple[str, str], ...]
+    source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """The record of this dialogue in messages: its source, or its id where the source is not known."""
+        return self.source or f"dialogue {self.id}"
 
 
 class _Turn(Record):
@@ -83,7 +92,7 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     entries = enumerate(read_json(path, "a chat file"), 1) if is_list else read_lines(path, lambda line: line, problems)
     for number, value in entries:
         try:
-            dialogues.append(_dialogue(value, f"chat/{path.stem}/{number}", folder))
+            dialogues.append(_dialogue(value, f"chat/{path.stem}/{number}", folder, f"{path}, {unit} {number}"))
         except DataError as error:
             problems.append(record_problem(unit, number, error))
         if len(dialogues) == limit:
@@ -121,7 +130,9 @@ def read_explanations(
         with record_errors():
             record = parse_record(_Explanation, value, where)
             image = _existing(folder / record.image, f"{where}: ")
-            dialogues.append(Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),)))
+            dialogues.append(
+                Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),), where)
+            )
     return dialogues
 
 
@@ -133,7 +144,7 @@ def _is_list(path: Path) -> bool:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
-def _dialogue(value: object, dialogue_id: str, folder: Path) -> Dialogue:
+def _dialogue(value: object, dialogue_id: str, folder: Path, source: str) -> Dialogue:
     record = parse_record(_Chat, value)
     if record.conversations is not None:
         exchanges = _exchanges(record.conversations)
@@ -152,7 +163,7 @@ def _dialogue(value: object, dialogue_id: str, folder: Path) -> Dialogue:
         raise DataError(
             f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image", "field"
         )
-    return Dialogue(dialogue_id, _existing(folder / record.image), exchanges)
+    return Dialogue(dialogue_id, _existing(folder / record.image), exchanges, source)
 
 
 def _exchanges(turns: list[_Turn]) -> tuple[tuple[str, str], ...]:

@@ -47,13 +47,13 @@ def read(
     instances = Instances(path, folder, f"coco/{path.stem}", boxes_alone=True)
 
     def samples_of(value: object, number: int) -> list[Sample]:
-        return _samples(value, f"coco/{phrases.stem}/{number}", instances)
+        return _samples(value, f"coco/{phrases.stem}/{number}", instances, f"{phrases}, line {number}")
 
     empty = 'no phrase in it; a line is {"phrase": text, "annotation_id": number}'
     return samples_of_lines(phrases, samples_of, limit, empty=empty)
 
 
-def _samples(value: object, default_id: str, instances: Instances) -> list[Sample]:
+def _samples(value: object, default_id: str, instances: Instances, source: str) -> list[Sample]:
     record = parse_record(_CocoPhrases, value)
     annotations = _annotations(record)
     image_ids = {instances.image_of(annotation, "phrase") for annotation in annotations}
@@ -68,7 +68,7 @@ def _samples(value: object, default_id: str, instances: Instances) -> list[Sampl
     image = instances.image(image_id, "phrase")
     objects = tuple(instances.object(annotation, image_id, "phrase") for annotation in annotations)
     return [
-        Sample(sample_id, image.path, image.size_wh, phrase, objects)
+        Sample(sample_id, image.path, image.size_wh, phrase, objects, source=source)
         for sample_id, phrase in record.numbered_texts(default_id)
     ]
 

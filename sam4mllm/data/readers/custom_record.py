@@ -85,12 +85,14 @@ class CustomRecordParser:
         name: The beginning of the ids of samples and objects whose record has no id.
         images: The folder that relative paths of images start from.
         masks: The folder that relative paths of masks start from.
+        source: The file and the unit of its records, for messages: "mine.jsonl, line".
     """
 
-    def __init__(self, name: str, images: Path, masks: Path) -> None:
+    def __init__(self, name: str, images: Path, masks: Path, source: str) -> None:
         self._name = name
         self._images = images
         self._masks = masks
+        self._source = source
         self._sizes_wh: dict[Path, tuple[int, int] | None] = {}
 
     def samples(self, value: object, number: int, image_name: str | None = None) -> list[Sample]:
@@ -107,8 +109,9 @@ class CustomRecordParser:
         size_wh = self._size_wh(record, path)
         objects = self._objects(record, image_name or record.image, size_wh)
         ignore = None if record.ignore is None else self._rle(record.ignore, size_wh)
+        source = f"{self._source} {number}"
         return [
-            Sample(sample_id, path, size_wh, phrase, objects, ignore)
+            Sample(sample_id, path, size_wh, phrase, objects, ignore, source)
             for sample_id, phrase in record.numbered_texts(f"{self._name}/{number}")
         ]
 

@@ -81,7 +81,7 @@ def read(
         raise DataError(_NO_ROW.format(path))
     names = _columns_of(rows.column_names, columns or {}, f"{path}")
     name = f"hub/{path.name}" if split is None else f"hub/{path.name}/{split}"
-    parser = CustomRecordParser(name, path if images is None else images, path)
+    parser = CustomRecordParser(name, path if images is None else images, path, f"{path}, row")
     store = (images if images is not None else _cache()).absolute()
     samples: list[Sample] = []
     first_rows: dict[str, int] = {}

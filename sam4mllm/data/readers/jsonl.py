@@ -27,7 +27,9 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     Raises:
         DataError: No such file, no sample in it, or bad lines (all are counted, the first ten listed).
     """
-    parser = CustomRecordParser(f"jsonl/{path.stem}", path.parent if images is None else images, path.parent)
+    parser = CustomRecordParser(
+        f"jsonl/{path.stem}", path.parent if images is None else images, path.parent, f"{path}, line"
+    )
     empty = 'no sample in it; a line is {"image": path, "phrase": text, "masks": [mask, ...]}'
     return samples_of_lines(path, parser.samples, limit, empty=empty)
 

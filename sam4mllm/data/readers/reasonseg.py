@@ -6,6 +6,7 @@ validation and test use only the first, as LISA does (its utils/dataset.py).
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from pydantic import Field
 from sam4mllm.data.images import known_size_wh
 from sam4mllm.data.masks import encode
 from sam4mllm.data.problems import record_errors
-from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
+from sam4mllm.data.records import Record, Text, file_exists, is_number, parse_record, read_json, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 TARGET = 1
 IGNORED = 255
@@ -48,7 +51,8 @@ def read(
         row: The data set's row of the table.
         root: The folder that holds `ReasonSeg`.
         split: The folder in it: `train`, `val` or `test`.
-        images: The folder of the images; None if they are beside the JSON files.
+        images: The folder of the images; None if they are beside the JSON files. Each has the JSON file's stem;
+            .jpg as published, or another suffix.
         limit: The maximum number of samples, from the beginning.
 
     Raises:
@@ -74,7 +78,7 @@ def read(
 def _samples_of_file(path: Path, split: str, images: Path) -> list[Sample]:
     content = read_json(path, "a ReasonSeg annotation", fallback_encoding="cp1252")
     annotation = parse_record(_Annotation, content, str(path))
-    image = images / f"{path.stem}.jpg"
+    image = _image_of(path, images)
     size_wh = known_size_wh(image)
     if size_wh is None:
         raise DataError(f"{image}: no such image, or none that can be read; {path} needs it for its size", "image")
@@ -84,9 +88,25 @@ def _samples_of_file(path: Path, split: str, images: Path) -> list[Sample]:
     objects = () if box is None else (MaskObject(f"reasonseg/{split}/{path.stem}", encode(mask), box),)
     ignore = encode(ignored) if ignored.any() else None
     return [
-        Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore)
+        Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore, str(path))
         for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1])
     ]
+
+
+def _image_of(path: Path, images: Path) -> Path:
+    """Return the image of a JSON file: {stem}.jpg if it exists or no other image has this stem, else the other image.
+
+    Raises:
+        DataError: Several images have the stem, and none of them is .jpg.
+    """
+    usual = images / f"{path.stem}.jpg"
+    if file_exists(usual) or not images.is_dir():
+        return usual
+    others = sorted(each for each in images.glob(f"{escape(path.stem)}.*") if each.suffix.lower() in _SUFFIXES)
+    if len(others) > 1:
+        names = ", ".join(each.name for each in others)
+        raise DataError(f"{path}: several files can be its image: {names} in {images}; keep one of them", "image")
+    return others[0] if others else usual
 
 
 def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> list[str]:
@@ -98,7 +118,7 @@ def images_by_split(row: DatasetRow, *, root: Path, images: Path | None = None) 
     """Return the images of every split that has a JSON file; arguments as in `read`."""
     folder = row.folder_in(root)
     return {
-        split: [(images or folder / split) / f"{path.stem}.jpg" for path in files]
+        split: [_image_of(path, images or folder / split) for path in files]
         for split in ("train", "val", "test")
         if (files := sorted((folder / split).glob("*.json")))
     }

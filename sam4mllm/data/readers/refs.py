@@ -95,7 +95,7 @@ class RefsFile:
                             "duplicate",
                         )
                     ids.add(sample_id)
-                    samples.append(Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects)))
+                    samples.append(Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects), source=where))
                     if len(samples) == limit:
                         return samples
         return samples

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.masks import decode
 from sam4mllm.data.readers.reasonseg import draw_labels
-from sam4mllm.data.reading import read_dataset
+from sam4mllm.data.reading import images_of_splits, read_dataset
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from tests.data.tiny_datasets import rectangle, write_image, write_reasonseg
@@ -42,6 +43,28 @@ def test_a_target_is_one_object_with_its_tight_box(tmp_path: Path) -> None:
     assert sample.size_wh == (20, 10)
     assert sample.image == tmp_path / "ReasonSeg" / "val" / "a.jpg"
     assert sample.ignore is None
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpeg", ".JPG", ".webp"])
+def test_an_image_may_have_another_suffix(tmp_path: Path, suffix: str) -> None:
+    path = write_reasonseg(tmp_path, "val", "a[1]*", ["x"], [rectangle("target", 2, 1, 5, 3)])
+    path.with_suffix(".jpg").unlink()
+    image = write_image(path.with_suffix(suffix))
+    (path.parent / "a[1]*.txt").write_text("")
+    (sample,) = read_dataset("reasonseg", tmp_path, "val")
+    assert sample.image == image and sample.size_wh == (20, 10)
+    entry = DataEntry(dataset="reasonseg", root=tmp_path, split="val")
+    assert images_of_splits(entry) == {"val": [image]}
+
+
+def test_several_images_of_one_annotation_are_an_error_unless_one_is_jpg(tmp_path: Path) -> None:
+    path = write_reasonseg(tmp_path, "val", "a", ["x"], [])
+    write_image(path.with_suffix(".png"))
+    (sample,) = read_dataset("reasonseg", tmp_path, "val")
+    assert sample.image == path.with_suffix(".jpg")
+    sample.image.rename(path.with_suffix(".bmp"))
+    with pytest.raises(DataError, match=r"a\.json: several files can be its image: a\.bmp, a\.png in .*; keep one"):
+        read_dataset("reasonseg", tmp_path, "val")
 
 
 @pytest.mark.parametrize("shapes", [[], [rectangle("flag", 0, 0, 5, 5)], [rectangle("Flag", 0, 0, 5, 5)]])
