@@ -40,11 +40,11 @@ def test_from_ten_images_to_a_tuned_adapter(
     run = [words for words in commands(PAGE) if words]
     subcommands = [words[1] for words in run]
     assert {words[0] for words in run} == {"sam4mllm"}
-    assert subcommands[:7] == ["shapes", "convert", "convert", "train", "prepare", "inspect", "train"]
+    assert subcommands[:7] == ["shapes", "convert", "convert", "check", "train", "prepare", "inspect"]
     for words in run:
         subcommand, *arguments = words[1:]
         arguments += smaller if subcommand in ("prepare", "inspect", "train") else []
-        arguments += [] if subcommand in ("shapes", "convert") else ["--device", "cpu"]
+        arguments += [] if subcommand in ("shapes", "convert", "check") else ["--device", "cpu"]
         # The answer of a random model may be malformed, for which `segment` exits with status 1.
         assert main([subcommand, *arguments]) in ((0, 1) if subcommand == "segment" else (0,)), words
     capsys.readouterr()

@@ -1,18 +1,21 @@
-"""`convert` and `shapes`: subcommands that write data sets."""
+"""`check`, `convert` and `shapes`: subcommands that read or write data sets."""
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from sam4mllm.cli.options import (
     add_dataset_options,
+    add_json_option,
     add_limit_option,
     data_arguments,
     errors_name_options,
     non_negative_int,
     positive_int,
 )
+from sam4mllm.cli.output import STDOUT, write_json
 from sam4mllm.cli.subcommand import Subcommand
 
 
@@ -33,6 +36,36 @@ def _convert(options: Namespace) -> int:
     return 0
 
 
+def _check_options(parser: ArgumentParser) -> None:
+    add_dataset_options(parser, with_chat=True)
+    add_limit_option(parser)
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="also write a page (index.html) of problems and drawn samples"
+    )
+    parser.add_argument(
+        "--samples", type=positive_int, default=40, metavar="N", help="samples on the page (default: 40)"
+    )
+    parser.add_argument(
+        "--examples", type=positive_int, default=5, metavar="N", help="problems listed of each kind (default: 5)"
+    )
+    add_json_option(parser, "also write all problems to FILE as one JSON object; - is standard output")
+
+
+def _check(options: Namespace) -> int:
+    """Report everything that is wrong with a data set; the exit status is 1 when something is."""
+    from sam4mllm.training.check import check_dataset, write_page
+
+    with errors_name_options():
+        check = check_dataset(options.dataset, **data_arguments(options))
+    if options.json != STDOUT:
+        print(check.summary(options.examples), end="")
+    write_json(check.to_json(), options.json)
+    if options.output is not None:
+        page = write_page(check, options.output, limit=options.samples, examples=options.examples)
+        print(page, file=sys.stderr if options.json == STDOUT else sys.stdout)
+    return 1 if check.problems else 0
+
+
 def _shapes_options(parser: ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", type=Path)
     parser.add_argument("--scenes", type=positive_int, default=200, metavar="N", help="training scenes (default: 200)")
@@ -46,6 +79,15 @@ def _shapes(options: Namespace) -> int:
     print(options.directory)
     return 0
 
+
+CHECK = Subcommand(
+    "check",
+    "list all problems of a data set: bad records, masks and boxes, and images that are missing or damaged",
+    _check_options,
+    _check,
+    detail="Reads every record and decodes every image. Of a record with several problems the first is listed. Without "
+    "--split, all splits are checked. The exit status is 1 if there is a problem.",
+)
 
 CONVERT = Subcommand(
     "convert",

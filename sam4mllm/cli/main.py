@@ -31,6 +31,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         evaluate.EVALUATE,
         evaluate.CALIBRATE,
         evaluate.SCORE,
+        datasets.CHECK,
         datasets.CONVERT,
         train.MERGE,
         demo.DOCTOR,
@@ -81,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        The exit status: 0; 1 when some queries have status "error"; 2 for an error that the user can fix; 130 when
-        interrupted; 141 when the reader of standard output has closed it.
+        The exit status: 0; 1 when some queries have status "error", or a checked data set has problems; 2 for an error
+        that the user can fix; 130 when interrupted; 141 when the reader of standard output has closed it.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
     subcommand = SUBCOMMANDS[options.subcommand]

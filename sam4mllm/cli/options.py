@@ -96,7 +96,9 @@ def add_device_option(parser: ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1 ...; default: cuda if there is one")
 
 
-def add_dataset_options(parser: ArgumentParser, *, several: bool = False, required: bool = True) -> None:
+def add_dataset_options(
+    parser: ArgumentParser, *, several: bool = False, required: bool = True, with_chat: bool = False
+) -> None:
     """Add the options that name and locate a data set; `DataEntry` checks which of them each data set needs."""
     custom = ", ".join(dataset_names("custom"))
     if several:
@@ -117,7 +119,7 @@ def add_dataset_options(parser: ArgumentParser, *, several: bool = False, requir
         parser.add_argument(
             "--dataset",
             required=required,
-            choices=scored_dataset_names(),
+            choices=dataset_names() if with_chat else scored_dataset_names(),
             help=f"data set; {custom} are custom data",
         )
         parser.add_argument("--split", help="val, testA, testB, test ...")

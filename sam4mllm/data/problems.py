@@ -1,7 +1,7 @@
 """Problems of a data set's records: a stage stops at the first one, `sam4mllm check` lists all of them.
 
 A reader parses each record in a block of `record_errors()`. An error of the block ends the reading, or, within
-`listing_problems()`, is added to the list, and the reader goes on with the next record.
+`listing_problems()`, is added to the list, and the reader continues with the next record.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _listed: ContextVar[list[DataError] | None] = ContextVar("listed", default=None)
 
 @contextmanager
 def listing_problems() -> Iterator[list[DataError]]:
-    """Let readers go on after a bad record; yield the list that its error is added to."""
+    """Let readers continue after a bad record; yield the list that its error is added to."""
     problems: list[DataError] = []
     token = _listed.set(problems)
     try:

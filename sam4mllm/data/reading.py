@@ -19,7 +19,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
 TRAIN = "train"
-_USUAL_ORDER = ("val", "testA", "testB", "test")
+_USUAL_ORDER = (TRAIN, "val", "testA", "testB", "test")
 
 
 def read_dataset(
@@ -155,11 +155,22 @@ def held_out_splits(name: str, root: Path, split_by: str | None = None) -> list[
     row = dataset_row(name)
     if row.splits is None:
         raise DataError(f"{name} has no splits under a root; it is located by {' and '.join(row.needs)}")
-    found = set(_split_names(row, data_entry(name, root=root, split=TRAIN, split_by=split_by))) - {TRAIN}
-    if not found:
+    held_out = [split for split in split_names(name, root, split_by) if split != TRAIN]
+    if not held_out:
         raise DataError(
             f"{row.folder_in(root)}: holds no split to evaluate on, only training data; name a split with --split"
         )
+    return held_out
+
+
+def split_names(name: str, root: Path, split_by: str | None = None) -> list[str]:
+    """Return the splits of a data set under `root`: train, val, testA, testB, test, then any others.
+
+    Raises:
+        DataError: An unknown data set; a file that is missing or malformed.
+    """
+    row = dataset_row(name)
+    found = set(_split_names(row, data_entry(name, root=root, split=TRAIN, split_by=split_by)))
     return [split for split in _USUAL_ORDER if split in found] + sorted(found.difference(_USUAL_ORDER))
 
 

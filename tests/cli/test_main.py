@@ -23,6 +23,7 @@ NAMES = (
     "evaluate",
     "calibrate",
     "score",
+    "check",
     "convert",
     "merge",
     "doctor",

@@ -1,0 +1,214 @@
+"""The check of a data set: all problems of its records and images in one pass, and a page of its samples.
+
+Every image is decoded, because a damaged one has an intact header. Of each record the first problem is reported.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sam4mllm.data.entry import data_entry
+from sam4mllm.data.images import load_image
+from sam4mllm.data.problems import kind_of, listing_problems
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.reading import read_dialogues, read_samples, split_names
+from sam4mllm.data.registry import dataset_row
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import ArgumentError, DataError
+from sam4mllm.geometry import SamPrompt
+from sam4mllm.training.dataset import spread
+from sam4mllm.utils.atomic_io import atomic_write_text, writing
+from sam4mllm.utils.progress import bar
+from sam4mllm.viz.drawing import contact_sheet, overlay, panels
+from sam4mllm.viz.html import html_page
+
+PAGE = "index.html"
+SHEET = "sheet.png"
+_LONG_SIDE = 384
+_LEGEND = "Each object in a color of its own: its mask, if it has one, and its box. A phrase without object has none."
+
+
+class Problem(NamedTuple):
+    """A problem of a record, an image or a file: its kind, and the error's text, which names the record."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetCheck:
+    """What a check found.
+
+    name: the data set and its split or file.
+    items: the samples, or the dialogues of chat, that can be read.
+    images: the number of their images.
+    problems: all problems, those of the records before those of the images.
+    """
+
+    name: str
+    items: tuple[Sample | Dialogue, ...]
+    images: int
+    problems: tuple[Problem, ...]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of problems of each kind, the most frequent kind first."""
+        return dict(Counter(problem.kind for problem in self.problems).most_common())
+
+    def headline(self) -> str:
+        """Return one line: what can be read, and the number of problems."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts().items())
+        problems = "no problem" if not self.problems else f"{len(self.problems)} problem(s): {kinds}"
+        return f"{self.name}: {len(self.items)} phrases or chats about {self.images} images can be read; {problems}"
+
+    def summary(self, examples: int) -> str:
+        """Return the headline, and the first `examples` problems of each kind, one per line."""
+        lines = [self.headline()]
+        for kind, count in self.counts().items():
+            texts = [problem.text for problem in self.problems if problem.kind == kind]
+            lines += [f"{kind}: {count}", *(f"  {text}" for text in texts[:examples])]
+            lines += [f"  and {count - examples} more"] if count > examples else []
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures and all problems as JSON values."""
+        return {
+            "dataset": self.name,
+            "items": len(self.items),
+            "images": self.images,
+            "problems": len(self.problems),
+            "kinds": [
+                {"kind": kind, "count": count, "records": [text for each, text in self.problems if each == kind]}
+                for kind, count in self.counts().items()
+            ],
+        }
+
+
+def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
+    """Read a data set to its end, decode all of its images, and return everything that is wrong.
+
+    Args:
+        dataset: A data set of the table (`sam4mllm.data.registry.DATASETS`), chat included.
+        location: As in `sam4mllm.data.reading.read_dataset`; without a split, a published data set is checked in all
+            its splits.
+
+    Raises:
+        ArgumentError: An argument that is missing, or that the data set does not take.
+    """
+    items: list[Sample | Dialogue] = []
+    names: list[str] = []
+    with listing_problems() as problems:
+        for split in _splits(dataset, location, problems):
+            entry = data_entry(dataset, **location | {"split": split})
+            names.append(entry.name)
+            try:
+                items += read_dialogues(entry) if entry.is_chat else read_samples(entry)
+            except ArgumentError:
+                raise
+            except DataError as error:
+                problems.append(error)
+    images = dict.fromkeys(item.image for item in items)
+    found = [Problem(kind_of(error), str(error)) for error in problems]
+    found += _image_problems(items)
+    # Two splits name a bad annotation of the file that they share.
+    return DatasetCheck(", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)))
+
+
+def _splits(dataset: str, location: dict[str, Any], problems: list[DataError]) -> Sequence[str | None]:
+    """Return the splits to check: the given one, or all that a data set under a root has."""
+    row = dataset_row(dataset)
+    if location.get("split") is not None or location.get("root") is None or row.splits is None:
+        return [location.get("split")]
+    try:
+        return split_names(dataset, Path(location["root"]), location.get("split_by"))
+    except ArgumentError:
+        raise
+    except DataError as error:
+        problems.append(error)
+        return []
+
+
+def _image_problems(items: Sequence[Sample | Dialogue]) -> list[Problem]:
+    """Decode every image once; return a problem for each that cannot be, with the first id about it."""
+    users: dict[Path, list[str]] = {}
+    for item in items:
+        users.setdefault(item.image, []).append(item.id)
+    problems = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        bar("check images", len(users), unit="images") as advance,
+    ):
+        for (_, ids), error in zip(users.items(), threads.map(_image_error, users), strict=True):
+            advance(1)
+            if error is not None:
+                more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
+                problems.append(Problem("image", f"{error} (used by {ids[0]}{more})"))
+    return problems
+
+
+def _image_error(image: Path) -> str | None:
+    try:
+        load_image(image)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) -> Path:
+    """Write a page of at most `limit` samples, evenly spread, with their masks and boxes, and return its file.
+
+    The first `examples` problems of each kind are listed above them. Each drawing is a file in `images`, and
+    sheet.png shows all of them.
+    """
+    (output / "images").mkdir(parents=True, exist_ok=True)
+    cards, drawn = [], []
+    for number, item in enumerate(spread(check.items, limit)):
+        file = Path("images") / f"{number:04d}.png"
+        try:
+            pixels = load_image(item.image)
+        except DataError as error:
+            cards.append(_card(item, f'<div class="why">{escape(str(error))}</div>'))
+            continue
+        objects = item.objects if isinstance(item, Sample) else ()
+        masks = [each.mask() for each in objects if each.rle is not None]
+        image = overlay(pixels, masks, [SamPrompt(each.box) for each in objects], long_side=_LONG_SIDE)
+        image.thumbnail((3 * _LONG_SIDE, 3 * _LONG_SIDE))
+        with writing(output / file):
+            image.save(output / file)
+        image.thumbnail((_LONG_SIDE, _LONG_SIDE))
+        drawn.append(panels([(image, _title(item))]))
+        cards.append(_card(item, f'<img src="{escape(file.as_posix())}" alt="">'))
+    if drawn:
+        with writing(output / SHEET):
+            contact_sheet(drawn).save(output / SHEET)
+    groups = [
+        (f"{kind}: {count}", [_problem_card(text) for each, text in check.problems if each == kind][:examples])
+        for kind, count in check.counts().items()
+    ]
+    html = html_page(f"Check of {check.name}", check.headline(), _LEGEND, [*groups, ("Samples", cards)])
+    atomic_write_text(output / PAGE, html)
+    return output / PAGE
+
+
+def _card(item: Sample | Dialogue, body: str) -> str:
+    parts = [f"<article>\n{body}", f"<h2>{escape(_title(item))}</h2>"]
+    if isinstance(item, Dialogue):
+        parts += [f"<pre>{escape(text)}</pre>" for exchange in item.exchanges for text in exchange]
+    else:
+        parts.append(f"<div>{len(item.objects)} object(s)</div>")
+    parts.append(f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image))}</div>\n</article>')
+    return "\n".join(parts)
+
+
+def _title(item: Sample | Dialogue) -> str:
+    return item.phrase if isinstance(item, Sample) else item.exchanges[0][0]
+
+
+def _problem_card(text: str) -> str:
+    return f'<article><div class="why">{escape(text)}</div></article>'
