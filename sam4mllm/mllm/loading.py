@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
+from sam4mllm.mllm.adapters import load_adapter
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
 from sam4mllm.mllm.decoder import unquantized_modules
 from sam4mllm.mllm.families import FAMILIES, Family, family_of
@@ -26,7 +27,6 @@ EMBEDDED = "shapes"
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
 
-_ADAPTER_CONFIG = "adapter_config.json"
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -81,7 +81,7 @@ def load_mllm(
 
     Args:
         base: "shapes" (the embedded model), a folder or a Hub id.
-        adapter: A LoRA adapter: a folder, such as a run folder, or a Hub id.
+        adapter: An adapter that `load_adapter` loads: a folder, such as a run folder, or a Hub id.
         device: The device that the model is loaded on.
         dtype: "auto" is the dtype in which the checkpoint was saved.
         quantization: "4bit" or "8bit", which need bitsandbytes; None for no quantization.
@@ -100,8 +100,7 @@ def load_mllm(
     quantized = None if quantization is None else _quantization_config(base, source, quantization, quantize_vision)
     model = _load_model(base, source, str(device), dtype, quantized, attn_implementation)
     if adapter is not None:
-        model = _with_adapter(model, adapter)
-    family = family_of(model.config.model_type)
+        model = load_adapter(model, adapter)
     processor = _load_processor(base, source, adapter)
     family = _limit_images(processor, family_of(model.config.model_type), image_size)
     sync_tile_shapes(model.config, processor)
@@ -150,7 +149,7 @@ def _load_model(
         ModelError: The base cannot be loaded, or some of its weights are missing.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
     extra: dict[str, Any] = {}
     if attn_implementation is not None:
@@ -243,22 +242,6 @@ def _quantization_config(base: str, source: str, quantization: Quantization, qua
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-
-
-def _with_adapter(model: Any, adapter: str | Path) -> Any:
-    from peft import PeftModel
-
-    if Path(adapter).exists() and not (Path(adapter) / _ADAPTER_CONFIG).is_file():
-        raise ModelError(
-            f"{adapter}: contains no LoRA adapter ({_ADAPTER_CONFIG} is missing); train one, or leave it out"
-        )
-    try:
-        return PeftModel.from_pretrained(model, str(adapter))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ModelError(
-            f"adapter {str(adapter)!r} does not load on {model.config.model_type!r}: {first_line(error)}; "
-            "was it trained on another base?"
-        ) from error
 
 
 def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sam4mllm.errors import ModelError, RecipeError
+from sam4mllm.mllm.adapters import RANDOM_CHANGE_OF_BASE
 from sam4mllm.mllm.decoder import outside_pattern
 from sam4mllm.mllm.loading import Mllm, first_line
 
@@ -40,6 +41,11 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
                 "lora.modules_to_save"
             )
         settings["modules_to_save"] = [*(lora.get("modules_to_save") or []), *mllm.family.projector]
+    if str(lora.get("init_lora_weights")).startswith(RANDOM_CHANGE_OF_BASE):
+        raise RecipeError(
+            f"lora.init_lora_weights: {lora['init_lora_weights']!r} changes the base's weights by a random "
+            "decomposition, so the saved adapter could not be loaded; set 'pissa'"
+        )
     base = mllm.model
     if mllm.quantization is not None:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)

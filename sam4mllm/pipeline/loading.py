@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.adapters import WEIGHT_FILES
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import load_mllm, load_processor, resolve_base
@@ -20,12 +21,11 @@ from sam4mllm.pipeline.plan import PipelinePlan
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.schema import SegmenterSection
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.runs.run_folder import ADAPTER_WEIGHTS
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.atomic_io import file_sha256
 
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
 
 class PipelineParts(TypedDict):
@@ -138,8 +138,8 @@ def _adapter_digest(adapter: str | Path | None) -> str | None:
     """Return the sha256 of an adapter's weights, or the name of an adapter that is not a folder; None for None."""
     if adapter is None:
         return None
-    weights = Path(adapter) / ADAPTER_WEIGHTS
-    return file_sha256(weights) if weights.is_file() else str(adapter)
+    files = [Path(adapter) / name for name in WEIGHT_FILES if (Path(adapter) / name).is_file()]
+    return file_sha256(files[0]) if files else str(adapter)
 
 
 def _weight_digests(base: str) -> list[str] | None:
@@ -150,6 +150,6 @@ def _weight_digests(base: str) -> list[str] | None:
     folder = Path(resolve_base(base))
     if not folder.is_dir():
         return None
-    files = sorted({file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)})
+    files = sorted({file for pattern in _WEIGHT_PATTERNS for file in folder.glob(pattern)})
     with ThreadPoolExecutor() as pool:
         return [f"{file.name} {digest}" for file, digest in zip(files, pool.map(file_sha256, files), strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli.main import main
@@ -105,6 +106,33 @@ def test_identity_holds_the_adapter_and_not_the_batch_size(home: Path, tmp_path:
     bare = Pipeline.from_pretrained(str(home / "base"), device="cpu", segmenter=str(home / "sam.pth"))
     assert one.identity == two.identity == json.loads(json.dumps(one.identity))
     assert len(one.identity["engine"]["adapter"]) == 64 and bare.identity["engine"]["adapter"] is None
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_run_whose_adapter_does_not_fit_is_refused(home: Path, tmp_path: Path, kept: int) -> None:
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    weights = load_file(run / "adapter_model.safetensors")
+    others = {
+        name if index % 2 < kept else name.replace("layers", "blocks"): weights[name]
+        for index, name in enumerate(sorted(weights))
+    }
+    save_file(others, run / "adapter_model.safetensors")
+    with pytest.raises(
+        ModelError, match=r"adapter_model\.safetensors: does not fit the model 'fast_vlm': \d+ of its \d+"
+    ):
+        Pipeline.from_pretrained(run, device="cpu", segmenter=BoxSegmenter())
+
+
+def test_identity_holds_the_weights_of_an_adapter_in_the_format_of_torch(home: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(home / "run", tmp_path / "run"))
+    weights = load_file(run / "adapter_model.safetensors")
+    (run / "adapter_model.safetensors").unlink()
+    digests = []
+    for factor in (1, 2):
+        torch.save({name: factor * tensor for name, tensor in weights.items()}, run / "adapter_model.bin")
+        pipe = Pipeline.from_pretrained(run, device="cpu", segmenter=BoxSegmenter())
+        digests.append(pipe.identity["engine"]["adapter"])
+    assert len(set(digests)) == 2 and {len(digest) for digest in digests} == {64}
 
 
 def test_weights_are_digested_only_when_the_identity_is_accessed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
