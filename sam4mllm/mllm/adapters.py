@@ -188,9 +188,10 @@ def _set_weights(model: Any, weights: dict[str, Any], file: str, trained_on: str
     if missing:
         problems.append(f"{len(missing)} tensors that its layers need are missing ({missing[0]}, ...)")
     if problems:
+        base = f"the base that it was trained on{f' ({trained_on})' if trained_on else ''}"
         raise ModelError(
-            f"{file}: does not fit the model {model.config.model_type!r}: {', and '.join(problems)}; give the base "
-            f"that it was trained on{f' ({trained_on})' if trained_on else ''}, or copy the file again if it is not complete"
+            f"{file}: does not fit the model {model.config.model_type!r}: {', and '.join(problems)}; give {base}, or "
+            "copy the file again if it is not complete"
         )
 
 
