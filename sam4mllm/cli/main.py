@@ -119,6 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{error.filename}: {str(error.strerror).lower()}" if known else str(error)
         print(f"sam4mllm: error: {message}", file=sys.stderr)
         return 2
+    except (RuntimeError, MemoryError) as error:
+        from sam4mllm.utils.memory import is_out_of_memory
+
+        if options.traceback or not is_out_of_memory(error):
+            raise
+        reason = (str(error) or "the machine's memory is used up").splitlines()[0]
+        print(f"sam4mllm: error: out of memory, outside of any batch: {reason}", file=sys.stderr)
+        return 2
 
 
 def _original_message(error: Sam4mllmError) -> str:

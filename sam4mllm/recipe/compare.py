@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sam4mllm.recipe.schema import Recipe
@@ -22,6 +23,10 @@ _IRRELEVANT = frozenset(
         "training.save_total_limit",
     }
 )
+
+
+# The settings that determine how many conversations a step of one process has, and transformers' defaults.
+_STEP_SIZES = {"training.per_device_train_batch_size": 8, "training.gradient_accumulation_steps": 1}
 
 
 def differences(trained: Recipe, recipe: Recipe) -> list[str]:
@@ -46,4 +51,17 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
     settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
     flat = {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
-    return {key: value for key, value in flat.items() if key not in _IRRELEVANT}
+    relevant = {key: value for key, value in flat.items() if key not in _IRRELEVANT}
+    return _with_conversations_per_step(relevant)
+
+
+def _with_conversations_per_step(flat: dict[str, Any]) -> dict[str, Any]:
+    """Replace batch size and accumulation by their product: a step has the same conversations, however divided.
+
+    With `dataloader_drop_last` the number of steps depends on the batch size, so both are kept.
+    """
+    sizes = [flat.get(key, default) for key, default in _STEP_SIZES.items()]
+    if flat.get("training.dataloader_drop_last") or not all(type(size) is int for size in sizes):
+        return flat
+    kept = {key: value for key, value in flat.items() if key not in _STEP_SIZES}
+    return {**kept, " * ".join(_STEP_SIZES): math.prod(sizes)}

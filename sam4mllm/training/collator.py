@@ -113,7 +113,7 @@ def label_row(
         if not turn.supervised:
             continue
         if start == end:
-            raise DataError(f"{_describe(conversation)}: the answer {turn.text!r} has no tokens to train on")
+            raise DataError(f"{describe(conversation)}: the answer {turn.text!r} has no tokens to train on")
         if ids[end - 1] not in end_ids:
             raise ModelError(
                 f"the chat template ends an answer with none of the model's end tokens ({list(end_ids)}), so the model "
@@ -121,12 +121,13 @@ def label_row(
             )
         labels[start:end] = ids[start:end]
     if all(label == IGNORED for label in labels):
-        raise DataError(f"{_describe(conversation)}: no answer in this conversation is supervised; nothing to train on")
+        raise DataError(f"{describe(conversation)}: no answer in this conversation is supervised; nothing to train on")
     return labels
 
 
-def _describe(conversation: Conversation) -> str:
-    """Return the image's path, or its type where it has none, and the first question."""
+def describe(conversation: Conversation) -> str:
+    """Return the image's path, or its type where it has none, and the first question, shortened."""
     image = conversation.image
     name = str(image) if not hasattr(image, "size") else type(image).__name__
-    return f"image {name}, {conversation.turns[0].text!r}"
+    question = conversation.turns[0].text
+    return f"image {name}, {question if len(question) <= 120 else question[:117] + '...'!r}"

@@ -57,7 +57,9 @@ def train(
     Raises:
         RecipeError: Settings contradict each other, or the run folder is that of another recipe.
         DataError, ModelError: Data or models cannot be read.
-        LaunchError: The trainer has another number of processes than were launched.
+        TrainingError, DeviceMemoryError: See `CheckedTrainer`.
+        LaunchError: The trainer has another number of processes than were launched, or another job is training in the
+            run folder.
     """
     # 1. Check the settings and read the data before the run folder is created: a refused recipe must not leave one
     #    behind, because a corrected recipe would then be refused as another one.
@@ -217,18 +219,18 @@ def _load_model(recipe: Recipe, arguments: Any, device: str) -> Mllm:
 def _make_trainer(
     mllm: Mllm, conversations: Sequence[Conversation], run: RunFolder, arguments: Any, callbacks: Sequence[Any]
 ) -> Any:
-    """Make transformers' Trainer with our collator and callbacks, and log the number of steps."""
+    """Make a CheckedTrainer with our collator and callbacks, and log the number of steps."""
     from transformers import PrinterCallback
 
     from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
     from sam4mllm.training.collator import Collator
     from sam4mllm.training.saving import NamedCheckpointTrainer
 
-    trainer = NamedCheckpointTrainer(
+    trainer = CheckedTrainer(
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),
-        data_collator=Collator(mllm),
+        collator=Collator(mllm),
         callbacks=[DisableVisionInputGrads(), LogCallback(run), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
@@ -240,6 +242,7 @@ def _make_trainer(
 
 def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
     """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
+    from sam4mllm.training.checked_trainer import CheckedTrainer
 
     It is (None, 0, 1) where there is no checkpoint. With `only_unfinished`, checkpoints of the last step are
     skipped: sharded weights are distributed to their processes only when training begins.

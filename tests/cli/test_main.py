@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sam4mllm.cli.main import SUBCOMMANDS, build_parser, main, parse
 from sam4mllm.errors import DataError
@@ -131,6 +132,26 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam4mllm.demo.run_demo", defect)
     with pytest.raises(RuntimeError, match="ours"):
         main(["demo"])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), "CUDA out of memory. Tried to "),
+        (MemoryError(), "the machine's memory is used up\n"),
+    ],
+)
+def test_memory_that_runs_out_where_nothing_can_be_divided_gets_one_line(
+    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sam4mllm.demo.run_demo", load)
+    assert main(["demo"]) == 2
+    written = capsys.readouterr().err
+    assert written.startswith(f"sam4mllm: error: out of memory, outside of any batch: {reason}")
+    assert written.count("\n") == 1
 
 
 def test_an_error_of_a_data_loaders_worker_is_printed_without_its_traceback(

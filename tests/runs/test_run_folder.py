@@ -7,6 +7,7 @@ import pytest
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.ppg import Ppg
+from sam4mllm.recipe.compare import differences
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.runs.run_folder import RunFolder, TrainLog
@@ -41,6 +42,28 @@ def test_a_run_resumes_with_other_generation_batches_and_workers(tmp_path):
     free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
     recipe = make_recipe(tmp_path, "some/base", *free)
     assert RunFolder.create(recipe).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulation", "resumes"), [(1, 2, True), (2, 1, True), (2, 2, False), (1, 1, False)]
+)
+def test_a_run_resumes_with_another_division_of_the_same_step(tmp_path, batch, accumulation, resumes):
+    recipe = make_recipe(tmp_path, "some/base")
+    assert recipe.training.arguments["per_device_train_batch_size"] == 2
+    sizes = [
+        f"training.per_device_train_batch_size={batch}",
+        f"training.gradient_accumulation_steps={accumulation}",
+    ]
+    RunFolder.create(recipe)
+    divided = make_recipe(tmp_path, "some/base", *sizes)
+    if resumes:
+        assert RunFolder.create(divided).recipe == divided
+    else:
+        expected = r"per_device_train_batch_size \* training\.gradient_accumulation_steps is 2 there"
+        with pytest.raises(RecipeError, match=expected):
+            RunFolder.create(divided)
+    last = "training.dataloader_drop_last=true"
+    assert differences(make_recipe(tmp_path, "b", last), make_recipe(tmp_path, "b", last, *sizes))
 
 
 def test_a_trained_run_can_be_used_when_the_libraries_have_other_keys(tmp_path):

@@ -1,0 +1,214 @@
+"""CheckedTrainer: transformers' Trainer that stops at losses that are not finite and halves batches that do not fit.
+
+A batch for which memory runs out is divided, and the gradients of its parts are accumulated, so each optimizer step
+still sees the same conversations. The optimizer step is begun anew with the random states of its beginning: the adapter
+is that of a run with smaller batches and more accumulation from the start, up to rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+
+from sam4mllm.errors import DeviceMemoryError, TrainingError
+from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.runs.file_names import ADAPTER_WEIGHTS
+from sam4mllm.training.collator import IGNORED, Collator, describe
+from sam4mllm.training.saving import NamedCheckpointTrainer
+from sam4mllm.utils.memory import is_out_of_memory, release_memory
+
+logger = logging.getLogger(__name__)
+
+_CONVERSATIONS = "conversations"
+_NAMED = 8
+
+
+class CheckedTrainer(NamedCheckpointTrainer):
+    """A Trainer for `Collator` that checks loss and gradients, and divides batches where memory runs out.
+
+    Raises:
+        TrainingError: (in `train`) A loss or gradient is not finite; step, batch and last good checkpoint are named.
+        DeviceMemoryError: (in `train`) Memory does not suffice for one conversation, or several processes train
+            together, which cannot repeat a step alone.
+    """
+
+    def __init__(self, *, collator: Collator, callbacks: Sequence[Any], **options: Any) -> None:
+        finite = _FiniteGradients(self)
+        super().__init__(data_collator=_KeepConversations(collator), callbacks=[finite, *callbacks], **options)
+        self._collator = collator
+        self._rows: int = self.args.per_device_train_batch_size
+        # The batches of the current optimizer step so far, and the states of torch's random generators at its start.
+        self._batches: list[Sequence[Conversation]] = []
+        self._random_states: list[torch.Tensor] = []
+        self._share = 1.0
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the batches of the next optimizer step."""
+        self._batches = []
+        return super().get_batch_samples(*args, **kwargs)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add the gradients of one batch, in parts where memory does not suffice, and return its loss."""
+        conversations = inputs.pop(_CONVERSATIONS)
+        if not self._batches:
+            self._random_states = _random_states(self.args.device)
+        self._batches.append(conversations)
+        begun_with = self._rows
+        fits = len(conversations) <= self._rows
+        loss = self._attempt(model, [(conversations, inputs if fits else None)], num_items_in_batch)
+        while loss is None:
+            # The failed attempt may have added a part of its gradients, so the optimizer step begins anew.
+            model.zero_grad()
+            release_memory()
+            _restore_random_states(self._random_states, self.args.device)
+            loss = self._attempt(model, [(batch, None) for batch in self._batches], num_items_in_batch)
+        if self._rows < begun_with:
+            self._report_division()
+        if not torch.isfinite(loss):
+            raise TrainingError(self._problem(f"the loss is {loss.item()}", conversations))
+        return loss
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss of a part, as a share of its batch's loss where the model averages over the tokens itself."""
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        return loss if self._share == 1 else loss * self._share
+
+    def _attempt(self, model: Any, batches: Sequence[tuple[Sequence[Conversation], Any]], items: Any) -> Any:
+        """Add the gradients of batches and return the loss of the last one; None where memory runs out."""
+        loss = None
+        try:
+            for conversations, inputs in batches:
+                loss = self._add_gradients(model, conversations, inputs, items)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = min(self._rows, max(len(conversations) for conversations, _ in batches))
+            if rows == 1 or self.accelerator.distributed_type != DistributedType.NO:
+                raise DeviceMemoryError(self._memory_problem(rows, error)) from error
+            self._rows = rows // 2
+            return None
+        return loss
+
+    def _add_gradients(self, model: Any, conversations: Sequence[Conversation], inputs: Any, items: Any) -> Any:
+        """Add the gradients of one batch, from `inputs` or, for None, in parts of at most `_rows` conversations."""
+        if inputs is not None:
+            return super().training_step(model, inputs, items)
+        parts = [conversations[start : start + self._rows] for start in range(0, len(conversations), self._rows)]
+        # Images are decoded again, because no rule divides the image tensors of every model.
+        inputs_of_parts = [self._collator(part) for part in parts]
+        tokens = [int((part["labels"][:, 1:] != IGNORED).sum()) for part in inputs_of_parts]
+        loss = torch.zeros((), device=self.args.device)
+        for part, count in zip(inputs_of_parts, tokens, strict=True):
+            # With the number of tokens of the optimizer step, the losses of parts are sums already.
+            self._share = 1.0 if items is not None else count / sum(tokens)
+            loss = loss + super().training_step(model, part, items)
+        self._share = 1.0
+        return loss
+
+    def _report_division(self) -> None:
+        rows, accumulation = self._rows, self.args.gradient_accumulation_steps
+        whole = self.args.per_device_train_batch_size
+        logger.warning(
+            "out of memory with %d conversations at once; %d at once from now on, and each step still sees %d "
+            "(training.per_device_train_batch_size: %d with training.gradient_accumulation_steps: %d does the same "
+            "faster)",
+            whole,
+            rows,
+            whole * accumulation,
+            rows,
+            -(-whole // rows) * accumulation,
+        )
+
+    def _memory_problem(self, rows: int, error: Exception) -> str:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        where = f"step {self.state.global_step + 1}: out of memory with {rows} conversation(s) at once"
+        if rows == 1:
+            longest = "; ".join(describe(each) for each in self._batches[-1][:_NAMED])
+            return (
+                f"{where} ({longest}): set training.gradient_checkpointing: true, lower model.image_size or "
+                f"method.phrases, or quantize the model ({reason})"
+            )
+        divisor = next(number for number in range(2, rows + 1) if rows % number == 0)
+        return (
+            f"{where}: set training.per_device_train_batch_size: {rows // divisor} and "
+            f"training.gradient_accumulation_steps: {divisor * self.args.gradient_accumulation_steps}, which keeps the "
+            f"number of conversations per step, and run the same command again to resume ({reason})"
+        )
+
+    def _problem(self, what: str, conversations: Sequence[Conversation]) -> str:
+        """Return the message about a number that is not finite, with the batch and the last good checkpoint."""
+        named = "; ".join(describe(each) for each in conversations[:_NAMED])
+        more = f"; and {len(conversations) - _NAMED} more" if len(conversations) > _NAMED else ""
+        last = last_finite_checkpoint(Path(self.args.output_dir))
+        return (
+            f"step {self.state.global_step + 1}: {what}, with the batch: {named}{more}; last good checkpoint: "
+            f"{last or 'none was saved before'}. Check these samples; if they are right, lower training.learning_rate, "
+            "or set model.dtype: float32, and train into another output"
+        )
+
+    def check_gradients(self) -> None:
+        """Check the gradients of the current optimizer step before they change the weights.
+
+        Raises:
+            TrainingError: A gradient is not finite.
+        """
+        gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        local = [gradient.to_local() if hasattr(gradient, "to_local") else gradient for gradient in gradients]
+        if local and not torch.isfinite(torch.nn.utils.get_total_norm(local, torch.inf)):
+            conversations = [each for batch in self._batches for each in batch]
+            raise TrainingError(self._problem("a gradient is not finite", conversations))
+
+
+class _FiniteGradients(TrainerCallback):
+    """A callback that checks the gradients; with float16, loss scaling skips steps whose gradients are not finite."""
+
+    def __init__(self, trainer: CheckedTrainer) -> None:
+        self._trainer = trainer
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not args.fp16:
+            self._trainer.check_gradients()
+
+
+class _KeepConversations:
+    """A collator whose batches also hold their conversations."""
+
+    def __init__(self, collator: Collator) -> None:
+        self._collator = collator
+
+    def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
+        return {**self._collator(conversations), _CONVERSATIONS: list(conversations)}
+
+
+def last_finite_checkpoint(folder: Path) -> Path | None:
+    """Return the latest checkpoint in `folder` whose adapter has only finite weights, or None."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    numbered = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
+    for _, path in sorted(((int(number), path) for number, path in numbered if number.isdecimal()), reverse=True):
+        try:
+            weights = load_file(path / ADAPTER_WEIGHTS)
+        except (OSError, SafetensorError):
+            # An incomplete checkpoint, which training does not resume from either.
+            continue
+        if all(bool(torch.isfinite(weight).all()) for weight in weights.values()):
+            return path
+    return None
+
+
+def _random_states(device: torch.device) -> list[torch.Tensor]:
+    """Return the states of torch's random generators, of the CPU and of a CUDA device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _restore_random_states(states: Sequence[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)
