@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sam4mllm.data.images import as_rgb
 from sam4mllm.errors import DataError
+from sam4mllm.mllm.control_tokens import check_messages
 from sam4mllm.prompts.conversation import Conversation
 
 
@@ -36,9 +37,10 @@ def model_inputs(
     """Return a padded batch (`BatchFeature`): `input_ids` and `attention_mask` (B, T), and the images' tensors.
 
     Raises:
-        DataError: The processor refuses an image (of extreme aspect ratio, for example) or a text (that contains its
-            image token).
+        DataError: A text holds a control token, or the processor refuses an image (of extreme aspect ratio, for
+            example).
     """
+    check_messages(processor, messages)
     try:
         return processor.apply_chat_template(
             list(messages),

@@ -20,6 +20,7 @@ from PIL import Image
 
 from sam4mllm.data.images import as_rgb, image_key
 from sam4mllm.errors import ModelError, Sam4mllmError, ServerError
+from sam4mllm.mllm.control_tokens import check_unknown_tokenizer
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.prompts.conversation import Conversation
 
@@ -98,13 +99,15 @@ class ServerEngine:
 
         Raises:
             ValueError: The last turn of a conversation is not the user's.
-            DataError: An image cannot be read.
+            DataError: An image cannot be read, or a text holds a control token of a common family.
             ModelError: The server rejects a question, or fails on it in every attempt.
             ServerError: The server does not answer, or rejects all requests.
         """
         for conversation in conversations:
             if not conversation.awaits_answer:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
+            for turn in conversation.turns:
+                check_unknown_tokenizer(turn.text)
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             # 1. Each image is encoded once, for all conversations about it.

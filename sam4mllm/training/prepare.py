@@ -20,6 +20,7 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, TargetStore
+from sam4mllm.training.data_check import check_images
 from sam4mllm.training.template_check import check_template_if_available
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
@@ -135,7 +136,8 @@ def prepare_targets(
     Raises:
         RecipeError: The recipe's method is trained without targets of the segmenter (PQPP), or its base's chat template
             cannot render its training conversations.
-        DataError: A data set or an image cannot be read, or the store cannot be used.
+        DataError: A data set or images cannot be read (all of them are counted, before any target is computed), or the
+            store cannot be used.
         ModelError: The segmenter or the base's processor cannot be loaded.
 
     Example:
@@ -163,6 +165,7 @@ def prepare_targets(
         )
     mixture = read_mixture(recipe.data, recipe.seed)
     check_template_if_available(recipe, mixture)
+    check_images([*mixture.samples, *mixture.dialogues], processes)
     return PreparedTargets(targets_of(recipe, mixture.samples, device, processes), mixture)
 
 

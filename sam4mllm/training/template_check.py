@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import numpy as np
 
 from sam4mllm.data.mixture import Mixture
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.registry import method_of_recipe
@@ -16,18 +18,20 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import is_hub_id, load_processor
 from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.training.data_check import check_texts
 from sam4mllm.training.dataset import make_training_set
 
 logger = logging.getLogger(__name__)
 
 
-def check_template(recipe: Recipe, mixture: Mixture) -> None:
+def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] = ()) -> None:
     """Check that the answers of the recipe's training conversations can be trained on with the base's chat template.
 
-    Only config and processor of the base are loaded.
+    Only config and processor of the base are loaded. `held_out` are the samples for validation.
 
     Raises:
         RecipeError: A conversation has several answers, which the template cannot render.
+        DataError: Phrases or chats hold control tokens of the template.
         ModelError: The base has no usable processor or chat template.
     """
     from sam4mllm.training.collator import answer_spans
@@ -37,7 +41,9 @@ def check_template(recipe: Recipe, mixture: Mixture) -> None:
     conversation = training_conversation(np.zeros((224, 224, 3), dtype=np.uint8), [("?", "[1,2]")])
     inputs = model_inputs(processor, [messages_with_image(conversation)], padding_side="right")
     answer_spans(conversation, inputs["input_ids"][0].tolist(), processor)
-    # 2. Several answers. Their number does not depend on the targets, so boxes replace these.
+    # 2. The texts of all records.
+    check_texts(processor, [*mixture.samples, *held_out], mixture.dialogues)
+    # 3. Several answers. Their number does not depend on the targets, so boxes replace these.
     if renders_several_answers(processor):
         return
     targets = {
@@ -57,7 +63,7 @@ def check_template_if_available(recipe: Recipe, mixture: Mixture) -> None:
     """Check the template as `check_template`; log a warning where the base is a Hub id that cannot be downloaded here.
 
     Raises:
-        RecipeError, ModelError: As `check_template`.
+        RecipeError, DataError, ModelError: As `check_template`.
     """
     try:
         check_template(recipe, mixture)

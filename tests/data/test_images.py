@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.images import as_rgb, known_size_wh, load_image
+from sam4mllm.data.images import as_rgb, check_image, known_size_wh, load_image
 from sam4mllm.errors import DataError
 from tests.data.tiny_datasets import write_broken_avif, write_image
 
@@ -150,3 +151,35 @@ def test_the_size_of_a_file_that_is_not_an_image_is_unknown(tmp_path: Path) -> N
     (tmp_path / "note.jpg").write_text("not an image")
     assert known_size_wh(tmp_path / "note.jpg") is known_size_wh(tmp_path / "nowhere.jpg") is None
     assert known_size_wh(write_broken_avif(tmp_path / "broken.avif")) is None
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+def test_the_check_refuses_the_files_that_loading_refuses(tmp_path: Path, ending: str, orientation: int) -> None:
+    path = tmp_path / f"a.{ending}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    noise = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, exif=exif)
+    assert check_image(path) == load_image(path).shape[1::-1] == known_size_wh(path)
+    content = path.read_bytes()
+    verdicts = set()
+    for length in range(0, len(content), 1 + len(content) // 25):
+        path.write_bytes(content[:length])
+        verdicts.add((error_of(check_image, path), error_of(load_image, path)))
+    assert {checked for checked, _ in verdicts} == {loaded for _, loaded in verdicts}
+    assert all((checked is None) == (loaded is None) for checked, loaded in verdicts)
+
+
+def error_of(function: Callable[[Path], object], path: Path) -> str | None:
+    try:
+        function(path)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def test_the_check_refuses_pixels_of_32_bits(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 5), dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: the image has pixels of 32 bits"):
+        check_image(tmp_path / "a.tif")

@@ -1,0 +1,86 @@
+"""Checks of all training data before a model is loaded: damaged images and phrases that no model can read.
+
+Each check reports every bad record at once, so that a long run does not end at the step that meets it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.images import check_image
+from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.sample import Sample
+from sam4mllm.errors import DataError
+from sam4mllm.mllm.control_tokens import control_token_error, control_tokens, find_token, special_tokens
+from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.progress import bar
+
+_LISTED = 10
+
+
+def check_images(items: Iterable[Sample | Dialogue], processes: DistributedContext = SINGLE_PROCESS) -> None:
+    """Decode every image once and compare its size with its annotation's; several processes share the images.
+
+    Raises:
+        DataError: Images are missing, damaged, too large or of another size; each with the first record about it.
+    """
+    users: dict[Path, list[Sample | Dialogue]] = {}
+    for item in items:
+        users.setdefault(item.image, []).append(item)
+    part = list(users.items())[processes.rank :: processes.world_size]
+    problems: list[str] = []
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+        bar("check images", len(part), unit="images", shown=processes.is_main) as advance,
+    ):
+        for problem in threads.map(lambda each: _image_problem(*each), part):
+            problems += [problem] if problem else []
+            advance(1)
+    _raise_all([each for found in processes.gather(problems) for each in found], "image", "cannot be used")
+
+
+def _image_problem(image: Path, users: Sequence[Sample | Dialogue]) -> str | None:
+    """Return what is wrong with an image, with its first record; None if nothing is."""
+    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    try:
+        size_wh = check_image(image)
+    except DataError as error:
+        return f"{users[0].where}{more}: {error}"
+    other = next((each for each in users if isinstance(each, Sample) and each.size_wh != size_wh), None)
+    if other is None:
+        return None
+    return f"{other.where}: {image} is {size_wh} (W, H), but its annotation is for {other.size_wh}"
+
+
+def check_texts(processor: Any, samples: Iterable[Sample], dialogues: Iterable[Dialogue] = ()) -> None:
+    """Check that no phrase and no chat holds a token that the model reads as the end of a turn, an image or the like.
+
+    Raises:
+        DataError: Texts that do; each with its record.
+    """
+    of_phrases, of_chats = special_tokens(processor), control_tokens(processor)
+    problems = []
+    for sample in samples:
+        if token := find_token(sample.phrase, of_phrases):
+            problems.append(f"{sample.where}: {control_token_error(sample.phrase, token, 'the phrase')}")
+    for dialogue in dialogues:
+        texts = (text for exchange in dialogue.exchanges for text in exchange)
+        found = next(((text, token) for text in texts if (token := find_token(text, of_chats))), None)
+        if found is not None:
+            problems.append(f"{dialogue.where}: {control_token_error(*found)}")
+    _raise_all(problems, "phrase or chat", "cannot be trained on")
+
+
+def _raise_all(problems: Sequence[str], what: str, verdict: str) -> None:
+    """Raise one error that counts the problems and lists the first ones; return if there are none."""
+    if not problems:
+        return
+    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+    raise DataError(
+        f"{len(problems)} {what}(s) {verdict}: {'; '.join(problems[:_LISTED])}{more}; correct them, or take their "
+        "records out"
+    )
