@@ -26,6 +26,7 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import check_launch, join_deepspeed, training_arguments, weights_are_sharded
+from sam4mllm.training.data_check import check_images
 from sam4mllm.training.dataset import TrainingSet, digest, make_training_set
 from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
@@ -67,14 +68,16 @@ def train(
     device = resolve_device(processes.device(device))
     check_launch(training_arguments(recipe, device), device, processes)
     mixture = read_mixture(recipe.data, recipe.seed)
-    if not RunFolder(recipe.output).is_finished:
-        check_template(recipe, mixture)
+    is_finished = RunFolder(recipe.output).is_finished
+    held_out = [] if is_finished else validation_samples(recipe)
+    if not is_finished:
+        check_template(recipe, mixture, held_out)
+        check_images([*mixture.samples, *mixture.dialogues, *held_out], processes)
     # 2. Create or reopen the run folder.
     run, is_finished = _open_run(recipe, mixture, processes)
     if is_finished:
         logger.info("%s: the training has already finished", run.path)
         return run
-    held_out = validation_samples(recipe)
     # 3. Compute the targets and make the conversations.
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
