@@ -23,6 +23,7 @@ from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import training_arguments
+from sam4mllm.training.data_check import check_texts
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.training.dry_run_report import DryRun
 from sam4mllm.training.estimate import (
@@ -66,6 +67,8 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     # 2. Read the data, and make placeholders for the targets that are in no store.
     mixture = read_mixture(recipe.data, recipe.seed)
     held_out = validation_samples(recipe)
+    if mllm is not None:
+        check_texts(mllm.processor, [*mixture.samples, *held_out], mixture.dialogues)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
     known = placeholder_targets(samples, settings, recipe.targets.store)
     training_set = make_training_set(mixture, known.targets, method)
