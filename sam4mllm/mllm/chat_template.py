@@ -27,6 +27,9 @@ _CLOSED_ANSWERS = (
 )
 """Prefix of a template that appends the tokenizer's end token to each of the assistant's texts."""
 
+_CLOSED_BLOCK = re.compile(r"(</\w+>|<\w+\|>)$")
+"""The end of a thinking block: `</think>`, or Gemma 4's `<channel|>`."""
+
 _KEPT_THINKING = {"preserve_thinking": "true", "keep_past_thinking": "true", "clear_thinking": "false"}
 """Variables of templates, with the value that keeps the thinking block of earlier turns."""
 
@@ -41,9 +44,11 @@ def patch_chat_template(processor: Any) -> None:
     1. A switch for thinking (on by default in Qwen3.5) is turned off.
     2. If no special token follows the assistant's text (LLaVA 1.5), the tokenizer's end token is appended to it;
        otherwise a model would not learn to stop.
-    3. If the prompt's tokens are not a prefix of the training conversation's, the prompt is replaced by the text before
-       an answer in training, provided that one of the two begins with the other, apart from white space (FastVLM,
-       LLaVA-OneVision). It may lack a thinking block of the other (Gemma 4, Qwen3-VL-Thinking).
+    3. If the prompt's tokens are not a prefix of the training conversation's, one is replaced by the other, provided
+       that one of them begins with the other, apart from white space. The base was made with the published prompt, so
+       it replaces the text before answers in training where it differs in white space (FastVLM, LLaVA-OneVision) or by
+       a closed thinking block (Gemma 4 31B). A prompt with which the model would not answer at once is replaced by the
+       text in training (Qwen3-VL-Thinking).
     4. If earlier answers are rendered differently from the last one, because their thinking blocks are dropped
        (Qwen3.5, Qwen3.6, MiniCPM-V 4.6), the blocks are kept, where `renders_several_answers` then holds.
 
@@ -133,11 +138,15 @@ def _templates_with_equal_turns(template: str) -> Iterator[str]:
 
 def turn_end(processor: Any) -> int | None:
     """Return the id of the special token that follows the assistant's text in the chat template; None without one."""
-    tokenizer = processor.tokenizer
     after_answer = _render_training(processor, "[]").rpartition("[]")[2].strip()
-    ids = tokenizer(after_answer, add_special_tokens=False)["input_ids"]
-    added_tokens = tokenizer.added_tokens_decoder
-    return ids[0] if ids and ids[0] in added_tokens and added_tokens[ids[0]].special else None
+    ids = processor.tokenizer(after_answer, add_special_tokens=False)["input_ids"]
+    return ids[0] if _are_special(processor, ids[:1]) else None
+
+
+def _are_special(processor: Any, ids: list[int]) -> bool:
+    """Return whether `ids` are special tokens, and at least one."""
+    added_tokens = processor.tokenizer.added_tokens_decoder
+    return bool(ids) and all(token in added_tokens and added_tokens[token].special for token in ids)
 
 
 def _close_answers(processor: Any) -> None:
@@ -159,6 +168,10 @@ def _align_prompt(processor: Any) -> None:
     in_inference, in_training = ("".join(text.split()) for text in (prompt, training_prefix))
     if in_inference == in_training and _is_token_prefix(processor, prompt):
         return
+    closes_block = in_inference.startswith(in_training) and _CLOSED_BLOCK.search(in_inference.removeprefix(in_training))
+    keeps_prompt = in_inference == in_training or closes_block
+    if keeps_prompt and _replace_before_answers(processor, question, training_prefix, prompt):
+        return
     if in_inference.startswith(in_training) or in_training.startswith(in_inference):
         # Most tokenizers join a space to the word after it, so the prompt may have to end before that space.
         for end in range(len(training_prefix), len(training_prefix.rstrip()) - 1, -1):
@@ -167,6 +180,31 @@ def _align_prompt(processor: Any) -> None:
                 processor.chat_template = _with_prompt(processor.chat_template, candidate.removeprefix(question))
                 return
     raise _prompt_error(processor, prompt.removeprefix(question), training_prefix.removeprefix(question), question)
+
+
+def _replace_before_answers(processor: Any, question: str, training_prefix: str, prompt: str) -> bool:
+    """Put the published prompt before every answer in training; return whether it is its prefix in tokens then.
+
+    `training_prefix` and `prompt` both begin with `question`. The text to replace has to begin with a special token, as
+    in ChatML, because no question or answer contains one.
+    """
+    published, before = processor.chat_template, training_prefix.removeprefix(question)
+    asked = prompt.removeprefix(question)
+    first = processor.tokenizer(before, add_special_tokens=False)["input_ids"][:1]
+    if not (training_prefix.startswith(question) and prompt.startswith(question) and _are_special(processor, first)):
+        return False
+    talk = training_conversation("", [("?", "[1"), ("?", "no")])
+    expected = _render(processor, talk).replace(before, asked)
+    # Jinja removes one newline at the end of a template, which here is not the end any more.
+    processor.chat_template = _with_prompt(
+        f"{{% set rendered %}}{published.removesuffix(chr(10))}{{% endset %}}"
+        f"{{{{ rendered | replace({before!r}, {asked!r}) }}}}",
+        asked,
+    )
+    if _render(processor, talk) == expected and _is_token_prefix(processor, prompt):
+        return True
+    processor.chat_template = published
+    return False
 
 
 def _prompt_error(processor: Any, prompt: str, training_prefix: str, question: str) -> ModelError:
@@ -205,9 +243,14 @@ def _with_prompt(template: str, prompt: str) -> str:
 
 
 def _is_token_prefix(processor: Any, prompt: str) -> bool:
-    """Return whether the tokens of `prompt` are a prefix of a training conversation's, for every kind of answer."""
+    """Return whether the tokens of `prompt` are a prefix of a training conversation's, for every kind of answer.
+
+    The answer has to follow: a token of white space between them would be in training alone.
+    """
     prompt_ids, *rows = _prompt_and_training_ids(processor, prompt)
-    return all(row[: len(prompt_ids)] == prompt_ids for row in rows)
+    size = len(prompt_ids)
+    following = [processor.tokenizer.decode(row[size : size + 1]) for row in rows]
+    return all(row[:size] == prompt_ids for row in rows) and not all(text.isspace() for text in following)
 
 
 def _prompt_and_training_ids(processor: Any, prompt: str) -> list[list[int]]:

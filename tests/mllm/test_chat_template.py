@@ -33,15 +33,61 @@ def test_the_prompts_tokens_are_a_prefix_of_the_training_conversations(base, ans
         assert tokens(processor, talk)[: len(asked)] == asked
 
 
-def test_the_training_text_is_unchanged_except_for_missing_end_tokens(base):
+def test_the_training_text_is_unchanged_except_for_missing_end_tokens_and_white_space(base):
     def training_text(template: str) -> str:
         return processor.apply_chat_template(talk.messages(), chat_template=template, tokenize=False)
 
     processor, _ = load_processor(base)
     talk = training_conversation("x.png", [("Where?", "[1,2]"), ("And there?", "yes")])
     published = (Path(base) / "chat_template.jinja").read_text()
-    assert training_text(processor.chat_template).replace("</s>", "") == training_text(published)
-    assert training_text(processor.chat_template).count("</s>") == (2 if "ASSISTANT" in published else 0)
+    patched, expected = training_text(processor.chat_template), training_text(published)
+    assert patched.count("</s>") == (2 if "ASSISTANT" in published else 0)
+    # LLaVA-OneVision and FastVLM.
+    expected = expected.replace("assistant \n", "assistant\n").replace("assistant\n\n", "assistant\n")
+    assert patched.replace("</s>", "") == expected
+
+
+def test_the_published_prompt_is_kept(base):
+    """The base was trained and converted with it, so a base that is asked zero shot gets it, too."""
+    processor, _ = load_processor(base)
+    question = inference_conversation("x.png", "Where?").messages()
+    patched, published = (
+        processor.apply_chat_template(question, chat_template=template, tokenize=False, add_generation_prompt=True)
+        for template in (processor.chat_template, (Path(base) / "chat_template.jinja").read_text())
+    )
+    assert patched == published
+
+
+@pytest.mark.parametrize("end", ["", "\n", "{% if false %}{% endif %}\n\n"])
+@pytest.mark.parametrize("before", ["assistant \n", "assistant\n\n", "assistant\n \n", "assistant"])
+def test_white_space_before_answers_becomes_that_of_the_prompt(qwen2_vl, before, end):
+    processor, _ = load_processor(qwen2_vl)
+    header = f"{{{{ {before!r} if message['role'] == 'assistant' else message['role'] + '\n' }}}}"
+    processor.chat_template = processor.chat_template.replace("{{ message['role'] }}\n", header) + end
+    talk = training_conversation("x.png", [("Where?", "[1,2]"), ("And there?", "yes")])
+    published = processor.apply_chat_template(talk.messages(), tokenize=False)
+    patch_chat_template(processor)
+    text = processor.apply_chat_template(talk.messages(), tokenize=False)
+    assert text == published.replace(f"<|im_start|>{before}", "<|im_start|>assistant\n")
+    for turn in (1, 3):
+        asked = tokens(processor, type(talk)("x.png", talk.turns[:turn]), add_generation_prompt=True)
+        assert tokens(processor, talk)[: len(asked)] == asked
+        assert processor.tokenizer.decode(asked).endswith("<|im_start|>assistant\n")
+
+
+def test_a_prompt_without_special_token_becomes_the_text_in_training(qwen2_vl):
+    """A user's text may contain such a header, so nothing is replaced in conversations."""
+    processor, _ = load_processor(qwen2_vl)
+    processor.chat_template = (
+        "{% for message in messages %}{{ message['role'] + '#\n\n' }}{% for part in message['content'] %}"
+        "{{ part['text'] }}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}assistant#\n{% endif %}"
+    )
+    talk = training_conversation("x.png", [("Where? assistant#\n\n", "[1,2]")])
+    published = processor.apply_chat_template(talk.messages(), tokenize=False)
+    patch_chat_template(processor)
+    assert processor.apply_chat_template(talk.messages(), tokenize=False) == published
+    asked = processor.apply_chat_template(talk.messages(1), tokenize=False, add_generation_prompt=True)
+    assert asked.endswith("<|im_end|>\nassistant#\n\n")
 
 
 def test_a_server_may_pass_an_answer_as_plain_text(tmp_path):

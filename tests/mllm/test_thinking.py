@@ -78,13 +78,13 @@ def test_every_answer_has_the_thinking_block_of_its_prompt(processor: Any, where
 
 @pytest.mark.parametrize(
     ("thought", "prompt"),
-    [("", EMPTY), ("", "<think>\n"), (EMPTY, "<think>\n"), (EMPTY, "")],
-    ids=["only the prompt closes", "only the prompt opens", "the prompt opens", "only training has it"],
+    [("", "<think>\n"), (EMPTY, "<think>\n"), (EMPTY, "")],
+    ids=["only the prompt opens", "the prompt opens", "only training has it"],
 )
 def test_the_text_of_training_is_the_prompt_where_one_begins_with_the_other(
     processor: Any, thought: str, prompt: str
 ) -> None:
-    """As in Gemma 4 31B and in Qwen3-VL-Thinking."""
+    """As in Qwen3-VL-Thinking."""
     processor.chat_template = template(f"{{{{ {prompt!r} }}}}", thought)
     published = text(processor, TALK)
     patch_chat_template(processor)
@@ -92,6 +92,21 @@ def test_the_text_of_training_is_the_prompt_where_one_begins_with_the_other(
     assert text(processor, TALK) == published
     asked = text(processor, inference_conversation("x.png", "?"), add_generation_prompt=True)
     assert asked.endswith("<|im_start|>assistant\n" + thought)
+
+
+@pytest.mark.parametrize("thought", [EMPTY, "<|think>thought\n<think|>"])
+def test_the_closed_thinking_block_of_a_prompt_precedes_the_answers_in_training(processor: Any, thought: str) -> None:
+    """As in Gemma 4 31B: the base was made to answer behind it."""
+    processor.chat_template = template(f"{{{{ {thought!r} }}}}", thought="")
+    published = text(processor, inference_conversation("x.png", "?"), add_generation_prompt=True)
+    patch_chat_template(processor)
+    assert renders_several_answers(processor)
+    check_prompts(processor)
+    assert text(processor, inference_conversation("x.png", "?"), add_generation_prompt=True) == published
+    assert text(processor, TALK).count("assistant\n" + thought) == text(processor, TALK).count(thought) == 3
+    patched = processor.chat_template
+    patch_chat_template(processor)
+    assert processor.chat_template == patched
 
 
 def test_a_template_that_drops_earlier_answers_is_not_changed(processor: Any) -> None:
