@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sam4mllm.data.contradictions import contradiction_note, contradictions
 from sam4mllm.data.entry import DataEntry, DataSection
 from sam4mllm.data.leakage import LeakageFilter, LeakageRemoval, leakage_filter_for
 from sam4mllm.data.readers.chat import Dialogue
@@ -42,6 +43,7 @@ class Mixture:
     removals: what the leakage filter removed, one record for each data set.
     guarded: the number of images of each held-out split.
     sets: what is used of each data set, in the recipe's order.
+    contradictory: the samples of one data set that have equal images and phrases and different objects.
     """
 
     epochs: tuple[tuple[Sample, ...], ...]
@@ -50,6 +52,7 @@ class Mixture:
     removals: tuple[LeakageRemoval, ...]
     guarded: dict[str, int]
     sets: tuple[SampledDataset, ...] = ()
+    contradictory: tuple[tuple[Sample, ...], ...] = ()
 
     @property
     def samples(self) -> tuple[Sample, ...]:
@@ -65,6 +68,10 @@ class Mixture:
         for dialogue in self.dialogues:
             digest.update(repr((Path(dialogue.image).name, dialogue.exchanges)).encode())
         return digest.hexdigest()
+
+    def notes(self) -> list[str]:
+        """Return what may be wrong with the data, as sentences for the log."""
+        return [contradiction_note(self.contradictory)] if self.contradictory else []
 
     def leakage(self) -> dict[str, Any]:
         """Return the content of leakage.json: the held-out splits with their images, and the removals."""
@@ -96,6 +103,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
     dialogues: list[Dialogue] = []
     sets: list[SampledDataset] = []
     seen: set[tuple[Path, str, frozenset[str]]] = set()
+    contradictory: list[tuple[Sample, ...]] = []
     duplicates = 0
     for index, entry in enumerate(data.train):
         removal = LeakageRemoval(entry.name)
@@ -115,6 +123,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
             if key not in seen:
                 unique.append(sample)
             seen.add(key)
+        contradictory += contradictions(unique)
         phrase_epochs = _sample_epochs(unique, entry, index, seed, removal)
         sets.append(_sampled(entry, phrase_epochs))
         for number, samples in enumerate(phrase_epochs):
@@ -128,6 +137,7 @@ def read_mixture(data: DataSection, seed: int) -> Mixture:
         tuple(removals),
         leakage_filter.images,
         tuple(sets),
+        tuple(contradictory),
     )
 
 

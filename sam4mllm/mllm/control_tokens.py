@@ -106,7 +106,7 @@ def check_unknown_tokenizer(text: str) -> None:
 
 
 def control_token_error(text: str, token: str, what: str = "the text") -> DataError:
-    """Return the error for a text that holds a token; `what` says which text it is."""
+    """Return the error for a text that holds a token; `what` names the text."""
     start = max(0, text.index(token) - 40)
     excerpt = text[start : start + 80 + len(token)]
     return DataError(

@@ -98,6 +98,7 @@ class PreparedTargets:
         figures = self.figures
         lines = [
             *self.mixture.leakage_lines(),
+            *(f"note: {note}" for note in self.mixture.notes()),
             f"{figures.objects} objects with a target, {figures.skipped} without, in {self.store.path}",
         ]
         if figures.shared:
