@@ -110,6 +110,8 @@ def _open_run(recipe: Recipe, mixture: Mixture, processes: DistributedContext) -
             run.write_leakage(mixture.leakage())
         for line in mixture.leakage_lines():
             logger.info("%s", line)
+        for note in mixture.notes():
+            logger.warning("note: %s", note)
     return run, is_finished
 
 
