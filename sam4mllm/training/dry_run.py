@@ -66,6 +66,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     notes += _notes_on_run_folder(recipe)
     # 2. Read the data, and make placeholders for the targets that are in no store.
     mixture = read_mixture(recipe.data, recipe.seed)
+    notes += mixture.notes()
     held_out = validation_samples(recipe)
     if mllm is not None:
         check_texts(mllm.processor, [*mixture.samples, *held_out], mixture.dialogues)
