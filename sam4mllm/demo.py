@@ -31,6 +31,7 @@ from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.file_names import PREDICTIONS, SCORES
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.embedding_cache import EmbeddingCache
@@ -40,7 +41,7 @@ from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.dataset import spread
 from sam4mllm.training.trainer import train
-from sam4mllm.utils.atomic_io import atomic_write_text, writing
+from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.progress import Advance, bar
 
@@ -137,7 +138,7 @@ class _HeldOut:
         return {line.id: line for name in self.samples for line in self._lines(row, name)}
 
     def _lines(self, row: str, name: str) -> Iterator[PredictionLine]:
-        return read_predictions(self._folder(row, name) / "predictions.jsonl")
+        return read_predictions(self._folder(row, name) / PREDICTIONS)
 
     def _folder(self, row: str, name: str) -> Path:
         """Return the folder of a row's predictions for a data set, in the layout of `evaluation.splits`."""
@@ -188,7 +189,7 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
         _draw(held_out, scored, output / DRAWINGS)
     scores = {row: {name: each.scores for name, each in by_dataset.items()} for row, by_dataset in scored.items()}
     record = {row: {name: each.to_json() for name, each in by_dataset.items()} for row, by_dataset in scores.items()}
-    atomic_write_text(output / "scores.json", json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n")
+    atomic_write_text(output / SCORES, json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n")
     print("\n" + "\n".join(table(scores)) + f"\n\n{_LEGEND}")
     first = samples["refcoco"][0]
     print(
@@ -252,7 +253,7 @@ def _evaluate_run(stages: _Stages, held_out: _HeldOut, run: RunFolder, box_row: 
 
 def _draw(held_out: _HeldOut, scored: Mapping[str, _ByDataset], output: Path) -> None:
     """Draw the answers to phrases for which points decide, and to a few others, and all drawings on one sheet."""
-    from sam4mllm.viz.drawing import contact_sheet
+    from sam4mllm.viz.drawing import contact_sheet, save_image
 
     titles = {BASE: BASE, BOX_ALONE: f"{TUNED}, {BOX_ALONE}", TUNED: f"{TUNED} with points"}
     lines = {row: held_out.lines_by_id(row) for row in titles}
@@ -265,12 +266,10 @@ def _draw(held_out: _HeldOut, scored: Mapping[str, _ByDataset], output: Path) ->
             answers = {title: (lines[row][sample.id], scores[row][sample.id]) for row, title in titles.items()}
             drawing = draw_comparison(sample, answers, f"{sample.phrase}\n{lines[TUNED][sample.id].answer}")
             file = output / f"{name}.png"
-            with writing(file):
-                drawing.save(file)
+            save_image(drawing, file)
             sheet.append(drawing)
             advance()
-    with writing(output / "sheet.png"):
-        contact_sheet(sheet, columns=2).save(output / "sheet.png")
+    save_image(contact_sheet(sheet, columns=2), output / "sheet.png")
 
 
 def _choose(

@@ -8,6 +8,7 @@ from pathlib import Path
 from sam4mllm.cli.options import add_device_option, add_json_option
 from sam4mllm.cli.output import STDOUT, write_json
 from sam4mllm.cli.subcommand import Subcommand
+from sam4mllm.utils.folder_lock import folder_lock
 
 
 def _demo_options(parser: ArgumentParser) -> None:
@@ -20,7 +21,8 @@ def _demo_options(parser: ArgumentParser) -> None:
 def _demo(options: Namespace) -> int:
     from sam4mllm.demo import run_demo
 
-    run_demo(options.output, full=options.full)
+    with folder_lock(options.output, "running the demo", subfolders=("drawings",)):
+        run_demo(options.output, full=options.full)
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import DataError
+from sam4mllm.utils.atomic_io import atomic_write_text
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.batch import BatchSummary
@@ -27,7 +28,7 @@ def print_summary(summary: BatchSummary) -> None:
 
 
 def write_json(record: dict[str, Any], file: str | None) -> None:
-    """Write the record as JSON to `file`, to standard output for "-", or nowhere for None.
+    """Write the record as JSON to `file` (atomically), to standard output for "-", or nowhere for None.
 
     Raises:
         DataError: The file cannot be written.
@@ -38,8 +39,13 @@ def write_json(record: dict[str, Any], file: str | None) -> None:
     if file == STDOUT:
         sys.stdout.write(text)
         return
+    path = Path(file)
     try:
-        Path(file).write_text(text, encoding="utf-8")
+        if path.exists() and not path.is_file():
+            # A pipe or a device.
+            path.write_text(text, encoding="utf-8")
+        else:
+            atomic_write_text(path, text)
     except OSError as error:
         raise DataError(f"{file}: cannot be written: {error.strerror}") from error
 

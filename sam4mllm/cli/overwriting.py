@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sam4mllm.cli.output import STDOUT
 from sam4mllm.data.registry import DATASETS, dataset_names
 from sam4mllm.errors import DataError
+from sam4mllm.runs.file_names import CHECKPOINT_FILES, JOB_FILES, WRITTEN_FILES
 from sam4mllm.utils.atomic_io import check_folder_of
 
 if TYPE_CHECKING:
@@ -34,28 +35,8 @@ _INPUT_OPTIONS = (
 _WRITE_ONE_FILE = ("convert", "segment")
 """The subcommands whose `--output` is a file; that of all others is a folder."""
 
-_CHECKPOINT_FILES = ("config.json", "adapter_config.json")
-"""A folder with one of these holds a checkpoint."""
-
 _JSON_BEGIN, _LINES_BEGIN = b"{\n", b'{"'
 """How the files of `--json` and those of `convert` begin; lines of JSON do not begin as the former do."""
-
-_JOB_FILES = ("job.json", "predictions.jsonl", "recipe.yaml")
-"""A folder with one of these holds a run or the predictions of one."""
-
-_WRITTEN_FILES = (
-    *_JOB_FILES,
-    "calibration.json",
-    "leakage.json",
-    "method.json",
-    "results.json",
-    "scores.json",
-    "train_log.jsonl",
-    "trainer_state.json",
-    "validation.json",
-    "versions.json",
-)
-"""The names of the files that subcommands write to the folders of runs and of predictions."""
 
 
 @dataclass(slots=True)
@@ -132,7 +113,7 @@ def _check_not_input(option: str, file: Path, inputs: _Inputs) -> None:
             raise DataError(
                 f"{file}: is in {folder}, the folder of a data set that is read; give a file elsewhere with {option}"
             )
-    if file.exists() and (names := [name for name in _CHECKPOINT_FILES if (file.parent / name).exists()]):
+    if file.exists() and (names := [name for name in CHECKPOINT_FILES if (file.parent / name).exists()]):
         raise DataError(
             f"{file}: is a file of a checkpoint ({names[0]} is beside it); give a file elsewhere with {option}"
         )
@@ -140,9 +121,9 @@ def _check_not_input(option: str, file: Path, inputs: _Inputs) -> None:
 
 def _check_not_of_run(option: str, file: Path, folders: Iterable[Path]) -> None:
     """Check that an output is not one of the files that subcommands keep in the folders of runs and of predictions."""
-    if file.name not in _WRITTEN_FILES:
+    if file.name not in WRITTEN_FILES:
         return
-    beside_job = file.exists() and any((file.parent / name).exists() for name in _JOB_FILES if name != file.name)
+    beside_job = file.exists() and any((file.parent / name).exists() for name in JOB_FILES if name != file.name)
     if beside_job or _is_within(file, folders):
         raise DataError(f"{file}: is a file of a run or of its predictions; give another name with {option}")
 
@@ -174,7 +155,7 @@ def _check_folder(folder: Path, inputs: _Inputs) -> None:
     """Check an output that is a folder: it is no data set's, and no input has the name of a file written to it."""
     if _is_within(folder, inputs.data_folders):
         raise DataError(f"{folder}: is the folder of a data set that is read; give another folder with --output")
-    for name in _WRITTEN_FILES:
+    for name in WRITTEN_FILES:
         if any(_is_same(folder / name, source) for source in inputs.files):
             raise DataError(
                 f"{folder / name}: is read by this command, which would replace it; give another folder with --output"

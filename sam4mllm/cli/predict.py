@@ -19,7 +19,6 @@ from sam4mllm.cli.options import (
 from sam4mllm.cli.output import STDOUT, check_image_files, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
-from sam4mllm.utils.atomic_io import writing
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.pipeline import Pipeline
@@ -44,7 +43,7 @@ def _segment(options: Namespace) -> int:
     from sam4mllm.data.predictions import Query
     from sam4mllm.data.records import check_not_empty, check_phrase
     from sam4mllm.pipeline.result import prediction_line
-    from sam4mllm.viz.drawing import mask_image
+    from sam4mllm.viz.drawing import mask_image, save_image
 
     # 1. Check arguments and files before a model is loaded, which may take minutes.
     check_phrase(check_not_empty(options.phrase, "PHRASE"), "PHRASE")
@@ -66,11 +65,9 @@ def _segment(options: Namespace) -> int:
         }
         print(f"{headlines[result.status]}\n{result.answer}")
     if options.output is not None:
-        with writing(options.output):
-            result.draw(image, long_side=384).save(options.output)
+        save_image(result.draw(image, long_side=384), options.output)
     if options.mask is not None:
-        with writing(options.mask):
-            mask_image(result.mask.cpu().numpy()).save(options.mask)
+        save_image(mask_image(result.mask.cpu().numpy()), options.mask)
     if options.json is not None:
         write_json(prediction_line(Query("", options.image, options.phrase), result).to_json(), options.json)
     return 1 if result.status == "malformed" else 0

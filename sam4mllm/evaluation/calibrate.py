@@ -36,6 +36,7 @@ from sam4mllm.runs.calibration import (
 )
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.progress import bar
 
 
@@ -119,13 +120,15 @@ def calibrate(
     Raises:
         DataError: The run was trained on the split; the data cannot be read; `output` contains another job's answers.
         ModelError: `run` is not a run folder, or no answer could be parsed.
+        LaunchError: Another job writes to the run folder or to `output`.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     entry = data_entry(dataset, root=root, split=split, **options)
     refuse_training_split(run, entry)
     pipeline = Pipeline.from_pretrained(run.path, None, device=device, dtype=dtype, batch_size=batch_size)
     folder = run.path / "calibration" / f"{entry.dataset}-{entry.split_name}" if output is None else Path(output)
-    return calibrate_pipeline(pipeline, run, entry, folder, processes)
+    with folder_lock(run.path, "calibrating", active=processes.is_main):
+        return calibrate_pipeline(pipeline, run, entry, folder, processes)
 
 
 def refuse_training_split(run: RunFolder, entry: DataEntry) -> None:

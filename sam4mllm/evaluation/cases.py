@@ -16,8 +16,8 @@ from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.evaluation.metrics import SentenceScore
-from sam4mllm.utils.atomic_io import atomic_write_text, writing
-from sam4mllm.viz.drawing import overlay, panels
+from sam4mllm.utils.atomic_io import atomic_write_text, remove_temporary_files
+from sam4mllm.viz.drawing import overlay, panels, save_image
 from sam4mllm.viz.html import html_page
 
 PAGE = "index.html"
@@ -75,6 +75,8 @@ def write_cases(
     by_id = {sample.id: sample for sample in samples if sample.id in wanted}
     lines = {line.id: line for line in predictions if line.id in wanted}
     (output / "images").mkdir(parents=True, exist_ok=True)
+    for folder in (output, output / "images"):
+        remove_temporary_files(folder)
     groups = []
     if plot is not None:
         groups.append(("Reliability", [f'<article><img src="{escape(plot)}" alt=""></article>']))
@@ -104,8 +106,7 @@ def _draw(sample: Sample, line: PredictionLine | None, file: Path) -> str | None
     answer = overlay(image, masks, prompts, long_side=_MIN_LONG_SIDE)
     for drawing in (truth, answer):
         drawing.thumbnail((_MAX_LONG_SIDE, _MAX_LONG_SIDE))
-    with writing(file):
-        panels([(truth, "truth"), (answer, _status_text(line))]).save(file)
+    save_image(panels([(truth, "truth"), (answer, _status_text(line))]), file)
     return None
 
 

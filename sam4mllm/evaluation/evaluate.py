@@ -29,6 +29,7 @@ from sam4mllm.evaluation.suite import DataOptions, Suite, choose_suite
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.plan import PipelineOptions
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
 
 
 class EvaluateOptions(DataOptions, PipelineOptions, total=False):
@@ -109,6 +110,7 @@ def evaluate(
     Raises:
         DataError: A data set cannot be read or evaluated, or `output` holds another model's predictions.
         ModelError: The model cannot be loaded.
+        LaunchError: Another job writes to `output`.
 
     Example:
         >>> import tempfile
@@ -125,17 +127,18 @@ def evaluate(
     samples, dialogues = read_suite(suite, settings), _read_chat(chat, chat_images)
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
     folder = Path(output) if output is not None else suite.default_output(_home(model))
-    done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
-    answers = ask_chat(pipeline.engine, dialogues, processes) if dialogues else {}
-    if not processes.is_main:
-        return Evaluation(str(model), suite)
-    chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
-    record = partial(results_record, pipeline, settings, model, adapter, command)
-    for split, own in zip(done, suite.folders(folder), strict=True):
-        write_results(record([split], home=own, seconds=split.seconds), own)
-    content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
-    content |= record(done, home=folder, seconds=time.perf_counter() - start)
-    return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
+    with folder_lock(folder, "evaluating", subfolders=suite.folders(Path()), active=processes.is_main):
+        done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
+        answers = ask_chat(pipeline.engine, dialogues, processes) if dialogues else {}
+        if not processes.is_main:
+            return Evaluation(str(model), suite)
+        chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
+        record = partial(results_record, pipeline, settings, model, adapter, command)
+        for split, own in zip(done, suite.folders(folder), strict=True):
+            write_results(record([split], home=own, seconds=split.seconds), own)
+        content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
+        content |= record(done, home=folder, seconds=time.perf_counter() - start)
+        return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
 
 
 def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit
 from sam4mllm.recipe.loading import load_recipe
+from sam4mllm.runs.file_names import RECIPE, RESULTS
 from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.versions import commit, versions
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.pipeline import Pipeline
-
-RESULTS = "results.json"
 
 
 def results_record(
@@ -46,7 +45,7 @@ def results_record(
         home: The folder of results.json, which contains the splits' files.
         seconds: The duration of this evaluation; shorter if some predictions existed already.
     """
-    recipe_file = Path(model if adapter is None else adapter) / "recipe.yaml"
+    recipe_file = Path(model if adapter is None else adapter) / RECIPE
     recipe = load_recipe(recipe_file) if recipe_file.is_file() else None
     return {
         "command": list(command),

@@ -27,9 +27,9 @@ from sam4mllm.evaluation.score import ScoredPredictions, Scores, score_sentences
 from sam4mllm.evaluation.suite import is_comparable
 from sam4mllm.pipeline.baselines import BASELINES, BOX, filled_boxes, predict_from_boxes
 from sam4mllm.pipeline.batch import BatchSummary, predict
-from sam4mllm.utils.atomic_io import atomic_path
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import bar
+from sam4mllm.viz.drawing import save_image
 
 if TYPE_CHECKING:
     from sam4mllm.pipeline.pipeline import Pipeline
@@ -169,8 +169,7 @@ def score_split(
     folder = predicted.summary.predictions.parent
     reliability = reliability_report(answers, ours)
     caption = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"
-    with atomic_path(folder / RELIABILITY_PLOT) as unfinished:
-        _plot_reliability(reliability, caption).save(unfinished, format="PNG")
+    save_image(_plot_reliability(reliability, caption), folder / RELIABILITY_PLOT)
 
     # 3. The page of cases.
     page = _write_page(samples, answers, ours, folder / "cases", settings.cases) if settings.cases else None

@@ -25,7 +25,9 @@ from sam4mllm.methods.base import Answer
 from sam4mllm.pipeline.batch import BatchSummary, predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.result import Result
+from sam4mllm.runs.file_names import JOB, PREDICTIONS
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.progress import Advance, ignore
 
 BOX = "box"
@@ -90,9 +92,10 @@ def predict_from_boxes(
         KeyError: A query without an answer.
     """
     predictor = BoxPredictor(pipeline, {line.id: line for line in answers})
-    if processes.is_main:
-        _remove_outdated(output, predictor.identity["answers"])
-    return predict(predictor, queries, output, advance=advance, processes=processes)
+    with folder_lock(output, "predicting", active=processes.is_main):
+        if processes.is_main:
+            _remove_outdated(output, predictor.identity["answers"])
+        return predict(predictor, queries, output, advance=advance, processes=processes)
 
 
 def filled_boxes(answers: Iterable[PredictionLine]) -> Iterator[PredictionLine]:
@@ -123,9 +126,13 @@ def _box(item: PredictedObject, line: PredictionLine) -> Box:
 
 def _remove_outdated(output: Path, digest: str) -> None:
     """Remove the job in `output` if its answers have another digest."""
-    job = output / "job.json"
+    job = output / JOB
     if job.is_file() and json.loads(job.read_text(encoding="utf-8")).get("answers") != digest:
-        shutil.rmtree(output)
+        # The file that identifies the job is removed last: without it, shards that remain would belong to the next job.
+        if (output / "shards").is_dir():
+            shutil.rmtree(output / "shards")
+        (output / PREDICTIONS).unlink(missing_ok=True)
+        job.unlink()
 
 
 def _digest(answers: Iterable[PredictionLine]) -> str:

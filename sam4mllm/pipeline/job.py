@@ -20,6 +20,7 @@ from typing import Any
 from sam4mllm.data.predictions import Confidence, PredictionLine, Query, dump_line, prediction_from_json
 from sam4mllm.errors import DataError
 from sam4mllm.runs.calibration import Calibration, scores_of
+from sam4mllm.runs.file_names import JOB, PREDICTIONS
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
 SHARD_SIZE = 64
@@ -49,7 +50,7 @@ class Job:
             "shards": [len(shard) for shard in shards],
             **identity,
         }
-        file = output / "job.json"
+        file = output / JOB
         (output / "shards").mkdir(parents=True, exist_ok=True)
         if file.is_file():
             existing = json.loads(file.read_text(encoding="utf-8"))
@@ -81,7 +82,7 @@ class Job:
     @property
     def predictions(self) -> Path:
         """The file of all predictions."""
-        return self.output / "predictions.jsonl"
+        return self.output / PREDICTIONS
 
     def merge(self, calibration: Calibration | None = None) -> dict[str, int]:
         """Write all shards as one file, in their order, and return how many lines it has of each status.

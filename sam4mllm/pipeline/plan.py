@@ -15,7 +15,8 @@ from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.runs.run_folder import ADAPTER_CONFIG, RunFolder
+from sam4mllm.runs.file_names import ADAPTER_CONFIG, MODEL_CONFIG, RECIPE
+from sam4mllm.runs.run_folder import RunFolder, did_you_mean_run
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.device import resolve_device
@@ -125,24 +126,31 @@ def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None
         ModelError: A folder is neither a run nor a model, a path does not exist, or a run is not finished.
     """
     path = Path(adapter if adapter is not None else model)
-    if (path / "recipe.yaml").is_file():
+    if (path / RECIPE).is_file():
         return RunFolder.open(path)
     if adapter is not None:
+        if not path.exists() and not _may_be_hub_id(str(adapter)):
+            raise ModelError(f"{adapter}: no such folder of an adapter{did_you_mean_run(path)}")
         return None
-    if path.is_dir() and not (path / "config.json").is_file():
+    if path.is_dir() and not (path / MODEL_CONFIG).is_file():
         if (path / ADAPTER_CONFIG).is_file():
             raise ModelError(
                 f"{model}: is an adapter without its base model; give the base model, and the adapter with --adapter"
             )
         return RunFolder.open(path)
-    if not path.is_dir() and str(model) != EMBEDDED and _is_path(str(model)):
+    if not path.is_dir() and str(model) != EMBEDDED and not _may_be_hub_id(str(model)):
+        if "/" not in str(model):
+            raise ModelError(
+                f"{model}: no such run folder, and not the id of a model on the Hub (OWNER/NAME)"
+                f"{did_you_mean_run(path)}"
+            )
         return RunFolder.open(path)
     return None
 
 
-def _is_path(name: str) -> bool:
-    """Return whether `name` cannot be a Hub id ("owner/name"), or is in a folder that exists."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or ("/" in name and Path(name).parent.is_dir())
+def _may_be_hub_id(name: str) -> bool:
+    """Return whether `name` has the form "owner/name" and is not in a folder that exists."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not Path(name).parent.is_dir()
 
 
 def _model_files(model: str | Path, adapter: str | Path | None, run: RunFolder | None) -> tuple[str, str | Path | None]:
@@ -165,4 +173,7 @@ def _segmenter_section(
         return run.recipe.segmenter
     if base == EMBEDDED:
         return SegmenterSection(checkpoint=EMBEDDED)
-    raise ModelError(f"base model {base!r} has no segmenter of its own; give a SAM checkpoint (--segmenter CHECKPOINT)")
+    run_name = "" if Path(base).is_dir() else did_you_mean_run(base)
+    raise ModelError(
+        f"base model {base!r} has no segmenter of its own{run_name or '; give a SAM checkpoint (--segmenter CHECKPOINT)'}"
+    )

@@ -17,14 +17,13 @@ from typing import Any
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.utils.atomic_io import atomic_write_text, writing
-
-CALIBRATION = "calibration.json"
+from sam4mllm.runs.file_names import CALIBRATION, TRAINER_STATE, VALIDATION
+from sam4mllm.utils.atomic_io import atomic_write_text, remove_folder, writing
 
 _CHECKPOINT = "checkpoint-"
 _BEST = "best-"
-_BEST_METRICS = "validation.json"
-_TRAINER_STATE = "trainer_state.json"
+_INCOMPLETE = ("unfinished-", "removed-")
+"""How the names of folders begin that are being written or removed."""
 _WORLD_SIZE = "checkpoints/world_size"
 # These names are kept, so that runs of older versions can be resumed.
 _DATA_DIGEST = "checkpoints/learnt"
@@ -70,7 +69,7 @@ class Checkpoints:
         atomic_write_text(file, digest)
 
     def complete(self, world_size: int = 1) -> list[Path]:
-        """Return the complete checkpoints of `world_size` processes, the latest first; remove the incomplete ones.
+        """Return the complete checkpoints of `world_size` processes, the latest first; remove all incomplete folders.
 
         A checkpoint is complete if the trainer's state can be read and every process has saved its random state.
 
@@ -87,9 +86,12 @@ class Checkpoints:
                 "to start again"
             )
         atomic_write_text(file, str(world_size))
+        for prefix in _INCOMPLETE:
+            for folder in self.folder.glob(f"{prefix}*"):
+                shutil.rmtree(folder)
         complete = []
         for _, folder in numbered:
-            if _is_json(folder / _TRAINER_STATE) and len(list(folder.glob("rng_state*.pth"))) == world_size:
+            if _is_json(folder / TRAINER_STATE) and len(list(folder.glob("rng_state*.pth"))) == world_size:
                 complete.append(folder)
             else:
                 shutil.rmtree(folder)
@@ -101,7 +103,7 @@ class Checkpoints:
         if not numbered:
             return None
         step, folder = max(numbered)
-        metrics = json.loads((folder / _BEST_METRICS).read_text(encoding="utf-8"))
+        metrics = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))
         return step, float(metrics["ciou"]), folder
 
     def save_best(
@@ -122,19 +124,20 @@ class Checkpoints:
         shutil.rmtree(unfinished, ignore_errors=True)
         with writing(unfinished):
             model.save_pretrained(unfinished, state_dict=weights)
-        atomic_write_text(unfinished / _BEST_METRICS, json.dumps({"step": step, "ciou": ciou}) + "\n")
+        atomic_write_text(unfinished / VALIDATION, json.dumps({"step": step, "ciou": ciou}) + "\n")
         write_calibration(unfinished, calibration)
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            remove_folder(folder)
         os.replace(unfinished, folder)
         for other, previous in _numbered(self.folder, _BEST):
             if other != step:
-                shutil.rmtree(previous)
+                remove_folder(previous)
 
     def drop_best_after(self, step: int) -> None:
         """Remove the best adapter if it is from after `step`."""
         for other, folder in _numbered(self.folder, _BEST):
             if other > step:
-                shutil.rmtree(folder)
+                remove_folder(folder)
 
 
 def write_calibration(folder: Path, calibration: Calibration | None) -> None:

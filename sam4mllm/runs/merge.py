@@ -14,6 +14,7 @@ from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import DType, Mllm, load_mllm
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.atomic_io import writing
+from sam4mllm.utils.folder_lock import folder_lock
 
 
 def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "auto", device: str = "cpu") -> RunFolder:
@@ -25,6 +26,7 @@ def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "au
 
     Raises:
         ModelError: `run` is already merged; `output` is not an empty folder; base or adapter cannot be loaded.
+        LaunchError: Another job writes to `output`.
     """
     run = run if isinstance(run, RunFolder) else RunFolder.open(run)
     output = Path(output)
@@ -42,18 +44,24 @@ def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "au
     )
     model = mllm.model.merge_and_unload(safe_merge=True)
     model.generation_config = _greedy_generation_config(mllm)
-    target = output.absolute()
+    with folder_lock(output, "merging a model", beside=True):
+        _write_merged(model, mllm.processor, run, output.absolute())
+    return RunFolder.open(output)
+
+
+def _write_merged(model: Any, processor: Any, run: RunFolder, target: Path) -> None:
+    """Write a merged model with the settings of `run` to the folder `target`, atomically."""
     unfinished = RunFolder(target.with_name(f".{target.name}.unfinished"))
     shutil.rmtree(unfinished.path, ignore_errors=True)
     unfinished.path.mkdir(parents=True)
     with writing(unfinished.path):
         model.save_pretrained(unfinished.path)
-        mllm.processor.save_pretrained(unfinished.path)
+        processor.save_pretrained(unfinished.path)
+    recipe = run.recipe
     settings = recipe.model.model_copy(update={"dtype": "auto", "quantization": None})
     unfinished.write_settings(recipe.model_copy(update={"model": settings}), run.method)
     unfinished.write_calibration(run.calibration)
     os.replace(unfinished.path, target)
-    return RunFolder.open(output)
 
 
 def _greedy_generation_config(mllm: Mllm) -> Any:

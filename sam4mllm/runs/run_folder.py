@@ -16,6 +16,7 @@ method.json, versions.json and calibration.json.
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import shutil
@@ -30,13 +31,20 @@ from sam4mllm.recipe.compare import differences
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.runs.checkpoints import CALIBRATION, Checkpoints, write_calibration
+from sam4mllm.runs.checkpoints import Checkpoints, write_calibration
+from sam4mllm.runs.file_names import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CALIBRATION,
+    LEAKAGE,
+    METHOD,
+    MODEL_CONFIG,
+    RECIPE,
+    TRAIN_LOG,
+    VERSIONS,
+)
 from sam4mllm.utils.atomic_io import atomic_write_text, writing
 from sam4mllm.utils.versions import versions
-
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-MODEL_CONFIG = "config.json"
 
 
 class RunFolder:
@@ -56,7 +64,7 @@ class RunFolder:
             RecipeError: The folder holds a run of another recipe.
         """
         run = cls(recipe.output)
-        if (run.path / "recipe.yaml").is_file():
+        if (run.path / RECIPE).is_file():
             changed = run.differences(recipe)
             if changed:
                 raise RecipeError(
@@ -78,8 +86,9 @@ class RunFolder:
         """
         run = cls(Path(path))
         if not run.path.is_dir():
-            raise ModelError(f"{path}: no such run folder; train one with `sam4mllm train RECIPE`")
-        if not (run.path / "recipe.yaml").is_file():
+            near = did_you_mean_run(path)
+            raise ModelError(f"{path}: no such run folder{near or '; train one with `sam4mllm train RECIPE`'}")
+        if not (run.path / RECIPE).is_file():
             raise ModelError(f"{path}: not a run folder (recipe.yaml is missing); `sam4mllm train RECIPE` creates one")
         if not (run.is_finished or run.is_merged):
             raise ModelError(
@@ -94,14 +103,14 @@ class RunFolder:
 
     def write_settings(self, recipe: Recipe, method: Method) -> None:
         """Write the recipe, the method's settings, and the libraries' versions."""
-        atomic_write_text(self.path / "recipe.yaml", recipe.to_yaml())
-        atomic_write_text(self.path / "method.json", json.dumps(method.settings(), indent=2) + "\n")
-        atomic_write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
+        atomic_write_text(self.path / RECIPE, recipe.to_yaml())
+        atomic_write_text(self.path / METHOD, json.dumps(method.settings(), indent=2) + "\n")
+        atomic_write_text(self.path / VERSIONS, json.dumps(versions(), indent=2) + "\n")
 
     @property
     def recipe(self) -> Recipe:
         """The recipe; its keys for other libraries are not checked, because their versions may differ now."""
-        return load_recipe(self.path / "recipe.yaml", to_train=False)
+        return load_recipe(self.path / RECIPE, to_train=False)
 
     @property
     def method(self) -> Method:
@@ -110,7 +119,7 @@ class RunFolder:
         Raises:
             ModelError: method.json is missing or damaged.
         """
-        file = self.path / "method.json"
+        file = self.path / METHOD
         try:
             return method_from_settings(json.loads(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError) as error:
@@ -139,12 +148,12 @@ class RunFolder:
 
     def write_leakage(self, record: dict[str, Any]) -> None:
         """Write which splits the leakage filter protected, and what it removed."""
-        atomic_write_text(self.path / "leakage.json", json.dumps(record, indent=2) + "\n")
+        atomic_write_text(self.path / LEAKAGE, json.dumps(record, indent=2) + "\n")
 
     @property
     def is_started(self) -> bool:
         """Whether the run's method is written."""
-        return (self.path / "method.json").is_file()
+        return (self.path / METHOD).is_file()
 
     @property
     def is_finished(self) -> bool:
@@ -164,7 +173,7 @@ class RunFolder:
     @property
     def log(self) -> TrainLog:
         """The training log."""
-        return TrainLog(self.path / "train_log.jsonl")
+        return TrainLog(self.path / TRAIN_LOG)
 
     def rewind(self, step: int) -> None:
         """Remove what was logged and saved after `step`, the step that training resumes from."""
@@ -191,8 +200,21 @@ class RunFolder:
         else:
             self.write_calibration(None)
         os.replace(source / ADAPTER_WEIGHTS, self.path / ADAPTER_WEIGHTS)
-        os.replace(source / ADAPTER_CONFIG, self.path / ADAPTER_CONFIG)
+        config = (source / ADAPTER_CONFIG).read_text(encoding="utf-8")
         shutil.rmtree(source)
+        # With this file the run is finished, so it is written last.
+        atomic_write_text(self.path / ADAPTER_CONFIG, config)
+
+
+def did_you_mean_run(name: str | Path) -> str:
+    """Return "; did you mean X or Y?" for the run folders whose paths are closest to `name`, or "" if none is close.
+
+    They are searched beside `name`, and in the working folder and its subfolders.
+    """
+    runs = [file.parent for pattern in ("*", "*/*") for file in sorted(Path().glob(f"{pattern}/{RECIPE}"))]
+    runs += [file.parent for file in sorted(Path(name).parent.glob(f"*/{RECIPE}"))]
+    near = difflib.get_close_matches(str(name), dict.fromkeys(map(str, runs)), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 class TrainLog:

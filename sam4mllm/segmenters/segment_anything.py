@@ -22,6 +22,7 @@ from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter, weights_fingerprint
 from sam4mllm.segmenters.frame import InputFrame, Upsampling, UpsamplingCache
 from sam4mllm.segmenters.shared_decoder import SharedDecoder
+from sam4mllm.utils.atomic_io import atomic_path
 
 
 class SegmentAnything(Segmenter):
@@ -141,7 +142,9 @@ def load_checkpoint(
 
 def save_checkpoint(path: Path, sam: Any, architecture: SamArchitecture) -> None:
     """Write the weights and the architecture of a Sam to a checkpoint for `load_checkpoint`."""
-    torch.save({"model": sam.state_dict(), "architecture": architecture.to_dict()}, path)
+    # Given a path, torch would write the temporary file's name into the checkpoint.
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        torch.save({"model": sam.state_dict(), "architecture": architecture.to_dict()}, file)
 
 
 def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]:

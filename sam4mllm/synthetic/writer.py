@@ -27,6 +27,7 @@ from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 from sam4mllm.synthetic.silhouettes import SILHOUETTES
 from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, writing
+from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.progress import Advance, bar, ignore
 
 SHARED_BOXES = 0.5
@@ -69,6 +70,7 @@ def write_dataset(
 
     Raises:
         DataError: `root` exists and is not empty.
+        LaunchError: Another job writes to `root`.
         ValueError: Fewer than one training scene or two held-out ones.
     """
     root = Path(root)
@@ -77,6 +79,12 @@ def write_dataset(
         raise ValueError(f"a data set has at least 1 training scene and 2 held-out ones; got {scenes} and {held_out}")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise DataError(f"{root}: exists already; remove it, or choose another folder")
+    with folder_lock(root, "writing a data set", beside=True):
+        _write_scenes(root, scenes, held_out, seed, advance)
+
+
+def _write_scenes(root: Path, scenes: int, held_out: int, seed: int, advance: Advance) -> None:
+    """Write the scenes and their annotations to `root`, atomically; see `write_dataset`."""
     part = root.with_name(root.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     (part / COCO_IMAGES).mkdir(parents=True)

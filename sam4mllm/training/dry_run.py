@@ -19,6 +19,7 @@ from sam4mllm.methods.registry import method_from_settings, recipe_needs_targets
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import Mllm, is_hub_id
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.file_names import RECIPE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.settings import TargetSettings
@@ -143,7 +144,7 @@ def _method(recipe: Recipe, mllm: Mllm | None) -> Method:
 def _notes_on_run_folder(recipe: Recipe) -> list[str]:
     """Return a note if the run folder would make training fail or do nothing."""
     run = RunFolder(recipe.output)
-    if not (run.path / "recipe.yaml").is_file():
+    if not (run.path / RECIPE).is_file():
         return []
     if run.differences(recipe):
         return [f"{run.path}: contains a run of another recipe, so training will be refused; set another output"]

@@ -19,8 +19,10 @@ from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.store import ObjectTarget
 from sam4mllm.training.dataset import spread
 from sam4mllm.training.prepare import recipe_name, resolve_recipe, targets_of
+from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.progress import Advance, bar, ignore
-from sam4mllm.viz.drawing import contact_sheet, overlay
+from sam4mllm.viz.drawing import contact_sheet, overlay, save_image
 from sam4mllm.viz.html import html_page
 
 PAGE = "index.html"
@@ -49,22 +51,25 @@ def inspect_targets(
 
     Raises:
         RecipeError, DataError, ModelError: A recipe, data or a model cannot be read.
+        LaunchError: Another job writes to `output`.
     """
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
     method = method_of_recipe(recipe)
     samples = spread(read_mixture(recipe.data, recipe.seed).samples, limit)
-    store = targets_of(recipe, samples if recipe_needs_targets(recipe) else [], device)
-    with bar("draw", len(samples), unit="phrases") as advance:
-        return write_page(
-            samples,
-            store.read(),
-            method,
-            recipe.output / "inspect" if output is None else Path(output),
-            title=f"Training targets of {name}",
-            reasons=store.skipped(),
-            advance=advance,
-        )
+    output = recipe.output / "inspect" if output is None else Path(output)
+    with folder_lock(output, "drawing", subfolders=("images",)):
+        store = targets_of(recipe, samples if recipe_needs_targets(recipe) else [], device)
+        with bar("draw", len(samples), unit="phrases") as advance:
+            return write_page(
+                samples,
+                store.read(),
+                method,
+                output,
+                title=f"Training targets of {name}",
+                reasons=store.skipped(),
+                advance=advance,
+            )
 
 
 def write_page(
@@ -104,13 +109,13 @@ def write_page(
             long_side=_LONG_SIDE,
         )
         file = Path("images") / f"{index:04d}.png"
-        image.save(output / file)
+        save_image(image, output / file)
         drawn.append(image.copy())
         drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
         cards.append(_card(sample, targets, reasons or {}, method, file.as_posix()))
         advance(1)
     if drawn:
-        contact_sheet(drawn, columns=8).save(output / SHEET)
+        save_image(contact_sheet(drawn, columns=8), output / SHEET)
     objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
     summary = f"{len(samples)} phrases, {len(objects)} objects"
     if targets or method.needs_targets:
@@ -120,7 +125,7 @@ def write_page(
         summary += f", {box_only} with the box alone as the target" if box_only else ""
     summary += "."
     page = output / PAGE
-    page.write_text(html_page(title, summary, _LEGEND, [("", cards)]), encoding="utf-8")
+    atomic_write_text(page, html_page(title, summary, _LEGEND, [("", cards)]))
     return page
 
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.mixture import Mixture, read_mixture
+from sam4mllm.data.sample import Sample
 from sam4mllm.methods.base import Method, PromptTarget
 from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.file_names import TRAINER_STATE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
@@ -34,6 +36,7 @@ from sam4mllm.training.template_check import check_template
 from sam4mllm.training.validation import Validation, make_validator, validation_samples
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.folder_lock import folder_lock
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +76,19 @@ def train(
     if not is_finished:
         check_template(recipe, mixture, held_out)
         check_images([*mixture.samples, *mixture.dialogues, *held_out], processes)
+    with folder_lock(recipe.output, "training", subfolders=("checkpoints",), active=processes.is_main):
+        return _train_in_folder(recipe, mixture, held_out, device, callbacks, processes)
+
+
+def _train_in_folder(
+    recipe: Recipe,
+    mixture: Mixture,
+    held_out: Sequence[Sample],
+    device: str,
+    callbacks: Sequence[Any],
+    processes: DistributedContext,
+) -> RunFolder:
+    """Train in the locked run folder, after the checks of `train`."""
     # 2. Create or reopen the run folder.
     run, is_finished = _open_run(recipe, mixture, processes)
     if is_finished:
@@ -257,7 +273,7 @@ def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[
     """
     newest: tuple[str | None, int, int] = (None, 0, 1)
     for checkpoint in run.checkpoints.complete(world_size):
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
         step, last_step = state["global_step"], state["max_steps"]
         if not (only_unfinished and step >= last_step):
             newest = (checkpoint.name, step, last_step)

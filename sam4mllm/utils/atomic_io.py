@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ _QUOTED_ERRNO = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 # The message of torch.save when a write fails, which does not state why.
 _TORCH_WRITE_ERROR = re.compile(r"PytorchStreamWriter|inline_container")
 _PROBE_BYTES = 2**20
+# The name of a temporary file: a point, the final name, the process, and the suffix that libraries choose a format by.
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.[^.]+)?")
 
 
 def check_folder_of(file: Path) -> None:
@@ -65,7 +68,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise DataError(f"{path}: is not a regular file, so it cannot be replaced; give another path")
     target = path.resolve() if path.is_symlink() else path
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp{target.suffix}")
     try:
         with writing(path):
             yield temporary
@@ -84,6 +87,21 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write `text` to `path` in UTF-8, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in `folder`; no other process may be writing there."""
+    for file in folder.glob(".*.tmp*"):
+        if _TEMPORARY.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove `folder` atomically: a process that is killed leaves all of it, or a part under the name `removed-...`."""
+    removed = folder.with_name(f"removed-{folder.name}")
+    shutil.rmtree(removed, ignore_errors=True)
+    os.replace(folder, removed)
+    shutil.rmtree(removed)
 
 
 def file_sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from sam4mllm.geometry import POSITIVE, Point, SamPrompt
+from sam4mllm.utils.atomic_io import atomic_path
 
 Mask = npt.NDArray[np.bool_]
 Rgb = npt.NDArray[np.uint8]
@@ -40,6 +42,12 @@ _INK = (25, 25, 25)
 _GAP = 8
 _FONT_SIZE = 13
 _LINE_HEIGHT = 18
+
+
+def save_image(image: Image.Image, file: Path) -> None:
+    """Write an image to `file` atomically, in the format that its suffix names."""
+    with atomic_path(file) as unfinished:
+        image.save(unfinished, format=Image.registered_extensions()[file.suffix.lower()])
 
 
 def overlay(

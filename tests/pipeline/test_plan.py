@@ -14,6 +14,7 @@ from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli.main import main
+from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora, has_adapter, merge_for_inference
 from sam4mllm.mllm.transformers_engine import TransformersEngine
@@ -179,3 +180,32 @@ def test_every_subcommand_that_answers_has_the_option(
     for variant in variants:
         assert main(variant) == 130
     assert given == [None, False, False][: len(variants)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rnu",), "rnu: no such run folder, and not the id of a model on the Hub (OWNER/NAME); did you mean run?"),
+        (("zzz",), "zzz: no such run folder, and not the id of a model on the Hub (OWNER/NAME)"),
+        (("runs/dmeo",), "runs/dmeo: no such run folder; did you mean runs/demo?"),
+        (("rnus/demo",), "base model 'rnus/demo' has no segmenter of its own; did you mean runs/demo?"),
+        (("runs/zzzzzz",), "runs/zzzzzz: no such run folder; train one with `sam4mllm train RECIPE`"),
+        (("{home}/runs/demos",), "{home}/runs/demos: no such run folder; did you mean {home}/runs/demo?"),
+        (
+            ("owner/model",),
+            "base model 'owner/model' has no segmenter of its own; give a SAM checkpoint (--segmenter CHECKPOINT)",
+        ),
+        (("owner/model", "rnu"), "rnu: no such folder of an adapter; did you mean run?"),
+    ],
+)
+def test_a_mistyped_run_folder_names_the_near_ones(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "runs/demo", "recipes"):
+        Path(name).mkdir(parents=True)
+    for name in ("run", "runs/demo"):
+        Path(name, "recipe.yaml").write_text("")
+    with pytest.raises(ModelError) as raised:
+        resolve(*(name.format(home=tmp_path) for name in arguments))
+    assert str(raised.value) == message.format(home=tmp_path)
