@@ -88,12 +88,18 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _opened(Path(path), check)
 
 
+def open_image(source: Path | IO[bytes]) -> Image.Image:
+    """Open an image file of any format that Pillow decodes itself; for EPS it would run Ghostscript."""
+    Image.init()
+    return Image.open(source, formats=[name for name in Image.ID if name != "EPS"])
+
+
 def _opened(path: Path, use: Callable[[Image.Image], Used]) -> Used:
     """Open an image file and return what `use` returns for it; every error is a DataError that names the file."""
     if not file_exists(path):
         raise DataError(f"{path}: no such file; an image was expected", "image")
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return use(image)
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)", "image") from None
@@ -154,7 +160,7 @@ def known_size_wh(path: Path) -> tuple[int, int] | None:
     if not file_exists(path):
         return None
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             width, height = image.size
             swapped = _transpose_of(image) in _SWAPS_SIDES
     except Image.DecompressionBombError as error:
@@ -177,7 +183,7 @@ def size_mismatch(path: Path, annotated_wh: tuple[int, int], on_disk_wh: tuple[i
 
 
 def _stored_size_wh(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return image.size
 
 

@@ -6,14 +6,18 @@ RLE from a file is checked first: pycocotools reads beyond the end of truncated 
 
 from __future__ import annotations
 
+import os
+import struct
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from pycocotools import mask as coco
 
+from sam4mllm.data.images import open_image
 from sam4mllm.data.records import file_exists, is_integer, is_number, shorten
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
@@ -21,6 +25,12 @@ from sam4mllm.geometry import Box
 # The largest coordinate, in multiples of the image's longer side: pycocotools allocates memory for every pixel along
 # an edge, and does not check that it gets it.
 _MAX_RELATIVE_COORDINATE = 10
+
+_LOSSY_FORMATS = ("JPEG", "MPO", "JPEG2000", "AVIF", "WEBP")
+"""Pillow's names of the formats that compress with loss; JPEG 2000 and AVIF may not, but rarely do."""
+# A WebP is 12 bytes, then chunks: type and length, and the content, padded to an even length.
+_WEBP_HEADER_BYTES = 12
+_RIFF_CHUNK = struct.Struct("<4sI")
 
 
 class Rle(TypedDict):
@@ -86,6 +96,7 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
                 f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "
                 f"got {max(polygon, key=abs):g}, which is far outside"
             )
+    _check_pixels(height, width)
     merged = coco.merge(coco.frPyObjects(segmentation, height, width))
     return Rle(size=[height, width], counts=merged["counts"].decode("ascii"))
 
@@ -96,7 +107,7 @@ def mask_of_image(source: Any) -> Rle:
     `source` is a path or a binary file object.
 
     Raises:
-        DataError: No such file, not an image, or a JPEG.
+        DataError: No such file, not an image, or one in a format with lossy compression.
     """
     name = source if isinstance(source, Path) else "the mask"
     if isinstance(source, Path) and not file_exists(source):
@@ -105,10 +116,11 @@ def mask_of_image(source: Any) -> Rle:
             "mask",
         )
     try:
-        with Image.open(source) as image:
-            if image.format == "JPEG":
+        with open_image(source) as image:
+            if image.format in _LOSSY_FORMATS and not (image.format == "WEBP" and _is_lossless_webp(source)):
                 raise DataError(
-                    f"{name}: the compression noise of a JPEG adds pixels to the mask; save it as PNG", "mask"
+                    f"{name}: the compression noise of {image.format} adds pixels to the mask; save it as PNG",
+                    "mask",
                 )
             pixels = np.asarray(image if image.mode not in ("LA", "PA") else image.convert("RGBA"))
     except DataError:
@@ -124,6 +136,18 @@ def mask_of_image(source: Any) -> Rle:
     return encode(mask)
 
 
+def _is_lossless_webp(source: Any) -> bool:
+    """Return whether a WebP file holds one image that is compressed without loss: its first pixels are a chunk VP8L."""
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        file.seek(_WEBP_HEADER_BYTES)
+        while len(head := file.read(_RIFF_CHUNK.size)) == _RIFF_CHUNK.size:
+            kind, length = _RIFF_CHUNK.unpack(head)
+            if kind in (b"VP8L", b"VP8 ", b"ANMF"):
+                return bool(kind == b"VP8L")
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return False
+
+
 def check_rle(value: object) -> Rle:
     """Check an RLE from JSON: its runs must fill its size exactly. Uncompressed counts are compressed.
 
@@ -135,8 +159,7 @@ def check_rle(value: object) -> Rle:
     size, counts = value["size"], value["counts"]
     if not isinstance(size, list) or len(size) != 2 or not all(is_integer(side) and side > 0 for side in size):
         raise ValueError(f"the size of an RLE is [H, W], two positive integers; got {shorten(size)}")
-    if size[0] * size[1] >= 1 << 32:
-        raise ValueError(f"COCO's RLE holds fewer than 2^32 pixels; got {shorten(size)}")
+    _check_pixels(*size)
     if isinstance(counts, str):
         runs = _runs_of_counts(counts)
     elif isinstance(counts, list) and all(is_integer(run) for run in counts):
@@ -151,6 +174,12 @@ def check_rle(value: object) -> Rle:
     if not isinstance(counts, str):
         counts = coco.frPyObjects({"size": size, "counts": counts}, *size)["counts"].decode("ascii")
     return Rle(size=list(size), counts=counts)
+
+
+def _check_pixels(height: int, width: int) -> None:
+    """Check that pycocotools can hold a mask of this size; it does not check that, and ends the process."""
+    if height * width >= 1 << 32:
+        raise ValueError(f"COCO's RLE holds fewer than 2^32 pixels; got {shorten([height, width])}")
 
 
 def _runs_of_counts(counts: str) -> list[int]:

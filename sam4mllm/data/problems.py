@@ -40,6 +40,19 @@ def record_errors() -> Iterator[None]:
             raise
 
 
+@contextmanager
+def naming(where: str) -> Iterator[None]:
+    """Let errors of the block begin with `where`, the file and the record.
+
+    Raises:
+        DataError: The error of the block.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
 def add_problems(errors: Iterable[DataError]) -> bool:
     """Add errors to the list of problems; return False if problems are not listed."""
     listed = _listed.get()

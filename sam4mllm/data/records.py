@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, TypeVar
 
@@ -25,6 +26,8 @@ LONGEST_PHRASE = 2000
 
 # An error about a file lists the first lines that are invalid and counts the others.
 _LISTED_LINES = 10
+# A line is read into memory as a whole. The mask of a photograph takes some kilobytes, that of noise some megabytes.
+_LONGEST_LINE_BYTES = 64 * 2**20
 _PLURALS = {"line": "lines", "entry": "entries"}
 # In cp1252, English texts have single letters above ASCII, perhaps beside punctuation at 0x80 to 0x9F. Texts in other
 # alphabets and in encodings of two bytes for a character (GBK, Shift-JIS) have adjacent letters or longer sequences.
@@ -125,7 +128,7 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
         except UnicodeDecodeError as second:
             raise DataError(f"{path}: {what} is neither UTF-8 nor {fallback_encoding}: {second}") from second
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: {what} must be JSON: {error}", "json") from error
 
@@ -154,7 +157,11 @@ def read_lines(
         if is_json_list(head):
             raise error_type(f"{path}: is a JSON list; write one record per line, without brackets and commas")
         file.seek(0)
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE_BYTES + 1), b""), start=1):
+            if len(line) > _LONGEST_LINE_BYTES:
+                raise error_type(
+                    f"{path}: line {number} is longer than {_LONGEST_LINE_BYTES >> 20} MiB; write one record per line"
+                )
             if not line.strip():
                 continue
             try:

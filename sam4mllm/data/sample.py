@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from sam4mllm.data.masks import Rle, area, decode
 from sam4mllm.data.records import check_phrase
@@ -54,7 +55,8 @@ class Sample:
     source: the record that it was read from, such as "mine.jsonl, line 3", for messages; equality ignores it.
 
     Raises:
-        DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`; an object whose mask has no pixel.
+        DataError: A phrase longer than `sam4mllm.data.records.LONGEST_PHRASE`; an object whose mask has no pixel; an
+            image of more pixels than Pillow opens.
         ValueError: A mask whose size is not the image's.
 
     Example:
@@ -86,6 +88,13 @@ class Sample:
     def __post_init__(self) -> None:
         check_phrase(self.phrase, f"sample {self.id}")
         width, height = self.size_wh
+        # As Pillow does, whose limit a program may raise or remove: a mask is decoded to a byte for each pixel.
+        if Image.MAX_IMAGE_PIXELS is not None and width * height > 2 * Image.MAX_IMAGE_PIXELS:
+            raise DataError(
+                f"sample {self.id}: the image has {width} x {height} pixels, and at most {2 * Image.MAX_IMAGE_PIXELS} "
+                "are supported; correct the size, or reduce the image and its annotations",
+                "image",
+            )
         for name, rle in [(f"object {item.id}", item.rle) for item in self.objects] + [("ignore mask", self.ignore)]:
             if rle is not None and tuple(rle["size"]) != (height, width):
                 raise ValueError(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sam4mllm.data.entry import data_entry
-from sam4mllm.data.images import load_image
+from sam4mllm.data.images import check_image, load_image
 from sam4mllm.data.problems import kind_of, listing_problems
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.reading import read_dialogues, read_samples, split_names
@@ -154,7 +154,7 @@ def _image_problems(items: Sequence[Sample | Dialogue]) -> list[Problem]:
 
 def _image_error(image: Path) -> str | None:
     try:
-        load_image(image)
+        check_image(image)
     except DataError as error:
         return str(error)
     return None

@@ -25,8 +25,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from sam4mllm.data.images import open_image
 from sam4mllm.data.masks import mask_of_image
 from sam4mllm.data.problems import record_errors
 from sam4mllm.data.readers.custom_record import CustomRecordParser, duplicate_ids
@@ -199,7 +198,7 @@ def _image_path(value: object, store: Path) -> str:
             raise DataError(f"the column image holds neither an image nor a path; found {shorten(value)}", "image")
         return str(path)
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with open_image(io.BytesIO(content)) as image:
             extension = (image.format or "png").lower()
     # As in images.py: a damaged image may raise nearly anything.
     except Exception as error:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from sam4mllm.data.images import known_size_wh
 from sam4mllm.data.masks import encode
-from sam4mllm.data.problems import record_errors
+from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.records import Record, Text, file_exists, is_number, parse_record, read_json, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
@@ -83,14 +83,16 @@ def _samples_of_file(path: Path, split: str, images: Path) -> list[Sample]:
     if size_wh is None:
         raise DataError(f"{image}: no such image, or none that can be read; {path} needs it for its size", "image")
     labels = draw_labels(annotation.shapes, size_wh, str(path))
+    _check_inside(annotation.shapes, size_wh, str(path))
     mask, ignored = labels == TARGET, labels == IGNORED
     box = box_of_mask(mask)
     objects = () if box is None else (MaskObject(f"reasonseg/{split}/{path.stem}", encode(mask), box),)
     ignore = encode(ignored) if ignored.any() else None
-    return [
-        Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore, str(path))
-        for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1])
-    ]
+    with naming(str(path)):
+        return [
+            Sample(f"reasonseg/{split}/{path.stem}/{index}", image, size_wh, text, objects, ignore, str(path))
+            for index, text in enumerate(annotation.text if split == "train" else annotation.text[:1])
+        ]
 
 
 def _image_of(path: Path, images: Path) -> Path:
@@ -148,6 +150,24 @@ def draw_labels(shapes: list[Any], size_wh: tuple[int, int], where: str) -> npt.
     for _, _, label_value, mask in sorted(masks, key=lambda entry: entry[:2], reverse=True):
         labels[mask] = label_value
     return labels
+
+
+def _check_inside(shapes: list[Any], size_wh: tuple[int, int], where: str) -> None:
+    """Check that no shape is outside of the image: it draws nothing, so that the target would be empty or too small.
+
+    Raises:
+        DataError: A shape is on one side of the image.
+    """
+    for index, value in enumerate(shapes):
+        where_shape = f"{where}, shape {index}"
+        shape = parse_record(_Shape, value, where_shape)
+        if shape.label.lower() == "flag":
+            continue
+        corners = _corners(shape, where_shape)
+        if (corners.max(axis=0) < 0).any() or (corners.min(axis=0) >= size_wh).any():
+            raise DataError(
+                f"{where_shape}: it is outside of the image of {size_wh} (width, height); correct or remove it", "mask"
+            )
 
 
 def draw_polygon(points: npt.NDArray[np.int32], size_wh: tuple[int, int]) -> npt.NDArray[np.bool_]:

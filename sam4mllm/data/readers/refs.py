@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from sam4mllm.data.problems import record_errors
+from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.readers.instances import Instances
 from sam4mllm.data.records import Record, Text, parse_record
 from sam4mllm.data.registry import DatasetRow
@@ -95,7 +95,9 @@ class RefsFile:
                             "duplicate",
                         )
                     ids.add(sample_id)
-                    samples.append(Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects), source=where))
+                    with naming(where):
+                        sample = Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects), source=where)
+                    samples.append(sample)
                     if len(samples) == limit:
                         return samples
         return samples
