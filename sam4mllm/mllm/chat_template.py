@@ -243,14 +243,9 @@ def _with_prompt(template: str, prompt: str) -> str:
 
 
 def _is_token_prefix(processor: Any, prompt: str) -> bool:
-    """Return whether the tokens of `prompt` are a prefix of a training conversation's, for every kind of answer.
-
-    The answer has to follow: a token of white space between them would be in training alone.
-    """
+    """Return whether the tokens of `prompt` are a prefix of a training conversation's, for every kind of answer."""
     prompt_ids, *rows = _prompt_and_training_ids(processor, prompt)
-    size = len(prompt_ids)
-    following = [processor.tokenizer.decode(row[size : size + 1]) for row in rows]
-    return all(row[:size] == prompt_ids for row in rows) and not all(text.isspace() for text in following)
+    return all(row[: len(prompt_ids)] == prompt_ids for row in rows)
 
 
 def _prompt_and_training_ids(processor: Any, prompt: str) -> list[list[int]]:
