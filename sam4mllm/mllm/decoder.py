@@ -62,7 +62,8 @@ def unquantized_modules(model: Any, family: Family, *, quantize_vision: bool) ->
     """
     if not quantize_vision:
         return modules_outside_decoder(model)
-    return ["lm_head", *(f"model.{name}" for name in (*family.projector, *family.frozen_projectors))]
+    projectors = tuple(f".{name}" for name in (*family.projector, *family.frozen_projectors))
+    return [name for name, _ in model.named_modules() if f".{name}".endswith((".lm_head", *projectors))]
 
 
 def is_inside(name: str, modules: list[str]) -> bool:

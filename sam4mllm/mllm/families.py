@@ -10,7 +10,18 @@ import warnings
 from dataclasses import dataclass
 
 from sam4mllm.geometry import Grid, ResizedGrid
-from sam4mllm.mllm.image_size import AREA, FIXED, LONGEST_SIDE, TILE_SHAPES, TILES, ImageSizeRule
+from sam4mllm.mllm.image_size import (
+    AREA,
+    CROPS,
+    FIXED,
+    LONGEST_SIDE,
+    SLICES,
+    SOFT_TOKENS,
+    TILE_SHAPES,
+    TILES,
+    TOKENS_AND_TILES,
+    ImageSizeRule,
+)
 from sam4mllm.prompts.coordinates import Coordinates
 
 ALL_LINEAR = "all-linear"
@@ -40,8 +51,9 @@ class Family:
 
 
 # Qwen3-VL (its cookbook on 2D grounding), Qwen3.5 and the mixtures of experts of both: 0 to 1000 in both directions, in
-# bare unpadded numbers. Qwen2-VL was trained on the same scale, but in another form, which `Coordinates` does not have:
-# <|box_start|>(x1,y1),(x2,y2)<|box_end|>.
+# bare unpadded numbers. Other families were trained on the same scale in a form that `Coordinates` does not have:
+# Qwen2-VL on <|box_start|>(x1,y1),(x2,y2)<|box_end|>, MiniCPM-V on <box>x1 y1 x2 y2</box>, and Molmo2 on points alone,
+# as numbered triples ("ID X Y") without commas.
 _THOUSANDTHS = Coordinates(Grid((1000, 1000)), separator=", ", padded=False, far_edge=True)
 # Qwen2.5-VL (arXiv 2502.13923, section 2.2.1): pixels of the resized image, whose sides are multiples of 28.
 _PIXELS = Coordinates(ResizedGrid(28, 56 * 56, 28 * 28 * 16384), separator=", ", padded=False, far_edge=True)
@@ -49,14 +61,20 @@ _PIXELS = Coordinates(ResizedGrid(28, 56 * 56, 28 * 28 * 16384), separator=", ",
 _DOUBLE_BRACKETS = Coordinates(
     Grid((1000, 1000)), ("[[", "]]"), tags=("<box>", "</box>"), separator=", ", padded=False, far_edge=True
 )
+# Gemma 4: JSON with "box_2d": [y1, x1, y2, x2], 0 to 1000, as Gemini; of it the numbers in brackets.
+_Y_FIRST = Coordinates(Grid((1000, 1000)), separator=", ", padded=False, far_edge=True, axis_order="yx")
+# GLM-4.1V, GLM-4.5V and GLM-4.6V (glmv-grounding of zai-org's skills): 0 to 1000 in double brackets between tags.
+_BOX_TAGS = Coordinates(
+    Grid((1000, 1000)), ("[[", "]]"), tags=("<|begin_of_box|>", "<|end_of_box|>"), padded=False, far_edge=True
+)
 
 _MERGER = ("visual.merger",)
 _DEEPSTACK = ("visual.deepstack_merger_list",)
 _PROJECTOR = ("multi_modal_projector",)
 _CONNECTOR = ("connector",)
 
-# LLaVA was trained on decimal shares of the padded square, which cost twice the tokens. For SmolVLM, Idefics3, Gemma 3
-# and FastVLM no convention is published.
+# LLaVA was trained on decimal shares of the padded square, which cost twice the tokens. LFM2.5-VL was trained on boxes
+# in JSON, whose scale is not known here. For SmolVLM, Idefics3, Gemma 3 and FastVLM no convention is published.
 FAMILIES: dict[str, Family] = {
     family.model_type: family
     for family in (
@@ -74,6 +92,22 @@ FAMILIES: dict[str, Family] = {
         Family("idefics3", "Idefics3", None, LONGEST_SIDE, _CONNECTOR),
         Family("gemma3", "Gemma 3", None, FIXED, _PROJECTOR),
         Family("fast_vlm", "FastVLM", None, FIXED, _PROJECTOR),
+        Family("gemma4", "Gemma 4", _Y_FIRST, SOFT_TOKENS, ("embed_vision",), ("embed_audio",)),
+        Family(
+            "gemma4_unified",
+            "Gemma 4 Unified",
+            _Y_FIRST,
+            SOFT_TOKENS,
+            ("embed_vision.multimodal_embedder",),
+            ("embed_audio",),
+        ),
+        Family("glm4v", "GLM-4.1V", _BOX_TAGS, AREA, _MERGER),
+        Family("glm4v_moe", "GLM-4.5V", _BOX_TAGS, AREA, _MERGER),
+        Family("glm46v", "GLM-4.6V", _BOX_TAGS, AREA, _MERGER),
+        Family("lfm2_vl", "LFM2.5-VL", None, TOKENS_AND_TILES, _PROJECTOR),
+        Family("molmo2", "Molmo2", _THOUSANDTHS, CROPS, _PROJECTOR),
+        # Not "merger", with which peft's suffix match would also select the vision tower's `vit_merger`.
+        Family("minicpmv4_6", "MiniCPM-V 4.6", _THOUSANDTHS, SLICES, ("model.merger",)),
     )
 }
 """The families by model type.

@@ -207,6 +207,9 @@ class _Prefix:
             use_cache=True,
             logits_to_keep=torch.tensor(columns, device=device),
         ).logits
+        if logits.shape[1] != len(columns):
+            # A class without `logits_to_keep` (MiniCPM-V 4.6) returns the logits of all positions.
+            logits = logits[:, columns]
         # 4. The probabilities of yes and no at each answer's token.
         column_of = {position: column for column, position in enumerate(columns)}
         for index, (row, positions) in enumerate(zip(rows, predictors, strict=True)):

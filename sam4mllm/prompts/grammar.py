@@ -6,8 +6,8 @@
     point    "(x,y)"
 
 The example is in the plain format (SAM4MLLM's released settings: 0 to 999 in three digits, boxes in square brackets,
-points in parentheses, the same sentence for no target). Brackets, grid and digits are set by `Coordinates`; the rest is
-the same for every model. Numbers are bins of the image's grid.
+points in parentheses, the same sentence for no target). Brackets, grid, digits and the order of the axes are set by
+`Coordinates`; the rest is the same for every model. Numbers are bins of the image's grid.
 
 The parser tolerates what cannot change the meaning: spaces, missing padding, the case and the full stop of the sentence
 for no object, and words around the objects without a digit, bracket, "+" or ";". It is strict in everything else, so
@@ -134,11 +134,10 @@ class _Writer:
         return f"{opening}{self._numbers([(x, y)])}{closing}"
 
     def _numbers(self, points_xy: Iterable[tuple[float, float]]) -> str:
-        padded = self.coordinates.padded
+        bins_xy = [self.grid.to_bins(x, y, self.size_wh) for x, y in points_xy]
+        digits_wh = [len(str(bins - 1)) if self.coordinates.padded else 0 for bins in self.grid.bins_wh]
         return self.coordinates.separator.join(
-            str(index).zfill(len(str(bins - 1)) if padded else 0)
-            for x, y in points_xy
-            for index, bins in zip(self.grid.to_bins(x, y, self.size_wh), self.grid.bins_wh, strict=True)
+            str(bin_xy[axis]).zfill(digits_wh[axis]) for bin_xy in bins_xy for axis in self.coordinates.axes
         )
 
 
@@ -184,7 +183,7 @@ class _Reader:
         box_match = patterns.box.match(text, position)
         if box_match is None:
             raise _unreadable(f"a box {patterns.box_form}", text, position, where)
-        column_1, row_1, column_2, row_2 = self._bins(box_match.groups(), where)
+        (column_1, row_1), (column_2, row_2) = self._bins(box_match.groups(), where)
         x1, y1 = self.grid.to_pixels(min(column_1, column_2), min(row_1, row_2), self.size_wh)
         x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), self.size_wh)
         position = box_match.end()
@@ -201,27 +200,28 @@ class _Reader:
                 expected = f"a point {patterns.point_form} after {marker_match.group().strip()!r}"
                 raise _unreadable(expected, text, start, where)
             while point_match is not None:
-                column, row = self._bins(point_match.groups(), where)
+                ((column, row),) = self._bins(point_match.groups(), where)
                 points.append(Point(*self.grid.to_pixels(column, row, self.size_wh), label))
                 position = point_match.end()
                 point_match = patterns.point.match(text, position)
         return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), box_match.span(), position
 
-    def _bins(self, numbers: Iterable[str], where: str) -> list[int]:
-        """Return the numbers, x and y alternating, as bins of the grid."""
+    def _bins(self, numbers: Sequence[str], where: str) -> list[tuple[int, int]]:
+        """Return the numbers, two for each corner or point, as bins (column, row) of the grid."""
         bins_read = []
         for index, number in enumerate(numbers):
-            last_bin = self.grid.bins_wh[index % 2] - 1
+            axis = self.coordinates.axes[index % 2]
+            last_bin = self.grid.bins_wh[axis] - 1
             last = last_bin + self.coordinates.far_edge
             digits = number.lstrip("0") or "0"
             # Lengths are compared first because int() refuses very long numbers.
             if len(digits) > len(str(last)) or int(digits) > last:
-                axis = "xy"[index % 2]
                 raise _MalformedError(
-                    f"{where}: {axis} = {digits[:_EXCERPT_LENGTH]} is beyond the grid's last bin {last_bin}"
+                    f"{where}: {'xy'[axis]} = {digits[:_EXCERPT_LENGTH]} is beyond the grid's last bin {last_bin}"
                 )
             bins_read.append(min(int(digits), last_bin))
-        return bins_read
+        column, row = self.coordinates.axes
+        return [(pair[column], pair[row]) for pair in zip(bins_read[::2], bins_read[1::2], strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +248,13 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
     # Without a tag the search must not begin with `\s*`: it would take quadratic time in a long run of spaces.
     first_tag = f"(?:{re.escape(coordinates.tags[0])}\\s*)?" if coordinates.tags[0] else ""
     opening = re.escape(coordinates.box[0].strip())
-    comma = coordinates.separator.strip()
+    comma, order = coordinates.separator.strip(), coordinates.axis_order
     return _Patterns(
         first_box=re.compile(first_tag + opening),
         box=re.compile(tag + numbers(coordinates.box, 4) + end_tag),
         point=re.compile(numbers(coordinates.point, 2)),
-        box_form=comma.join(["x1", "y1", "x2", "y2"]).join(coordinates.box),
-        point_form=comma.join("xy").join(coordinates.point),
+        box_form=comma.join(f"{axis}{corner}" for corner in "12" for axis in order).join(coordinates.box),
+        point_form=comma.join(order).join(coordinates.point),
     )
 
 

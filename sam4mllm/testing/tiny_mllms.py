@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.testing.tiny_gemma4 import save_gemma4, save_gemma4_unified
+from sam4mllm.testing.tiny_glm import save_glm4v, save_glm4v_moe, save_glm46v
 from sam4mllm.testing.tiny_llava import save_fast_vlm, save_llava, save_llava_next, save_llava_onevision
 from sam4mllm.testing.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
 from sam4mllm.testing.tiny_qwen import (
@@ -21,6 +23,7 @@ from sam4mllm.testing.tiny_qwen import (
     save_qwen3_vl_moe,
 )
 from sam4mllm.testing.tiny_templates import SMOLVLM, chat_ml
+from sam4mllm.testing.tiny_tiled import save_lfm2_vl, save_minicpmv4_6, save_molmo2
 
 
 def save_internvl(folder: Path, *, seed: int = 0) -> Path:
@@ -155,6 +158,14 @@ TINY_MLLMS: dict[str, Callable[..., Path]] = {
     "idefics3": save_idefics3,
     "gemma3": save_gemma3,
     "fast_vlm": save_fast_vlm,
+    "gemma4": save_gemma4,
+    "gemma4_unified": save_gemma4_unified,
+    "glm4v": save_glm4v,
+    "glm4v_moe": save_glm4v_moe,
+    "glm46v": save_glm46v,
+    "lfm2_vl": save_lfm2_vl,
+    "molmo2": save_molmo2,
+    "minicpmv4_6": save_minicpmv4_6,
 }
 """The function that saves a tiny model, by model type."""
 

@@ -77,9 +77,16 @@ def test_a_class_that_does_not_tell_its_decoder_apart_is_refused(decoder, monkey
     ("family", "quantize_vision", "expected"),
     [
         ("qwen3_vl", False, ["model.visual", "lm_head"]),
-        ("qwen3_vl", True, ["lm_head", "model.visual.merger", "model.visual.deepstack_merger_list"]),
+        ("qwen3_vl", True, ["model.visual.merger", "model.visual.deepstack_merger_list", "lm_head"]),
         ("fast_vlm", False, ["model.vision_tower", "model.multi_modal_projector", "lm_head"]),
-        ("fast_vlm", True, ["lm_head", "model.multi_modal_projector"]),
+        ("fast_vlm", True, ["model.multi_modal_projector", "lm_head"]),
+        (
+            "gemma4",
+            False,
+            ["model.vision_tower", "model.audio_tower", "model.embed_vision", "model.embed_audio", "lm_head"],
+        ),
+        ("gemma4", True, ["model.embed_vision", "model.embed_audio", "lm_head"]),
+        ("minicpmv4_6", True, ["model.merger", "lm_head"]),
     ],
 )
 def test_unquantized_modules_by_their_names_in_the_real_classes(family, quantize_vision, expected, tmp_path):
@@ -87,6 +94,19 @@ def test_unquantized_modules_by_their_names_in_the_real_classes(family, quantize
     names = unquantized_modules(model, FAMILIES[family], quantize_vision=quantize_vision)
     assert names == expected
     assert all(model.get_submodule(name) is not None for name in names)
+
+
+def test_lora_adapts_the_language_model_alone_where_names_differ(tmp_path):
+    tuned = attach_lora(load_mllm(str(save_tiny_mllm("gemma4", tmp_path / "base"))), {"r": 2}, 0)
+    names = adapted_modules(tuned)
+    assert names and all(name.startswith("base_model.model.model.language_model.") for name in names)
+
+
+def test_the_tuned_projector_of_minicpm_v_is_not_the_merger_inside_its_vision_tower(tmp_path):
+    mllm = load_mllm(str(save_tiny_mllm("minicpmv4_6", tmp_path / "base")))
+    tuned = attach_lora(mllm, {"r": 2}, 0, tune_projector=True)
+    trained = {name for name, p in tuned.model.named_parameters() if p.requires_grad and "lora_" not in name}
+    assert trained and all(name.startswith("base_model.model.model.merger.") for name in trained)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5_moe"])

@@ -8,10 +8,15 @@ from transformers import (
     AutoProcessor,
     CLIPImageProcessor,
     CLIPImageProcessorPil,
+    Gemma4ImageProcessor,
+    Glm4vImageProcessor,
     GotOcr2ImageProcessor,
     Idefics2ImageProcessor,
+    Lfm2VlImageProcessor,
     LlavaImageProcessor,
     LlavaNextImageProcessor,
+    MiniCPMV4_6ImageProcessor,
+    Molmo2ImageProcessor,
     PixtralImageProcessor,
     Qwen2VLImageProcessor,
     SmolVLMImageProcessor,
@@ -22,10 +27,13 @@ from sam4mllm.geometry import ResizedGrid
 from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.mllm.image_size import (
     AREA,
-    FIXED,
+    CROPS,
     LONGEST_SIDE,
+    SLICES,
+    SOFT_TOKENS,
     TILE_SHAPES,
     TILES,
+    TOKENS_AND_TILES,
     UNKNOWN,
     image_size_rule,
     limit_images,
@@ -73,6 +81,82 @@ def test_longest_side_of_smolvlm():
     assert limited("smolvlm", SmolVLMImageProcessor(), longest_side=728).size["longest_edge"] == 728
 
 
+def resized_wh(images, size_wh):
+    """The size of an image whose processor returns `image_grid_thw`."""
+    pixels = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    _, rows, columns = images(pixels, return_tensors="pt")["image_grid_thw"][0].tolist()
+    return columns * images.patch_size, rows * images.patch_size
+
+
+@pytest.mark.parametrize(
+    ("model_type", "images"), [("qwen3_vl", Qwen2VLImageProcessor), ("glm4v", Glm4vImageProcessor)]
+)
+def test_the_area_of_an_image_is_the_limit_however_many_frames_a_processor_counts(model_type, images):
+    assert resized_wh(limited(model_type, images(), max_pixels=112 * 112), (560, 560)) == (112, 112)
+    assert resized_wh(limited(model_type, images(), min_pixels=280 * 280), (56, 56)) == (280, 280)
+    one_limit = limited(model_type, images(), max_pixels=280 * 280)
+    assert resized_wh(limited(model_type, one_limit, min_pixels=140 * 140), (56, 56)) == (140, 140)
+    assert resized_wh(one_limit, (2800, 2800)) == (280, 280)
+
+
+def test_max_pixels_is_a_number_of_tokens_of_gemma_4():
+    token = (16 * 3) ** 2
+    for max_pixels, tokens in ((1120 * token, 1120), (1120 * token - 1, 560), (70 * token, 70)):
+        images = limited("gemma4", Gemma4ImageProcessor(), max_pixels=max_pixels)
+        assert images.max_soft_tokens == tokens
+        counted = images(np.zeros((300, 500, 3), np.uint8))["num_soft_tokens_per_image"][0]
+        assert counted <= tokens
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "tiles", "tokens"),
+    [
+        # 512 x 512 pixels are a tile, and 32 x 32 a token.
+        (4 * 512**2 + 5, 4, 256),
+        (2 * 512**2, 2, 256),
+        (2 * 512**2 - 1, 1, 256),
+        (100 * 32**2, 1, 100),
+    ],
+)
+def test_max_pixels_limits_the_tiles_or_the_tokens_of_lfm2_vl(max_pixels, tiles, tokens):
+    images = limited("lfm2_vl", Lfm2VlImageProcessor(), max_pixels=max_pixels)
+    assert (images.max_tiles, images.max_image_tokens) == (tiles, tokens)
+    inputs = images(np.zeros((1500, 1500, 3), np.uint8), return_tensors="pt", return_row_col_info=True)
+    # A thumbnail is added to the tiles.
+    assert len(inputs["pixel_values"]) == (1 if tiles == 1 else tiles + 1)
+    padded = max(4 * tokens, 1024 if tiles > 1 else 0)
+    assert inputs["pixel_values"].shape[1] == padded
+
+
+def test_min_pixels_is_the_smallest_number_of_tokens_of_lfm2_vl():
+    assert limited("lfm2_vl", Lfm2VlImageProcessor(), min_pixels=99 * 32**2 + 1).min_image_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "crops"),
+    [
+        (378 * 378, 1),
+        # Two crops are 644 x 378 pixels, three 910 x 378, four also 644 x 644 and 1176 x 378.
+        (644 * 378, 2),
+        (910 * 378, 3),
+        (1176 * 378, 4),
+        (1176 * 378 - 1, 3),
+    ],
+)
+def test_max_pixels_limits_the_number_of_crops_of_molmo2(max_pixels, crops):
+    images = limited("molmo2", Molmo2ImageProcessor(), max_pixels=max_pixels)
+    assert images.max_crops == crops
+    inputs = images(np.zeros((600, 3000, 3), np.uint8), return_tensors="pt")
+    # The image at low resolution is added to the crops.
+    assert inputs["image_num_crops"].tolist() == [crops + 1]
+
+
+def test_max_pixels_limits_the_number_of_slices_of_minicpm_v():
+    images = limited("minicpmv4_6", MiniCPMV4_6ImageProcessor(), max_pixels=4 * 448**2 + 5)
+    assert images.max_slice_nums == 4
+    assert len(images(np.zeros((1500, 1500, 3), np.uint8))["target_sizes"]) == 1 + 4
+
+
 @pytest.mark.parametrize(
     ("images", "rule"),
     [
@@ -80,7 +164,13 @@ def test_longest_side_of_smolvlm():
         (GotOcr2ImageProcessor(), TILES),
         (LlavaNextImageProcessor(), TILE_SHAPES),
         (SmolVLMImageProcessor(), LONGEST_SIDE),
-        (LlavaImageProcessor(size={"height": 32, "width": 32}), FIXED),
+        (Gemma4ImageProcessor(), SOFT_TOKENS),
+        (Glm4vImageProcessor(), AREA),
+        (Lfm2VlImageProcessor(), TOKENS_AND_TILES),
+        (Molmo2ImageProcessor(), CROPS),
+        (MiniCPMV4_6ImageProcessor(), SLICES),
+        # A height and a width may be those of tiles, so nothing is said about the size of images.
+        (LlavaImageProcessor(size={"height": 32, "width": 32}), UNKNOWN),
         # Its edges are sides, not areas.
         (Idefics2ImageProcessor(), UNKNOWN),
         (PixtralImageProcessor(), UNKNOWN),
@@ -151,6 +241,11 @@ def test_a_processor_that_pads_is_saved_and_loaded_as_such(tmp_path):
         ("qwen3_vl", Qwen2VLImageProcessor(), {"max_pixels": 700}, "model.max_pixels: 700 is below the smallest size"),
         ("internvl", GotOcr2ImageProcessor(), {"max_pixels": 700}, "allows 0 tiles of"),
         ("smolvlm", SmolVLMImageProcessor(), {"longest_side": 5}, "below one tile of"),
+        ("gemma4", Gemma4ImageProcessor(), {"min_pixels": 5}, "area of a number of tokens; .* by model.max_pixels$"),
+        ("gemma4", Gemma4ImageProcessor(), {"max_pixels": 5}, r"smallest size of an image, 161280 pixels \(70 tokens"),
+        ("lfm2_vl", Lfm2VlImageProcessor(), {"max_pixels": 5}, "0 tokens of 1024 pixels, but an image has at least 64"),
+        ("molmo2", Molmo2ImageProcessor(), {"max_pixels": 5}, "5 is below one crop of 142884 pixels"),
+        ("minicpmv4_6", MiniCPMV4_6ImageProcessor(), {"max_pixels": 5}, "5 is below one slice of 200704 pixels"),
         (
             "llava_next",
             LlavaNextImageProcessor(image_grid_pinpoints=[[336, 672], [672, 672]]),

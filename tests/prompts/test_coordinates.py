@@ -16,6 +16,7 @@ from sam4mllm.prompts.grammar import AnswerGrammar
 FORMATS = list(dict.fromkeys(family.coordinates or PLAIN for family in FAMILIES.values()))
 QWEN2_5_VL, INTERNVL = FAMILIES["qwen2_5_vl"].coordinates, FAMILIES["internvl"].coordinates
 QWEN3_VL = FAMILIES["qwen3_vl"].coordinates
+GEMMA4, GLM = FAMILIES["gemma4"].coordinates, FAMILIES["glm4v"].coordinates
 PROMPT = SamPrompt(Box(77, 163, 358, 374), (Point(128.5, 192.5, POSITIVE), Point(83.5, 168.5, NEGATIVE)))
 
 formats = st.sampled_from(FORMATS)
@@ -26,6 +27,7 @@ shares = st.floats(0, 1, allow_nan=False)
 def test_the_families_have_formats_of_both_frames_and_both_brackets() -> None:
     assert {type(each.frame) for each in FORMATS} == {Grid, ResizedGrid}
     assert {each.box for each in FORMATS} == {("[", "]"), ("[[", "]]")}
+    assert {each.axis_order for each in FORMATS} == {"xy", "yx"}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,8 @@ def test_the_families_have_formats_of_both_frames_and_both_brackets() -> None:
         (INTERNVL, "<box>[[120, 339, 559, 779]]</box> +(200, 401) -(130, 351)"),
         # 640 x 480 becomes 644 x 476.
         (QWEN2_5_VL, "[77, 161, 360, 370] +(129, 190) -(84, 167)"),
+        (GEMMA4, "[339, 120, 779, 559] +(401, 200) -(351, 130)"),
+        (GLM, "<|begin_of_box|>[[120,339,559,779]]<|end_of_box|> +(200,401) -(130,351)"),
     ],
 )
 def test_each_format_writes_and_parses_its_example(coordinates: Coordinates, text: str) -> None:
@@ -73,6 +77,27 @@ def test_the_far_edge_belongs_to_the_last_bin_where_the_format_has_one() -> None
         "object 1: x = 1001 is beyond the grid's last bin 999"
     )
     assert AnswerGrammar(PLAIN).parse("[0,0,1000,3]", (9, 9)).status == "malformed"
+
+
+def test_with_y_first_each_axis_keeps_its_bins_digits_and_name() -> None:
+    grammar = AnswerGrammar(Coordinates(Grid((1000, 10)), axis_order="yx"))
+    prompt = SamPrompt(Box(100, 1, 999, 9), (Point(7, 3, POSITIVE),))
+    assert grammar.write([prompt], (1000, 10)) == "[1,100,9,999] +(3,007)"
+    assert grammar.write_point(7, 3, (1000, 10)) == "(3,007)"
+    # The corners are brought in order on each axis.
+    (parsed,) = grammar.parse("[9,100,1,999] +(3,007)", (1000, 10)).prompts
+    assert parsed == SamPrompt(Box(100.5, 1.5, 999.5, 9.5), (Point(7.5, 3.5, POSITIVE),))
+    assert grammar.parse("[12,0,0,0]", (1000, 10)).reason == "object 1: y = 12 is beyond the grid's last bin 9"
+    assert grammar.parse("[0,1000,0,0]", (1000, 10)).reason == "object 1: x = 1000 is beyond the grid's last bin 999"
+    assert grammar.parse("[1,2", (9, 9)).reason == "object 1: expected a box [y1,x1,y2,x2], got '[1,2'"
+    reason = grammar.parse("[1,2,3,4] +(1", (9, 9)).reason
+    assert reason == "object 1: expected a point (y,x) after '+', got '(1'"
+
+
+def test_the_axis_order_is_stored_only_where_it_differs_from_earlier_files() -> None:
+    assert "axis_order" not in PLAIN.to_json() and GEMMA4.to_json()["axis_order"] == "yx"
+    with pytest.raises(ValueError, match="axis_order is 'xy' or 'yx'; got 'xyz'"):
+        Coordinates(axis_order="xyz")  # type: ignore[arg-type]
 
 
 def has_grid(size_wh: tuple[int, int]) -> bool:
