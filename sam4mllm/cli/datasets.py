@@ -23,6 +23,9 @@ def _convert_options(parser: ArgumentParser) -> None:
     add_dataset_options(parser)
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE.jsonl")
     add_limit_option(parser)
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave bad records out and count them, instead of ending with an error"
+    )
 
 
 def _convert(options: Namespace) -> int:
@@ -30,7 +33,7 @@ def _convert(options: Namespace) -> int:
     from sam4mllm.data.reading import read_dataset
 
     with errors_name_options():
-        samples = read_dataset(options.dataset, **data_arguments(options))
+        samples = read_dataset(options.dataset, **data_arguments(options), skip_bad=options.skip_bad)
     write_jsonl(samples, options.output)
     print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} images")
     return 0

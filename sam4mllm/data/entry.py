@@ -45,6 +45,8 @@ class DataEntry(Section):
     """For hub: the data set's own names for these columns, where they differ."""
     limit: PositiveInt | None = None
     """The maximum number of samples, from the beginning; null for all."""
+    skip_bad: bool = False
+    """Whether bad records are left out, counted in a warning, instead of ending the stage."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """How often the set is used in one epoch of training: 2 is twice, 0.25 a quarter of it; null for once."""
     count: PositiveInt | None = None

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 from sam4mllm.errors import DataError
 
+SKIP_ADVICE = "to leave out bad records, set skip_bad: true for the data set, or use `sam4mllm convert --skip-bad`"
+
 _listed: ContextVar[list[DataError] | None] = ContextVar("listed", default=None)
 
 
@@ -36,8 +38,11 @@ def record_errors() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if not add_problems([error]):
+        if add_problems([error]):
+            return
+        if SKIP_ADVICE in str(error):
             raise
+        raise DataError(f"{error}; {SKIP_ADVICE}", kind_of(error)) from error
 
 
 @contextmanager

@@ -7,18 +7,23 @@ For published data sets, `root` is a folder in the layout of LISA's repository: 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.entry import DataEntry, data_entry
+from sam4mllm.data.problems import listing_problems
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.registry import DatasetRow, dataset_names, dataset_row, load_function
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 
+logger = logging.getLogger(__name__)
+
 TRAIN = "train"
+_LISTED = 5
 _USUAL_ORDER = (TRAIN, "val", "testA", "testB", "test")
 
 
@@ -33,6 +38,7 @@ def read_dataset(
     split_by: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    skip_bad: bool = False,
 ) -> list[Sample]:
     """Read the samples of a data set, in the order of its files.
 
@@ -46,6 +52,7 @@ def read_dataset(
         split_by: Which file of refs to read, `refs({split_by}).p`: `unc`, `umd` or `google`; None for the usual one.
         columns: For `hub`: the data set's column for each of image, phrase, masks, boxes and id.
         limit: The maximum number of samples, from the beginning; None for all.
+        skip_bad: Whether bad records are left out, and counted in a warning, instead of raising an error.
 
     Raises:
         DataError: An unknown name or split; an argument that is missing or that the data set does not take; a folder
@@ -77,6 +84,7 @@ def read_dataset(
         split_by=split_by,
         columns=columns,
         limit=limit,
+        skip_bad=skip_bad,
     )
     return read_samples(entry)
 
@@ -175,9 +183,24 @@ def split_names(name: str, root: Path, split_by: str | None = None) -> list[str]
 
 
 def _read(entry: DataEntry) -> list[Any]:
-    """Call the reader of the entry's data set."""
+    """Call the reader of the entry's data set; with `skip_bad`, log how many records it leaves out.
+
+    Raises:
+        DataError: As the reader; with `skip_bad`, no record is left.
+    """
     _check_folders(entry)
-    return load_function(entry.row.reader)(entry.row, **_keys(entry.row, entry), limit=entry.limit)
+    read = load_function(entry.row.reader)
+    if not entry.skip_bad:
+        return read(entry.row, **_keys(entry.row, entry), limit=entry.limit)
+    with listing_problems() as problems:
+        items = read(entry.row, **_keys(entry.row, entry), limit=entry.limit)
+    if problems and not items:
+        raise DataError(f"{entry.name}: all of its records are bad, the first one: {problems[0]}")
+    if problems:
+        more = "; and others" if len(problems) > _LISTED else ""
+        listed = "; ".join(map(str, problems[:_LISTED]))
+        logger.warning("%s: %d bad record(s) left out: %s%s", entry.name, len(problems), listed, more)
+    return items
 
 
 def _split_names(row: DatasetRow, entry: DataEntry) -> Collection[str]:

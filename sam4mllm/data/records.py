@@ -198,12 +198,13 @@ def raise_problems(
     error_type: type[Sam4mllmError] = DataError,
     *,
     unit: Literal["line", "entry"] = "line",
+    advice: str = "",
 ) -> None:
     """Raise one error that counts all problems and lists the first ten; return if there are none.
 
     Within `listing_problems()`, each is added to the list as an error of its own, and none is raised.
 
-    `unit` is what a problem is about: a line of a JSONL file, or an entry of a JSON list.
+    `unit` is what a problem is about: a line of a JSONL file, or an entry of a JSON list. `advice` ends the message.
 
     Raises:
         Sam4mllmError: Of type `error_type`.
@@ -211,7 +212,8 @@ def raise_problems(
     if problems and not add_problems(_in_file(path, problem) for problem in problems):
         more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
         units = unit if len(problems) == 1 else _PLURALS[unit]
-        raise error_type(f"{path}: {len(problems)} bad {units}: {'; '.join(map(str, problems[:_LISTED_LINES]))}{more}")
+        listed = "; ".join(map(str, problems[:_LISTED_LINES]))
+        raise error_type(f"{path}: {len(problems)} bad {units}: {listed}{more}{advice and f'; {advice}'}")
 
 
 def _in_file(path: Path, problem: DataError) -> DataError:

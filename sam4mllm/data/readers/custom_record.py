@@ -21,6 +21,8 @@ from pydantic import ConfigDict, Field
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import Rle, from_segmentation, mask_of_image, tight_box
+from sam4mllm.data.polygon_parts import without_degenerate
+from sam4mllm.data.problems import SKIP_ADVICE
 from sam4mllm.data.records import (
     Record,
     Text,
@@ -107,9 +109,9 @@ class CustomRecordParser:
         record = parse_record(CustomRecord, value)
         path = self._images / record.image
         size_wh = self._size_wh(record, path)
-        objects = self._objects(record, image_name or record.image, size_wh)
-        ignore = None if record.ignore is None else self._rle(record.ignore, size_wh)
         source = f"{self._source} {number}"
+        objects = self._objects(record, image_name or record.image, size_wh, source)
+        ignore = None if record.ignore is None else self._rle(record.ignore, size_wh, source)
         return [
             Sample(sample_id, path, size_wh, phrase, objects, ignore, source)
             for sample_id, phrase in record.numbered_texts(f"{self._name}/{number}")
@@ -131,13 +133,15 @@ class CustomRecordParser:
             raise DataError(f"size_wh is {size_mismatch(image, size_wh, on_disk)}", "image")
         return size_wh
 
-    def _objects(self, record: CustomRecord, image_name: str, size_wh: tuple[int, int]) -> tuple[MaskObject, ...]:
+    def _objects(
+        self, record: CustomRecord, image_name: str, size_wh: tuple[int, int], source: str
+    ) -> tuple[MaskObject, ...]:
         """Return the objects of the phrase; none if neither masks nor boxes are given."""
         if record.masks is None and record.boxes is None:
             return ()
         # 1. Masks, and a box for each: the annotated one, or the tight box of the mask.
         count = len(record.masks if record.masks is not None else record.boxes or ())
-        rles = [None] * count if record.masks is None else [self._rle(mask, size_wh) for mask in record.masks]
+        rles = [None] * count if record.masks is None else [self._rle(mask, size_wh, source) for mask in record.masks]
         if record.boxes is None:
             boxes = [_tight_box(rle) for rle in rles if rle is not None]
         else:
@@ -163,7 +167,7 @@ class CustomRecordParser:
             )
         return tuple(MaskObject(key, rle, box) for key, rle, box in zip(record.object_ids, rles, boxes, strict=True))
 
-    def _rle(self, mask: object, size_wh: tuple[int, int]) -> Rle:
+    def _rle(self, mask: object, size_wh: tuple[int, int], source: str) -> Rle:
         """Return the RLE of a mask in any of its forms, after checking its size against the image's."""
         width, height = size_wh
         if isinstance(mask, str):
@@ -171,7 +175,7 @@ class CustomRecordParser:
         elif isinstance(mask, list) and mask and not isinstance(mask[0], list):
             mask = [mask]
         try:
-            return from_segmentation(mask, (height, width))
+            return from_segmentation(without_degenerate(mask, source), (height, width))
         except ValueError as error:
             raise DataError(f"a mask: {error}", "mask") from error
 
@@ -222,7 +226,7 @@ def samples_of_lines(
         samples += of_line
         if limit is not None and len(samples) >= limit:
             break
-    raise_problems(path, problems)
+    raise_problems(path, problems, advice=SKIP_ADVICE)
     if not samples and not problems:
         raise DataError(f"{path}: {empty}")
     return samples[:limit]
