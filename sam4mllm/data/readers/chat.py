@@ -17,7 +17,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sam4mllm.data.problems import record_errors
+from sam4mllm.data.problems import SKIP_ADVICE, record_errors
 from sam4mllm.data.records import (
     Record,
     Text,
@@ -97,7 +97,7 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
             problems.append(record_problem(unit, number, error))
         if len(dialogues) == limit:
             break
-    raise_problems(path, problems, unit=unit)
+    raise_problems(path, problems, unit=unit, advice=SKIP_ADVICE)
     if not dialogues and not problems:
         raise DataError(f'{path}: no chat in it; an entry is {{"image": path, "conversations": [human, gpt, ...]}}')
     return dialogues
