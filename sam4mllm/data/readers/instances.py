@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import from_segmentation, tight_box
+from sam4mllm.data.polygon_parts import without_degenerate
 from sam4mllm.data.problems import record_errors
 from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
 from sam4mllm.data.sample import MaskObject
@@ -139,7 +140,8 @@ class Instances:
         try:
             has_box = "bbox" in record.model_fields_set
             box_alone = self._boxes_alone and has_box and record.segmentation in (None, [])
-            rle = None if box_alone else from_segmentation(record.segmentation, (height, width))
+            segmentation = without_degenerate(record.segmentation, where_annotation)
+            rle = None if box_alone else from_segmentation(segmentation, (height, width))
             box = _box(record.bbox) if has_box else (rle and tight_box(rle)) or _NO_BOX
             check_box(box, (width, height), rle)
         except (ValueError, DataError) as error:
