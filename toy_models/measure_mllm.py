@@ -4,7 +4,8 @@
 
 For phrases about one object, the model is asked "Point to ..." and, separately, for the box. The table has, over the
 phrases whose box is right (IoU above 0.5), the share of points on the visible part of the object, and the same for the
-center of the true box and for a random place in it; then the share of right answers to the yes/no questions.
+center of the true box and for a random place in it; then the share of right answers about all points of the yes/no
+questions.
 """
 
 from __future__ import annotations

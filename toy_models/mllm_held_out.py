@@ -62,8 +62,8 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
     """Return how right an answer is, from 0 to 1.
 
     For points, in the order of the answer, it is the share of them that are on the visible part of the shape, or off it
-    for points near it. Other text must be that of the pre-training. Boxes must be as many as the shapes, and match them
-    with an IoU above 0.5.
+    for points near it; for yes/no questions, the share of right ones. Other text must be that of the pre-training.
+    Boxes must be as many as the shapes, and match them with an IoU above 0.5.
     """
     if exchange.answer_points:
         parts = answer.split(";")
@@ -73,13 +73,16 @@ def score(scene: Scene, exchange: Exchange, answer: str) -> float:
             for index, part in zip(exchange.answer_shapes, parts, strict=False)
         ]
         return sum(shares) / max(len(parts), len(exchange.answer_shapes))
-    if exchange.kind in ("on", "at", "count"):
+    if exchange.kind == "on":
+        right = [a == b for a, b in zip(answer.strip().split("; "), exchange.answer.split("; "), strict=False)]
+        return sum(right) / max(len(answer.split("; ")), len(exchange.answer.split("; ")))
+    if exchange.kind in ("at", "count"):
         return float(answer.strip() == exchange.answer)
     parsed = AnswerGrammar().parse(answer, scene.size_wh)
     truth = [scene.shapes[i].box for i in exchange.answer_shapes]
     boxes = [prompt.box for prompt in parsed.prompts if prompt.box is not None]
-    right = parsed.status == ("ok" if truth else "no_object") and len(boxes) == len(truth)
-    return float(right and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth))
+    is_right = parsed.status == ("ok" if truth else "no_object") and len(boxes) == len(truth)
+    return float(is_right and all(max((t.iou(b) for b in boxes), default=0.0) > 0.5 for t in truth))
 
 
 def _share_of_right_points(scene: Scene, index: int, answer: str, flags: tuple[bool, ...]) -> float:

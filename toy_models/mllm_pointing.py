@@ -13,11 +13,15 @@
     Look for the red ring. Is (388,102) on it?          yes
     Where is "the red ring"? ... [351,009,480,201] ... Is (388,102) on it?
                                                         yes
+    Is (388,102) on the shape in [349,012,482,190]?     yes
+    For the shape in [349,012,482,190], are (388,102)(366,050)(430,140) on it?
+                                                        yes; no; no
     What is at (388,102)?                               the red ring
     Count all the red shapes.                           3
 
 The point of the first question is well inside the visible part; those of the second one are uniform on it; those of
-the third one are uniform off it, in the box widened by 10 %.
+the third one are uniform off it, in the box widened by 10 %. The boxes of questions are inexact, like predicted ones;
+where shapes share a box, an earlier turn with the phrase tells which one is meant.
 """
 
 from __future__ import annotations
@@ -34,17 +38,25 @@ from mllm_text import (
     known_phrase,
     left_to_right,
     spans_in,
+    with_fillers,
 )
 
-from sam4mllm.geometry import Grid
+from sam4mllm.geometry import Box, Grid, SamPrompt
+from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes
+from sam4mllm.synthetic.nouns import pick
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
+from sam4mllm.targets.sampling import jittered_boxes
 
 _Points = tuple[tuple[float, float], ...]
 # The kinds of phrases, each for one object, that the questions about points use.
-_SINGLE = ("attribute", "attribute", "attribute", "position", "relation", "superlative", "reasoning", "overlap")
+_SINGLE = ("attribute",) * 3 + ("position", "relation", "superlative", "reasoning") + ("overlap",) * 3
 _WIDEN = 0.1
+# Questions about several points have at most this many, since a row of tokens is limited.
+_MOST_POINTS = 8
+# Boxes with a lower IoU tell their shapes apart.
+_APART_IOU = 0.2
 # Words that a question can ask for before the points on a shape and before those off it.
 _NAMES = (
     ("in", "out"), ("yes", "no"), ("good", "bad"), ("inside", "outside"), ("hit", "miss"), ("a", "b"), ("x", "o"),
@@ -60,7 +72,7 @@ def exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
 
 def point_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     """Return about a dozen exchanges about points of one scene."""
-    counts = ((point_to, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 5))
+    counts = ((point_to, 2), (_places, 2), (_places_near, 2), (_mark, 3), (_is_on, 4), (_is_on_shape_in, 5))
     makers = [maker for maker, count in counts for _ in range(count)]
     found = [maker(scene, rng, phrase) for maker in makers if (phrase := _single(scene, rng)) is not None]
     found += [_what_is_at(scene, rng), _what_is_at(scene, rng)]
@@ -177,25 +189,61 @@ def _mark_question(
 
 
 def _is_on(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
-    shape = scene.shapes[phrase.shapes[0]]
-    share = rng.random()
-    if share < 0.5:
-        points = places_on(shape, rng, 1)
-    elif share < 0.85:
-        points = places_near(scene, shape, rng, 1)
-    else:
-        points = _sample(~shape.mask, rng, 1)
-    ((x, y),) = points
+    """Ask whether a point is on the phrase's shape, which may be in an earlier turn."""
+    points, answer = _points_and_answer(scene, scene.shapes[phrase.shapes[0]], rng, 1)
     where = write_points(points, scene.size_wh)
-    form = rng.random()
-    question = f"Is {where} on {phrase.text}?"
-    if form < 0.3:
-        question = f"Look for {phrase.text}. Is {where} on it?"
-    elif form < 0.6:
-        box = boxes_answer(scene, phrase.shapes)
-        question = f"{ask_boxes(phrase.text)}{NEXT_ANSWER}{box}{NEXT_QUESTION}Is {where} on it?"
-    answer = "yes" if shape.mask[int(y), int(x)] else "no"
+    question = pick(
+        rng,
+        (
+            f"Is {where} on {phrase.text}?",
+            f"Look for {phrase.text}. Is {where} on it?",
+            f"{_earlier_turn(scene, phrase)}Is {where} on it?",
+        ),
+    )
     return Exchange("on", question, answer, phrase.shapes, spans_in(question, phrase), question_points=points)
+
+
+def _is_on_shape_in(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> Exchange:
+    """Ask whether each of one or several points is on the shape in a box, which is that of the phrase's shape."""
+    (index,) = phrase.shapes
+    box = scene.shapes[index].box
+    # 1. The points, and the inexact box.
+    count = 1 if rng.random() < 0.6 else int(rng.integers(2, _MOST_POINTS + 1))
+    points, answer = _points_and_answer(scene, scene.shapes[index], rng, count)
+    (inexact_xyxy,) = jittered_boxes(box, scene.size_wh, rng, share=_WIDEN, count=1)
+    region = AnswerGrammar().write([SamPrompt(Box(*inexact_xyxy.tolist()))], scene.size_wh)
+    # 2. The question; one point comes before or after the box, several come after it.
+    where = write_points(points, scene.size_wh)
+    question = f"For the shape in {region}, {'is' if count == 1 else 'are'} {where} on it?"
+    if count == 1 and rng.random() < 0.5:
+        question = f"Is {where} on the shape in {region}?"
+    question = with_fillers(question, rng)
+    # 3. Without an earlier turn, the box is the noun phrase; it has to tell which shape is meant.
+    shares_box = any(i != index and shape.box.iou(box) > _APART_IOU for i, shape in enumerate(scene.shapes))
+    if shares_box or rng.random() < 0.6:
+        question = _earlier_turn(scene, phrase) + question
+        spans = spans_in(question, phrase)
+    else:
+        start = question.index(region)
+        spans = ((start, start + len(region), phrase.shapes),)
+    return Exchange("on", question, answer, phrase.shapes, spans, question_points=points)
+
+
+def _earlier_turn(scene: Scene, phrase: Phrase) -> str:
+    return f"{ask_boxes(phrase.text)}{NEXT_ANSWER}{boxes_answer(scene, phrase.shapes)}{NEXT_QUESTION}"
+
+
+def _points_and_answer(scene: Scene, shape: Shape, rng: np.random.Generator, count: int) -> tuple[_Points, str]:
+    """Return points of which about half are on the shape, most others near it, and yes or no for each."""
+    points: list[tuple[float, float]] = []
+    for share in rng.random(count):
+        if share < 0.5:
+            points += places_on(shape, rng, 1)
+        elif share < 0.85:
+            points += places_near(scene, shape, rng, 1)
+        else:
+            points += _sample(~shape.mask, rng, 1)
+    return tuple(points), "; ".join("yes" if shape.mask[int(y), int(x)] else "no" for x, y in points)
 
 
 def _what_is_at(scene: Scene, rng: np.random.Generator) -> Exchange:

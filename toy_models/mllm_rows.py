@@ -69,6 +69,8 @@ class Packer:
         self.between = tokenizer.encode(NEXT_ANSWER)
         self.again = tokenizer.encode("\n<|im_start|>user\n")
         self.numbers = {tokenizer.encode(f"{n:03d}")[0] for n in range(1000)}
+        self.point_end = tokenizer.convert_tokens_to_ids(")")
+        self.yes_no = {tokenizer.encode(text)[-1] for text in ("yes", "no", "; yes", "; no")}
 
     def pack(self, scene: Scene, all_exchanges: list[Exchange], rng: np.random.Generator) -> Packed:
         """Return the exchanges as at most `MAX_ROWS` rows; exchanges that do not fit are dropped."""
@@ -160,16 +162,13 @@ class Packer:
             return [self.first_image + row * CELLS + column]
 
         found = []
-        # In a question that follows an earlier turn, the numbers of that turn's box come first.
-        numbers = [i for i in range(first_answer) if ids[i] in self.numbers][-2 * len(exchange.question_points) :]
-        for n, point in enumerate(exchange.question_points):
-            x, y = numbers[2 * n : 2 * n + 2]
-            found.append((PHRASE_LAYER, POINT, y, [len(self.prefix) + x]))
+        at_y, at_answers = self._question_points(exchange, ids, first_answer)
+        for point, y, positions in zip(exchange.question_points, at_y, at_answers, strict=True):
+            found.append((PHRASE_LAYER, POINT, y, [len(self.prefix) + y - 2]))
             found.append((WORD_LAYER, POINT, y, token_at(point)))
-            for i in range(first_answer - 1, len(ids) - 2):
-                found.append((LINK_LAYER, POINT, i, [len(self.prefix) + y]))
-                if exchange.kind == "at":
-                    found.append((ANSWER_LAYER, POINT, i, token_at(point)))
+            found += [(LINK_LAYER, POINT, i, [len(self.prefix) + y]) for i in positions]
+            if exchange.kind == "at":
+                found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in positions]
         if exchange.answer_points:
             # The numbers of a shape are those of its box, if the answer has boxes, and then those of its points.
             numbers_per_shape = len(before_number) // len(exchange.answer_shapes)
@@ -180,18 +179,35 @@ class Packer:
                 found += [(ANSWER_LAYER, POINT, i, token_at(point)) for i in before_number[first : first + 2]]
         return found
 
+    def _question_points(
+        self, exchange: Exchange, ids: list[int], first_answer: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """Return where the y of each point of the question is, and the positions that predict its part of the answer.
+
+        The answer is a list of yes and no, one for each point, or is about one point as a whole.
+        """
+        ends = [i for i in range(first_answer) if ids[i] == self.point_end and ids[i - 1] in self.numbers]
+        at_y = [i - 1 for i in ends[len(ends) - len(exchange.question_points) :]]
+        if exchange.kind == "on":
+            return at_y, [[i] for i in range(first_answer - 1, len(ids) - 1) if ids[i + 1] in self.yes_no]
+        return at_y, [list(range(first_answer - 1, len(ids) - 2)) for _ in at_y]
+
     def _match(
         self, exchange: Exchange, ids: list[int], first_answer: int, word: int
     ) -> list[tuple[int, int, int, list[int]]]:
-        """Return attention targets for comparing a point with a noun phrase: the later one attends to the earlier one.
+        """Return attention targets for comparing points with a noun phrase: the later one attends to the earlier one.
 
-        If the point is not on the shape it attends to the first token. The answer attends to the later one.
+        If a point is not on the shape it attends to the first token. Its part of the answer attends to the later one.
+        A phrase that follows its point has one point only.
         """
-        y = [i for i in range(first_answer) if ids[i] in self.numbers][-1]
-        earlier, later = sorted((y, word))
-        attend_to = len(self.prefix) + earlier if exchange.answer == "yes" else 0
         prefix = len(self.prefix)
-        return [(LINK_LAYER, POINT, later, [attend_to]), (ANSWER_LAYER, POINT, first_answer - 1, [prefix + later])]
+        found: list[tuple[int, int, int, list[int]]] = []
+        at_y, at_answers = self._question_points(exchange, ids, first_answer)
+        for y, positions, text in zip(at_y, at_answers, exchange.answer.split("; "), strict=True):
+            earlier, later = sorted((y, word))
+            found.append((LINK_LAYER, POINT, later, [prefix + earlier if text == "yes" else 0]))
+            found += [(ANSWER_LAYER, POINT, i, [prefix + later]) for i in positions]
+        return found
 
 
 def make_packed(packer: Packer, index: int) -> Packed:

@@ -5,8 +5,8 @@ what is at a point or in a box, and how many objects there are (`mllm_pointing.p
 every token of the answers, as real models are, but not on the questions or on the answer format of PPG and PQPP.
 
 Left to the fine-tuning are no-target phrases that state a wrong side ("the ring left of the star"), all but the first
-two clues of each silhouette ("reasoning"), and all wordings but "on the" and "behind the" of relations between shapes
-that share a box ("overlap").
+two clues of each silhouette ("reasoning"), and the wordings "in front of" and "around" of relations between shapes that
+share a box ("overlap").
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _COUNTS = {
     "pair": 1,
     "nothing": 3,
     "reasoning": 3,
-    "overlap": 2,
+    "overlap": 4,
 }
 # Clues that the pre-training uses; the others are new to the model when it is fine-tuned.
 KNOWN_CLUES = tuple(clue for clues in KNOWN_FOR.values() for clue in clues[:2])
 # Wordings of phrases about shapes that share a box, which the pre-training does not use.
-UNKNOWN_WORDINGS = ("what is", " in front of ", " around ")
+UNKNOWN_WORDINGS = (" in front of ", " around ")
 _GRAMMAR = AnswerGrammar()
 # Words at the end of a part of the questions. In pre-training they have no meaning and no order, so that the model can
 # still answer questions with more words than those of the pre-training.
@@ -115,7 +115,7 @@ def box_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
             phrase = known_phrase(scene, rng, kind)
             if phrase is None:
                 continue
-            question = _with_fillers(ask_boxes(phrase.text), rng)
+            question = with_fillers(ask_boxes(phrase.text), rng)
             shapes = left_to_right(scene, phrase.shapes)
             spans = spans_in(question, phrase)
             by_question.setdefault(question, Exchange(kind, question, boxes_answer(scene, shapes), shapes, spans))
@@ -130,12 +130,13 @@ def box_exchanges(scene: Scene, rng: np.random.Generator) -> list[Exchange]:
     return list(by_question.values())
 
 
-def _with_fillers(question: str, rng: np.random.Generator) -> str:
+def with_fillers(question: str, rng: np.random.Generator) -> str:
     """Return half of the questions unchanged, and the others with a few words that do not change their meaning."""
     if rng.random() < 0.5:
         return question
     words = rng.permutation(_FILLERS)[: int(rng.integers(2, 10))]
-    return f"{question.removesuffix('.')}, {' '.join(words)}."
+    separator = " " if question.endswith("?") else ", "
+    return f"{question.removesuffix('.')}{separator}{' '.join(words)}."
 
 
 def _random_text(rng: np.random.Generator) -> str:

@@ -60,14 +60,15 @@ def test_yes_no_and_content_questions_are_answered_by_the_pixel_that_is_written(
     answers = set()
     for scene, exchange in EVERY:
         if exchange.kind == "on":
-            (pixel,) = pixels_in(exchange.question, scene)
-            assert exchange.answer == ("yes" if scene.shapes[exchange.answer_shapes[0]].mask[pixel] else "no")
-            answers.add(exchange.answer)
+            mask = scene.shapes[exchange.answer_shapes[0]].mask
+            texts = ["yes" if mask[pixel] else "no" for pixel in pixels_in(exchange.question, scene)]
+            assert exchange.answer == "; ".join(texts)
+            answers |= {*texts, len(texts)}
         if exchange.kind == "at":
             (pixel,) = pixels_in(exchange.question, scene)
             there = [f"the {shape.colour} {shape.name}" for shape in scene.shapes if shape.mask[pixel]]
             assert exchange.answer == (there[0] if there else "nothing")
-    assert answers == {"yes", "no"}
+    assert answers >= {"yes", "no", 1, 2, 3}
 
 
 def test_the_pretraining_holds_neither_the_questions_nor_the_answers_of_ppg_and_pqpp() -> None:
@@ -83,7 +84,7 @@ def test_the_pretraining_leaves_wordings_of_overlaps_and_half_of_the_clues_to_th
     unknown = [clue for clues in KNOWN_FOR.values() for clue in clues if clue not in text.KNOWN_CLUES]
     assert len(unknown) == len(text.KNOWN_CLUES) == 2 * len(KNOWN_FOR)
     for _, exchange in EVERY:
-        assert not any(words in exchange.question for words in (*unknown, " in front of ", " around ", '"what is'))
+        assert not any(words in exchange.question for words in (*unknown, " in front of ", " around "))
 
 
 def test_an_interior_point_is_farther_from_the_border_than_most_pixels() -> None:
