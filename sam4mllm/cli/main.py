@@ -17,6 +17,7 @@ from sam4mllm.cli.overwriting import check_outputs
 from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.utils.distributed import join_processes
+from sam4mllm.utils.interruption import INTERRUPTED, exit_soon_after_interrupt
 from sam4mllm.utils.library_logging import silence_libraries
 
 SUBCOMMANDS: dict[str, Subcommand] = {
@@ -88,24 +89,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(sys.argv[1:] if arguments is None else arguments)
     subcommand = SUBCOMMANDS[options.subcommand]
     silence_libraries()
+    interrupted = f"sam4mllm: interrupted; run the same command again{' to resume' if subcommand.resumes else ''}"
     try:
-        check_outputs(options)
-        with join_processes() as options.processes:
-            if options.processes.world_size > 1 and not subcommand.distributed:
-                distributed = ", ".join(each.name for each in SUBCOMMANDS.values() if each.distributed)
-                raise LaunchError(
-                    f"{subcommand.name} runs in one process; only {distributed} can be started by a launcher"
-                )
-            return subcommand.run(options)
+        with exit_soon_after_interrupt(interrupted):
+            return _run(subcommand, options)
     except Sam4mllmError as error:
         if options.traceback:
             raise
         print(f"sam4mllm: error: {_original_message(error)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        hint = "; run the same command again to resume" if subcommand.resumes else ""
-        print(f"sam4mllm: interrupted{hint}", file=sys.stderr)
-        return 130
+        print(interrupted, file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         # The program that reads standard output has ended (`| head`). The interpreter flushes standard output when it
         # exits, so it is redirected to a file that can be written.
@@ -127,6 +122,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = (str(error) or "the machine's memory is used up").splitlines()[0]
         print(f"sam4mllm: error: out of memory, outside of any batch: {reason}", file=sys.stderr)
         return 2
+
+
+def _run(subcommand: Subcommand, options: Namespace) -> int:
+    """Check the outputs, join the processes of a launcher, and run the subcommand."""
+    check_outputs(options)
+    with join_processes() as options.processes:
+        if options.processes.world_size > 1 and not subcommand.distributed:
+            distributed = ", ".join(each.name for each in SUBCOMMANDS.values() if each.distributed)
+            raise LaunchError(f"{subcommand.name} runs in one process; only {distributed} can be started by a launcher")
+        return subcommand.run(options)
 
 
 def _original_message(error: Sam4mllmError) -> str:

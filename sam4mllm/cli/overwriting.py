@@ -13,7 +13,7 @@ from sam4mllm.cli.output import STDOUT
 from sam4mllm.data.registry import DATASETS, dataset_names
 from sam4mllm.errors import DataError
 from sam4mllm.runs.file_names import CHECKPOINT_FILES, JOB_FILES, WRITTEN_FILES
-from sam4mllm.utils.atomic_io import check_folder_of
+from sam4mllm.utils.atomic_io import check_folder_of, remove_leftovers
 
 if TYPE_CHECKING:
     from sam4mllm.recipe.schema import Recipe
@@ -58,6 +58,8 @@ class _Inputs:
 def check_outputs(options: Namespace) -> None:
     """Check every output of a parsed command line against everything that the subcommand reads.
 
+    Temporary files that a killed process left beside an output file are removed.
+
     Raises:
         DataError: An output is an input, a file of a data set, of a checkpoint or of a run, or another output; its
             folder does not exist; it exists and holds something else than such an output.
@@ -78,6 +80,8 @@ def check_outputs(options: Namespace) -> None:
         if file.resolve() in written:
             raise DataError(f"{file}: is given for two outputs; give another file with {option}")
         written.append(file.resolve())
+    for file in written:
+        remove_leftovers(file)
 
 
 def check_not_recipe_data(recipe: Recipe, file: str | None) -> None:

@@ -173,7 +173,7 @@ def _segmenter_section(
         return run.recipe.segmenter
     if base == EMBEDDED:
         return SegmenterSection(checkpoint=EMBEDDED)
-    run_name = "" if Path(base).is_dir() else did_you_mean_run(base)
+    advice = "" if Path(base).is_dir() else did_you_mean_run(base)
     raise ModelError(
-        f"base model {base!r} has no segmenter of its own{run_name or '; give a SAM checkpoint (--segmenter CHECKPOINT)'}"
+        f"base model {base!r} has no segmenter of its own{advice or '; give a SAM checkpoint (--segmenter CHECKPOINT)'}"
     )

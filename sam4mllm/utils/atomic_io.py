@@ -5,6 +5,7 @@ A process that is killed at any moment leaves the old file or the new one, never
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -22,7 +23,7 @@ _QUOTED_ERRNO = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
 _TORCH_WRITE_ERROR = re.compile(r"PytorchStreamWriter|inline_container")
 _PROBE_BYTES = 2**20
 # The name of a temporary file: a point, the final name, the process, and the suffix that libraries choose a format by.
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.[^.]+)?")
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.[^.]+)?")
 
 
 def check_folder_of(file: Path) -> None:
@@ -94,6 +95,25 @@ def remove_temporary_files(folder: Path) -> None:
     for file in folder.glob(".*.tmp*"):
         if _TEMPORARY.fullmatch(file.name):
             file.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of `path` whose processes have ended; others may be writing to the same folder."""
+    for file in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
+        found = _TEMPORARY.fullmatch(file.name)
+        if found and not _is_running(int(found[1])):
+            file.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        # It is that of another user.
+        return True
+    return True
 
 
 def remove_folder(folder: Path) -> None:

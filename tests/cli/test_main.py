@@ -116,19 +116,36 @@ def test_an_output_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: 
         main(["--traceback", *arguments])
 
 
-def test_an_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted(output: Path, *, full: bool) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "function", "advice"),
+    [
+        (["demo"], "sam4mllm.demo.run_demo", " to resume"),
+        (["shapes", "new"], "sam4mllm.synthetic.writer.write_dataset", ""),
+    ],
+)
+def test_an_interruption_ends_with_130_and_names_the_way_to_resume(
+    arguments: list[str],
+    function: str,
+    advice: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sam4mllm.demo.run_demo", interrupted)
-    assert main(["demo"]) == 130
-    assert capsys.readouterr().err == "sam4mllm: interrupted; run the same command again to resume\n"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(function, interrupted)
+    assert main(arguments) == 130
+    assert capsys.readouterr().err == f"sam4mllm: interrupted; run the same command again{advice}\n"
+    assert list(tmp_path.glob("*/*")) == []
 
 
-def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def defect(output: Path, *, full: bool) -> None:
         raise RuntimeError("ours")
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sam4mllm.demo.run_demo", defect)
     with pytest.raises(RuntimeError, match="ours"):
         main(["demo"])
@@ -142,11 +159,16 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_memory_that_runs_out_where_nothing_can_be_divided_gets_one_line(
-    error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def load(*arguments: object, **options: object) -> None:
         raise error
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sam4mllm.demo.run_demo", load)
     assert main(["demo"]) == 2
     written = capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,14 @@ from safetensors import SafetensorError
 
 from sam4mllm.errors import DataError
 from sam4mllm.utils import atomic_io
-from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, file_sha256, writing
+from sam4mllm.utils.atomic_io import (
+    atomic_path,
+    atomic_write_text,
+    file_sha256,
+    remove_folder,
+    remove_leftovers,
+    writing,
+)
 
 
 def test_a_file_is_replaced_by_the_new_content(tmp_path: Path) -> None:
@@ -119,3 +127,31 @@ def test_a_pipe_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=f"{name}: is not a regular file"):
             atomic_write_text(tmp_path / name, "new")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_the_temporary_files_of_ended_processes_are_removed_and_those_of_running_ones_are_not(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [f".a[1].json.{ended.pid}.tmp.json", f".a[1].json.{os.getpid()}.tmp.json", f".b.json.{ended.pid}.tmp.json"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_leftovers(tmp_path / "a[1].json")
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_a_folder_is_renamed_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it removes a folder leaves none that looks complete."""
+
+    def killed(folder: Path, **options: object) -> None:
+        if Path(folder).exists():
+            raise KeyboardInterrupt
+
+    (tmp_path / "best-2").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_folder(tmp_path / "best-2")
+    assert [path.name for path in tmp_path.iterdir()] == ["removed-best-2"]
+    (tmp_path / "best-2").mkdir()
+    remove_folder(tmp_path / "best-2")
+    assert list(tmp_path.iterdir()) == []
