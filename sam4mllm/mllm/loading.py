@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 from safetensors import SafetensorError
@@ -120,7 +121,7 @@ def load_processor(
 
     source = resolve_base(base)
     try:
-        family = family_of(AutoConfig.from_pretrained(source).model_type)
+        family = family_of(AutoConfig.from_pretrained(source, trust_remote_code=False).model_type)
     except (OSError, ValueError, KeyError) as error:
         raise _base_error(base, error) from error
     processor = _load_processor(base, source, adapter)
@@ -160,9 +161,13 @@ def _load_model(
     try:
         with transformers_bars_on_terminals_only():
             model, report = AutoModelForImageTextToText.from_pretrained(
-                source, dtype="auto" if dtype == "auto" else getattr(torch, dtype), output_loading_info=True, **extra
+                source,
+                dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+                output_loading_info=True,
+                trust_remote_code=False,
+                **extra,
             )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _base_error(base, error) from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -181,9 +186,18 @@ def _base_error(base: str, error: Exception) -> ModelError:
             "the id and the network, or give a folder written by save_pretrained"
         )
     return ModelError(
-        f"base model {base!r} does not load as an image-text-to-text model: {first_line(error)}; "
+        f"base model {base!r} does not load as an image-text-to-text model: {loading_problem(error)}; "
         'give a folder written by save_pretrained, a Hub id, or "shapes"'
     )
+
+
+def loading_problem(error: Exception) -> str:
+    """Return why a model does not load; what would run code is explained here, as the libraries advise to allow it."""
+    if "trust_remote_code" in str(error):
+        return "it needs Python code of its own repository, which is never run"
+    if isinstance(error, UnpicklingError):
+        return "its weights are a pickle of other objects than weights, which is not read"
+    return first_line(error)
 
 
 def is_hub_id(base: str) -> bool:
@@ -227,7 +241,7 @@ def _quantization_config(base: str, source: str, quantization: Quantization, qua
             f"model.quantization {quantization!r} needs bitsandbytes: pip install 'sam4mllm[quantization]'"
         )
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
             model = AutoModelForImageTextToText.from_config(config)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
@@ -251,9 +265,9 @@ def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:
     if adapter is not None and any((Path(adapter) / name).is_file() for name in _PROCESSOR_FILES):
         source = str(adapter)
     try:
-        processor = AutoProcessor.from_pretrained(source)
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"the processor of {source!r} does not load: {first_line(error)}") from error
+        raise ModelError(f"the processor of {source!r} does not load: {loading_problem(error)}") from error
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None:
         raise ModelError(f"{source!r} has no processor for images and text: got {type(processor).__name__}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.image_size import Limits
-from sam4mllm.mllm.loading import DType, Mllm, first_line, load_processor, resolve_base
+from sam4mllm.mllm.loading import DType, Mllm, load_processor, loading_problem, resolve_base
 
 
 def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | None = None) -> Mllm:
@@ -29,7 +29,7 @@ def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | Non
     processor, family = load_processor(base, image_size)
     source = resolve_base(base)
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         # Some checkpoints have their dtype in the language model's config only.
         stored = config.dtype or config.get_text_config().dtype or torch.float32
         chosen = stored if dtype == "auto" else getattr(torch, dtype)
@@ -40,7 +40,7 @@ def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | Non
         model.tie_weights()
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise ModelError(
-            f"base model {base!r} is not an image-text-to-text model of transformers: {first_line(error)}"
+            f"base model {base!r} is not an image-text-to-text model of transformers: {loading_problem(error)}"
         ) from error
     model.generation_config = _generation_config(source, model.generation_config)
     return Mllm(model.eval(), processor, family)

@@ -7,8 +7,9 @@ where ruamel's own rules give other types. A duplicate key is an error, because 
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -34,6 +35,8 @@ _SCALARS: dict[str, Callable[[str], Any]] = {
     _FLOAT: float,
     _STR: str,
 }
+# Aliases of aliases can stand for any number of values in a few lines of text; a recipe has hundreds.
+_MAX_VALUES = 100_000
 # What ruamel's rules for YAML 1.1 and 1.2 take for another type than text, such as `no`, `1_000` and `1:30`.
 _OTHER_READERS = tuple((tag, pattern) for _, tag, pattern, _ in implicit_resolvers)
 
@@ -42,20 +45,22 @@ def read_yaml(text: str) -> Any:
     """Parse `text` into None, bool, int, float, str, list and dict.
 
     Raises:
-        ValueError: Invalid YAML, a duplicate key, a key that is not text, or a tag of another type; the message is one
-            line with the line and column, counted from 1.
+        ValueError: Invalid YAML, a duplicate key, a key that is not text, a tag of another type, nesting that is too
+            deep, or more than `_MAX_VALUES` values; the message is one line with the line and column, counted from 1.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _ReadResolver
     try:
         node = yaml.compose(text)
-        return None if node is None else _value(node, ())
+        return None if node is None else _value(node, (), itertools.count(1))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         position = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ValueError(f"{position}{error.problem}") from error
     except YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("lists or mappings are nested too deeply") from error
 
 
 def write_yaml(value: Any) -> str:
@@ -108,21 +113,26 @@ class _Representer(SafeRepresenter):
 _Representer.add_representer(float, _Representer.represent_float)
 
 
-def _value(node: Node, parents: tuple[Node, ...]) -> Any:
-    """Return the value of a node inside `parents`, which are checked because an alias may lead back to one of them."""
+def _value(node: Node, parents: tuple[Node, ...], count: Iterator[int]) -> Any:
+    """Return the value of a node inside `parents`, which are checked because an alias may lead back to one of them.
+
+    `count` yields the number of values so far.
+    """
+    if next(count) > _MAX_VALUES:
+        raise MarkedYAMLError(None, None, f"found more than {_MAX_VALUES} values", node.start_mark)
     if any(node is parent for parent in parents):
         raise MarkedYAMLError(None, None, "found a recursive alias", node.start_mark)
     if isinstance(node, SequenceNode) and node.tag == _SEQ:
-        return [_value(item, (*parents, node)) for item in node.value]
+        return [_value(item, (*parents, node), count) for item in node.value]
     if isinstance(node, MappingNode) and node.tag == _MAP:
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = _value(key_node, (*parents, node))
+            key = _value(key_node, (*parents, node), count)
             if not isinstance(key, str):
                 raise MarkedYAMLError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in mapping:
                 raise MarkedYAMLError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            mapping[key] = _value(value_node, (*parents, node))
+            mapping[key] = _value(value_node, (*parents, node), count)
         return mapping
     if isinstance(node, ScalarNode) and node.tag in _SCALARS:
         try:

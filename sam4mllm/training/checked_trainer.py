@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from sam4mllm.errors import DeviceMemoryError, TrainingError
+from sam4mllm.errors import DeviceMemoryError, ModelError, TrainingError
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.file_names import ADAPTER_WEIGHTS
 from sam4mllm.training.collator import IGNORED, Collator, describe
@@ -47,6 +48,20 @@ class CheckedTrainer(NamedCheckpointTrainer):
         self._batches: list[Sequence[Conversation]] = []
         self._random_states: list[torch.Tensor] = []
         self._share = 1.0
+
+    def train(self, resume_from_checkpoint: str | None = None, **options: Any) -> Any:
+        """Train, from a checkpoint or from the beginning.
+
+        Raises:
+            ModelError: A file of the checkpoint is a pickle of other objects than states of training.
+        """
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+        except UnpicklingError as error:
+            raise ModelError(
+                f"{resume_from_checkpoint}: a file in it is a pickle of other objects than the states of training, and "
+                "was not read; remove that folder to resume from an earlier checkpoint"
+            ) from error
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of the next optimizer step."""

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import Field
 
 from sam4mllm.data.problems import SKIP_ADVICE, record_errors
+from sam4mllm.data.readers.instances import image_path
 from sam4mllm.data.records import (
     Record,
     Text,
@@ -117,7 +118,7 @@ def read_explanations(
         limit: The maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: The file is missing or malformed, or an image is missing.
+        DataError: The file is missing or malformed, or an image is missing or outside of the folder.
     """
     path = row.folder_in(root) / "explanatory" / "train.json"
     folder = row.folder_in(root) / "train" if images is None else images
@@ -129,7 +130,7 @@ def read_explanations(
         where = f"{path}, entry {index}"
         with record_errors():
             record = parse_record(_Explanation, value, where)
-            image = _existing(folder / record.image, f"{where}: ")
+            image = _existing(image_path(folder, record.image, where), f"{where}: ")
             dialogues.append(
                 Dialogue(f"reasonseg-explanations/{index}", image, ((record.query, record.outputs),), where)
             )

@@ -6,6 +6,7 @@ parsing its JSON.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -106,12 +107,12 @@ class Instances:
         """Return the path of the image with this id; the file is not opened.
 
         Raises:
-            DataError: No such image, or a record without a name.
+            DataError: No such image, or a record without a name, or one that leaves the folder of the images.
         """
         if image_id not in self._image_records:
             raise DataError(f"{where}: {self.path} has no image {image_id}", "reference")
         record = parse_record(_ImageName, self._image_records[image_id], f"{self.path}, image {image_id}")
-        return self._folder / record.file_name
+        return image_path(self._folder, record.file_name, f"{self.path}, image {image_id}")
 
     def image_of(self, annotation_id: int, where: str) -> int:
         """Return the id of an annotation's image.
@@ -171,6 +172,24 @@ class Instances:
     def _raise_bad_id(record: Any, where: str) -> NoReturn:
         record_id = parse_record(_Identified, record, where).id
         raise DataError(f"{where}: an earlier record has the id {record_id} as well; remove one", "duplicate")
+
+
+def image_path(folder: Path, name: str, where: str) -> Path:
+    """Return the path of an image that a downloaded file names; `where` names the record in errors.
+
+    Symbolic links are followed, as images are often linked from another disk.
+
+    Raises:
+        DataError: The name leaves `folder`, by `..` or as an absolute path.
+    """
+    absolute = os.path.abspath(folder)
+    if "\0" in name or not Path(os.path.normpath(os.path.join(absolute, name))).is_relative_to(absolute):
+        raise DataError(
+            f"{where}: the image's name {shorten(name)} leaves the folder of the images, {folder}; name it from that "
+            "folder, or set `images` to a folder that holds all images",
+            "image",
+        )
+    return folder / name
 
 
 def _box(bbox: object) -> Box:
