@@ -2,9 +2,10 @@
 
 RefCOCO, RefCOCO+ and RefCOCOg split one pool of images in different ways, so the training split of one holds test
 images of another. Two images are the same if they are one file, if their names hold the same COCO id, or, unless both
-names are COCO's, if their files hold the same bytes. Generated images have names in COCO's form, but no COCO ids. Only
-files of equal length are hashed, so the filter costs little more than listing the folders. An image that was
-re-encoded under another name is not found.
+names are COCO's, if their files hold the same bytes. A name of twelve digits alone may be another program's, such as
+that of a frame of a video, so files of such names and equal ids are compared. Generated images have names in COCO's
+form, but no COCO ids. Only files of equal length are hashed, so the filter costs little more than listing the folders.
+An image that was re-encoded under another name is not found.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
 from sam4mllm.data.entry import DataEntry, DataSection
 from sam4mllm.data.reading import TRAIN, images_of_splits, read_dialogues, read_samples
 from sam4mllm.data.registry import is_generated
@@ -23,7 +28,11 @@ from sam4mllm.utils.atomic_io import file_sha256
 Reason = Literal["file", "coco id", "content"]
 
 # COCO_train2014_000000123456.jpg, and since 2017 000000123456.jpg. An id is the same image in all years.
-_COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)\d{4}_)?(\d{12})")
+_COCO_NAME = re.compile(r"(COCO_(?:train|val|test)\d{4}_)?(\d{12})")
+# The largest id of COCO's images of 2014 to 2017; a time such as 202601311200 is larger.
+_LARGEST_COCO_ID = 581_929
+# Two files show one image if thumbnails of this side differ by less than this on average, of 255.
+_THUMBNAIL, _MAX_DIFFERENCE = 16, 8.0
 
 
 @dataclass(slots=True)
@@ -56,7 +65,10 @@ class LeakageFilter:
         """The number of images of each held-out split."""
         self._held_out = {image for images in splits.values() for image in images}
         self._is_generated: dict[Path, bool] = {}
-        self._coco_ids = {self._coco_id(image) for image in self._held_out} - {None}
+        self._by_coco_id: dict[int, list[Path]] = {}
+        for image in self._held_out:
+            if (image_id := self._coco_id(image)) is not None:
+                self._by_coco_id.setdefault(image_id, []).append(image)
         self._reasons: dict[Path, Reason | None] = {}
         self._by_length: dict[int, list[Path]] | None = None
         self._hashes: dict[Path, str] = {}
@@ -73,8 +85,9 @@ class LeakageFilter:
             return "file"
         # 2. The same COCO id.
         image_id = self._coco_id(image)
-        if image_id in self._coco_ids:
-            return "coco id"
+        for other in [] if image_id is None else self._by_coco_id.get(image_id, ()):
+            if (_has_prefix(image) and _has_prefix(other)) or self._show_one_image(image, other):
+                return "coco id"
         # 3. The same bytes, where names do not decide. A missing file is skipped here, and reported where it is loaded.
         if self._by_length is None:
             self._by_length = {}
@@ -82,7 +95,8 @@ class LeakageFilter:
                 if path.is_file():
                     self._by_length.setdefault(path.stat().st_size, []).append(path)
         same_length = self._by_length.get(image.stat().st_size, []) if self._by_length and image.is_file() else []
-        candidates = [path for path in same_length if image_id is None or self._coco_id(path) is None]
+        is_coco = image_id is not None and _has_prefix(image)
+        candidates = [path for path in same_length if not (is_coco and self._is_coco(path))]
         return "content" if any(self._hash(path) == self._hash(image) for path in candidates) else None
 
     def _coco_id(self, image: Path) -> int | None:
@@ -92,6 +106,22 @@ class LeakageFilter:
             absolute = folder.absolute()
             self._is_generated[folder] = any(is_generated(each) for each in (absolute, *absolute.parents))
         return None if self._is_generated[folder] else coco_id(image)
+
+    def _is_coco(self, image: Path) -> bool:
+        return _has_prefix(image) and self._coco_id(image) is not None
+
+    def _show_one_image(self, image: Path, other: Path) -> bool:
+        """Return whether two files show one image, by their bytes or at a small size; True if one cannot be read."""
+        if not (image.is_file() and other.is_file()):
+            return True
+        if image.stat().st_size == other.stat().st_size and self._hash(image) == self._hash(other):
+            return True
+        try:
+            difference = np.abs(_thumbnail(image) - _thumbnail(other)).mean()
+        # A damaged image may raise nearly anything, as in images.py; it is reported where it is loaded.
+        except Exception:
+            return True
+        return bool(difference < _MAX_DIFFERENCE)
 
     def _hash(self, image: Path) -> str:
         if image not in self._hashes:
@@ -149,6 +179,21 @@ def _images_of(entry: DataEntry) -> list[Path]:
 
 
 def coco_id(image: Path) -> int | None:
-    """Return the COCO id in an image's file name; None if the name has another form."""
+    """Return the COCO id in an image's file name; None if the name has another form, or the number is none of COCO."""
     match = _COCO_NAME.fullmatch(image.stem)
-    return int(match[1]) if match else None
+    image_id = int(match[2]) if match else 0
+    return image_id if 0 < image_id <= _LARGEST_COCO_ID else None
+
+
+def _has_prefix(image: Path) -> bool:
+    """Return whether a name begins as COCO's names of 2014 do, which other programs do not write."""
+    match = _COCO_NAME.fullmatch(image.stem)
+    return match is not None and match[1] is not None
+
+
+def _thumbnail(path: Path) -> npt.NDArray[np.float32]:
+    """Return a small gray image (16, 16) float32 of a file."""
+    with Image.open(path) as image:
+        image.draft("L", (4 * _THUMBNAIL, 4 * _THUMBNAIL))
+        small = image.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32)

@@ -7,7 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sam4mllm.data.entry import DataEntry, DataSection
 from sam4mllm.data.leakage import LeakageFilter, coco_id, leakage_filter_for
@@ -35,10 +37,38 @@ from tests.data.tiny_datasets import (
         ("123456.jpg", None),
         ("4797837_a3a0a5e2ea_o.jpg", None),
         ("scene_000000123456.jpg", None),
+        ("202601311200.jpg", None),
+        ("000000000000.jpg", None),
     ],
 )
 def test_coco_ids_in_names(name: str, identity: int | None) -> None:
     assert coco_id(Path("folder") / name) == identity
+
+
+def write_noise(path: Path, seed: int, *, side: int = 64) -> Path:
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((side, side), Image.Resampling.BILINEAR).save(path)
+    return path
+
+
+def test_a_name_of_twelve_digits_is_a_coco_id_only_if_the_files_show_one_image(tmp_path: Path) -> None:
+    held = [write_noise(tmp_path / f"COCO_train2014_{n:012d}.jpg", seed=n) for n in (5, 6, 7)]
+    held.append(write_noise(tmp_path / "held/000000000008.png", seed=8))
+    leakage_filter = LeakageFilter({"val": held})
+    (tmp_path / "copies").mkdir()
+    equal = Path(shutil.copy(held[0], tmp_path / "copies/000000000005.jpg"))
+    smaller = write_noise(tmp_path / "copies/000000000006.png", seed=6, side=40)
+    frame = write_noise(tmp_path / "frames/000000000007.jpg", seed=70)
+    other_frame = write_noise(tmp_path / "frames/000000000008.png", seed=80)
+    renamed = Path(shutil.copy(held[3], tmp_path / "frames/000000000009.png"))
+    assert leakage_filter.reason(equal) == leakage_filter.reason(smaller) == "coco id"
+    assert leakage_filter.reason(frame) is leakage_filter.reason(other_frame) is None
+    assert leakage_filter.reason(renamed) == "content"
+    # Without the files, the names decide.
+    assert leakage_filter.reason(tmp_path / "gone/000000000007.jpg") == "coco id"
+    # Both names are COCO's of 2014, so the id decides, whatever the files hold.
+    assert leakage_filter.reason(write_noise(tmp_path / "x/COCO_val2014_000000000005.jpg", seed=50)) == "coco id"
 
 
 def test_an_image_is_found_by_file_by_id_and_by_content(tmp_path: Path) -> None:
