@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +44,8 @@ _TRANSIENT = (408, 409, 429, 502, 503, 504)
 
 _MISCONFIGURED = (401, 403, 404)
 """Statuses that every other request would get too: a wrong key, model or address."""
+
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 Parsed = TypeVar("Parsed")
 
@@ -125,7 +128,9 @@ class ServerEngine:
     def _reply(self, chat: list[dict[str, Any]], max_new_tokens: int) -> Reply:
         def parse(completion: Any) -> Reply:
             choice = completion.choices[0]
-            return Reply((choice.message.content or "").strip(), finished=choice.finish_reason != "length")
+            # JSON can hold lone surrogates, which no file in UTF-8 can.
+            text = _SURROGATE.sub("\ufffd", choice.message.content or "")
+            return Reply(text.strip(), finished=choice.finish_reason != "length")
 
         return self._request(
             self._client.chat.completions.with_raw_response.create,

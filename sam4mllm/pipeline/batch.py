@@ -193,4 +193,6 @@ def _answer(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[P
 
 
 def _error_line(query: Query, message: str) -> PredictionLine:
-    return PredictionLine(id=query.id, status="error", image=query.image, phrase=query.phrase, error=message)
+    # A message may quote text that a file in UTF-8 cannot hold.
+    text = message.encode("utf-8", "replace").decode("utf-8")
+    return PredictionLine(id=query.id, status="error", image=query.image, phrase=query.phrase, error=text)

@@ -12,7 +12,8 @@ points in parentheses, the same sentence for no target). Brackets, grid, digits 
 The parser tolerates what cannot change the meaning: spaces, missing padding, the case and the full stop of the sentence
 for no object, and words around the objects without a digit, bracket, "+" or ";". It is strict in everything else, so
 that an incomplete answer is not parsed as a complete one. An answer cut off exactly between two objects or two points
-looks complete here; the engine reports it as not finished.
+looks complete here; the engine reports it as not finished. An answer with more than 1000 boxes and points, which is a
+repetition, is malformed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ _NEGATIVES = re.compile(r"\s*-")
 _SEPARATOR = re.compile(r"\s*;")
 _NOT_PROSE = re.compile(r"[0-9\[\](){}+;]")
 _EXCERPT_LENGTH = 40
+# An answer of 512 tokens has about 40; without a limit, a long repetition would become as many masks.
+_MAX_COORDINATES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +165,12 @@ class _Reader:
         # 2. One object after the other, each separated by ";".
         prompts: list[SamPrompt] = []
         spans: list[tuple[int, int]] = []
-        position = first.start()
+        position, left = first.start(), _MAX_COORDINATES
         while True:
-            prompt, span, position = self._object(text, position, f"object {len(prompts) + 1}")
+            prompt, span, position = self._object(text, position, f"object {len(prompts) + 1}", left)
             prompts.append(prompt)
             spans.append(span)
+            left -= 1 + len(prompt.points)
             separator = _SEPARATOR.match(text, position)
             if separator is None:
                 break
@@ -176,8 +180,11 @@ class _Reader:
         _check_prose(text[position:], f"after object {len(prompts)}")
         return tuple(prompts), tuple(spans)
 
-    def _object(self, text: str, position: int, where: str) -> tuple[SamPrompt, tuple[int, int], int]:
-        """Return the prompt written from `position` on, the position of its box, and the position after the object."""
+    def _object(self, text: str, position: int, where: str, left: int) -> tuple[SamPrompt, tuple[int, int], int]:
+        """Return the prompt written from `position` on, the position of its box, and the position after the object.
+
+        `left` is the number of boxes and points that the answer may still have.
+        """
         # 1. The box, with its corners brought in order.
         patterns = _patterns(self.coordinates)
         box_match = patterns.box.match(text, position)
@@ -187,6 +194,8 @@ class _Reader:
         x1, y1 = self.grid.to_pixels(min(column_1, column_2), min(row_1, row_2), self.size_wh)
         x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), self.size_wh)
         position = box_match.end()
+
+        _check_count(left - 1)
 
         # 2. The positive points, then the negative ones; a marker needs at least one point.
         points: list[Point] = []
@@ -202,6 +211,7 @@ class _Reader:
             while point_match is not None:
                 ((column, row),) = self._bins(point_match.groups(), where)
                 points.append(Point(*self.grid.to_pixels(column, row, self.size_wh), label))
+                _check_count(left - 1 - len(points))
                 position = point_match.end()
                 point_match = patterns.point.match(text, position)
         return SamPrompt(Box(x1, y1, x2, y2), tuple(points)), box_match.span(), position
@@ -256,6 +266,12 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
         box_form=comma.join(f"{axis}{corner}" for corner in "12" for axis in order).join(coordinates.box),
         point_form=comma.join(order).join(coordinates.point),
     )
+
+
+def _check_count(left: int) -> None:
+    """Raise if the answer has more boxes and points than it may have."""
+    if left < 0:
+        raise _MalformedError(f"more than {_MAX_COORDINATES} boxes and points")
 
 
 def _check_prose(text: str, where: str) -> None:

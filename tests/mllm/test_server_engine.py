@@ -19,13 +19,18 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer
 
+from sam4mllm.data.predictions import Query, read_predictions
 from sam4mllm.errors import DataError, ModelError, ServerError
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm import server_engine
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.server_engine import ATTEMPTS, START_LIMIT_S, ServerEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.pipeline.batch import predict
+from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
+from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.testing import save_tiny_mllm
 from tests.mllm.fake_server import Server
 
@@ -184,6 +189,16 @@ def test_without_the_openai_package_the_extra_is_named(monkeypatch) -> None:
     with pytest.raises(ModelError, match=r"needs the openai package: pip install 'sam4mllm\[serving\]'") as caught:
         ServerEngine("http://x:1", "m")
     assert "\n" not in str(caught.value)
+
+
+def test_a_lone_surrogate_in_a_reply_is_replaced_because_no_file_can_hold_it(tmp_path) -> None:
+    method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
+    Image.fromarray(IMAGE).save(tmp_path / "a.png")
+    with Server(answer=lambda question: "[1,2,\ud800 \U0001f600") as server:
+        pipeline = Pipeline(method, ServerEngine(server.url), BoxSegmenter())
+        predict(pipeline, [Query("a", tmp_path / "a.png", "it")], tmp_path / "out")
+    (line,) = read_predictions(tmp_path / "out/predictions.jsonl")
+    assert (line.status, line.answer) == ("malformed", "[1,2,\ufffd \U0001f600")
 
 
 def test_an_image_is_encoded_once_for_all_its_conversations(monkeypatch) -> None:
