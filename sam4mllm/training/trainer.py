@@ -245,9 +245,9 @@ def _make_trainer(
 
     from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
     from sam4mllm.training.collator import Collator
-    from sam4mllm.training.saving import NamedCheckpointTrainer
 
     trainer = CheckedTrainer(
+    from sam4mllm.training.checked_trainer import CheckedTrainer
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),
@@ -263,7 +263,6 @@ def _make_trainer(
 
 def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
     """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
-    from sam4mllm.training.checked_trainer import CheckedTrainer
 
     It is (None, 0, 1) where there is no checkpoint. With `only_unfinished`, checkpoints of the last step are
     skipped: sharded weights are distributed to their processes only when training begins.
