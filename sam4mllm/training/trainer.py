@@ -244,10 +244,10 @@ def _make_trainer(
     from transformers import PrinterCallback
 
     from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
+    from sam4mllm.training.checked_trainer import CheckedTrainer
     from sam4mllm.training.collator import Collator
 
     trainer = CheckedTrainer(
-    from sam4mllm.training.checked_trainer import CheckedTrainer
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),
