@@ -97,20 +97,24 @@ def optimizer_8bit(family: FamilyUnderTest) -> None:
 
 
 def nf4(family: FamilyUnderTest) -> None:
-    """Check that the model quantized to 4 bits trains and generates."""
+    """Check that the model quantized to 4 bits trains and generates, and that its language model alone is quantized."""
     _check_quantized(family, "4bit", "Linear4bit")
 
 
 def int8(family: FamilyUnderTest) -> None:
-    """Check that the model quantized to 8 bits trains and generates."""
+    """Check that the model quantized to 8 bits trains and generates, and that its language model alone is quantized."""
     _check_quantized(family, "8bit", "Linear8bitLt")
 
 
 def _check_quantized(family: FamilyUnderTest, quantization: Quantization, layer_class: str) -> None:
     require_package("bitsandbytes", "quantization")
     training = family.train(quantization, 3, quantization=quantization)
-    classes = {type(module).__name__ for module in training.mllm.model.modules()}
-    expect(layer_class in classes, f"no layer is a {layer_class}")
+    base = training.mllm.model.get_base_model()
+    inside = {id(module) for module in base.get_decoder().modules()}
+    quantized = {name: module for name, module in base.named_modules() if type(module).__name__ == layer_class}
+    outside = [name for name, module in quantized.items() if id(module) not in inside]
+    expect(bool(quantized), f"no layer is a {layer_class}")
+    expect(not outside, f"{len(outside)} layers outside the language model are quantized, such as {outside[:1]}")
     expect(all(map(math.isfinite, training.losses)), f"the losses are {training.losses}")
     TransformersEngine(training.mllm, 2).generate(family.questions[:2], 2)
 

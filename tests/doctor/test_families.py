@@ -4,9 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 
-from sam4mllm.doctor import families
+from sam4mllm.doctor import families, training_checks
 from sam4mllm.doctor.examine import choose_checks
 from sam4mllm.doctor.families import FAMILY_CHECKS, check_families, check_family
+from sam4mllm.doctor.family_under_test import FamilyUnderTest
+from sam4mllm.doctor.result import CheckError
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.testing import save_tiny_mllm
@@ -71,3 +73,11 @@ def test_a_checkpoint_of_the_users_is_checked(tmp_path, monkeypatch):
     checks = {name: FAMILY_CHECKS[name] for name in ("loads", "loss_on_answers_only", "images_not_cropped")}
     monkeypatch.setattr(families, "FAMILY_CHECKS", checks)
     assert check_family(save_tiny_mllm("internvl", tmp_path)) == dict.fromkeys(checks, True)
+
+
+def test_a_quantized_vision_tower_fails_the_check_of_quantization(monkeypatch, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr("sam4mllm.mllm.loading.unquantized_modules", lambda *_, **__: ["lm_head"])
+    family = FamilyUnderTest("qwen2_vl", save_tiny_mllm("qwen2_vl", tmp_path / "base"), tmp_path)
+    with pytest.raises(CheckError, match="layers outside the language model are quantized, such as"):
+        training_checks.nf4(family)
