@@ -6,13 +6,19 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test check static format-check lint types imports fix clean help
+.PHONY: install demo demo-full test test-oldest test-newest package sbom audit check static format-check lint types \
+	imports fix clean help
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo      run every stage on the embedded data and models, into runs/demo/"
 	@echo "make demo-full the same, and PQPP on the same data"
 	@echo "make test      run all tests"
+	@echo "make test-oldest  run all tests with the oldest supported versions of the dependencies, in .venv-oldest"
+	@echo "make test-newest  the same with the newest ones, in .venv-newest"
+	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
+	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
+	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"
 	@echo "make check     static and test: what a change must pass"
@@ -37,6 +43,36 @@ demo-full: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Other tests: make test-oldest TESTS="tests/data tests/cli"
+TESTS ?=
+test-oldest:
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	$(PYTHON) tools/lower_bounds.py > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --disable-pip-version-check -e ".[dev]" -c .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pytest $(TESTS)
+
+test-newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[dev]"
+	.venv-newest/bin/python -m pytest $(TESTS)
+
+package: install
+	$(BIN)/python tools/check_package.py
+
+# Programs about the environment that are not part of it.
+SUPPLY := .venv-supply/.ready
+$(SUPPLY):
+	$(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/python -m pip install --disable-pip-version-check "cyclonedx-bom>=7.0,<8" "pip-audit>=2.9,<3"
+	@touch $(SUPPLY)
+
+sbom: install $(SUPPLY)
+	mkdir -p dist
+	.venv-supply/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml -o dist/sbom.json
+
+audit: $(SUPPLY)
+	.venv-supply/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 check: static test
 

@@ -12,18 +12,13 @@ from pathlib import Path
 import pytest
 
 import sam4mllm
+from tools.lower_bounds import lower_bounds
+from tools.lower_bounds import requirements as requirement_lines
 
 HOME = Path(__file__).parent.parent
 
 
-def requirements() -> dict[str, str]:
-    """Lower bounds of all requirements in pyproject.toml, by name."""
-    project = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
-    wanted = [
-        *project["dependencies"],
-        *(line for extra in project["optional-dependencies"].values() for line in extra),
-    ]
-    return dict(line.split(">=") for line in wanted if not line.startswith("sam4mllm"))
+PROJECT = tomllib.loads((HOME / "pyproject.toml").read_text())["project"]
 
 
 def constraints() -> dict[str, str]:
@@ -38,8 +33,22 @@ def as_numbers(version: str) -> tuple[int, ...]:
 
 def test_every_requirement_has_a_lower_bound_and_a_tested_version_above_it() -> None:
     tested = constraints()
-    for name, bound in requirements().items():
+    for name, bound in (pin.split("==") for pin in lower_bounds(PROJECT)):
         assert as_numbers(tested[name]) >= as_numbers(bound), name
+
+
+def test_every_dependency_is_bounded_by_the_major_version_after_the_tested_one() -> None:
+    tested = constraints()
+    extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
+    for line in requirement_lines({**PROJECT, "optional-dependencies": extras}):
+        name, upper = line.split(">=")[0], line.rpartition(",<")[2]
+        assert as_numbers(tested[name])[0] == int(upper) - 1, line
+
+
+@pytest.mark.parametrize("line", ["torch", "torch<3", "torch~=2.1", "torch>=2.*"])
+def test_a_requirement_without_a_lower_bound_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match="has no lower bound"):
+        lower_bounds({"name": "mine", "dependencies": [line], "optional-dependencies": {}})
 
 
 def test_no_package_of_one_kind_of_machine_is_pinned() -> None:
