@@ -80,10 +80,11 @@ class CalibrationResult:
             "objects": self.objects.to_json(),
             "no_object": self.no_object.to_json(),
             "calibration": self.calibration.to_json(),
+            "note": self.calibration.note(),
         }
 
     def report(self) -> str:
-        """Return a line of text for each part."""
+        """Return a line of text for each part, and a note if a part was fitted to few answers."""
         lines = []
         for name, part in (("objects", self.objects), ('"no object" answers', self.no_object)):
             before, after = (
@@ -92,7 +93,8 @@ class CalibrationResult:
             lines.append(
                 f"{part.n} {name}, {part.correct} correct: ECE {before} before, {after} cross-fitted on this split"
             )
-        return "\n".join(lines)
+        note = self.calibration.note()
+        return "\n".join([*lines, *([f"note: {note}"] if note else [])])
 
 
 def calibrate(

@@ -20,6 +20,9 @@ from sam4mllm.data.predictions import Confidence
 Pair: TypeAlias = tuple[Confidence, bool]
 """The confidence of an object or an answer, and whether it was correct."""
 
+FEW_PAIRS = 50
+"""Below this number of pairs, fitted probabilities depend on the chosen phrases more than on the model."""
+
 OBJECT_FEATURES = ("text", "points", "iou")
 NO_OBJECT_FEATURES = ("text",)
 
@@ -78,6 +81,17 @@ class Calibration:
     objects: Regression | None
     no_object: Regression | None
     fitted_on: str
+
+    def note(self) -> str | None:
+        """Return a sentence about the parts that were fitted to few pairs; None if each had `FEW_PAIRS` or more."""
+        parts = {"objects": self.objects, '"no object" answers': self.no_object}
+        few = [f"{each.n} {name}" for name, each in parts.items() if each is not None and each.n < FEW_PAIRS]
+        if not few:
+            return None
+        return (
+            f"the calibration was fitted to {' and '.join(few)} of {self.fitted_on}; with fewer than {FEW_PAIRS} its "
+            "scores are not reliable as probabilities: run `sam4mllm calibrate` on more phrases"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON, from which `from_json` builds an equal calibration."""

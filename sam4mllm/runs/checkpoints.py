@@ -4,14 +4,17 @@ checkpoints/checkpoint-100/    as the Trainer saves it
 checkpoints/best-200/          the adapter with the best validation, its cIoU and its calibration
 checkpoints/learnt             the digest of the data
 checkpoints/taught             the digest of the training conversations
+checkpoints/answers            the digest of each trained answer, by which removed records are recognized
 checkpoints/world_size         the number of processes that wrote the checkpoints
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ _WORLD_SIZE = "checkpoints/world_size"
 # These names are kept, so that runs of older versions can be resumed.
 _DATA_DIGEST = "checkpoints/learnt"
 _CONVERSATIONS_DIGEST = "checkpoints/taught"
+_ANSWERS = "checkpoints/answers"
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -52,21 +58,43 @@ class Checkpoints:
         if not is_finished:
             atomic_write_text(file, digest)
 
-    def check_resumable(self, digest: str) -> None:
+    def check_resumable(self, digest: str, answers: Collection[str] = ()) -> None:
         """Check that existing checkpoints were trained on the conversations with this digest, and record the digest.
+
+        Conversations of which only answers were removed are accepted with a warning, because a record that cannot be
+        used must not end a run for good. Their order is another one.
+
+        Args:
+            digest: The digest of all conversations in order.
+            answers: A digest of each answer with its question and image.
 
         Raises:
             RecipeError: The checkpoints were trained on other conversations, so their position in the data is
                 meaningless.
         """
-        file = self.run / _CONVERSATIONS_DIGEST
+        file, known = self.run / _CONVERSATIONS_DIGEST, self.run / _ANSWERS
         if _numbered(self.folder, _CHECKPOINT) and file.is_file() and file.read_text("utf-8") != digest:
-            raise RecipeError(
-                f"{self.run}: its checkpoints were trained on other conversations: the data, the targets or "
-                "the samples removed by the leakage filter have changed since; restore them, or remove "
-                f"{self.folder} to start again"
-            )
+            trained = set(known.read_text("utf-8").split()) if known.is_file() else set()
+            if answers and trained.issuperset(answers):
+                logger.warning(
+                    "%s: %d of %d answers are no longer in the training data; training resumes without them, so the "
+                    "order of the data differs from that of an uninterrupted run",
+                    self.run,
+                    len(trained.difference(answers)),
+                    len(trained),
+                )
+            else:
+                raise self._other_conversations()
+        # The answers first: without them, a later call would refuse removed records.
+        atomic_write_text(known, "".join(f"{each}\n" for each in sorted(set(answers))))
         atomic_write_text(file, digest)
+
+    def _other_conversations(self) -> RecipeError:
+        return RecipeError(
+            f"{self.run}: its checkpoints were trained on other conversations: the data, the targets or "
+            "the samples removed by the leakage filter have changed since; restore them, or remove "
+            f"{self.folder} to start again"
+        )
 
     def complete(self, world_size: int = 1) -> list[Path]:
         """Return the complete checkpoints of `world_size` processes, the latest first; remove all incomplete folders.

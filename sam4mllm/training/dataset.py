@@ -81,8 +81,23 @@ def digest(conversations: Sequence[Conversation]) -> str:
     """Return the SHA-256 of the images' paths, or of the pixels of images without one, and of all turns in order."""
     sha256 = hashlib.sha256()
     for conversation in conversations:
-        image = conversation.image
-        name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
         turns = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
-        sha256.update(hashlib.sha256(name).digest() + json.dumps(turns).encode())
+        sha256.update(_image_digest(conversation) + json.dumps(turns).encode())
     return sha256.hexdigest()
+
+
+def answer_digests(conversations: Sequence[Conversation]) -> set[str]:
+    """Return a digest of each answer with its question and image, wherever in the conversations it is."""
+    digests = set()
+    for conversation in conversations:
+        image = _image_digest(conversation)
+        for question, answer in zip(conversation.turns[::2], conversation.turns[1::2], strict=True):
+            text = json.dumps([question.text, answer.text, answer.supervised])
+            digests.add(hashlib.sha256(image + text.encode()).hexdigest()[:16])
+    return digests
+
+
+def _image_digest(conversation: Conversation) -> bytes:
+    image = conversation.image
+    name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
+    return hashlib.sha256(name).digest()

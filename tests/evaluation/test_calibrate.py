@@ -80,6 +80,7 @@ def test_a_split_is_answered_and_fitted_and_the_fit_is_measured_by_cross_fitting
     clear, vague = calibrated([(tmp_path / "0.png", "clear"), (tmp_path / "0.png", "vague")])
     assert clear.score is not None and vague.score is not None and clear.score > 0.6 > 0.4 > vague.score
     assert "24 objects, 16 correct: ECE 33.3 % before" in found.report() and "cross-fitted" in found.report()
+    assert 'note: the calibration was fitted to 24 objects and 8 "no object" answers of jsonl' in found.report()
     json.dumps(found.to_json(), allow_nan=False)
 
 

@@ -178,3 +178,20 @@ def test_a_damaged_calibration_is_refused(damage) -> None:  # type: ignore[no-un
     replaced = damage(found)
     with pytest.raises(ValueError, match=r"\w"):
         Calibration.from_json(replaced if replaced == [] else found)
+
+
+@pytest.mark.parametrize(
+    ("objects", "no_object", "expected"),
+    [
+        (2, 0, "fitted to 2 objects of mine;"),
+        (50, 3, 'to 3 "no object" answers of'),
+        (2, 1, "2 objects and 1 "),
+        (50, 50, None),
+    ],
+)
+def test_a_calibration_of_few_answers_is_noted(objects: int, no_object: int, expected: str | None) -> None:
+    pairs = [(Confidence(text=-0.1, iou=0.9), True), (Confidence(text=-2.0, iou=0.5), False)] * 25
+    calibration = fit_calibration(pairs[:objects], pairs[:no_object], "mine")
+    assert calibration is not None
+    note = calibration.note()
+    assert (note is None) if expected is None else (note is not None and expected in note)

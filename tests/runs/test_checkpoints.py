@@ -73,6 +73,18 @@ def test_the_best_adapter_replaces_the_previous_one_and_is_dropped_when_training
     assert checkpoints.best() is None
 
 
+def test_only_removed_answers_are_accepted_after_a_checkpoint(checkpoints: Checkpoints) -> None:
+    checkpoints.check_resumable("first", {"a", "b"})
+    checkpoints.check_resumable("other", {"c", "d", "e"})
+    save(checkpoints, 2)
+    checkpoints.check_resumable("fewer", {"c", "d"})
+    checkpoints.check_resumable("fewer", {"c", "d"})
+    # Removed answers do not come back, and changed ones were never trained on.
+    for answers in ({"c", "d", "e"}, {"c", "x"}, set()):
+        with pytest.raises(RecipeError, match="were trained on other conversations"):
+            checkpoints.check_resumable("more", answers)
+
+
 def test_records_of_older_versions_are_read(checkpoints: Checkpoints) -> None:
     """The files `learnt`, `taught` and `world_size` keep their names, so that interrupted runs can be resumed."""
     save(checkpoints, 2)

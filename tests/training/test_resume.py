@@ -10,6 +10,7 @@ import pytest
 from sam4mllm.errors import RecipeError
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.trainer import fit
 from tests.training.helpers import StopAt, adapter_of, largest_difference, make_conversations, make_recipe, run_fit
@@ -61,4 +62,17 @@ def test_a_run_is_not_resumed_with_other_conversations(tmp_path, fast_vlm):
         run_fit(recipe, stop=StopAt(3))
     run, mllm = RunFolder.create(recipe), attach_lora(load_mllm(fast_vlm), recipe.lora, recipe.seed)
     with pytest.raises(RecipeError, match="were trained on other conversations"):
-        fit(mllm, make_conversations()[1:], recipe, run)
+        fit(mllm, make_conversations(7), recipe, run)
+
+
+def test_a_run_is_resumed_without_removed_records(tmp_path, fast_vlm, caplog):
+    recipe = make_recipe(tmp_path, fast_vlm)
+    with pytest.raises(KeyboardInterrupt):
+        run_fit(recipe, stop=StopAt(3))
+    run, mllm = RunFolder.create(recipe), attach_lora(load_mllm(fast_vlm), recipe.lora, recipe.seed)
+    conversations = make_conversations()
+    # The last phrase of the last image, and all of the first image.
+    kept = [*conversations[1:-1], Conversation(conversations[-1].image, conversations[-1].turns[:-2])]
+    fit(mllm, kept, recipe, run)
+    assert run.is_finished and [record["step"] for record in run.log.read()] == list(range(1, 9))
+    assert "2 of 12 answers are no longer in the training data; training resumes without them" in caplog.text
