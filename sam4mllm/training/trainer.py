@@ -29,7 +29,7 @@ from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import check_launch, join_deepspeed, training_arguments, weights_are_sharded
 from sam4mllm.training.data_check import check_images
-from sam4mllm.training.dataset import TrainingSet, digest, make_training_set
+from sam4mllm.training.dataset import TrainingSet, answer_digests, digest, make_training_set
 from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
 from sam4mllm.training.template_check import check_template
@@ -166,7 +166,9 @@ def fit(
         validation = ValidationCallback(run, validate, every_steps, processes, gathered_weights)
     trainer = _make_trainer(mllm, conversations, run, arguments, [*([validation] if validation else []), *callbacks])
     # 2. Find the checkpoint to resume from.
-    processes.broadcast_result(lambda: run.checkpoints.check_resumable(digest(conversations)))
+    processes.broadcast_result(
+        lambda: run.checkpoints.check_resumable(digest(conversations), answer_digests(conversations))
+    )
     name, step, last_step = processes.broadcast_result(
         lambda: _rewind(run, processes.world_size, only_unfinished=is_sharded)
     )
@@ -185,6 +187,8 @@ def fit(
     weights = gathered_weights()
     if processes.is_main:
         run.finish(mllm.model, mllm.processor, weights)
+        if run.calibration is not None and (note := run.calibration.note()):
+            logger.warning("note: %s", note)
     processes.barrier()
 
 
