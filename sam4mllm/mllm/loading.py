@@ -128,6 +128,25 @@ def load_processor(
     return processor, _limit_images(processor, family, image_size)
 
 
+def longest_input(config: Any) -> int | None:
+    """Return the number of positions of a model's language model; None if its config does not have it."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_longest_input(base: str) -> int | None:
+    """Return `longest_input` of a base model, of which only the config is loaded.
+
+    Raises:
+        ModelError: The config cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return longest_input(AutoConfig.from_pretrained(resolve_base(base), trust_remote_code=False))
+    except (OSError, ValueError, KeyError) as error:
+        raise _base_error(base, error) from error
+
+
 def _limit_images(processor: Any, family: Family, limits: Limits | None) -> Family:
     """Set the limits in `processor`; return the family, without a row in the table with its processor's own rule."""
     if family.model_type not in FAMILIES:

@@ -16,6 +16,8 @@ from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.mllm.control_tokens import control_token_error, control_tokens, find_token, special_tokens
+from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import bar
 
@@ -73,6 +75,31 @@ def check_texts(processor: Any, samples: Iterable[Sample], dialogues: Iterable[D
         if found is not None:
             problems.append(f"{dialogue.where}: {control_token_error(*found)}")
     _raise_all(problems, "phrase or chat", "cannot be trained on")
+
+
+def long_chat_notes(processor: Any, longest_input: int | None, dialogues: Iterable[Dialogue]) -> list[str]:
+    """Return a note if chats have more tokens than the model's longest input; each with its record.
+
+    `longest_input` is `loading.longest_input`; None if it is not known. Images are opened for long texts only.
+    """
+    if longest_input is None:
+        return []
+    found = []
+    for dialogue in dialogues:
+        # A token has at least one byte, and images have fewer tokens than half of the longest input.
+        if sum(len(text.encode()) for exchange in dialogue.exchanges for text in exchange) < longest_input // 2:
+            continue
+        messages = messages_with_image(training_conversation(dialogue.image, list(dialogue.exchanges)))
+        tokens = model_inputs(processor, [messages], padding_side="right")["input_ids"].shape[1]
+        if tokens > longest_input:
+            found.append(f"{dialogue.where} ({tokens:,} tokens)")
+    if not found:
+        return []
+    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    return [
+        f"{len(found)} chat(s) are longer than the model's longest input of {longest_input:,} tokens: "
+        f"{'; '.join(found[:_LISTED])}{more}; shorten or split them, because the model knows no later positions"
+    ]
 
 
 def _raise_all(problems: Sequence[str], what: str, verdict: str) -> None:

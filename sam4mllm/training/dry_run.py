@@ -17,14 +17,14 @@ from sam4mllm.errors import ModelError
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings, recipe_needs_targets
 from sam4mllm.mllm.image_size import native_coordinates
-from sam4mllm.mllm.loading import Mllm, is_hub_id
+from sam4mllm.mllm.loading import Mllm, is_hub_id, longest_input
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.file_names import RECIPE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import training_arguments
-from sam4mllm.training.data_check import check_texts
+from sam4mllm.training.data_check import check_texts, long_chat_notes
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.training.dry_run_report import DryRun
 from sam4mllm.training.estimate import (
@@ -71,6 +71,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     held_out = validation_samples(recipe)
     if mllm is not None:
         check_texts(mllm.processor, [*mixture.samples, *held_out], mixture.dialogues)
+        notes += long_chat_notes(mllm.processor, longest_input(mllm.model.config), mixture.dialogues)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
     known = placeholder_targets(samples, settings, recipe.targets.store)
     training_set = make_training_set(mixture, known.targets, method)

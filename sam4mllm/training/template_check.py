@@ -15,10 +15,10 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.mllm.chat_template import renders_several_answers
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
-from sam4mllm.mllm.loading import is_hub_id, load_processor
+from sam4mllm.mllm.loading import is_hub_id, load_longest_input, load_processor
 from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.recipe.schema import Recipe
-from sam4mllm.training.data_check import check_texts
+from sam4mllm.training.data_check import check_texts, long_chat_notes
 from sam4mllm.training.dataset import make_training_set
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
     answer_spans(conversation, inputs["input_ids"][0].tolist(), processor)
     # 2. The texts of all records.
     check_texts(processor, [*mixture.samples, *held_out], mixture.dialogues)
+    for note in long_chat_notes(processor, load_longest_input(recipe.model.base), mixture.dialogues):
+        logger.warning("%s", note)
     # 3. Several answers. Their number does not depend on the targets, so boxes replace these.
     if renders_several_answers(processor):
         return

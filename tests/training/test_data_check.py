@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from sam4mllm.data.reading import read_dialogues, read_samples
 from sam4mllm.errors import DataError
 from sam4mllm.mllm.loading import load_processor
 from sam4mllm.recipe.loading import load_recipe
-from sam4mllm.training.data_check import check_images, check_texts
+from sam4mllm.training.data_check import check_images, check_texts, long_chat_notes
 from sam4mllm.training.dry_run import dry_run
 from sam4mllm.training.prepare import prepare_targets
 from sam4mllm.training.template_check import check_template
@@ -134,3 +135,44 @@ def test_a_chat_with_a_control_token_is_named_by_its_entry(tmp_path: Path) -> No
         with pytest.raises(DataError, match=rf"1 phrase or chat\(s\) .*chat\.json, {unit}: the text 'yes<"):
             check_texts(processor, [], dialogues)
         check_texts(processor, [], dialogues[:1])
+
+
+def chats_of(folder: Path, *answers: str) -> Path:
+    write_image(folder / "chat.jpg")
+    lines = [json.dumps({"image": "chat.jpg", "question": "what?", "answer": answer}) for answer in answers]
+    (folder / "chat.jsonl").write_text("\n".join(lines))
+    return folder / "chat.jsonl"
+
+
+def test_chats_that_are_longer_than_the_longest_input_are_named(tmp_path: Path) -> None:
+    processor, _ = load_processor("shapes")
+    dialogues = read_dialogues(DataEntry(dataset="chat", path=chats_of(tmp_path, "it", "cross " * 100, "it " * 90)))
+    (note,) = long_chat_notes(processor, 60, dialogues)
+    named = re.fullmatch(
+        r"2 chat\(s\) are longer than the model's longest input of 60 tokens: (.*), line 2 \((\d+) tokens\); "
+        r"(.*), line 3 \(\d+ tokens\); shorten or split them, .*",
+        note,
+    )
+    assert named is not None and named[1] == named[3] == str(tmp_path / "chat.jsonl")
+    tokens = int(named[2])
+    assert long_chat_notes(processor, tokens, dialogues) == long_chat_notes(processor, None, dialogues) == []
+    assert len(long_chat_notes(processor, tokens - 1, dialogues)) == 1
+
+
+def test_of_many_long_chats_ten_are_listed(tmp_path: Path) -> None:
+    processor, _ = load_processor("shapes")
+    dialogues = read_dialogues(DataEntry(dataset="chat", path=chats_of(tmp_path, *["cross " * 100] * 12)))
+    (note,) = long_chat_notes(processor, 60, dialogues)
+    assert note.startswith("12 chat(s)") and "; and 2 more; shorten" in note and note.count("tokens)") == 10
+
+
+def test_a_long_chat_is_reported_by_the_dry_run_and_before_training(tmp_path: Path, caplog) -> None:
+    write_records(tmp_path, 3)
+    chats = chats_of(tmp_path, "it", "cross " * 2500)
+    (tmp_path / "r.yaml").write_text(RECIPE.format(folder=tmp_path, method="ppg"))
+    entries = f"[{{dataset: jsonl, path: {tmp_path}/t.jsonl}}, {{dataset: chat, path: {chats}}}]"
+    recipe = load_recipe(tmp_path / "r.yaml", ["data.validation=null", "method.phrases=1", f"data.train={entries}"])
+    note = "longest input of 2,048 tokens: .*chat.jsonl, line 2"
+    assert any(re.search(note, each) for each in dry_run(recipe).notes)
+    check_template(recipe, read_mixture(recipe.data, recipe.seed))
+    assert any(re.search(note, message) for message in caplog.messages)

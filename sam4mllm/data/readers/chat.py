@@ -1,19 +1,23 @@
 """Readers of chat about images: training conversations without masks, or questions for an evaluation.
 
-Three forms are read. The first two are entries of a JSON list or of JSON lines:
+Four forms are read. The first three are entries of a JSON list or of JSON lines:
 
     {"image": path, "conversations": [{"from": "human", "value": text}, {"from": "gpt", "value": text}, ...]}   LLaVA's
+    {"image": path, "messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}, ...]}
     {"image": path, "question": text, "answer": text}                                             question and answer
     ReasonSeg/explanatory/train.json: [{"image": name, "query": text, "outputs": text}, ...]      LISA's explanations
 
-`<image>` in the first human turn marks the image's position and is removed: a conversation begins with its image.
+The names of the list, of the keys and of the roles may be combined. `content` may be a list of parts, such as
+{"type": "text", "text": text} and {"type": "image", "image": path}, and `images` a list of one path.
+
+`<image>` in the first user turn marks the image's position and is removed: a conversation begins with its image.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -32,6 +36,7 @@ from sam4mllm.data.records import (
 )
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.errors import DataError
+from sam4mllm.utils.paths import with_start
 
 IMAGE_MARKER = "<image>"
 
@@ -54,14 +59,35 @@ class Dialogue:
         return self.source or f"dialogue {self.id}"
 
 
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+
+
 class _Turn(Record):
-    speaker: Text = Field(alias="from")
-    value: Text
+    role: Text = Field(alias="from")
+    content: Text = Field(alias="value")
+
+
+class _Part(Record):
+    kind: Text = Field(alias="type")
+    text: Text = ""
+    image: Text | None = None
+
+
+class _Message(Record):
+    role: Text
+    content: Text
+
+
+class _MessageOfParts(Record):
+    role: Text
+    content: list[dict[str, Any]]
 
 
 class _Chat(Record):
     image: Text | None = None
-    conversations: list[_Turn] | None = None
+    images: list[Text] | None = None
+    conversations: list[dict[str, Any]] | None = None
+    messages: list[dict[str, Any]] | None = None
     question: Text | None = None
     answer: Text | None = None
 
@@ -140,42 +166,77 @@ def read_explanations(
 def _is_list(path: Path) -> bool:
     """Return whether a file is a JSON list, which begins with a bracket, and not JSON lines."""
     if not path.is_file():
-        raise DataError(f"{path}: no such file; a chat file was expected there")
+        raise DataError(f"{with_start(path)}: no such file; a chat file was expected there")
     with path.open("rb") as file:
         return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def _dialogue(value: object, dialogue_id: str, folder: Path, source: str) -> Dialogue:
     record = parse_record(_Chat, value)
+    paths = [*([] if record.image is None else [record.image]), *(record.images or [])]
     if record.conversations is not None:
-        exchanges = _exchanges(record.conversations)
+        exchanges = _exchanges(record.conversations, "conversations", paths)
+    elif record.messages is not None:
+        exchanges = _exchanges(record.messages, "messages", paths)
     elif record.question is not None:
         if record.answer is None:
             raise DataError("the field 'answer' is missing; a question needs its answer", "field")
         exchanges = ((record.question, record.answer),)
     else:
         keys = ", ".join(value) if isinstance(value, dict) else ""
-        raise DataError(f"a chat has conversations, or question and answer; found {keys or 'no field'}", "field")
-    if record.image is None:
+        raise DataError(
+            f"a chat has conversations, messages, or question and answer; found {keys or 'no field'}", "field"
+        )
+    if not paths:
         raise DataError("a chat without an image is not supported; remove it from the file", "field")
+    if len(paths) > 1:
+        raise DataError(f"a chat is about one image; found {shorten(paths)}", "field")
     (question, answer), *rest = exchanges
     exchanges = ((question.replace(IMAGE_MARKER, "", 1).strip(), answer), *rest)
     if any(IMAGE_MARKER in text for exchange in exchanges for text in exchange):
         raise DataError(
             f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image", "field"
         )
-    return Dialogue(dialogue_id, _existing(folder / record.image), exchanges, source)
+    return Dialogue(dialogue_id, _existing(folder / paths[0]), exchanges, source)
 
 
-def _exchanges(turns: list[_Turn]) -> tuple[tuple[str, str], ...]:
-    """Return the (human, gpt) pairs of LLaVA's turns."""
-    speakers = [turn.speaker for turn in turns]
-    if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
+def _exchanges(values: list[dict[str, Any]], name: str, paths: list[str]) -> tuple[tuple[str, str], ...]:
+    """Return the (user, assistant) pairs of turns; the paths of images among their parts are added to `paths`."""
+    turns = [_turn(value, f"{name}[{index}]") for index, value in enumerate(values)]
+    found = [turn.role for turn in turns]
+    roles = [_ROLES.get(role) for role in found]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        system = "; leave the system turn out: the model's chat template has its own" if "system" in found else ""
         raise DataError(
-            f"the turns of a chat alternate between human and gpt, gpt last; found {shorten(speakers)}", "field"
+            "the turns of a chat alternate between human (or user) and gpt (or assistant), which is last; found "
+            f"{shorten(found)}{system}",
+            "field",
         )
-    texts = [turn.value for turn in turns]
+    texts = [_text(turn.content, f"{name}[{index}]", paths) for index, turn in enumerate(turns)]
     return tuple(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _turn(value: dict[str, Any], where: str) -> _Turn | _Message | _MessageOfParts:
+    if "role" not in value:
+        return parse_record(_Turn, value, where)
+    if isinstance(value.get("content"), list):
+        return parse_record(_MessageOfParts, value, where)
+    return parse_record(_Message, value, where)
+
+
+def _text(content: str | list[dict[str, Any]], where: str, paths: list[str]) -> str:
+    """Return the text of a turn, with a marker for each image among its parts; their paths are added to `paths`."""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for index, value in enumerate(content):
+        part = parse_record(_Part, value, f"{where}.content[{index}]")
+        if part.kind not in ("text", "image"):
+            raise DataError(f"{where}: a part of the type {part.kind!r} is not supported; only text and image", "field")
+        texts.append(part.text if part.kind == "text" else IMAGE_MARKER)
+        if part.image is not None:
+            paths.append(part.image)
+    return "".join(texts)
 
 
 def _existing(path: Path, where: str = "") -> Path:

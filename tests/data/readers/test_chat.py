@@ -35,6 +35,35 @@ def turns(*texts: str, **changes: Any) -> dict[str, Any]:
     return {"id": 1, "image": "a.jpg", "conversations": turns} | changes
 
 
+def messages(*turns: Any, **changes: Any) -> dict[str, Any]:
+    """An entry of `turns`, which are roles and contents by turns."""
+    pairs = zip(turns[::2], turns[1::2], strict=True)
+    return {"messages": [{"role": role, "content": content} for role, content in pairs], "image": "a.jpg"} | changes
+
+
+PARTS = [{"type": "image"}, {"type": "text", "text": "What "}, {"type": "text", "text": "is it?"}]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        messages("user", "<image>\nWhat is it?", "assistant", "A cup."),
+        messages("user", "What is it?", "assistant", "A cup.", image=None, images=["a.jpg"]),
+        messages("user", PARTS, "assistant", [{"type": "text", "text": "A cup."}]),
+        messages("user", [{"type": "image", "image": "a.jpg"}, *PARTS[1:]], "assistant", "A cup.", image=None),
+        {"image": "a.jpg", "conversations": messages("user", "What is it?", "assistant", "A cup.")["messages"]},
+        {"image": "a.jpg", "messages": turns("<image>What is it?", "A cup.")["conversations"]},
+        turns(
+            conversations=[{"from": "user", "value": "What is it?"}, {"from": "assistant", "value": "A cup."}],
+        ),
+    ],
+    ids=["messages", "images", "parts", "image part", "roles in conversations", "LLaVA's turns", "roles as speakers"],
+)
+def test_roles_and_contents_of_chat_templates_are_read(folder: Path, entry: dict[str, Any]) -> None:
+    (folder / "chat.json").write_text(json.dumps([entry]))
+    assert read_chat(folder / "chat.json") == [Dialogue("chat/chat/1", folder / "a.jpg", (("What is it?", "A cup."),))]
+
+
 def test_a_list_in_llavas_format_is_read(folder: Path) -> None:
     entries = [turns("<image>\nWhat is it?", "A cup.", "Is it red?", "No."), turns("Sure?\n<image>", "Yes")]
     (folder / "chat.json").write_text("\n " + json.dumps(entries))
@@ -59,13 +88,33 @@ def test_json_lines_of_questions_and_answers_are_read(folder: Path) -> None:
     ("entry", "message"),
     [
         (3, "expected an object; found 3"),
-        ({"image": "a.jpg"}, "a chat has conversations, or question and answer; found image"),
+        ({"image": "a.jpg"}, "a chat has conversations, messages, or question and answer; found image"),
         ({"image": "a.jpg", "question": "Red?"}, "the field 'answer' is missing"),
         (turns("What?", "That.", image="c.jpg"), "c.jpg: no such image"),
         (turns("What?", "That.", image="c" * 300), "no such image"),
         (turns("What?", "That.", image=None), "a chat without an image is not supported; remove it"),
-        (turns("What?"), r"alternate between human and gpt, gpt last; found \['human'\]"),
-        (turns(), "alternate between human and gpt"),
+        (turns("What?"), r"between human \(or user\) and gpt \(or assistant\), which is last; found \['human'\]"),
+        (turns(), "alternate between human"),
+        (turns(conversations=[{"from": "human"}]), r"conversations\[0\]: the field 'value' is missing"),
+        (
+            messages("system", "Be brief.", "user", "What?", "assistant", "That."),
+            "leave the system turn out: the model's",
+        ),
+        (messages("user", "What?", "assistant", 3), r"messages\[1\]: the field 'content' must be text; found 3"),
+        (messages("user", "What?", "user", "That."), r"found \['user', 'user'\]"),
+        (
+            messages("user", [{"type": "video"}], "assistant", "That."),
+            r"messages\[0\]: a part of the type 'video' is not",
+        ),
+        (
+            messages("user", [{"text": "What?"}], "assistant", "That."),
+            r"messages\[0\]\.content\[0\]: the field 'type' is missing",
+        ),
+        (messages("user", "What?", "assistant", "That.", images=["a.jpg", "b.jpg"]), "about one image; found"),
+        (
+            messages("user", [{"type": "image", "image": "b.jpg"}], "assistant", "That.", image="a.jpg"),
+            r"about one image; found \['a.jpg', 'b.jpg'\]",
+        ),
         (turns("What?", "That.", conversations=[{"from": "gpt", "value": "Hi."}]), r"found \['gpt'\]"),
         (turns("<image><image>What?", "That."), "<image> occurs again after"),
         (turns("<image>What?", "That.", "And <image>?", "This."), "<image> occurs again after"),
