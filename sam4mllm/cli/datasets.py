@@ -31,11 +31,19 @@ def _convert_options(parser: ArgumentParser) -> None:
 def _convert(options: Namespace) -> int:
     from sam4mllm.data.readers.jsonl import write_jsonl
     from sam4mllm.data.reading import read_dataset
+    from sam4mllm.data.records import file_exists
 
     with errors_name_options():
         samples = read_dataset(options.dataset, **data_arguments(options), skip_bad=options.skip_bad)
     write_jsonl(samples, options.output)
-    print(f"{options.output}: {len(samples)} phrases about {len({sample.image for sample in samples})} images")
+    images = dict.fromkeys(sample.image for sample in samples)
+    print(f"{options.output}: {len(samples)} phrases about {len(images)} images")
+    if missing := [image for image in images if not file_exists(image)]:
+        print(
+            f"note: {len(missing)} of the {len(images)} images do not exist, the first one is {missing[0]}; name their "
+            "folder with --images, or download them before training",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -36,7 +36,7 @@ class DataEntry(Section):
     split_by: str | None = None
     """The name in brackets of the file of refs (unc, umd, google); null for the data set's usual one."""
     path: ExpandedPath | None = None
-    """The file of jsonl or chat; COCO's instances; for hub a folder made by save_to_disk, or an id of the Hub."""
+    """The file of jsonl or chat; COCO's instances; for hub a folder or Parquet file of `datasets`, or a Hub id."""
     phrases: ExpandedPath | None = None
     """For coco: the file of phrases."""
     images: ExpandedPath | None = None

@@ -14,7 +14,7 @@ _SIGNATURES = (
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
     (b"\xff\xfe", "is text in UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "is text in UTF-16; save it as UTF-8"),
-    (b"PAR1", "is a Parquet file; load it with `datasets` and save it with save_to_disk"),
+    (b"PAR1", "is a Parquet file; read it as the data set hub"),
     (b"\x80", "is a pickle"),
     (b"version https://git-lfs", f"is a Git LFS pointer in place of the content; run `git lfs pull`, or {_DOWNLOAD}"),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypedDict
@@ -73,7 +74,7 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
 
     Raises:
         ValueError: None of these; an RLE of another size than the image's; a polygon of fewer than three points, or
-            far outside the image.
+            far outside the image; polygons normalized to the image's size.
     """
     height, width = size_hw
     if isinstance(segmentation, dict):
@@ -96,9 +97,19 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
                 f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "
                 f"got {max(polygon, key=abs):g}, which is far outside"
             )
+    if min(size_hw) > 1 and are_normalized([value for polygon in segmentation for value in polygon]):
+        raise ValueError(
+            f"the polygons are normalized to the image's size (all of their numbers are from 0 to 1); give pixels of "
+            f"{(width, height)} (width, height)"
+        )
     _check_pixels(height, width)
     merged = coco.merge(coco.frPyObjects(segmentation, height, width))
     return Rle(size=[height, width], counts=merged["counts"].decode("ascii"))
+
+
+def are_normalized(values: Sequence[float]) -> bool:
+    """Return whether coordinates are shares of the image's sides: from 0 to 1, and not all of them whole numbers."""
+    return min(values) >= 0 and max(values) <= 1 and any(value != round(value) for value in values)
 
 
 def mask_of_image(source: Any) -> Rle:

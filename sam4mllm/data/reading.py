@@ -19,6 +19,7 @@ from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.registry import DatasetRow, dataset_names, dataset_row, load_function
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.utils.paths import with_start
 
 logger = logging.getLogger(__name__)
 
@@ -222,7 +223,8 @@ def _check_folders(entry: DataEntry) -> None:
     row = entry.row
     if entry.root is not None and not entry.root.is_dir():
         raise DataError(
-            f"{entry.root}: no such folder; root must be the folder that holds the folder {row.folder or row.name}"
+            f"{with_start(entry.root)}: no such folder; root must be the folder that holds the folder "
+            f"{row.folder or row.name}"
         )
     if entry.images is not None and not row.creates_images and not entry.images.is_dir():
-        raise DataError(f"{entry.images}: no such folder; images must be the folder that holds the images")
+        raise DataError(f"{with_start(entry.images)}: no such folder; images must be the folder that holds the images")

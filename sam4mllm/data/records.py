@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from sam4mllm.data.file_kinds import HEAD_BYTES, is_json_list, wrong_kind
 from sam4mllm.data.problems import add_problems
 from sam4mllm.errors import DataError, Sam4mllmError
+from sam4mllm.utils.paths import with_start
 
 LONGEST_PHRASE = 2000
 """The maximum length of a phrase in characters; the longest one of ReasonSeg has a few hundred."""
@@ -109,7 +110,7 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
         DataError: No such file; not JSON, or not text in these encodings.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; {what} was expected there")
+        raise DataError(f"{with_start(path)}: no such file; {what} was expected there")
     content = path.read_bytes()
     if kind := wrong_kind(content[:HEAD_BYTES]):
         raise DataError(f"{path}: {kind} ({what}, in JSON, was expected)")
@@ -149,7 +150,7 @@ def read_lines(
     try:
         file = path.open("rb")
     except OSError as error:
-        raise error_type(f"{path}: cannot be read: {error.strerror}") from error
+        raise error_type(f"{with_start(path)}: cannot be read: {error.strerror}") from error
     with file:
         head = file.read(HEAD_BYTES)
         if head.strip() and (kind := wrong_kind(head)):

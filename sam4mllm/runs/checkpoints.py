@@ -75,7 +75,7 @@ class Checkpoints:
         file, known = self.run / _CONVERSATIONS_DIGEST, self.run / _ANSWERS
         if _numbered(self.folder, _CHECKPOINT) and file.is_file() and file.read_text("utf-8") != digest:
             trained = set(known.read_text("utf-8").split()) if known.is_file() else set()
-            if answers and trained.issuperset(answers):
+            if answers and set(answers) < trained:
                 logger.warning(
                     "%s: %d of %d answers are no longer in the training data; training resumes without them, so the "
                     "order of the data differs from that of an uninterrupted run",

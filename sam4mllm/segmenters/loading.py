@@ -21,6 +21,7 @@ from sam4mllm.segmenters.segment_anything import error_summary, load_checkpoint
 from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.utils.hub import use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
+from sam4mllm.utils.paths import with_start
 
 logger = logging.getLogger(__name__)
 
@@ -75,8 +76,8 @@ def find_checkpoint(checkpoint: str | Path) -> Path | None:
         return path
     if not _HUB_ID.fullmatch(name) or path.suffix in _FILE_SUFFIXES or path.parent.is_dir():
         raise ModelError(
-            f"no segmenter checkpoint at {path}; give a segment_anything .pth, a folder written by save_pretrained, "
-            f"a Hub id (owner/name) or {EMBEDDED!r}"
+            f"no segmenter checkpoint at {with_start(path)}; give a segment_anything .pth, a folder written by "
+            f"save_pretrained, a Hub id (owner/name) or {EMBEDDED!r}"
         )
     return None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sam4mllm.cli.main import main
-from tests.data.tiny_datasets import write_image
+from tests.data.tiny_datasets import IMAGES, annotation, image_record, ref, write_image, write_instances, write_refs
 
 
 def test_a_converted_data_set_gets_equal_scores(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +45,15 @@ def test_an_error_names_the_file_even_if_it_is_called_like_an_option(
     Path(name).write_text('{"image": 3}\n')
     assert main(["convert", "--dataset", "jsonl", "--path", name, "-o", "out.jsonl"]) == 2
     assert capsys.readouterr().err.startswith(f"sam4mllm: error: {name}: 1 bad line: line 1: ")
+
+
+def test_convert_counts_the_images_that_do_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_instances(tmp_path / "refcoco", [image_record(n) for n in (1, 2, 3)], [annotation(n, n) for n in (1, 2, 3)])
+    write_refs(tmp_path / "refcoco", [ref(n, n, n, "val", "it", "that") for n in (1, 2, 3)])
+    write_image(tmp_path / IMAGES / image_record(2)["file_name"])
+    source = ["--dataset", "refcoco", "--root", str(tmp_path), "--split", "val"]
+    assert main(["convert", *source, "-o", str(tmp_path / "own.jsonl")]) == 0
+    printed = capsys.readouterr()
+    assert "6 phrases about 3 images" in printed.out
+    missing = tmp_path / IMAGES / image_record(1)["file_name"]
+    assert f"note: 2 of the 3 images do not exist, the first one is {missing}; name their folder" in printed.err

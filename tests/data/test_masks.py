@@ -62,6 +62,11 @@ def test_a_polygon_may_reach_beyond_its_image() -> None:
     assert decode(from_segmentation([[-30, -30, 40, -30, 40, 40, -30, 40]], (3, 4))).all()
 
 
+@pytest.mark.parametrize("polygons", [[[0, 0, 1, 0, 1, 1, 0, 1]], [[0.1, 0.1, 0.9, 0.1, 0.9, 0.5], [0, 0, 4, 0, 4, 4]]])
+def test_small_polygons_in_pixels_are_not_taken_for_normalized_ones(polygons: list[list[float]]) -> None:
+    assert area(from_segmentation(polygons, (4, 4))) >= 1
+
+
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the mask is \(3, 4\) \(H, W\), its image is \(4, 3\)"):
         from_segmentation(encode(np.ones((3, 4), dtype=bool)), (4, 3))
@@ -82,6 +87,8 @@ def test_a_mask_of_another_size_is_refused() -> None:
         ([[0, 0, 4, 0, 4, 10**400]], "finite numbers"),
         ([[0, 0, 4, 0, 4, 41]], r"in pixels of its image, which is \(4, 4\) \(width, height\); got 41, which is far"),
         ([[0, 0, 4, 0, -2e7, 4]], "got -2e.07, which is far outside"),
+        ([[0.1, 0.1, 0.9, 0.1, 0.9, 0.5]], r"normalized to the image's size .*; give pixels of \(4, 4\)"),
+        ([[0, 0, 1, 0, 1, 1], [0, 0, 1, 0, 0.5, 1]], "normalized to the image's size"),
         ({"size": [4, 4]}, "an RLE is"),
         ({"size": [4], "counts": "d0"}, "two positive integers"),
         ({"size": [4, -4], "counts": "d0"}, "two positive integers"),

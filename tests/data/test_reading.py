@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,26 @@ def test_chat_is_read_as_dialogues_and_not_as_samples(tmp_path: Path) -> None:
         DataError, match="nowhere: no such folder; root must be the folder that holds the folder Reason"
     ):
         read_dialogues(DataEntry(dataset="reasonseg-explanations", root=tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dataset": "refcoco", "root": "nowhere", "split": "val"}, "nowhere (relative to {}): no such folder; root"),
+        ({"dataset": "refcoco", "root": ".", "split": "val"}, "refcoco/refs(unc).p (relative to {}): no such file"),
+        ({"dataset": "reasonseg", "root": ".", "split": "val"}, "ReasonSeg/val (relative to {}): no such split"),
+        ({"dataset": "jsonl", "path": "none.jsonl"}, "none.jsonl (relative to {}): cannot be read: No such file"),
+        ({"dataset": "coco", "path": "i.json", "phrases": "p.jsonl"}, "i.json (relative to {}): no such file"),
+        ({"dataset": "jsonl", "path": "x", "images": "pics"}, "pics (relative to {}): no such folder; images"),
+        ({"dataset": "chat", "path": "chat.json"}, "chat.json (relative to {}): no such file; a chat file"),
+    ],
+)
+def test_a_missing_relative_path_is_named_with_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    located = DataEntry.model_validate(
+        {key: Path(value) if key not in ("dataset", "split") else value for key, value in entry.items()}
+    )
+    with pytest.raises(DataError, match=re.escape(message.format(tmp_path))):
+        read_dialogues(located) if located.is_chat else read_samples(located)

@@ -1,4 +1,7 @@
-"""Reader of data sets of the Hub's library `datasets`: a folder made by `save_to_disk`, or an id of the Hub.
+"""Reader of data sets of the Hub's library `datasets`.
+
+A data set is a folder made by `save_to_disk`, a folder of Parquet files, a folder of images with their metadata
+(`imagefolder`), a Parquet file, or an id of the Hub.
 
 A row is a record of `custom_record.py`, with the column names that such data sets use:
 
@@ -34,6 +37,7 @@ from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import atomic_path
+from sam4mllm.utils.hub import use_cache_if_unreachable
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "image": ("image",),
@@ -43,6 +47,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
 }
 """The names that a column may have, or be mapped to, for each part of a row."""
+
+_SAVED_TO_DISK = ("dataset_info.json", "dataset_dict.json", "state.json")
+"""Files in a folder made by `save_to_disk`, of a data set or of several splits."""
 
 _OBJECT_PARTS = ("masks", "boxes")
 _NAME_OBJECTS = (
@@ -65,8 +72,8 @@ def read(
 
     Args:
         row: The data set's row of the table.
-        path: A folder made by `save_to_disk`, or an id of the Hub.
-        split: The split; None if the folder holds one data set without splits.
+        path: A folder or a Parquet file in one of the forms above, or an id of the Hub.
+        split: The split; None if the data set has one split or none.
         columns: The data set's own names for columns of `COLUMNS`, where they differ; "" for one that is not read.
         images: The folder that relative image paths start from, and that stored images are written to; None for the
             data set's folder and the library's cache.
@@ -111,8 +118,15 @@ def _load(path: Path, split: str | None) -> Any:
     """Load the data set, or its split."""
     import datasets
 
+    if not path.exists():
+        use_cache_if_unreachable()
     try:
-        loaded = datasets.load_from_disk(str(path)) if path.is_dir() else datasets.load_dataset(str(path))
+        if path.is_dir() and any((path / name).is_file() for name in _SAVED_TO_DISK):
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_file() and path.suffix == ".parquet":
+            loaded = datasets.load_dataset("parquet", data_files=str(path))
+        else:
+            loaded = datasets.load_dataset(str(path))
     # The library raises this for a saved data set of no file, which it writes for one of no row.
     except IndexError as error:
         raise DataError(_NO_ROW.format(path)) from error
@@ -120,9 +134,12 @@ def _load(path: Path, split: str | None) -> Any:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(
-            f"{path}: not a data set of `datasets` ({first}); give a folder made by save_to_disk, or an id of the Hub"
+            f"{path}: not a data set of `datasets` ({first}); give a folder made by save_to_disk, a folder of Parquet "
+            "files or of images with metadata, a Parquet file, or an id of the Hub"
         ) from error
     if isinstance(loaded, datasets.DatasetDict):
+        if split is None and len(loaded) == 1:
+            return next(iter(loaded.values()))
         if split not in loaded:
             raise DataError(f"{path}: there is no split {split!r}; it has: {', '.join(loaded)}")
         loaded = loaded[split]

@@ -15,13 +15,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from sam4mllm.data.images import known_size_wh
-from sam4mllm.data.masks import encode
+from sam4mllm.data.masks import are_normalized, encode
 from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.records import Record, Text, file_exists, is_number, parse_record, read_json, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
+from sam4mllm.utils.paths import with_start
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
@@ -64,7 +65,8 @@ def read(
     if not files:
         folders = sorted(path.name for path in row.folder_in(root).glob("*") if path.is_dir())
         raise DataError(
-            f"{folder}: no such split, or no JSON file in it; {row.folder_in(root)} has: {', '.join(folders) or 'none'}"
+            f"{with_start(folder)}: no such split, or no JSON file in it; {row.folder_in(root)} has: "
+            f"{', '.join(folders) or 'none'}"
         )
     samples: list[Sample] = []
     for path in files:
@@ -216,4 +218,10 @@ def _points(points: object, where: str) -> npt.NDArray[np.int32]:
             or max(map(abs, point)) >= _MAX_COORDINATE
         ):
             raise DataError(f"{where}: a point is [x, y] in pixels; found {shorten(point)}", "mask")
+    if are_normalized([value for point in points for value in point]):
+        raise DataError(
+            f"{where}: the points are normalized to the image's size (all of their numbers are from 0 to 1); give "
+            "pixels",
+            "mask",
+        )
     return np.array(points).astype(np.int32)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from sam4mllm.data.file_kinds import HEAD_BYTES, wrong_kind
 from sam4mllm.data.readers.refs import RefRecord, RefsReader
 from sam4mllm.errors import DataError
+from sam4mllm.utils.paths import with_start
 
 
 class _PlainUnpickler(pickle._Unpickler):
@@ -39,7 +40,7 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
             another format.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; {what} was expected there")
+        raise DataError(f"{with_start(path)}: no such file; {what} was expected there")
     with path.open("rb") as file:
         try:
             return _PlainUnpickler(file, encoding="latin1").load()

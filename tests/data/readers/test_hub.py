@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -162,7 +163,6 @@ def test_splits_other_names_and_boxes_alone(tmp_path: Path) -> None:
     assert sample.id == "7" and sample.objects[0].box == Box(1, 2, 3, 4) and not sample.has_masks
     for split, names, message in (
         ("train", columns, "there is no split 'train'; it has: val"),
-        (None, columns, "there is no split None; it has: val"),
         ("val", {}, "no column image; name it as columns.image; it has: file, answer, boxes, id"),
         ("val", {"image": "image"}, "there is no column 'image'; it has: file"),
     ):
@@ -234,3 +234,47 @@ def test_a_stored_box_is_compared_with_its_mask(tmp_path: Path) -> None:
     columns = {"image": ["a.png"], "phrase": ["it"], "masks": [[outline]], "bbox": [[60.0, 40.0, 100.0, 70.0]]}
     with pytest.raises(DataError, match=r"set, row 0: the box .* does not fit its mask.*are x1, y1, x2, y2, but"):
         read_dataset("hub", path=save(tmp_path, columns), images=tmp_path / "photos")
+
+
+def write_parquet(folder: Path, name: str, phrases: list[str]) -> Path:
+    rows = {"image": make_images(len(phrases)), "phrase": phrases, "masks": [[[SQUARE]]] * len(phrases)}
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).to_parquet(file)
+    return file
+
+
+def test_a_parquet_file_and_a_folder_of_them_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    file = write_parquet(tmp_path, "set/data/train-00000-of-00002.parquet", ["one", "two"])
+    write_parquet(tmp_path, "set/data/train-00001-of-00002.parquet", ["three"])
+    write_parquet(tmp_path, "set/data/test-00000-of-00001.parquet", ["four"])
+    samples = read_dataset("hub", path=file, images=tmp_path / "images")
+    assert [(each.phrase, len(each.objects), each.size_wh) for each in samples] == [
+        ("one", 1, (20, 10)),
+        ("two", 1, (20, 10)),
+    ]
+    assert (load_image(samples[0].image) == np.asarray(make_images(1)[0])).all()
+    read = {
+        split: [each.phrase for each in read_dataset("hub", path=tmp_path / "set", split=split, images=tmp_path / "i")]
+        for split in ("train", "test")
+    }
+    assert read == {"train": ["one", "two", "three"], "test": ["four"]}
+    with pytest.raises(DataError, match=r"there is no split None; it has: train, test"):
+        read_dataset("hub", path=tmp_path / "set")
+
+
+def test_a_folder_of_images_with_metadata_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    lines = []
+    for number, image in enumerate(make_images(2)):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        image.save(tmp_path / "set" / f"{number}.png")
+        lines.append({"file_name": f"{number}.png", "phrase": f"phrase {number}", "masks": [[SQUARE]]})
+    (tmp_path / "set/metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    samples = read_dataset("hub", path=tmp_path / "set")
+    assert [(each.phrase, each.image.name, len(each.objects)) for each in samples] == [
+        ("phrase 0", "0.png", 1),
+        ("phrase 1", "1.png", 1),
+    ]
+    assert samples[0].image.samefile(tmp_path / "set/0.png")

@@ -148,6 +148,10 @@ def test_the_size_of_an_image_with_exif_orientation_is_its_upright_size(tmp_path
         ),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1]]}]}), "shape 0: a point is"),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, 1e99]]}]}), "shape 0: a point is"),
+        (
+            json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[0.1, 0], [0.5, 0.2], [1, 1]]}]}),
+            "shape 0: the points are normalized to the image's size",
+        ),
         (json.dumps({"text": ["x"], "shapes": [{"label": "a", "points": [[1, float("nan")]]}]}), "shape 0: a point"),
     ],
 )
