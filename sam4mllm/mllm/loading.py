@@ -233,7 +233,8 @@ def resolve_base(base: str) -> str:
     if base != EMBEDDED:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
             raise ModelError(
-                f'base model {base!r}: no such folder; give a folder written by save_pretrained, a Hub id, or "shapes"'
+                f"base model {base!r}: no such folder{'' if Path(base).is_absolute() else f' in {Path.cwd()}'}; give a "
+                'folder written by save_pretrained, a Hub id, or "shapes"'
             )
         if is_hub_id(base):
             use_cache_if_unreachable()
