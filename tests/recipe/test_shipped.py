@@ -92,3 +92,21 @@ def test_the_papers_recipe_has_the_settings_of_its_code() -> None:
     assert recipe.model.min_pixels == recipe.model.max_pixels == 672 * 672
     sets = [entry.dataset for entry in recipe.data.train]
     assert sets == ["refcoco", "refcoco+", "refcocog", "grefcoco", "chat"]
+
+
+@pytest.mark.parametrize("name", sorted(name for name in shipped_recipes() if not name.startswith("shapes_")))
+def test_recipes_of_benchmarks_have_a_batch_of_80_and_limit_the_size_of_images(name: str) -> None:
+    recipe = load_recipe(name)
+    arguments = recipe.training.arguments
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 80
+    # Without a limit, Qwen's processors give an image of 12 megapixels more than 12,000 tokens.
+    expected = {"Qwen/Qwen3": 1024 * 32**2, "Qwen/Qwen2.5": 1280 * 28**2}
+    for base, max_pixels in expected.items():
+        if recipe.model.base.startswith(base):
+            assert recipe.model.max_pixels == max_pixels
+    assert recipe.model.max_pixels is not None
+    # The comment names the setting for less memory, and the number of conversations that the estimate is for.
+    comment = " ".join(line.removeprefix("# ") for line in opening(name))
+    if arguments["per_device_train_batch_size"] > 1:
+        assert f"--dry-run` for {arguments['per_device_train_batch_size']} conversations of" in comment
+        assert "training.per_device_train_batch_size=1 training.gradient_accumulation_steps=80." in comment
