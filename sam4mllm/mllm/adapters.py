@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
+from sam4mllm.utils.hub import use_cache_if_unreachable
 
 ADAPTER_CONFIG = "adapter_config.json"
 WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -103,6 +104,7 @@ def _read_config(adapter: str | Path) -> Any:
 
     file = Path(adapter) / ADAPTER_CONFIG
     if not Path(adapter).exists():
+        use_cache_if_unreachable()
         file = Path(hf_hub_download(str(adapter), ADAPTER_CONFIG))
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
