@@ -290,6 +290,9 @@ def _unreadable(expected: str, text: str, position: int, where: str) -> _Malform
 
 
 def _excerpt(text: str) -> str:
-    """Return the first characters of `text`, quoted, on one line."""
+    """Return the first characters of `text`, quoted, on one line; unprintable characters are escaped."""
     text = text.strip()
-    return repr(text if len(text) <= _EXCERPT_LENGTH else text[: _EXCERPT_LENGTH - 3] + "...")
+    quoted = repr(text if len(text) <= _EXCERPT_LENGTH else text[: _EXCERPT_LENGTH - 3] + "...")
+    # An escape takes up to ten characters.
+    longest = 3 * _EXCERPT_LENGTH
+    return quoted if len(quoted) <= longest else f"{quoted[: longest - 4]}...{quoted[-1]}"

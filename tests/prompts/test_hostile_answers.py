@@ -57,6 +57,13 @@ def test_any_string_has_a_status_and_coordinates_in_the_image(
         assert grammar.parse(grammar.write(parsed.prompts, size_wh), size_wh).prompts == parsed.prompts
 
 
+@pytest.mark.parametrize("character", ["\U0010fffe", "\ud800", "\0", "'", '"', "\n", "\u202e"])
+def test_a_reason_is_short_whatever_it_quotes(character: str) -> None:
+    for text in (character * 40, f"[1,2{character * 40}", f"[1,2,3,4] {character * 99};"):
+        reason = AnswerGrammar().parse(text, (640, 480)).reason
+        assert reason is not None and reason.isprintable() and len(reason) < 200
+
+
 @pytest.mark.parametrize("digit", ["\uff11", "\u0661", "\u0967", "\u00b9", "\u2460", "\U0001d7cf"])
 def test_digits_of_other_scripts_are_no_numbers(digit: str) -> None:
     assert "1" in str(int(digit)) if digit.isdecimal() else digit.isdigit() or digit.isnumeric()
