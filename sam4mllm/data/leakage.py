@@ -179,7 +179,7 @@ def _images_of(entry: DataEntry) -> list[Path]:
 
 
 def coco_id(image: Path) -> int | None:
-    """Return the COCO id in an image's file name; None if the name has another form, or the number is none of COCO."""
+    """Return the COCO id in an image's file name; None if the name has another form or a number that COCO lacks."""
     match = _COCO_NAME.fullmatch(image.stem)
     image_id = int(match[2]) if match else 0
     return image_id if 0 < image_id <= _LARGEST_COCO_ID else None

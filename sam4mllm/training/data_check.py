@@ -39,9 +39,13 @@ def check_images(items: Iterable[Sample | Dialogue], processes: DistributedConte
         ThreadPoolExecutor(os.cpu_count()) as threads,
         bar("check images", len(part), unit="images", shown=processes.is_main) as advance,
     ):
-        for problem in threads.map(lambda each: _image_problem(*each), part):
-            problems += [problem] if problem else []
-            advance(1)
+        try:
+            for problem in threads.map(lambda each: _image_problem(*each), part):
+                problems += [problem] if problem else []
+                advance(1)
+        finally:
+            # After Ctrl-C, the images that are waiting are not decoded any more.
+            threads.shutdown(cancel_futures=True)
     _raise_all([each for found in processes.gather(problems) for each in found], "image", "cannot be used")
 
 
@@ -98,7 +102,7 @@ def long_chat_notes(processor: Any, longest_input: int | None, dialogues: Iterab
     more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return [
         f"{len(found)} chat(s) are longer than the model's longest input of {longest_input:,} tokens: "
-        f"{'; '.join(found[:_LISTED])}{more}; shorten or split them, because the model knows no later positions"
+        f"{'; '.join(found[:_LISTED])}{more}; shorten or split them, because later positions were not trained"
     ]
 
 
