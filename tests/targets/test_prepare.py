@@ -234,3 +234,25 @@ def test_smaller_batches_where_memory_runs_out_give_the_same_store(
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory with 16 prompts at once; 4 at once from now on, with equal results up to rounding"
     ]
+
+
+def test_an_image_that_vanishes_is_named_and_completed_shards_are_kept(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "SHARD_OBJECTS", 2)
+    full = compute_targets(samples, Counting(), SETTINGS, tmp_path / "full")
+    image = samples[8].image
+    saved = image.read_bytes()
+
+    class Vanishing(Counting):
+        def embed(self, images: Any) -> Any:
+            image.unlink(missing_ok=True)
+            return super().embed(images)
+
+    with pytest.raises(DataError, match=rf"{image.name}: no such file; an image was expected"):
+        compute_targets(samples, Vanishing(), SETTINGS, tmp_path / "store")
+    assert TargetStore.open(tmp_path / "store", full.key).shards() == [0, 1]
+    image.write_bytes(saved)
+    rest = Counting()
+    assert content(compute_targets(samples, rest, SETTINGS, tmp_path / "store")) == content(full)
+    assert rest.images == 2
