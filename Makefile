@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest package sbom audit check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest package sbom audit coverage mutation check static format-check lint types \
 	imports fix clean help
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,8 @@ help:
 	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
+	@echo "make coverage  run all tests and report the lines that none of them runs"
+	@echo "make mutation  change geometry, masks, metrics, grammar and sampling, and list the changes that no test notices"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"
 	@echo "make check     static and test: what a change must pass"
@@ -74,6 +76,23 @@ sbom: install $(SUPPLY)
 audit: $(SUPPLY)
 	.venv-supply/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
+# mutmut and coverage in an environment of their own, which finds all other packages in $(VENV).
+QUALITY := .venv-quality/.ready
+$(QUALITY): $(READY)
+	$(PYTHON) -m venv .venv-quality
+	.venv-quality/bin/python -m pip install --disable-pip-version-check "mutmut>=3.8,<4" "coverage>=7.10,<8"
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$(.venv-quality/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	@touch $(QUALITY)
+
+coverage: $(QUALITY)
+	.venv-quality/bin/coverage run -m pytest $(TESTS)
+	.venv-quality/bin/coverage report
+
+mutation: $(QUALITY)
+	.venv-quality/bin/mutmut run
+	.venv-quality/bin/mutmut results
+
 check: static test
 
 static: format-check lint types imports
@@ -95,4 +114,4 @@ fix: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist mutants .coverage

@@ -34,7 +34,7 @@ def install(wheel: Path, environment: Path, *, with_dependencies: bool) -> Path:
     venv.create(environment, with_pip=True)
     programs = environment / "bin"
     dependencies = ["-c", str(ROOT / "constraints.txt")] if with_dependencies else ["--no-deps"]
-    pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pip: list[str | Path] = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     _run([*pip, wheel, *dependencies], environment)
     if with_dependencies:
         return programs

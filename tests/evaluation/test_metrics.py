@@ -13,11 +13,14 @@ from sam4mllm.evaluation.metrics import (
     SentenceScore,
     correct_objects,
     cumulative_iou,
+    match_greedily,
     mean_iou,
     no_target_accuracy,
     overlap,
     precision_at,
+    share,
     target_accuracy,
+    union_of,
 )
 
 MASKS = hnp.arrays(bool, (5, 7))
@@ -31,7 +34,7 @@ def test_overlap_counts_pixels(predicted: np.ndarray, truth: np.ndarray) -> None
 
 def test_masks_of_different_shapes_are_refused() -> None:
     # Numpy would broadcast these two.
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match=r"^masks of one image have one shape; got \(1, 4\) and \(4, 4\) \(H, W\)$"):
         overlap(np.ones((1, 4), dtype=bool), np.ones((4, 4), dtype=bool))
 
 
@@ -93,3 +96,22 @@ def test_no_more_objects_are_correct_than_are_annotated(predicted: list[np.ndarr
     correct = correct_objects(predicted, truth)
     assert len(correct) == len(predicted) and sum(correct) <= len(truth)
     assert not any(fact and not mask.any() for fact, mask in zip(correct, predicted, strict=True))
+
+
+def test_pairs_are_matched_by_iou_then_by_their_numbers() -> None:
+    assert match_greedily([(0.6, 0, 0), (0.9, 0, 1), (0.8, 1, 1), (0.7, 1, 0)], above=0.5) == {0: 1, 1: 0}
+    assert match_greedily([(0.7, 1, 0), (0.7, 0, 0)], above=0.5) == {0: 0}
+    assert match_greedily([(0.7, 0, 1), (0.7, 0, 0)], above=0.5) == {0: 0}
+    assert match_greedily([(0.5, 0, 0)], above=0.5) == {} and match_greedily([(0.51, 0, 0)], above=0.5) == {0: 0}
+
+
+def test_the_union_of_masks_and_of_none() -> None:
+    assert union_of([], (3, 2)).shape == (2, 3) and not union_of([], (3, 2)).any()
+    first, second = _span(0, 2), _span(4, 5)
+    assert union_of([first, second], (12, 1)).tolist() == (first | second).tolist()
+    assert first.sum() == 2
+
+
+def test_the_iou_of_two_empty_masks_is_zero_and_shares_are_of_all_values() -> None:
+    assert Overlap(0, 0).iou == 0.0 and Overlap(1, 4).iou == 0.25
+    assert share([True, False, False, True]) == 0.5 and share([]) is None

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, box_of_mask
-from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, seeded_rng
+from sam4mllm.targets.sampling import PointGroups, draw_groups, jittered_boxes, poisson_disk, seeded_rng
+
+NO_PLACE = "^the mask leaves 0 pixels of the image; no place for 1 negative points$"
 
 
 def rng(object_id: str = "a") -> np.random.Generator:
@@ -75,14 +77,14 @@ def test_no_negative_is_on_ignored_pixels() -> None:
     box, points = Box(5, 5, 15, 15), {"groups": 200, "positives": 2, "negatives": 1, "margin": 0.1}
     negatives = draw_groups(mask, box, rng(), **points, ignored=ignored).xy[:, 2].astype(int)
     assert not (mask | ignored)[negatives[:, 1], negatives[:, 0]].any()
-    with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
+    with pytest.raises(DataError, match=NO_PLACE):
         draw_groups(mask, box, rng(), **points, ignored=~mask)
 
 
 def test_a_mask_without_space_for_negatives_raises_an_error() -> None:
-    with pytest.raises(DataError, match="leaves 0 pixels of the image; no place for 1 negative"):
+    with pytest.raises(DataError, match=NO_PLACE):
         draw(np.ones((4, 4), dtype=bool))
-    with pytest.raises(DataError, match="the mask is empty"):
+    with pytest.raises(DataError, match=r"^the mask is empty$"):
         draw_groups(np.zeros((4, 4), bool), Box(0, 0, 2, 2), rng(), groups=1, positives=1, negatives=1, margin=0.1)
 
 
@@ -137,3 +139,30 @@ def test_jittered_boxes_differ_by_at_most_the_share(
     assert (np.abs(boxes - np.array(box)) <= limit).all()
     if share > 0.01 and min(width, height) > 5:
         assert len(np.unique(boxes, axis=0)) == 8
+
+
+def test_a_seed_has_the_same_samples_on_every_machine_and_in_every_version() -> None:
+    """Stored targets are found again by their settings, so samples of equal settings must stay equal."""
+    assert seeded_rng(7, "points", "a").integers(1000, size=4).tolist() == [88, 669, 206, 2]
+    mask = np.zeros((12, 16), dtype=bool)
+    mask[3:8, 4:11] = True
+    groups = {"groups": 3, "positives": 2, "negatives": 1, "margin": 0.2}
+    drawn = draw_groups(mask, Box(4, 3, 11, 8), seeded_rng(7, "points", "a"), **groups)
+    assert drawn.xy.tolist() == [
+        [[4.5, 3.5], [4.5, 6.5], [3.5, 5.5]],
+        [[7.5, 4.5], [8.5, 5.5], [8.5, 2.5]],
+        [[5.5, 5.5], [6.5, 6.5], [11.5, 2.5]],
+    ]
+    assert (drawn.xy.dtype, drawn.labels.dtype, drawn.labels.tolist()) == (np.float32, np.int64, [1, 1, 0])
+    boxes = jittered_boxes(Box(4, 3, 11, 8), (16, 12), seeded_rng(7, "boxes", "a"), share=0.2, count=2)
+    expected = [[4.395616, 2.956195, 9.997721, 8.966546], [2.811721, 3.658751, 11.224686, 7.048759]]
+    assert boxes.dtype == np.float32 and boxes == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_points_of_a_poisson_disk_keep_their_distance_up_to_the_limit() -> None:
+    few = poisson_disk(seeded_rng(7, "p", "a"), 0.3, 3)
+    assert few == pytest.approx(np.array([[0.1451, 0.7145], [0.5512, 0.6585], [0.7483, 0.3946]]), abs=1e-4)
+    points = poisson_disk(seeded_rng(7, "p", "a"), 0.3, 50)
+    distances = np.hypot(*(points[:, None] - points[None]).T)
+    assert len(points) == 10 and distances[np.triu_indices(10, 1)].min() >= 0.3
+    assert points.min() >= 0 and points.max() <= 1 and poisson_disk(rng(), 0.3, 0).shape == (0, 2)
