@@ -19,7 +19,6 @@ from sam4mllm.errors import DataError, Sam4mllmError, ServerError
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.result import Result, prediction_line
-from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.memory import DeviceBatch, is_out_of_memory, release_memory
@@ -132,11 +131,13 @@ def _predict(
     # 3. Each process computes the next shard that no other has taken.
     at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
     for index in processes.distribute(pending):
+        # Before they are loaded, so that an image that is replaced meanwhile is recognized later.
+        digests = job.image_digests(index)
         lines: list[str] = []
         for answered in at_once.map(group_by_image(job.shards[index]), partial(_answer_groups, pipeline)):
             lines += map(dump_line, answered)
             advance(len(answered))
-        atomic_write_text(job.shard_file(index), "".join(lines))
+        job.write_shard(index, lines, digests)
 
     # 4. The main process merges the shards when all of them exist.
     processes.barrier()

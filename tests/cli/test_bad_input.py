@@ -87,8 +87,8 @@ BAD_INPUTS: dict[str, tuple[list[str], str]] = {
         ["score", "p.jsonl", "--dataset", "refcoco", "--split", "val"],
         "--root: is missing; refcoco needs root and split",
     ),
-    "a root that does not exist": (score("good", "nowhere"), ": no such folder; root must be"),
-    "a root without the data set": (score("good", "data/refcoco"), "data/refcoco/refcoco/refs(unc).p (relative to "),
+    "a root that does not exist": (score("good", "nowhere"), "nowhere: no such folder"),
+    "a root without the data set": (score("good", "data/refcoco"), "data/refcoco/refcoco/refs(unc).p: no such file"),
     "an unknown split": ([*score("good"), "--split", "vel"], "the file has: val"),
     "a folder without any data set": (
         evaluate("--dataset", "all", "--root", "{home}/empty"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,37 @@ def test_a_later_calibration_rescores_existing_answers(tmp_path: Path) -> None:
         scores = {item["score"] for line in lines_of(out).values() for item in line["objects"]}
         assert scores == {round(probability, 4)}
     assert lines_of(out) == plain
+
+
+def test_queries_about_a_replaced_image_are_answered_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    queries = make_queries(tmp_path)
+    predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=3)
+    before = lines_of(tmp_path / "out")
+    Image.fromarray(np.full((50, 70, 3), 9, dtype=np.uint8)).save(tmp_path / "2.png")
+    (tmp_path / "4.png").rename(tmp_path / "moved.png")
+    pipeline, engine = make_pipeline()
+    summary = predict(pipeline, queries, tmp_path / "out", shard_size=3)
+    assert (summary.ok, summary.error) == (18, 0) and len(engine.asked) == 3
+    (message,) = caplog.messages
+    assert "the images of 1 shard(s) were replaced since they were answered" in message
+    assert message.endswith(f"the first one is {tmp_path / '2.png'}")
+    after = lines_of(tmp_path / "out")
+    assert {name for name in after if after[name] != before[name]} == {"q/2/0", "q/2/1", "q/2/2"}
+    assert after["q/2/0"]["objects"][0]["segmentation"]["size"] == [50, 70]
+    # Now the records are those of the new image.
+    pipeline, engine = make_pipeline()
+    predict(pipeline, queries, tmp_path / "out", shard_size=3)
+    assert not engine.asked and len(caplog.messages) == 1
+
+
+def test_shards_without_digests_of_their_images_are_kept(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    predict(make_pipeline()[0], queries, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/images")
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes())
+    pipeline, engine = make_pipeline()
+    predict(pipeline, queries, tmp_path / "out")
+    assert not engine.asked
 
 
 def test_shards_of_older_versions_are_rescored(tmp_path: Path) -> None:
