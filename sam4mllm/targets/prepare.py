@@ -28,7 +28,7 @@ from sam4mllm.targets.scoring import Candidate, GroupScores, prompt_batch, score
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.targets.store import ObjectTarget, SkippedObject, TargetStore
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
-from sam4mllm.utils.folder_lock import folder_lock
+from sam4mllm.utils.folder_lock import folder_lock, remove_stale_lock
 from sam4mllm.utils.memory import DeviceBatch
 from sam4mllm.utils.progress import bar
 
@@ -76,6 +76,8 @@ def compute_targets(
     done = set(processes.broadcast_result(store.shards))
     pending = [number for number in range(len(plan)) if number not in done]
     finished = sum(counts[number] for number in done if number < len(plan))
+    if processes.is_main and not pending:
+        remove_stale_lock(store.path)
     # 3. Compute this process's part of the missing shards.
     batch = prompt_batch(settings.batch_size)
     with (

@@ -82,6 +82,16 @@ def folder_lock(
                     target.rmdir()
 
 
+def remove_stale_lock(folder: Path) -> None:
+    """Remove the lock file and the temporary files that a killed process left in `folder`, where nothing is written.
+
+    The lock of a running process, and a folder that cannot be written, are left alone.
+    """
+    if (folder / LOCK_FILE).exists():
+        with suppress(LaunchError, OSError), folder_lock(folder, "removing files of a killed job"):
+            pass
+
+
 def _acquire(file: Path, folder: Path, work: str) -> int | None:
     """Lock `file` and return its descriptor; None where the system or the file system has no locks."""
     try:

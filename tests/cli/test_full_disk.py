@@ -1,8 +1,10 @@
-"""A full disk in each subcommand that writes: one line with the file, and exit status 2."""
+"""A full disk and a folder without write permission, in each subcommand that writes: one line, and exit status 2."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 
 from sam4mllm.cli.main import main
 from sam4mllm.testing import save_tiny_mllm
+from sam4mllm.utils import folder_lock
 from tests.data.tiny_datasets import write_image
 from tests.runs.test_merge import save_run
 
@@ -76,3 +79,23 @@ def test_convert_names_the_file_and_keeps_the_old_one(
     monkeypatch.setattr(jsonl, "record_of", fail(OSError(errno.ENOSPC, FULL)))
     assert main(arguments) == 2
     assert is_one_line(capsys, out) and out.read_bytes() == before
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.EROFS, "read-only file system"), (errno.EACCES, "permission denied")]
+)
+def test_a_folder_that_cannot_be_written_is_named_before_any_answer(
+    number: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "image": "a.png", "phrase": "left"}) + "\n")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def refuse(path: Path, *arguments: object) -> int:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(folder_lock.os, "open", refuse)
+    assert main(["predict", "run", str(tmp_path / "q.jsonl"), "--output", str(out)]) == 2
+    assert capsys.readouterr().err == f"sam4mllm: error: {out}: {reason}\n"
+    assert list(out.iterdir()) == []

@@ -15,7 +15,7 @@ import pytest
 
 from sam4mllm.errors import LaunchError
 from sam4mllm.utils import folder_lock as module
-from sam4mllm.utils.folder_lock import LOCK_FILE, folder_lock
+from sam4mllm.utils.folder_lock import LOCK_FILE, folder_lock, remove_stale_lock
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,6 +126,18 @@ def test_temporary_files_of_killed_processes_are_removed_and_others_are_not(tmp_
     with folder_lock(tmp_path, "predicting", subfolders=("shards", "missing")):
         pass
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+def test_the_files_of_a_killed_process_are_removed_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
+    for name in (LOCK_FILE, ".a.json.7.tmp.json"):
+        (tmp_path / name).write_text("")
+    remove_stale_lock(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    remove_stale_lock(tmp_path)
+    holder = hold(tmp_path)
+    remove_stale_lock(tmp_path)
+    assert (tmp_path / LOCK_FILE).read_text().startswith("training\n")
+    holder.communicate()
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
