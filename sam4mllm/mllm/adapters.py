@@ -65,8 +65,8 @@ def load_adapter(model: Any, adapter: str | Path) -> Any:
         _set_weights(model, weights, _weights_file(adapter), trained_on)
     except _LOADING_ERRORS as error:
         raise ModelError(
-            f"adapter {str(adapter)!r} does not load on {model_type!r}: {_reason(error)}; was it trained on another "
-            "base?"
+            f"adapter {str(adapter)!r} does not load on {model_type!r}: {loading_problem(error)}; was it trained on "
+            "another base?"
         ) from error
     return model.eval()
 
@@ -109,7 +109,7 @@ def _read_config(adapter: str | Path) -> Any:
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ModelError(f"{file}: is no JSON: {_reason(error)}; copy the adapter again") from error
+        raise ModelError(f"{file}: is no JSON: {loading_problem(error)}; copy the adapter again") from error
     kind = settings.get("peft_type") if isinstance(settings, dict) else None
     if kind not in _KINDS:
         raise ModelError(f"{file}: its peft_type is {kind!r}; give an adapter of one of the types {', '.join(_KINDS)}")
@@ -197,8 +197,15 @@ def _set_weights(model: Any, weights: dict[str, Any], file: str, trained_on: str
         )
 
 
-def _reason(error: BaseException) -> str:
-    """Return the message of an error in one line, the first mismatch of shapes where it lists them."""
+def loading_problem(error: BaseException) -> str:
+    """Return in one line why a model does not load, with the first mismatch of shapes where the error lists them.
+
+    Errors about code and pickles are worded here, because the libraries' messages explain how to run them.
+    """
+    if "trust_remote_code" in str(error):
+        return "it needs Python code of its own repository, which is never run"
+    if isinstance(error, pickle.UnpicklingError):
+        return "its weights are a pickle of other objects than weights, which is not read"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = next((line for line in lines if "size mismatch" in line), lines[0])
     return " ".join(line.split()).rstrip(".:")[:300]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.adapters import load_adapter
+from sam4mllm.mllm.adapters import load_adapter, loading_problem
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
 from sam4mllm.mllm.decoder import unquantized_modules
 from sam4mllm.mllm.families import FAMILIES, Family, family_of
@@ -208,15 +208,6 @@ def _base_error(base: str, error: Exception) -> ModelError:
         f"base model {base!r} does not load as an image-text-to-text model: {loading_problem(error)}; "
         'give a folder written by save_pretrained, a Hub id, or "shapes"'
     )
-
-
-def loading_problem(error: Exception) -> str:
-    """Return why a model does not load; what would run code is explained here, as the libraries advise to allow it."""
-    if "trust_remote_code" in str(error):
-        return "it needs Python code of its own repository, which is never run"
-    if isinstance(error, UnpicklingError):
-        return "its weights are a pickle of other objects than weights, which is not read"
-    return first_line(error)
 
 
 def is_hub_id(base: str) -> bool:

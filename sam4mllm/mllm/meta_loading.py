@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from sam4mllm.errors import ModelError
+from sam4mllm.mllm.adapters import loading_problem
 from sam4mllm.mllm.image_size import Limits
-from sam4mllm.mllm.loading import DType, Mllm, load_processor, loading_problem, resolve_base
+from sam4mllm.mllm.loading import DType, Mllm, load_processor, resolve_base
 
 
 def load_meta_mllm(base: str, *, dtype: DType = "auto", image_size: Limits | None = None) -> Mllm:

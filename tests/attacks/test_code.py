@@ -22,6 +22,7 @@ import torch
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import DataError, ModelError, RecipeError
 from sam4mllm.mllm.loading import load_mllm, load_processor
+from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.meta_loading import load_meta_mllm
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.segmenters.loading import load_segmenter
@@ -90,6 +91,17 @@ def test_the_weights_of_a_base_model_in_a_pickle_run_nothing(copied: Path, marke
     write_torch(copied / "pytorch_model.bin", Payload(marker))
     with pytest.raises(ModelError, match=r"its weights are a pickle of other objects than weights, which is not read"):
         load_mllm(str(copied))
+    assert not marker.exists()
+
+
+def test_an_adapter_in_a_pickle_runs_nothing(base: Path, tmp_path: Path, marker: Path) -> None:
+    folder = tmp_path / "adapter"
+    attach_lora(load_mllm(str(base)), {"r": 2}, 0).model.save_pretrained(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    write_torch(folder / "adapter_model.bin", Payload(marker))
+    match = "does not load on 'fast_vlm': its weights are a pickle of other objects than weights, which is not read"
+    with pytest.raises(ModelError, match=match):
+        load_mllm(str(base), folder)
     assert not marker.exists()
 
 

@@ -285,24 +285,6 @@ def test_damaged_files_are_refused(
     assert "\n" not in str(caught.value)
 
 
-class Touch:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.file,)
-
-
-def test_a_pickle_that_would_run_code_is_refused(fast_vlm: str, adapter: Path) -> None:
-    (adapter / WEIGHTS).unlink()
-    torch.save({"weight": Touch(adapter / "ran")}, adapter / "adapter_model.bin")
-    with pytest.raises(ModelError, match="does not load on 'fast_vlm': Weights only load failed") as caught:
-        load_mllm(fast_vlm, adapter)
-    assert "\n" not in str(caught.value) and not (adapter / "ran").exists()
-
-
 def test_an_initialization_that_cannot_be_repeated_is_no_setting_of_a_recipe(fast_vlm: str) -> None:
     with pytest.raises(RecipeError, match=r"lora\.init_lora_weights: 'pissa_niter_4' .* set 'pissa'"):
         attach_lora(load_mllm(fast_vlm), {"r": 4, "init_lora_weights": "pissa_niter_4"}, 0)
