@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
-from methods_rows import ORACLE, Lines, Row, measure, with_fallback
+from methods_rows import ORACLE, Lines, Row, measure
 
 from sam4mllm.data.predictions import Query, queries_of, read_predictions
 from sam4mllm.data.sample import Sample
@@ -23,7 +23,6 @@ from sam4mllm.pipeline.batch import BatchSummary, predict
 from sam4mllm.pipeline.oracle import oracle_predictions
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.schema import Recipe, TrainingSection
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
@@ -50,15 +49,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 WITHOUT_POINTS = {f"{name} without its points": name for name in (PPG, "PQPP", "PQPP, single")}
 """The rows whose masks are those of another row's boxes, without its points."""
 
-FALLBACK = {"PPG, fallback margin 0": PPG}
-"""The rows that take, per object, the mask of box and points or of the box alone, by the higher predicted IoU."""
-
 ROWS = (
     BASE,
     BOX_ALONE,
     PPG,
     "PPG without its points",
-    "PPG, fallback margin 0",
     "PPG, random group",
     "PQPP",
     "PQPP without its points",
@@ -145,7 +140,7 @@ class SeedExperiment:
         Its name has a digest of the base model's and the segmenter's weights and of the recipe, since others give
         other rows. The digest of a row without training does not depend on the number of steps.
         """
-        name = WITHOUT_POINTS.get(name, FALLBACK.get(name, name))
+        name = WITHOUT_POINTS.get(name, name)
         recipe = self.recipes.get(name)
         if recipe is None:
             untrained = self.recipes[BOX_ALONE if name == BASE else PPG]
@@ -160,16 +155,10 @@ class SeedExperiment:
 
     def _suffixed(self, name: str) -> str:
         """Return the name of the row's files in `folder_of`."""
-        if name in WITHOUT_POINTS:
-            return f"{self.split}-without-points"
-        return f"{self.split}-fallback" if name in FALLBACK else self.split
+        return f"{self.split}-without-points" if name in WITHOUT_POINTS else self.split
 
     def _predictions(self, name: str, output: Path) -> tuple[Lines, float | None]:
         """Return the predictions of a row, and the seconds per query where they are measured."""
-        if name in FALLBACK:
-            of = FALLBACK[name]
-            alone = next(each for each, answered in WITHOUT_POINTS.items() if answered == of)
-            return with_fallback(self._finished(of), self._finished(alone), BoxFallback(margin=0.0)), None
         if name in WITHOUT_POINTS:
             answers = self._finished(WITHOUT_POINTS[name])
             return self._jobs(

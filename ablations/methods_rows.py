@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sam4mllm.data.predictions import PredictionLine
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import PredictionsError
 from sam4mllm.evaluation.points import pooled_share
 from sam4mllm.evaluation.score import Scores, score_predictions
-from sam4mllm.segmenters.fallback import BoxFallback
 
 Lines = dict[str, list[PredictionLine]]
 """The predictions of a row, by data set."""
@@ -41,33 +39,6 @@ class Row:
     points_off: float | None
     points_off_chance: float | None
     seconds_a_query: float | None
-
-
-def with_fallback(with_points: Lines, without: Lines, fallback: BoxFallback) -> Lines:
-    """Take each object's mask from `without` where the fallback's margin of predicted IoU takes the box alone."""
-
-    def chosen(line: PredictionLine, alone: PredictionLine) -> PredictionLine:
-        objects = [
-            other if item.prompt is not None and item.prompt.points and fallback.takes_box(0.0, *ious) else item
-            for item, other, ious in zip(line.objects, alone.objects, _predicted_ious(line, alone), strict=True)
-        ]
-        # The prompts stay those of the answer.
-        kept = zip(line.objects, objects, strict=True)
-        return replace(line, objects=tuple(replace(each, prompt=item.prompt) for item, each in kept))
-
-    return {
-        dataset: [chosen(*pair) for pair in zip(lines, without[dataset], strict=True)]
-        for dataset, lines in with_points.items()
-    }
-
-
-def _predicted_ious(line: PredictionLine, alone: PredictionLine) -> Iterator[tuple[float, float]]:
-    """Yield SAM's predicted IoUs of each object's mask, with and without points."""
-    for item, other in zip(line.objects, alone.objects, strict=True):
-        first, second = item.confidence, other.confidence
-        if line.id != alone.id or first is None or first.iou is None or second is None or second.iou is None:
-            raise PredictionsError(f"prediction {line.id}: there is no predicted IoU to compare")
-        yield first.iou, second.iou
 
 
 def measure(lines: Lines, samples: Mapping[str, Sequence[Sample]], seconds_a_query: float | None = None) -> Row:

@@ -42,7 +42,6 @@ DIFFERENCES = (
     ("PPG", "box alone"),
     ("PPG", "PPG without its points"),
     ("PPG", "PPG, random group"),
-    ("PPG, fallback margin 0", "PPG"),
     ("both", "PPG"),
     ("PQPP", "base"),
     ("PQPP", "box alone"),

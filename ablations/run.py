@@ -1,8 +1,6 @@
 """Run an experiment on the generated data set `shapes` and print its table.
 
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
-    python ablations/run.py fallback --work runs/fallback --run runs/demo
-    python ablations/run.py fallback --work runs/fallback --train 200 --seeds 3
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
 
 Settings of the recipe are given as key=value after the options. Finished work is recognized by the files in --work, so
@@ -19,14 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import measure_fallback
 import measure_filter
 import measure_methods
 import methods_table
 from methods_rows import Row
 
 from sam4mllm.data.entry import DataEntry
-from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import queries_of, read_predictions
 from sam4mllm.data.reading import read_dataset, read_with_masks
 from sam4mllm.data.sample import Sample
@@ -36,11 +32,8 @@ from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
-from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
-from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.trainer import train
 from sam4mllm.utils.atomic_io import atomic_write_text
@@ -49,7 +42,6 @@ from sam4mllm.utils.library_logging import silence_libraries
 from sam4mllm.utils.progress import bar
 
 RECIPE = "shapes_ppg"
-LOGS = Path(__file__).parent / "logs"
 
 FILTER = """Measure what the selection of point groups by SAM contributes, under each way of scoring them.
 
@@ -59,22 +51,12 @@ the true mask as the variant scored it, then with the exact box, with other jitt
 for all rows) and without a box. With --train each variant is trained for the same number of steps on the same data with
 the same seed, and the table has the cIoU of the last adapter on that split.
 """
-FALLBACK = """Measure where points make masks worse, and whether a fallback to the box alone helps.
-
-Each model answers the validation split of its recipe once. SAM segments the same answers without a fallback and with
-each of several (`segmenter.fallback_margin`, `segmenter.fallback_outside`), and for comparison with the box alone, and
-with the better of the two by the annotation, which is an upper bound. The table has cIoU, gIoU, and the share of the
-masks with points whose points were left out.
-
---run measures a run folder. --train trains the recipe for STEPS steps with each seed, and measures it.
-"""
 METHODS = """Compare the methods: one base model, equal training steps, scored on held-out scenes, over several seeds.
 
 Each seed has its own generated scenes and its own trainings. Rows: the base model without training; the same training
-with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers) and with a fallback
-to the box by predicted IoU; PPG with groups of points that SAM did not select; PQPP with lists of points and with one
-point per question, with and without its points; both methods in one model; the oracle (SAM gets the targets of the
-held-out objects).
+with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers); PPG with groups of
+points that SAM did not select; PQPP with lists of points and with one point per question, with and without its points;
+both methods in one model; the oracle (SAM gets the targets of the held-out objects).
 
 Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
 mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
@@ -126,43 +108,6 @@ def train_and_score(recipe: Recipe, device: str) -> tuple[float, float]:
     return scores.ciou, scores.malformed / scores.n
 
 
-def run_fallback(options: argparse.Namespace) -> list[str]:
-    """Measure the run folder, train and measure the recipe if asked, and return the table."""
-    if options.run is None and not options.train:
-        raise RecipeError("nothing to measure; name a run folder by --run, or train by --train STEPS")
-    device = resolve_device(options.device)
-    models: dict[str, measure_fallback.Model] = {}
-
-    def measure_run(run: Path, output: Path, name: str) -> None:
-        entry, samples = _held_out(RunFolder.open(run).recipe)
-        pipeline = Pipeline.from_pretrained(run, device=device, fallback=BoxFallback())
-        measure_fallback.measure(pipeline, samples, entry, output, models[name])
-        models_as_json = {
-            name: {**vars(model), "rows": {key: vars(row) for key, row in model.rows.items()}}
-            for name, model in models.items()
-            if model.malformed
-        }
-        _write_json(options, {"steps": options.train, "models": models_as_json})
-
-    if options.run is not None:
-        models[options.run.name] = measure_fallback.Model()
-        measure_run(options.run, options.work / f"answers-of-{options.run.name}", options.run.name)
-    for variant, recipe in _to_train(options, measure_fallback.VARIANTS):
-        model = models.setdefault(variant, measure_fallback.Model())
-        model.points_beat_box.append(_share_of_winning_points(recipe, device))
-        run = train(recipe, device=device)
-        measure_run(run.path, recipe.output / "held-out", variant)
-    return [*measure_fallback.table(models), "", *measure_fallback.notes(models)]
-
-
-def _share_of_winning_points(recipe: Recipe, device: str) -> float:
-    """Return the share of the recipe's training objects whose points beat the box."""
-    samples = read_mixture(recipe.data, recipe.seed).samples
-    segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
-    targets = compute_targets(samples, segmenter, TargetSettings.from_recipe(recipe), recipe.targets.store).read()
-    return sum(target.points_beat_box for target in targets.values()) / max(len(targets), 1)
-
-
 def run_methods(options: argparse.Namespace) -> list[str]:
     """Measure each row for each seed unless an earlier start did, and return both tables."""
     device = resolve_device(options.device)
@@ -195,12 +140,6 @@ def _training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=1, help="trainings per variant, with the seeds 0, 1, ...")
 
 
-def _fallback_options(parser: argparse.ArgumentParser) -> None:
-    _training_options(parser)
-    parser.add_argument("--run", type=Path, help="a run folder to measure on its own validation split")
-    parser.set_defaults(json=LOGS / "fallback.json")
-
-
 def _methods_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each training (default: 200)")
     parser.add_argument("--seeds", type=int, default=3, help="the seeds 0, 1, ... of data and training (default: 3)")
@@ -212,7 +151,6 @@ def _methods_options(parser: argparse.ArgumentParser) -> None:
 
 EXPERIMENTS = {
     "filter": Experiment(FILTER, run_filter, _training_options),
-    "fallback": Experiment(FALLBACK, run_fallback, _fallback_options),
     "methods": Experiment(METHODS, run_methods, _methods_options),
 }
 

@@ -52,26 +52,10 @@ def add_model_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--server-model", metavar="NAME", help="the model's name on the server; default: the only one that it serves"
     )
-    parser.add_argument(
-        "--fallback-margin",
-        type=fraction,
-        metavar="X",
-        help="use the mask of the box alone where SAM predicts that its IoU is higher by more than X than that of box "
-        "and points; this and --fallback-outside replace the run's own settings",
-    )
-    parser.add_argument(
-        "--fallback-outside",
-        type=fraction,
-        metavar="X",
-        help="use the mask of the box alone where more than this share of the other mask is outside the box",
-    )
 
 
 def pipeline_arguments(options: Namespace) -> PipelineOptions:
     """Return the arguments of `Pipeline.from_pretrained` that `add_model_options` and `add_batch_option` stand for."""
-    from sam4mllm.segmenters.fallback import BoxFallback
-
-    fallback = BoxFallback(options.fallback_margin, options.fallback_outside)
     return {
         "device": options.processes.device(options.device),
         "dtype": options.dtype,
@@ -79,7 +63,6 @@ def pipeline_arguments(options: Namespace) -> PipelineOptions:
         "batch_size": options.batch_size,
         "server": options.server,
         "server_model": options.server_model,
-        "fallback": fallback if fallback.enabled else None,
         "merge_adapter": options.merge_adapter,
     }
 
@@ -242,14 +225,6 @@ def non_negative_int(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected an integer of 0 or more; got {text!r}")
     return int(text)
-
-
-def fraction(text: str) -> float:
-    """Parse a number from 0 to 1."""
-    value = _number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text!r}")
-    return value
 
 
 def positive_float(text: str) -> float:

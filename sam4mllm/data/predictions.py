@@ -78,8 +78,6 @@ class PredictedObject:
     score: from 0 to 1: the probability that the mask's IoU is above 0.5 if the run is calibrated, else SAM's own
         prediction of the IoU.
     confidence: the signals behind the score.
-    box_alone: whether the points were dropped because the box alone gave the better mask; None if a run does not
-        compare the two.
 
     All but the mask are None if another program does not give them.
     """
@@ -88,10 +86,9 @@ class PredictedObject:
     prompt: SamPrompt | None = None
     score: float | None = None
     confidence: Confidence | None = None
-    box_alone: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of `objects`, in pixels of the image; `confidence` and `box_alone` only if known."""
+        """Return the entry of `objects`, in pixels of the image; `confidence` only if known."""
         box = self.prompt.box if self.prompt is not None else None
         points = self.prompt.points if self.prompt is not None else ()
         return {
@@ -101,7 +98,6 @@ class PredictedObject:
             "segmentation": {"size": list(self.segmentation["size"]), "counts": self.segmentation["counts"]},
             "score": self.score,
             **({} if self.confidence is None else {"confidence": self.confidence.to_json()}),
-            **({} if self.box_alone is None else {"box_alone": self.box_alone}),
         }
 
 
@@ -178,7 +174,6 @@ class _ObjectRecord(Record):
     point_labels: list[int | float] | None = None
     score: float | None = None
     confidence: _ConfidenceField = None
-    box_alone: bool | None = None
 
     def predicted_object(self) -> PredictedObject:
         return PredictedObject(
@@ -186,7 +181,6 @@ class _ObjectRecord(Record):
             self._prompt(),
             self.score,
             None if self.confidence is None else self.confidence.confidence(),
-            self.box_alone,
         )
 
     def _prompt(self) -> SamPrompt | None:

@@ -22,7 +22,6 @@ from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.schema import SegmenterSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.segmenters.base import Segmenter
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.atomic_io import file_sha256
 
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
@@ -37,7 +36,6 @@ class PipelineParts(TypedDict):
     image_batch: int
     max_new_tokens: int
     engine_identity: Callable[[], Mapping[str, Any]]
-    fallback: BoxFallback | None
     calibration: Calibration | None
 
 
@@ -57,7 +55,6 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
         image_batch=plan.generation.batch_size,
         max_new_tokens=plan.generation.max_new_tokens,
         engine_identity=cache(identity),
-        fallback=plan.fallback,
         calibration=plan.calibration,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -25,7 +25,6 @@ from sam4mllm.pipeline.result import Result
 from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration, scores_of
 from sam4mllm.segmenters.base import Embeddings, Segmenter
-from sam4mllm.segmenters.fallback import BoxFallback, segment_with_fallback
 from sam4mllm.utils.memory import DeviceBatch
 
 _ENCODER_BATCH = 4
@@ -40,7 +39,6 @@ class Pipeline:
         segmenter: The segmenter that turns prompts into masks; the results are on its device.
         max_new_tokens: The length limit of an answer; by default that of a recipe.
         image_batch: The number of images whose phrases are asked together.
-        fallback: The rule by which the mask of the box alone replaces that of box and points; by default never.
         calibration: The calibration that computes scores from confidences; None for uncalibrated scores.
     """
 
@@ -53,7 +51,6 @@ class Pipeline:
         max_new_tokens: int | None = None,
         image_batch: int = 16,
         engine_identity: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
-        fallback: BoxFallback | None = None,
         calibration: Calibration | None = None,
     ) -> None:
         if max_new_tokens is None:
@@ -67,7 +64,6 @@ class Pipeline:
         self.segmenter = segmenter
         self.max_new_tokens = max_new_tokens
         self.image_batch = image_batch
-        self.fallback = fallback or BoxFallback()
         self.calibration = calibration
         self._embedded = DeviceBatch(_ENCODER_BATCH, "images", "free memory on the device, or use a smaller segmenter")
         self._engine_identity = engine_identity or {"class": type(engine).__name__}
@@ -93,7 +89,6 @@ class Pipeline:
             server: The address of an OpenAI-compatible server that answers in place of the MLLM, which is then not
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, if it needs one.
             server_model: The server's name for the model; None for its only one.
-            fallback: When the mask of the box alone is used; None for the run's, `BoxFallback()` for never.
             merge_adapter: Whether the adapter is merged into the weights, which saves the time of its layers in every
                 answer; None merges unless the weights are quantized. Ignored without an adapter.
 
@@ -128,8 +123,6 @@ class Pipeline:
             "segmenter": self.segmenter.fingerprint,
             "max_new_tokens": self.max_new_tokens,
         }
-        if self.fallback.enabled:
-            identity["fallback"] = asdict(self.fallback)
         if self.calibration is not None:
             identity["calibration"] = self.calibration.to_json()
         return identity
@@ -193,7 +186,7 @@ class Pipeline:
         requests = [
             (index, prompt) for index, answer in zip(image_of, answers, strict=True) for prompt in answer.prompts
         ]
-        masks, ious, box_alone = self._decode(images, requests)
+        masks, ious = self._decode(images, requests)
 
         # 2. Each answer gets its part of the masks.
         results, start = [], 0
@@ -213,7 +206,6 @@ class Pipeline:
                     reason=answer.reason,
                     confidence=confidence,
                     score=score,
-                    box_alone=box_alone[start:end],
                 )
             )
             start = end
@@ -221,10 +213,10 @@ class Pipeline:
 
     def _decode(
         self, images: Sequence[Rgb], requests: Sequence[tuple[int, SamPrompt]]
-    ) -> tuple[list[torch.Tensor], list[float], tuple[bool, ...]]:
-        """Return masks, predicted IoUs and whether the box alone was used, for (image index, prompt) requests."""
+    ) -> tuple[list[torch.Tensor], list[float]]:
+        """Return masks and predicted IoUs for (image index, prompt) requests."""
         if not requests:
-            return [], [], ()
+            return [], []
         # 1. Embed the images that have prompts.
         prompted = sorted({index for index, _ in requests})
         parts = self._embedded.map([images[index] for index in prompted], self.segmenter.embed)
@@ -232,12 +224,8 @@ class Pipeline:
 
         # 2. Decode all prompts together.
         position = {index: number for number, index in enumerate(prompted)}
-        embedded = [(position[index], prompt) for index, prompt in requests]
-        if self.fallback.enabled:
-            masks, ious, box_alone = segment_with_fallback(self.segmenter, embeddings, embedded, self.fallback)
-            return masks, ious.tolist(), box_alone
-        decoded = self.segmenter.decode(embeddings, embedded)
-        return self.segmenter.masks(decoded), decoded.iou.tolist(), ()
+        decoded = self.segmenter.decode(embeddings, [(position[index], prompt) for index, prompt in requests])
+        return self.segmenter.masks(decoded), decoded.iou.tolist()
 
     def _answer_pairs(self, pairs: Sequence[tuple[ImageInput, str]]) -> list[Result]:
         by_image: dict[object, list[int]] = {}

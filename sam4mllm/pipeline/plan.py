@@ -18,7 +18,6 @@ from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.file_names import ADAPTER_CONFIG, MODEL_CONFIG, RECIPE
 from sam4mllm.runs.run_folder import RunFolder, did_you_mean_run
 from sam4mllm.segmenters.base import Segmenter
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.utils.device import resolve_device
 
 
@@ -32,7 +31,6 @@ class PipelineOptions(TypedDict, total=False):
     batch_size: int | None
     server: str | None
     server_model: str | None
-    fallback: BoxFallback | None
     merge_adapter: bool | None
 
 
@@ -42,7 +40,7 @@ class PipelinePlan:
 
     `run` is the run folder, if one was named. A merged run is its own `base`, without adapter. `method` is None for the
     run's own; `merge_adapter` is as in `merge_for_inference`; `calibration` is the run's, or None if it was fitted with
-    another segmenter, method or fallback.
+    another segmenter or method.
     """
 
     run: RunFolder | None
@@ -59,7 +57,6 @@ class PipelinePlan:
     server: str | None
     server_model: str | None
     generation: GenerationSection
-    fallback: BoxFallback | None
     calibration: Calibration | None
 
 
@@ -74,7 +71,6 @@ def resolve(
     batch_size: int | None = None,
     server: str | None = None,
     server_model: str | None = None,
-    fallback: BoxFallback | None = None,
     merge_adapter: bool | None = None,
 ) -> PipelinePlan:
     """Decide what a pipeline is loaded from; `Pipeline.from_pretrained` describes the arguments and errors."""
@@ -89,9 +85,8 @@ def resolve(
     recipe = run.recipe if run is not None else None
     base, weights = _model_files(model, adapter, run)
     generation = recipe.generation if recipe is not None else GenerationSection()
-    run_fallback = box_fallback(recipe.segmenter) if recipe is not None else None
-    # The run's calibration is for its own segmenter, method and fallback.
-    own = segmenter is None and method is None and fallback in (None, run_fallback)
+    # The run's calibration is for its own segmenter and method.
+    own = segmenter is None and method is None
     if method is None and run is None:
         method = MethodSection(positives=0, negatives=0).model_dump()
     return PipelinePlan(
@@ -109,14 +104,8 @@ def resolve(
         server=server,
         server_model=server_model,
         generation=generation.model_copy(update={"batch_size": batch_size or generation.batch_size}),
-        fallback=run_fallback if fallback is None else fallback,
         calibration=run.calibration if run is not None and own else None,
     )
-
-
-def box_fallback(section: SegmenterSection) -> BoxFallback:
-    """Return the box fallback that a recipe's `segmenter` section sets."""
-    return BoxFallback(section.fallback_margin, section.fallback_outside)
 
 
 def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None:

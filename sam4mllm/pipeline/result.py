@@ -33,8 +33,6 @@ class Result:
         reason: Why the answer could not be parsed; None if it could.
         confidence: The quantities that the scores are computed from: of each of the N masks, or one for "no_object".
         score: The score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
-        box_alone: For each of the N masks, whether its points were left out by the box fallback; empty for a pipeline
-            without fallback.
     """
 
     masks: torch.Tensor
@@ -45,7 +43,6 @@ class Result:
     reason: str | None = None
     confidence: tuple[Confidence, ...] = ()
     score: float | None = None
-    box_alone: tuple[bool, ...] = ()
 
     @property
     def mask(self) -> torch.Tensor:
@@ -69,15 +66,12 @@ def prediction_line(query: Query, result: Result) -> PredictionLine:
     _check_finite(query, result, scores)
     masks = result.masks.cpu().numpy()
     confidences: Sequence[Confidence | None] = result.confidence if result.status == "ok" else ()
-    box_alone: Sequence[bool | None] = result.box_alone or (None,) * len(result.prompts)
     return PredictionLine(
         id=query.id,
         status=result.status,
         objects=tuple(
-            PredictedObject(encode(mask), prompt, round(score, 4), confidence, alone)
-            for mask, prompt, score, confidence, alone in zip(
-                masks, result.prompts, scores, confidences, box_alone, strict=True
-            )
+            PredictedObject(encode(mask), prompt, round(score, 4), confidence)
+            for mask, prompt, score, confidence in zip(masks, result.prompts, scores, confidences, strict=True)
         ),
         image=query.image,
         phrase=query.phrase,

@@ -1,8 +1,9 @@
 """Load a `Recipe` from a YAML file and `key=value` overrides.
 
-Unknown keys are rejected with the nearest valid one, and all errors are reported at once. `lora` and `training` hold
-peft's and transformers' own keys, which `load_recipe` checks against the installed libraries. Relative paths are
-relative to the working directory. No data set is opened and no model is loaded.
+Unknown keys are rejected with the nearest valid one, and all errors are reported at once. Settings that were removed
+are accepted with the value that had no effect, because the recipe.yaml of earlier run folders holds them. `lora` and
+`training` hold peft's and transformers' own keys, which `load_recipe` checks against the installed libraries. Relative
+paths are relative to the working directory. No data set is opened and no model is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pydantic
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.recipe.schema import Recipe
-from sam4mllm.recipe.validation import library_problems, nearest, section_problems
+from sam4mllm.recipe.validation import drop_removed, library_problems, nearest, section_problems
 from sam4mllm.recipe.yaml_text import read_yaml
 
 
@@ -44,6 +45,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = (), *, to_t
     if not isinstance(settings, dict):
         raise RecipeError(f"{source}: a recipe is a mapping of sections; got {type(settings).__name__}")
     problems = [problem for override in overrides if (problem := _override(settings, override))]
+    problems += drop_removed(settings)
     recipe: Recipe | None = None
     try:
         # Through JSON, because there pydantic's strict mode still converts text to a path.

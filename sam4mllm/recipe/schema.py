@@ -63,12 +63,6 @@ class SegmenterSection(Section):
     """A segment_anything `.pth`, a folder or Hub id of transformers' SAM family, or "shapes" for the embedded model."""
     dtype: Dtype = "float32"
     """The dtype of the computation; "auto" is bfloat16 on a GPU that supports it, else float32."""
-    fallback_margin: Share | None = None
-    """At inference the mask of the box alone is used where its predicted IoU exceeds that of the mask of box and points
-    by more than this; null for never."""
-    fallback_outside: Share | None = None
-    """At inference the mask of the box alone is used where more than this share of the other mask's pixels is outside
-    the box; null for never."""
 
 
 class MethodSection(Section):

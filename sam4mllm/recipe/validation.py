@@ -37,6 +37,13 @@ _SYNONYMS = {
     "scheduler": "lr_scheduler_type",
     "optimizer": "optim",
 }
+# Settings that were removed: the value at which each had no effect, and what is done now.
+_REMOVED: dict[str, tuple[Any, str]] = {
+    "segmenter.fallback_margin": (None, "masks are always those of box and points"),
+    "segmenter.fallback_outside": (None, "masks are always those of box and points"),
+    "segmenter.kind": ("segment_anything", "the kind is detected from the checkpoint"),
+    "targets.only_winning": (False, "points are training targets of all objects"),
+}
 # Up to this many valid keys are listed in a message.
 _FEW = 15
 # Keys of these sections that are ours, not the library's.
@@ -51,6 +58,20 @@ def nearest(word: str, valid: Iterable[str], what: str) -> str:
     few = len(valid) <= _FEW
     near = difflib.get_close_matches(word, valid, n=1, cutoff=0.5 if few else 0.0)
     return f"did you mean {near[0]}?" if near else f"the {what} are {', '.join(valid) or 'none'}"
+
+
+def drop_removed(settings: dict[str, Any]) -> list[str]:
+    """Delete the settings of `_REMOVED` from `settings`; return a line per one with a value that had an effect."""
+    lines = []
+    for dotted, (without_effect, now) in _REMOVED.items():
+        name, key = dotted.split(".")
+        section = settings.get(name)
+        if isinstance(section, dict) and key in section:
+            value = section.pop(key)
+            # 0 is not false here, as in the schema.
+            if value != without_effect or type(value) is not type(without_effect):
+                lines.append(f"{dotted}: was removed, so {value!r} has no effect; remove the key: {now}")
+    return lines
 
 
 def section_problems(error: pydantic.ValidationError, root: type[BaseModel]) -> list[str]:

@@ -19,7 +19,6 @@ from sam4mllm.methods.base import Method
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.pipeline.plan import box_fallback
 from sam4mllm.pipeline.result import Result
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration, Pair, fit_calibration
@@ -79,7 +78,6 @@ def make_validator(
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,
         image_batch=settings.batch_size,
-        fallback=box_fallback(recipe.segmenter),
     )
     return lambda: validate(pipeline, chosen, name, processes)
 

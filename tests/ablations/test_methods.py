@@ -20,7 +20,6 @@ from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.loading import load_recipe
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.testing import save_tiny_mllm
 from tests.scripts import load_script, small_experiment
 from tests.segmenters.fakes import MisledSegmenter
@@ -96,21 +95,7 @@ def test_points_are_pooled_over_the_data_sets(rows: ModuleType, tmp_path: Path) 
     assert (row.points_on, row.points_off) == (1, 1) and row.points_an_object == 1
 
 
-def test_the_fallback_takes_the_mask_of_the_higher_predicted_iou(rows: ModuleType, tmp_path: Path) -> None:
-    samples, lines = answered(tmp_path)
-    chosen = rows.with_fallback(lines["points"], lines["boxes"], BoxFallback(margin=0.0))
-    # "left": 0.6 with points against 0.9; "right": 0.95 against 0.9.
-    for (left, right), points, boxes in zip(
-        chosen.values(), lines["points"].values(), lines["boxes"].values(), strict=True
-    ):
-        assert left.objects[0].segmentation == boxes[0].objects[0].segmentation
-        assert left.objects[0].prompt == points[0].objects[0].prompt
-        assert right == points[1]
-    assert rows.measure(chosen, samples).res_ciou > rows.measure(lines["points"], samples).res_ciou
-    assert rows.with_fallback(lines["points"], lines["boxes"], BoxFallback(margin=0.5)) == lines["points"]
-
-
-def test_derived_rows_are_of_the_answers_of_their_row(
+def test_a_row_without_points_has_the_answers_of_its_row(
     experiment: ModuleType, rows: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, lines = answered(tmp_path)
@@ -119,15 +104,13 @@ def test_derived_rows_are_of_the_answers_of_their_row(
     measured = experiment.SeedExperiment(0, recipes, samples, "val", tmp_path / "seed-0", "cpu")
     monkeypatch.setattr(measured, "_trained", lambda name: pipeline)
     monkeypatch.setitem(vars(measured), "base", pipeline)
-    # The row that they are derived from is measured first.
-    fallback = measured.row("PPG, fallback margin 0")
+    # The row with points is measured first.
     without, with_points = measured.row("PPG without its points"), measured.row("PPG")
     assert without == rows.measure(lines["boxes"], samples)
-    assert fallback == rows.measure(rows.with_fallback(lines["points"], lines["boxes"], BoxFallback(0.0)), samples)
     assert with_points == rows.measure(lines["points"], samples, with_points.seconds_a_query)
     assert with_points.seconds_a_query is not None
     (folder,) = (tmp_path / "seed-0").iterdir()
-    assert {file.name for file in folder.glob("*.json")} == {"val.json", "val-without-points.json", "val-fallback.json"}
+    assert {file.name for file in folder.glob("*.json")} == {"val.json", "val-without-points.json"}
 
 
 def test_queries_with_errors_are_refused(
@@ -163,7 +146,7 @@ def test_an_unknown_name_is_refused_before_anything_is_computed(text: str, tmp_p
     assert not (tmp_path / "work").exists()
 
 
-ONLY = "base,PPG,PPG without its points,PPG, fallback margin 0,PQPP,PQPP without its points,oracle"
+ONLY = "base,PPG,PPG without its points,PQPP,PQPP without its points,oracle"
 
 
 def test_the_experiment_runs_on_tiny_models_and_resumes(
@@ -173,7 +156,7 @@ def test_the_experiment_runs_on_tiny_models_and_resumes(
     load_script("run").main(arguments)
     printed, record = capsys.readouterr().out, json.loads((tmp_path / "table.json").read_text())
     by_name = record["rows"]
-    assert len(by_name) == 7 and all(list(by_seed) == ["0", "1"] for by_seed in by_name.values())
+    assert len(by_name) == 6 and all(list(by_seed) == ["0", "1"] for by_seed in by_name.values())
     assert record["split"] == "val" and all(set(each) == set(DATASETS) for each in record["queries"].values())
     # Random weights answer nothing that can be parsed.
     assert all(by_name[name]["0"]["malformed"] == 1 for name in ("base", "PPG", "PPG without its points", "PQPP"))

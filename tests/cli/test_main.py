@@ -81,7 +81,6 @@ def test_the_subcommands_are_those_of_the_contract() -> None:
         (["train", "recipe", "--divice=cpu"], "unknown argument '--divice=cpu'; did you mean --device?"),
         (["shapes", "dir", "--scenes", "many"], "argument --scenes: expected an integer of 1 or more; got 'many'"),
         (["shapes", "dir", "--seed", "-1"], "argument --seed: expected an integer of 0 or more; got '-1'"),
-        (["segment", "run", "a.png", "x", "--fallback-margin", "half"], "expected a number from 0 to 1; got 'half'"),
         (["train", "recipe", "--dry-run", "--tflops", "nan"], "expected a number above 0; got 'nan'"),
         (["score", "p.jsonl", "--dataset", "refcocoo", "--root", ".", "--split", "val"], "refcoco"),
         (["shapes", "d", "--scenes", "0"], "1 or more"),

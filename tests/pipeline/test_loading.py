@@ -25,7 +25,6 @@ from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.runs.merge import merge
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.fake import BoxSegmenter
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from sam4mllm.utils.device import resolve_device
 from tests.mllm.fake_server import Server
@@ -156,39 +155,6 @@ def test_another_model_of_the_same_size_at_the_same_path_has_another_identity(ho
     assert identity() == first
     save_tiny_mllm("fast_vlm", tmp_path / "base", seed=2)
     assert weights.stat().st_size == size and identity() != first
-
-
-def test_the_box_fallback_is_the_runs_unless_another_is_given(home: Path, tmp_path: Path) -> None:
-    assert not Pipeline.from_pretrained(home / "run", device="cpu").fallback.enabled
-    shutil.copytree(home / "run", tmp_path / "run")
-    recipe = tmp_path / "run" / "recipe.yaml"
-    recipe.write_text(recipe.read_text().replace("fallback_margin: null", "fallback_margin: 0.05"))
-    pipe = Pipeline.from_pretrained(tmp_path / "run", device="cpu")
-    assert pipe.fallback == BoxFallback(margin=0.05)
-    assert pipe.identity["fallback"] == {"margin": 0.05, "outside": None}
-    assert not Pipeline.from_pretrained(tmp_path / "run", device="cpu", fallback=BoxFallback()).fallback.enabled
-    other = Pipeline.from_pretrained(home / "run", device="cpu", fallback=BoxFallback(outside=0.2))
-    assert other.fallback == BoxFallback(outside=0.2)
-
-
-def test_the_command_line_sets_the_box_fallback(home: Path, tmp_path: Path) -> None:
-    queries = tmp_path / "q.jsonl"
-    queries.write_text(json.dumps({"id": "1", "image": str(home / "a.png"), "phrase": "x"}) + "\n")
-    arguments = ["predict", str(home / "run"), str(queries), "--output", str(tmp_path / "out"), "--device", "cpu"]
-    with Server(answer=lambda question: "[100,100,400,400] +(200,200)") as server:
-        arguments += ["--server", server.url]
-        assert main([*arguments, "--fallback-margin", "0.05", "--fallback-outside", "0"]) == 0
-        # Another fallback is another job.
-        assert main(arguments) == 2
-    (line,) = map(json.loads, (tmp_path / "out/predictions.jsonl").read_text().splitlines())
-    # An untrained SAM predicts masks that leave the box.
-    assert line["objects"][0]["box_alone"] is True and line["objects"][0]["points_xy"]
-
-
-@pytest.mark.parametrize("text", ["1.5", "-0.1", "nan", "much"])
-def test_a_fallback_that_is_not_a_fraction_is_refused(text: str) -> None:
-    with pytest.raises(SystemExit):
-        main(["predict", "run", "q.jsonl", "--output", "out", "--fallback-margin", text])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from sam4mllm.data.predictions import Confidence, Query, dump_line, prediction_from_json
+from sam4mllm.data.predictions import Confidence
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.pipeline.result import prediction_line
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.calibration import Calibration, fit_calibration
 from sam4mllm.segmenters.fake import BoxSegmenter
-from sam4mllm.segmenters.fallback import BoxFallback
-from tests.segmenters.fakes import MisledSegmenter
 
 SCRIPT = {
     "ring": "[100,200,499,599] +(300,400)(350,400) -(110,210)",
@@ -138,52 +134,14 @@ def test_identity_depends_on_settings_and_models_and_not_on_the_batch_size() -> 
     assert make_pipeline().identity != make_pipeline(engine_identity={"adapter": "another"}).identity
 
 
-ASTRAY = {
-    # A negative point leads this segmenter astray, a positive one does not; a box alone has nothing to lose.
-    "both": "[100,200,499,599] +(300,400) -(110,210); [600,200,799,599] +(700,400)",
-    "box": "[100,200,499,599]",
-    "dragon": "No object found.",
-}
-
-
-def astray(fallback: BoxFallback | None, segmenter: MisledSegmenter | None = None) -> Pipeline:
-    method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
-    return Pipeline(method, ScriptedEngine(ASTRAY), segmenter or MisledSegmenter(), fallback=fallback)
-
-
-@pytest.mark.parametrize("fallback", [BoxFallback(margin=0.05), BoxFallback(outside=0.1)])
-def test_with_a_fallback_the_mask_of_the_box_replaces_a_worse_mask_and_is_marked(fallback: BoxFallback) -> None:
-    pairs = [(image(), "both"), (image(), "dragon"), (image(), "box")]
-    both, dragon, box = astray(fallback)(pairs)
-    assert (both.box_alone, dragon.box_alone, box.box_alone) == ((True, False), (), (False,))
-    assert torch.equal(both.masks[0], box.masks[0])
-    # The prompt is still the model's; the score is that of the mask that is used.
-    assert len(both.prompts[0].points) == 2
-    assert both.scores.tolist() == pytest.approx([0.9, 0.95])
-    assert [confidence.iou for confidence in both.confidence] == pytest.approx([0.9, 0.95])
-
-    line = prediction_line(Query("a", Path("a.png"), "both"), both)
-    assert [item.box_alone for item in line.objects] == [True, False]
-    assert prediction_from_json(json.loads(dump_line(line))).objects[0].box_alone is True
-
-
-def test_without_a_fallback_nothing_is_decoded_twice_or_marked() -> None:
-    segmenter = MisledSegmenter()
-    result = astray(None, segmenter)(image(), "both")
-    assert segmenter.decoded == [2] and result.box_alone == ()
-    assert result.masks[0].all() and result.scores.tolist() == pytest.approx([0.6, 0.95])
-    line = prediction_line(Query("a", Path("a.png"), "both"), result)
-    assert "box_alone" not in line.objects[0].to_json()
-
-    segmenter = MisledSegmenter()
-    astray(BoxFallback(margin=0.05), segmenter)(image(), "both")
-    assert segmenter.decoded == [4]
-
-
-def test_identity_contains_the_fallback_if_it_is_on() -> None:
-    assert astray(None).identity == astray(BoxFallback()).identity
-    found = [astray(fallback).identity for fallback in (None, BoxFallback(margin=0.1), BoxFallback(outside=0.1))]
-    assert found[0] != found[1] != found[2] and found[1] == json.loads(json.dumps(found[1]))
+def test_identity_has_the_keys_with_which_jobs_were_started() -> None:
+    pipe = make_pipeline(engine_identity={"adapter": "a"})
+    assert pipe.identity == {
+        "method": pipe.method.settings(),
+        "engine": {"adapter": "a"},
+        "segmenter": pipe.segmenter.fingerprint,
+        "max_new_tokens": 512,
+    }
 
 
 def calibration() -> Calibration:

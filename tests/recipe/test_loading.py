@@ -37,6 +37,28 @@ def test_an_invalid_recipe_file_is_refused_in_one_line(tmp_path: Path, text: byt
     assert line.startswith(message)
 
 
+def test_settings_that_were_removed_are_accepted_with_the_value_without_effect(small: Path) -> None:
+    recipe = load_recipe(small)
+    text = recipe.to_yaml()
+    for section, removed in {
+        "segmenter": ("fallback_margin: null", "fallback_outside: null", "kind: segment_anything"),
+        "targets": ("only_winning: false",),
+    }.items():
+        text = text.replace(f"\n{section}:\n", f"\n{section}:\n" + "".join(f"  {line}\n" for line in removed))
+    assert text.count("fallback_margin: null") == text.count("only_winning: false") == 1
+    former = small.with_name("recipe.yaml")
+    former.write_text(text, encoding="utf-8")
+    assert load_recipe(former) == recipe and load_recipe(former).hash() == recipe.hash()
+    assert load_recipe(former).to_yaml() == recipe.to_yaml()
+    # Another value is refused in one line, beside which nothing is reported about the accepted ones.
+    former.write_text(text.replace("fallback_margin: null", "fallback_margin: 0.05"), encoding="utf-8")
+    (line,) = problems(former)
+    assert line == (
+        "segmenter.fallback_margin: was removed, so 0.05 has no effect; remove the key: masks are always those of box "
+        "and points"
+    )
+
+
 @pytest.mark.parametrize("name", ["shape_ppg", "nowhere/shapes_pgp.yaml"])
 def test_an_unknown_recipe_is_refused_with_the_nearest_shipped_one(name: str) -> None:
     (line,) = problems(name)

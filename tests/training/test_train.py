@@ -12,7 +12,6 @@ from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.architecture import SamArchitecture
-from sam4mllm.segmenters.fallback import BoxFallback
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.testing import save_tiny_mllm
 from sam4mllm.training import trainer
@@ -79,19 +78,6 @@ def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch
     # A finished run is returned unchanged: nothing is computed again.
     monkeypatch.setattr(trainer, "fit", None)
     assert trainer.train(recipe, device="cpu").path == run.path
-
-
-def test_validation_uses_the_recipes_fallback(recipe, tmp_path, monkeypatch):
-    seen = []
-
-    def validate(pipeline, samples, name, processes):
-        seen.append(pipeline.fallback)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sam4mllm.training.validation.validate", validate)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.train(load_recipe(tmp_path / "recipe.yaml", ["segmenter.fallback_margin=0.05"]), device="cpu")
-    assert seen == [BoxFallback(margin=0.05)]
 
 
 def test_steps_validations_and_the_kept_adapter_are_logged(recipe, caplog):
