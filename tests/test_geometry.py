@@ -28,8 +28,33 @@ def test_a_resized_grid_follows_transformers_rule(width, height, multiple, least
 
 @pytest.mark.parametrize("bounds", [(0, 1, 9), (28, 1, 783), (28, 0, 800), (28, 900, 800)])
 def test_bounds_without_a_possible_size_are_refused(bounds):
-    with pytest.raises(ValueError, match="room for one multiple"):
+    message = "^a resized image has 1 <= min_pixels <= max_pixels and room for one multiple on each axis; got multiple="
+    with pytest.raises(ValueError, match=message):
         ResizedGrid(*bounds)
+
+
+def test_bounds_may_allow_one_size_alone():
+    assert ResizedGrid(28, 784, 784).of_image((640, 480)) == Grid((28, 28))
+
+
+@pytest.mark.parametrize(
+    ("size_wh", "of_28", "of_10"),
+    [
+        ((640, 480), (252, 168), (110, 80)),
+        ((480, 640), (168, 252), (80, 110)),
+        ((100, 100), (112, 112), (100, 100)),
+        ((28, 28), (56, 56), (30, 30)),
+        ((30, 500), (28, 504), (20, 400)),
+        ((224, 224), (224, 224), (100, 100)),
+        ((3000, 40), (1932, 28), (860, 10)),
+        ((33, 77), (56, 112), (30, 80)),
+        ((14, 14), (56, 56), (10, 10)),
+        ((105, 95), (112, 84), (100, 100)),
+    ],
+)
+def test_sizes_of_resized_images_without_a_bound_at_the_least_and_at_the_most_pixels(size_wh, of_28, of_10):
+    assert ResizedGrid(28, 3136, 50176).of_image(size_wh) == Grid(of_28)
+    assert ResizedGrid(10, 100, 10_000).of_image(size_wh) == Grid(of_10)
 
 
 BOX = Box(2, 1, 8, 5)

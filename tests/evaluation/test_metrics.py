@@ -55,10 +55,10 @@ def test_a_threshold_is_reached_by_equality() -> None:
 
 
 def test_target_and_no_target_accuracy() -> None:
-    facts = [(True, True), (True, False), (True, True), (False, False), (False, True)]
+    facts = [(True, True), (True, False), (True, True), (False, False), (False, True), (False, False)]
     sentences = [SentenceScore(0, 0, 0.0, targeted, answered) for targeted, answered in facts]
     assert target_accuracy(sentences) == pytest.approx(2 / 3)
-    assert no_target_accuracy(sentences) == pytest.approx(1 / 2)
+    assert no_target_accuracy(sentences) == pytest.approx(2 / 3)
 
 
 def test_a_metric_of_no_sentence_is_none() -> None:
@@ -89,6 +89,9 @@ def test_correct_objects_are_matched_one_to_one_with_iou_above_a_half() -> None:
     assert correct_objects([_span(0, 4), _span(0, 4)], truth) == (True, False)
     assert correct_objects([_span(0, 4)], []) == (False,) and correct_objects([], truth) == ()
     assert correct_objects([_span(0, 8)], truth[:1], _span(4, 12)) == (True,)
+    assert correct_objects([_span(0, 8)], [_span(0, 9)], _span(2, 12)) == (True,)
+    assert correct_objects([_span(0, 2)], [_span(0, 9)], _span(2, 12)) == (True,)
+    assert correct_objects([_span(0, 1)], [_span(0, 9)], _span(2, 12)) == (False,)
 
 
 @given(st.lists(MASKS, max_size=4), st.lists(MASKS, max_size=4))
