@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 
 REPLY_LIMIT_S = 5.0
 """Seconds within which the Hub must give any response."""
@@ -41,7 +42,16 @@ def use_cache_if_unreachable() -> None:
 
 
 def _failure(endpoint: str) -> str | None:
-    """Return why the Hub's address gives no HTTP response; None if it does, whatever its status."""
+    """Return why the Hub's address gives no HTTP response in time; None if it does, whatever its status."""
+    failures: list[str | None] = []
+    # The client's time limit does not include the look-up of the name, which may take half a minute without a network.
+    request = threading.Thread(target=lambda: failures.append(_request(endpoint)), daemon=True)
+    request.start()
+    request.join(REPLY_LIMIT_S)
+    return failures[0] if failures else f"no response within {REPLY_LIMIT_S:g} s"
+
+
+def _request(endpoint: str) -> str | None:
     from huggingface_hub import get_session
 
     try:

@@ -50,7 +50,17 @@ def test_a_hub_that_does_not_reply_is_given_up_after_seconds(online, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         use_cache_if_unreachable()
-    assert constants.is_offline_mode() and "Timeout" in caplog.messages[0]
+    assert constants.is_offline_mode()
+    assert "Timeout" in caplog.messages[0] or "no response within 0.2 s" in caplog.messages[0]
+
+
+def test_a_name_that_cannot_be_looked_up_is_given_up_after_seconds(online, monkeypatch, caplog) -> None:
+    looked_up = threading.Event()
+    monkeypatch.setattr(hub, "REPLY_LIMIT_S", 0.1)
+    monkeypatch.setattr(hub, "_request", lambda endpoint: looked_up.wait(60) and None)
+    use_cache_if_unreachable()
+    looked_up.set()
+    assert constants.is_offline_mode() and "no response within 0.1 s" in caplog.messages[0]
 
 
 @pytest.mark.parametrize("status", [200, 404, 503])
