@@ -12,6 +12,9 @@ from typing import Any
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.families import Family
 
+_FEWEST_OUTPUTS = 32
+"""The smallest number of outputs of a linear layer that is quantized."""
+
 
 def modules_outside_decoder(model: Any) -> list[str]:
     """Return the names of the largest modules that contain no part of the decoder, in the model's order.
@@ -54,16 +57,24 @@ def outside_pattern(model: Any) -> str:
 def unquantized_modules(model: Any, family: Family, *, quantize_vision: bool) -> list[str]:
     """Return the names of the modules that 4- or 8-bit loading leaves as they are.
 
-    These are all modules outside the decoder; with `quantize_vision` only the output layer and the projectors, whose
-    weights can be fully fine-tuned.
+    These are all modules outside the decoder, with `quantize_vision` only the output layer and the projectors, whose
+    weights can be fully fine-tuned; and everywhere the gates of experts, linear layers of few outputs: they need almost
+    no memory, and bitsandbytes does not compute with them on a CPU.
 
     Raises:
         ModelError: As in `modules_outside_decoder`, unless `quantize_vision` is set.
     """
-    if not quantize_vision:
-        return modules_outside_decoder(model)
-    projectors = tuple(f".{name}" for name in (*family.projector, *family.frozen_projectors))
-    return [name for name, _ in model.named_modules() if f".{name}".endswith((".lm_head", *projectors))]
+    if quantize_vision:
+        projectors = tuple(f".{name}" for name in (*family.projector, *family.frozen_projectors))
+        kept = [name for name, _ in model.named_modules() if f".{name}".endswith((".lm_head", *projectors))]
+    else:
+        kept = modules_outside_decoder(model)
+    gates = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "out_features", _FEWEST_OUTPUTS) < _FEWEST_OUTPUTS and not is_inside(name, kept)
+    ]
+    return [*kept, *gates]
 
 
 def is_inside(name: str, modules: list[str]) -> bool:

@@ -87,6 +87,17 @@ def test_a_class_that_does_not_tell_its_decoder_apart_is_refused(decoder, monkey
         ),
         ("gemma4", True, ["model.embed_vision", "model.embed_audio", "lm_head"]),
         ("minicpmv4_6", True, ["model.merger", "lm_head"]),
+        # The gate of the shared expert has one output.
+        (
+            "qwen3_5_moe",
+            False,
+            [
+                "model.visual",
+                "lm_head",
+                "model.language_model.layers.0.mlp.shared_expert_gate",
+                "model.language_model.layers.1.mlp.shared_expert_gate",
+            ],
+        ),
     ],
 )
 def test_unquantized_modules_by_their_names_in_the_real_classes(family, quantize_vision, expected, tmp_path):
