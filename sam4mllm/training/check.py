@@ -5,17 +5,16 @@ Every image is decoded, because a damaged one has an intact header. Of each reco
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sam4mllm.data.contradictions import contradiction_note, contradictions
 from sam4mllm.data.entry import data_entry
-from sam4mllm.data.images import check_image, load_image
+from sam4mllm.data.images import load_image
 from sam4mllm.data.problems import kind_of, listing_problems
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.reading import read_dialogues, read_samples, split_names
@@ -23,9 +22,9 @@ from sam4mllm.data.registry import dataset_row
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.geometry import SamPrompt
+from sam4mllm.training.data_check import image_problems
 from sam4mllm.training.dataset import spread
 from sam4mllm.utils.atomic_io import atomic_write_text, writing
-from sam4mllm.utils.progress import bar
 from sam4mllm.viz.drawing import contact_sheet, overlay, panels
 from sam4mllm.viz.html import html_page
 
@@ -50,12 +49,14 @@ class DatasetCheck:
     items: the samples, or the dialogues of chat, that can be read.
     images: the number of their images.
     problems: all problems, those of the records before those of the images.
+    notes: what may be intended, such as one phrase with different objects in two records.
     """
 
     name: str
     items: tuple[Sample | Dialogue, ...]
     images: int
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, int]:
         """Return the number of problems of each kind, the most frequent kind first."""
@@ -74,7 +75,7 @@ class DatasetCheck:
             texts = [problem.text for problem in self.problems if problem.kind == kind]
             lines += [f"{kind}: {count}", *(f"  {text}" for text in texts[:examples])]
             lines += [f"  and {count - examples} more"] if count > examples else []
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)]) + "\n"
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures and all problems as JSON values."""
@@ -83,6 +84,7 @@ class DatasetCheck:
             "items": len(self.items),
             "images": self.images,
             "problems": len(self.problems),
+            "notes": list(self.notes),
             "kinds": [
                 {"kind": kind, "count": count, "records": [text for each, text in self.problems if each == kind]}
                 for kind, count in self.counts().items()
@@ -115,9 +117,11 @@ def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
                 problems.append(error)
     images = dict.fromkeys(item.image for item in items)
     found = [Problem(kind_of(error), str(error)) for error in problems]
-    found += _image_problems(items)
+    found += [Problem("image", text) for text in image_problems(items)]
+    contradicting = contradictions(item for item in items if isinstance(item, Sample))
+    notes = (contradiction_note(contradicting),) if contradicting else ()
     # Two splits name a bad annotation of the file that they share.
-    return DatasetCheck(", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)))
+    return DatasetCheck(", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)), notes)
 
 
 def _splits(dataset: str, location: dict[str, Any], problems: list[DataError]) -> Sequence[str | None]:
@@ -132,32 +136,6 @@ def _splits(dataset: str, location: dict[str, Any], problems: list[DataError]) -
     except DataError as error:
         problems.append(error)
         return []
-
-
-def _image_problems(items: Sequence[Sample | Dialogue]) -> list[Problem]:
-    """Decode every image once; return a problem for each that cannot be, with the first id about it."""
-    users: dict[Path, list[str]] = {}
-    for item in items:
-        users.setdefault(item.image, []).append(item.id)
-    problems = []
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-        bar("check images", len(users), unit="images") as advance,
-    ):
-        for (_, ids), error in zip(users.items(), threads.map(_image_error, users), strict=True):
-            advance(1)
-            if error is not None:
-                more = f" and {len(ids) - 1} more" if len(ids) > 1 else ""
-                problems.append(Problem("image", f"{error} (used by {ids[0]}{more})"))
-    return problems
-
-
-def _image_error(image: Path) -> str | None:
-    try:
-        check_image(image)
-    except DataError as error:
-        return str(error)
-    return None
 
 
 def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) -> Path:
@@ -191,7 +169,8 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
         (f"{kind}: {count}", [_problem_card(text) for each, text in check.problems if each == kind][:examples])
         for kind, count in check.counts().items()
     ]
-    html = html_page(f"Check of {check.name}", check.headline(), _LEGEND, [*groups, ("Samples", cards)])
+    summary = " ".join([check.headline(), *check.notes])
+    html = html_page(f"Check of {check.name}", summary, _LEGEND, [*groups, ("Samples", cards)])
     atomic_write_text(output / PAGE, html)
     return output / PAGE
 

@@ -30,6 +30,11 @@ def check_images(items: Iterable[Sample | Dialogue], processes: DistributedConte
     Raises:
         DataError: Images are missing, damaged, too large or of another size; each with the first record about it.
     """
+    _raise_all(image_problems(items, processes), "image", "cannot be used")
+
+
+def image_problems(items: Iterable[Sample | Dialogue], processes: DistributedContext = SINGLE_PROCESS) -> list[str]:
+    """Return what is wrong with images, as `check_images`; the same list in every process."""
     users: dict[Path, list[Sample | Dialogue]] = {}
     for item in items:
         users.setdefault(item.image, []).append(item)
@@ -46,7 +51,7 @@ def check_images(items: Iterable[Sample | Dialogue], processes: DistributedConte
         finally:
             # After Ctrl-C, the images that are waiting are not decoded any more.
             threads.shutdown(cancel_futures=True)
-    _raise_all([each for found in processes.gather(problems) for each in found], "image", "cannot be used")
+    return [each for found in processes.gather(problems) for each in found]
 
 
 def _image_problem(image: Path, users: Sequence[Sample | Dialogue]) -> str | None:

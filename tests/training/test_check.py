@@ -78,7 +78,7 @@ def test_jsonl(tmp_path: Path) -> None:
     assert (len(check.items), check.images) == (3, 2)
     assert has(check, "mask", f"{tmp_path}/mine.jsonl, line 3: a mask: a polygon has three points")
     assert has(check, "image", "line 6", "gone.png: no such image")
-    assert has(check, "image", "cut.png: the image is damaged", "(used by jsonl/mine/7)")
+    assert has(check, "image", "mine.jsonl, line 7", "cut.png: the image is damaged")
 
 
 def test_a_good_set_has_no_problem(tmp_path: Path) -> None:
@@ -86,6 +86,14 @@ def test_a_good_set_has_no_problem(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "mine.jsonl", {"image": "a.png", "phrase": "it", "masks": [SQUARE]})
     check = check_dataset("jsonl", path=file)
     assert check.problems == () and "1 phrases or chats about 1 images can be read; no problem" in check.headline()
+
+
+def test_a_phrase_with_two_meanings_is_a_note_and_no_problem(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    records = [{"image": "a.png", "phrase": "it", "boxes": [[0, 0, side, side]]} for side in (5, 9)]
+    check = check_dataset("jsonl", path=write_lines(tmp_path / "mine.jsonl", *records))
+    assert check.problems == () and len(check.notes) == 1 and "'it'" in check.notes[0]
+    assert f"\nnote: {check.notes[0]}\n" in check.summary(3) and check.to_json()["notes"] == list(check.notes)
 
 
 def test_only_bad_lines_are_not_called_an_empty_file(tmp_path: Path) -> None:
@@ -131,7 +139,7 @@ def test_refcoco_in_all_of_its_splits(tmp_path: Path) -> None:
     assert check.name == "refcoco train, refcoco val, refcoco testA"
     # The bad mask of annotation 51 and the bad ref 7 are one problem each, although two splits meet them.
     assert kinds(check) == {"field": 1, "image": 2, "mask": 1, "reference": 1}
-    assert has(check, "image", "000000000006.jpg: no such file", "(used by refcoco/val/4/40 and 1 more)")
+    assert has(check, "image", "refs(unc).p, ref 4 and 1 more: ", "000000000006.jpg: no such file")
     assert has(check, "image", "image 7: annotated at (21, 10)")
     assert kinds(check_dataset("refcoco", root=tmp_path, split="train")) == {"field": 1, "mask": 1}
 
