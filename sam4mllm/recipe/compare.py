@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from sam4mllm.recipe.schema import Recipe
@@ -29,15 +30,34 @@ _IRRELEVANT = frozenset(
 _STEP_SIZES = {"training.per_device_train_batch_size": 8, "training.gradient_accumulation_steps": 1}
 
 
+_LENGTHS = frozenset({"training.max_steps", "training.num_train_epochs"})
+
+
 def differences(trained: Recipe, recipe: Recipe) -> list[str]:
     """Return, as text, up to three settings in which `recipe` would train another adapter than `trained` did.
 
-    If there are more, the last text counts the others.
+    If there are more, the last text counts the others. A longer training of the same recipe is no difference.
     """
     before, now = _flat(trained), _flat(recipe)
+    if is_longer(trained, recipe):
+        before, now = ({key: flat[key] for key in flat if key not in _LENGTHS} for flat in (before, now))
     keys = [key for key in {**before, **now} if before.get(key, "unset") != now.get(key, "unset")]
     texts = [f"{key} is {before.get(key, 'unset')!r} there, {now.get(key, 'unset')!r} here" for key in keys[:3]]
     return texts + ([f"and {len(keys) - 3} more"] if len(keys) > 3 else [])
+
+
+def is_longer(trained: Recipe, recipe: Recipe) -> bool:
+    """Return whether `recipe` trains for more steps than `trained`, or for more epochs if neither limits the steps."""
+    (steps, epochs), (more_steps, more_epochs) = (_length(each.training.arguments) for each in (trained, recipe))
+    if steps is None and more_steps is None:
+        return more_epochs > epochs
+    return steps is not None and more_steps is not None and more_steps > steps
+
+
+def _length(training: Mapping[str, Any]) -> tuple[int | None, float]:
+    """Return the limit of steps, None for none, and the number of epochs; defaults are transformers'."""
+    steps = training.get("max_steps", -1)
+    return steps if steps > 0 else None, training.get("num_train_epochs", 3.0)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

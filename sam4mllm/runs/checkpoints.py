@@ -43,6 +43,11 @@ class Checkpoints:
         self.run = run
         self.folder = run / "checkpoints"
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is a checkpoint to resume from."""
+        return bool(_numbered(self.folder, _CHECKPOINT))
+
     def record_data_digest(self, digest: str, *, is_finished: bool) -> None:
         """Record the digest of the data that the run is trained on; that of a finished run is compared instead.
 

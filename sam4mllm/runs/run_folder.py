@@ -27,7 +27,7 @@ from typing import Any
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings
-from sam4mllm.recipe.compare import differences
+from sam4mllm.recipe.compare import differences, is_longer
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration
@@ -57,11 +57,13 @@ class RunFolder:
     def create(cls, recipe: Recipe, method: Method | None = None) -> RunFolder:
         """Create the folder `recipe.output`, or open the one that an earlier start of the same recipe left.
 
+        A finished run is reopened by a recipe that only trains for more steps or epochs.
+
         `method` is for recipes whose method depends on the model's family; None builds it from the recipe. An existing
         folder keeps its own method, which its checkpoints were trained with.
 
         Raises:
-            RecipeError: The folder holds a run of another recipe.
+            RecipeError: The folder holds a run of another recipe, or a finished one without a checkpoint.
         """
         run = cls(recipe.output)
         if (run.path / RECIPE).is_file():
@@ -71,6 +73,8 @@ class RunFolder:
                     f"{run.path}: holds a run of another recipe ({'; '.join(changed)}); "
                     "choose another output, or remove that folder's recipe.yaml, adapter and checkpoints"
                 )
+            if run.is_finished and not run.is_finished_for(recipe):
+                run._reopen()
         run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         if run.is_started:
             method = run.method
@@ -159,6 +163,20 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the adapter is complete: its config is written last."""
         return (self.path / ADAPTER_CONFIG).is_file()
+
+    def is_finished_for(self, recipe: Recipe) -> bool:
+        """Whether the adapter is complete, and `recipe` does not train it for more steps or epochs."""
+        return self.is_finished and not ((self.path / RECIPE).is_file() and is_longer(self.recipe, recipe))
+
+    def _reopen(self) -> None:
+        """Make a finished run an unfinished one, which resumes from its last checkpoint."""
+        if not self.checkpoints.exist:
+            raise RecipeError(
+                f"{self.path}: training has finished and its checkpoints were removed, so it cannot be continued; set "
+                "another output"
+            )
+        # First of all: from now on, an interrupted training must not be taken for a finished one.
+        (self.path / ADAPTER_CONFIG).unlink()
 
     @property
     def is_merged(self) -> bool:

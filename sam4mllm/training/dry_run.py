@@ -149,7 +149,7 @@ def _notes_on_run_folder(recipe: Recipe) -> list[str]:
         return []
     if run.differences(recipe):
         return [f"{run.path}: contains a run of another recipe, so training will be refused; set another output"]
-    if run.is_finished:
+    if run.is_finished_for(recipe):
         return [f"{run.path}: this recipe has already been trained, so training will do nothing; set another output"]
     return []
 

@@ -71,7 +71,7 @@ def train(
     device = resolve_device(processes.device(device))
     check_launch(training_arguments(recipe, device), device, processes)
     mixture = read_mixture(recipe.data, recipe.seed)
-    is_finished = RunFolder(recipe.output).is_finished
+    is_finished = RunFolder(recipe.output).is_finished_for(recipe)
     held_out = [] if is_finished else validation_samples(recipe)
     if not is_finished:
         check_template(recipe, mixture, held_out)
@@ -170,7 +170,7 @@ def fit(
         lambda: run.checkpoints.check_resumable(digest(conversations), answer_digests(conversations))
     )
     name, step, last_step = processes.broadcast_result(
-        lambda: _rewind(run, processes.world_size, only_unfinished=is_sharded)
+        lambda: _rewind(run, processes.world_size, _last_step(conversations, arguments), only_unfinished=is_sharded)
     )
     checkpoint = run.checkpoints.folder / name if name else None
     # 3. Train. Resumed at its last step, the trainer would take one step more, so the adapter is loaded instead.
@@ -265,7 +265,11 @@ def _make_trainer(
     return trainer
 
 
-def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
+def _last_step(conversations: Sequence[Conversation], arguments: Any) -> int:
+    return optimizer_steps(len(conversations), arguments)[1]
+
+
+def _rewind(run: RunFolder, world_size: int, total: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
     """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
 
     It is (None, 0, 1) where there is no checkpoint. With `only_unfinished`, checkpoints of the last step are
@@ -277,7 +281,8 @@ def _rewind(run: RunFolder, world_size: int, *, only_unfinished: bool) -> tuple[
     newest: tuple[str | None, int, int] = (None, 0, 1)
     for checkpoint in run.checkpoints.complete(world_size):
         state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-        step, last_step = state["global_step"], state["max_steps"]
+        # A recipe may have been extended since the checkpoint was saved.
+        step, last_step = state["global_step"], max(state["max_steps"], total)
         if not (only_unfinished and step >= last_step):
             newest = (checkpoint.name, step, last_step)
             break

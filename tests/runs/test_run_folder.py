@@ -10,6 +10,7 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.recipe.compare import differences
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.calibration import fit_calibration
+from sam4mllm.runs.file_names import ADAPTER_CONFIG
 from sam4mllm.runs.run_folder import RunFolder, TrainLog
 from tests.training.helpers import make_recipe
 
@@ -42,6 +43,41 @@ def test_a_run_resumes_with_other_generation_batches_and_workers(tmp_path):
     free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
     recipe = make_recipe(tmp_path, "some/base", *free)
     assert RunFolder.create(recipe).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "resumes"),
+    [
+        (["training.max_steps=8"], ["training.max_steps=12"], True),
+        (["training.max_steps=8"], ["training.max_steps=6"], False),
+        (["training.max_steps=-1"], ["training.max_steps=-1", "training.num_train_epochs=4"], True),
+        (["training.max_steps=-1"], ["training.max_steps=-1", "training.num_train_epochs=2"], False),
+        (["training.max_steps=-1"], ["training.max_steps=100"], False),
+        (["training.max_steps=8"], ["training.max_steps=12", "seed=4"], False),
+    ],
+)
+def test_a_run_may_be_trained_for_longer(tmp_path, before, after, resumes):
+    RunFolder.create(make_recipe(tmp_path, "some/base", *before))
+    recipe = make_recipe(tmp_path, "some/base", *after)
+    if resumes:
+        assert RunFolder.create(recipe).recipe == recipe
+    else:
+        with pytest.raises(RecipeError, match="holds a run of another recipe"):
+            RunFolder.create(recipe)
+
+
+def test_a_finished_run_is_reopened_only_for_more_steps_and_with_a_checkpoint(tmp_path):
+    recipe = make_recipe(tmp_path, "some/base")
+    run = RunFolder.create(recipe)
+    (run.path / ADAPTER_CONFIG).write_text("{}")
+    longer = make_recipe(tmp_path, "some/base", "training.max_steps=12")
+    assert run.is_finished_for(recipe) and not run.is_finished_for(longer)
+    with pytest.raises(RecipeError, match="its checkpoints were removed, so it cannot be continued"):
+        RunFolder.create(longer)
+    assert run.is_finished and run.recipe == recipe
+    (run.checkpoints.folder / "checkpoint-8").mkdir()
+    assert RunFolder.create(recipe).is_finished
+    assert not RunFolder.create(longer).is_finished and run.recipe == longer
 
 
 @pytest.mark.parametrize(

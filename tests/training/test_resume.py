@@ -56,6 +56,16 @@ run_fit(make_recipe(Path({str(tmp_path)!r}), {fast_vlm!r}), stop=Kill(5))
     assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6
 
 
+def test_a_finished_run_is_trained_for_more_steps(tmp_path, fast_vlm):
+    recipe = make_recipe(tmp_path, fast_vlm, "training.max_steps=4")
+    four = adapter_of(run_fit(recipe).path)
+    run = run_fit(make_recipe(tmp_path, fast_vlm, "training.max_steps=6"))
+    assert run.is_finished and [record["step"] for record in run.log.read()] == list(range(1, 7))
+    assert largest_difference(adapter_of(run.path), four) > 1e-4
+    # The learning rate follows the schedule of the new length; the first step has the rate of the checkpoint.
+    assert run.log.read()[-1]["learning_rate"] > 0
+
+
 def test_a_run_is_not_resumed_with_other_conversations(tmp_path, fast_vlm):
     recipe = make_recipe(tmp_path, fast_vlm)
     with pytest.raises(KeyboardInterrupt):
