@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam4mllm.data.masks import Rle, area, check_rle, decode, encode, tight_box
+from sam4mllm.data.masks import Rle, area, check_rle, decode, encode, from_segmentation, tight_box
 from sam4mllm.geometry import Box
 
 FILL = "the runs of counts must be 0 or more and fill 4 x 5 = 20 pixels; found the sum {} and the smallest run {}"
@@ -69,4 +69,9 @@ def test_the_tight_box_of_an_rle() -> None:
     assert tight_box(encode(mask)) is None
     mask[2:5, 3:8] = True
     assert tight_box(encode(mask)) == Box(3, 2, 8, 5)
+    assert decode(encode(mask)).dtype == bool
     assert encode(mask) == Rle(size=[6, 9], counts=encode(mask)["counts"])
+
+
+def test_coordinates_above_one_are_pixels_and_not_shares() -> None:
+    assert area(from_segmentation([[0.5, 0.5, 1.9, 0.5, 1.9, 1.9, 0.5, 1.9]], (4, 4))) >= 1

@@ -212,3 +212,10 @@ def test_a_long_run_of_spaces_is_parsed_in_linear_time(form: str) -> None:
     before = process_time()
     AnswerGrammar().parse(form.format(" " * 20_000), (640, 480))
     assert process_time() - before < 0.5
+
+
+def test_a_single_point_is_written_as_in_an_answer_and_parsed_at_the_center_of_its_bin() -> None:
+    assert GRAMMAR.write_point(200.5, 400.9, SIZE_WH) == "(200,400)"
+    assert GRAMMAR.write_point(320, 120, (640, 480)) == "(500,250)"
+    assert GRAMMAR.nearest(200.9, 400.1, SIZE_WH) == (200.5, 400.5)
+    assert GRAMMAR.nearest(320.1, 120.1, (640, 480)) == pytest.approx((320.32, 120.24))
