@@ -74,7 +74,7 @@ sbom: install $(SUPPLY)
 	.venv-supply/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml -o dist/sbom.json
 
 audit: $(SUPPLY)
-	.venv-supply/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
+	.venv-supply/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
 # mutmut and coverage in an environment of their own, which finds all other packages in $(VENV).
 QUALITY := .venv-quality/.ready

@@ -75,3 +75,16 @@ def test_the_tight_box_of_an_rle() -> None:
 
 def test_coordinates_above_one_are_pixels_and_not_shares() -> None:
     assert area(from_segmentation([[0.5, 0.5, 1.9, 0.5, 1.9, 1.9, 0.5, 1.9]], (4, 4))) >= 1
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ("text", "^a segmentation is a list of polygons or an RLE; got 'text'$"),
+        ([[1, 2, 3, 4, 5, "6"]], r"^a polygon is a list of finite numbers; got \[1, 2, 3, 4, 5, '6'\]$"),
+        ([[2, 1, 8, 1, 8, 5], [1, 1, 2, 2]], "got 4 numbers in polygon 2 of 2; remove that polygon"),
+    ],
+)
+def test_the_error_of_a_segmentation_names_what_was_found(segmentation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_segmentation(segmentation, (10, 20))

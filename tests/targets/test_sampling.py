@@ -159,6 +159,15 @@ def test_a_seed_has_the_same_samples_on_every_machine_and_in_every_version() -> 
     assert boxes.dtype == np.float32 and boxes == pytest.approx(np.array(expected), abs=1e-5)
 
 
+def test_boxes_at_the_far_edge_stay_in_the_image_and_negatives_may_take_all_pixels() -> None:
+    boxes = jittered_boxes(Box(8, 6, 16, 12), (16, 12), seeded_rng(7, "boxes", "a"), share=0.4, count=50)
+    assert (boxes <= [16, 12, 16, 12]).all() and (boxes[:, 2:] == [16, 12]).any(axis=0).all()
+    mask = np.ones((3, 3), dtype=bool)
+    mask[1, 1] = mask[0, 2] = False
+    drawn = draw_groups(mask, Box(0, 0, 3, 3), rng(), groups=4, positives=1, negatives=2, margin=0.0)
+    assert (drawn.xy[:, 1:] == [[1.5, 1.5], [2.5, 0.5]]).all()
+
+
 def test_points_of_a_poisson_disk_keep_their_distance_up_to_the_limit() -> None:
     few = poisson_disk(seeded_rng(7, "p", "a"), 0.3, 3)
     assert few == pytest.approx(np.array([[0.1451, 0.7145], [0.5512, 0.6585], [0.7483, 0.3946]]), abs=1e-4)
