@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.testing.tiny_parts import byte_tokenizer, save, text_sizes
-from sam4mllm.testing.tiny_templates import chat_ml
+from sam4mllm.testing.tiny_templates import gemma4
 
 _TOKENS = {
     "image_token": "<|image|>",
@@ -16,6 +16,7 @@ _TOKENS = {
     "boa_token": "<|audio>",
     "eoa_token": "<audio|>",
 }
+_ENDS = ("<eos>", "<|tool_response>", "<turn|>")
 # A token is 2 x 2 patches of 2 x 2 pixels, and an image has up to 140 tokens.
 _IMAGES = {"patch_size": 2, "pooling_kernel_size": 2, "max_soft_tokens": 140}
 
@@ -56,9 +57,9 @@ def save_gemma4(folder: Path, *, seed: int = 0) -> Path:
         Gemma4ImageProcessor(**_IMAGES),
         tokenizer,
         Gemma4VideoProcessor(patch_size=2, pooling_kernel_size=2),
-        chat_template=chat_ml("<|image|>"),
+        chat_template=gemma4(closes_thought=False),
     )
-    return save(folder, Gemma4ForConditionalGeneration, config, processor, seed)
+    return save(folder, Gemma4ForConditionalGeneration, config, processor, seed, _ENDS)
 
 
 def save_gemma4_unified(folder: Path, *, seed: int = 0) -> Path:
@@ -93,13 +94,14 @@ def save_gemma4_unified(folder: Path, *, seed: int = 0) -> Path:
         Gemma4UnifiedImageProcessor(**_IMAGES),
         tokenizer,
         Gemma4UnifiedVideoProcessor(patch_size=2, pooling_kernel_size=2),
-        chat_template=chat_ml("<|image|>"),
+        chat_template=gemma4(closes_thought=True),
     )
-    return save(folder, Gemma4UnifiedForConditionalGeneration, config, processor, seed)
+    return save(folder, Gemma4UnifiedForConditionalGeneration, config, processor, seed, _ENDS)
 
 
 def _tokenizer() -> Any:
-    return byte_tokenizer("<|video|>", named=_TOKENS)
+    names = ("<|video|>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>", "<|tool_response>", "<eos>")
+    return byte_tokenizer(*names, named=_TOKENS, eos_token="<eos>", bos_token="<bos>")
 
 
 def _text(tokenizer: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.testing.tiny_parts import byte_tokenizer, save, text_sizes
-from sam4mllm.testing.tiny_templates import chat_ml
+from sam4mllm.testing.tiny_templates import GLM4V, GLM46V
 
 _TOKENS = {
     "image_token": "<|image|>",
@@ -20,6 +20,7 @@ _BRACKETS = (
     "<|begin_of_box|>",
     "<|end_of_box|>",
 )
+_ENDS = ("<|endoftext|>", "<|user|>", "<|observation|>")
 _PATCH = 8
 
 
@@ -30,8 +31,8 @@ def save_glm4v(folder: Path, *, seed: int = 0) -> Path:
 
     tokenizer = _tokenizer()
     config = Glm4vConfig(text_config=_text(tokenizer), vision_config=_vision(), **_ids(tokenizer))
-    processor = _processor(Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor, tokenizer)
-    return save(folder, Glm4vForConditionalGeneration, config, processor, seed)
+    processor = _processor(Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor, tokenizer, GLM4V)
+    return save(folder, Glm4vForConditionalGeneration, config, processor, seed, _ENDS)
 
 
 def save_glm4v_moe(folder: Path, *, seed: int = 0) -> Path:
@@ -49,8 +50,8 @@ def save_glm4v_moe(folder: Path, *, seed: int = 0) -> Path:
     }
     text = {**_text(tokenizer), "head_dim": 32, **experts}
     config = Glm4vMoeConfig(text_config=text, vision_config=_vision(), **_ids(tokenizer))
-    processor = _processor(Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor, tokenizer)
-    return save(folder, Glm4vMoeForConditionalGeneration, config, processor, seed)
+    processor = _processor(Glm4vProcessor, Glm4vImageProcessor, Glm4vVideoProcessor, tokenizer, GLM46V)
+    return save(folder, Glm4vMoeForConditionalGeneration, config, processor, seed, _ENDS)
 
 
 def save_glm46v(folder: Path, *, seed: int = 0) -> Path:
@@ -64,12 +65,13 @@ def save_glm46v(folder: Path, *, seed: int = 0) -> Path:
         vision_config={"model_type": "glm4v_vision", **_vision()},
         **_ids(tokenizer),
     )
-    processor = _processor(Glm46VProcessor, Glm46VImageProcessor, Glm46VVideoProcessor, tokenizer)
-    return save(folder, Glm46VForConditionalGeneration, config, processor, seed)
+    processor = _processor(Glm46VProcessor, Glm46VImageProcessor, Glm46VVideoProcessor, tokenizer, GLM46V)
+    return save(folder, Glm46VForConditionalGeneration, config, processor, seed, _ENDS)
 
 
 def _tokenizer() -> Any:
-    return byte_tokenizer(*_BRACKETS, named=_TOKENS)
+    names = ("[gMASK]", "<sop>", "<|system|>", "<|assistant|>", *_ENDS)
+    return byte_tokenizer(*_BRACKETS, *names, named=_TOKENS, eos_token=_ENDS[0], plain=("<think>", "</think>"))
 
 
 def _text(tokenizer: Any) -> dict[str, Any]:
@@ -106,7 +108,7 @@ def _ids(tokenizer: Any) -> dict[str, int]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
 
 
-def _processor(processor_class: Any, image_class: Any, video_class: Any, tokenizer: Any) -> Any:
+def _processor(processor_class: Any, image_class: Any, video_class: Any, tokenizer: Any, chat_template: str) -> Any:
     """Return a processor; the bounds of its area count an image as two frames."""
     token_area = (2 * _PATCH) ** 2
     settings = {"patch_size": _PATCH, "size": {"shortest_edge": 2 * token_area, "longest_edge": 2 * 16 * token_area}}
@@ -114,5 +116,5 @@ def _processor(processor_class: Any, image_class: Any, video_class: Any, tokeniz
         image_processor=image_class(**settings),
         tokenizer=tokenizer,
         video_processor=video_class(**settings),
-        chat_template=chat_ml("<|begin_of_image|><|image|><|end_of_image|>"),
+        chat_template=chat_template,
     )

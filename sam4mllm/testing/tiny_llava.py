@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sam4mllm.testing.tiny_parts import IMAGE_TOKEN, VISION, byte_tokenizer, save, text_sizes
-from sam4mllm.testing.tiny_templates import FAST_VLM, LLAVA, LLAVA_ONEVISION, chat_ml
+from sam4mllm.testing.tiny_templates import FAST_VLM, LLAVA, LLAVA_NEXT, LLAVA_ONEVISION
 
 
 def save_fast_vlm(folder: Path, *, seed: int = 0) -> Path:
@@ -47,7 +47,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
     """Save a LLaVA (CLIP, Llama); every image is resized to 32 x 32 pixels, 16 tokens."""
     from transformers import CLIPImageProcessor, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    tokenizer = byte_tokenizer("</s>", eos_token="</s>")
+    tokenizer = byte_tokenizer("</s>", eos_token="</s>", bos_token="<s>")
     config = LlavaConfig(
         vision_config={"model_type": "clip_vision_model", **VISION, "projection_dim": 64},
         text_config={"model_type": "llama", **text_sizes(tokenizer)},
@@ -68,7 +68,7 @@ def save_llava(folder: Path, *, seed: int = 0) -> Path:
 
 
 def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
-    """Save a LLaVA-NeXT (CLIP, Llama), as in the paper; an image is a thumbnail of 32 x 32 pixels and up to 4 tiles."""
+    """Save a LLaVA-NeXT (CLIP, Llama 3), the paper's; an image is a thumbnail of 32 x 32 pixels and up to 4 tiles."""
     from transformers import (
         LlavaNextConfig,
         LlavaNextForConditionalGeneration,
@@ -76,7 +76,9 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
         LlavaNextProcessor,
     )
 
-    tokenizer = byte_tokenizer()
+    names = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|end_of_text|>")
+    # The end token of the chat template is in neither the tokenizer nor the generation config.
+    tokenizer = byte_tokenizer(*names, eos_token="<|end_of_text|>", bos_token="<|begin_of_text|>")
     pinpoints = [[32, 64], [64, 32], [64, 64], [96, 32], [32, 96]]
     config = LlavaNextConfig(
         vision_config={"model_type": "clip_vision_model", **VISION, "projection_dim": 64},
@@ -94,7 +96,7 @@ def save_llava_next(folder: Path, *, seed: int = 0) -> Path:
         patch_size=8,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=chat_ml(IMAGE_TOKEN),
+        chat_template=LLAVA_NEXT,
     )
     return save(folder, LlavaNextForConditionalGeneration, config, processor, seed)
 
@@ -109,7 +111,7 @@ def save_llava_onevision(folder: Path, *, seed: int = 0) -> Path:
         LlavaOnevisionVideoProcessor,
     )
 
-    tokenizer = byte_tokenizer("<video>")
+    tokenizer = byte_tokenizer("<video>", "<|endoftext|>")
     pinpoints = [[32 * rows, 32 * columns] for rows in range(1, 4) for columns in range(1, 4)]
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
@@ -127,4 +129,6 @@ def save_llava_onevision(folder: Path, *, seed: int = 0) -> Path:
         vision_feature_select_strategy="full",
         chat_template=LLAVA_ONEVISION,
     )
-    return save(folder, LlavaOnevisionForConditionalGeneration, config, processor, seed)
+    return save(
+        folder, LlavaOnevisionForConditionalGeneration, config, processor, seed, ("<|im_end|>", "<|endoftext|>")
+    )

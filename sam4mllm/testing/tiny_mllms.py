@@ -22,7 +22,7 @@ from sam4mllm.testing.tiny_qwen import (
     save_qwen3_vl,
     save_qwen3_vl_moe,
 )
-from sam4mllm.testing.tiny_templates import SMOLVLM, chat_ml
+from sam4mllm.testing.tiny_templates import GEMMA3, IDEFICS3, SMOLVLM, chat_ml
 from sam4mllm.testing.tiny_tiled import save_lfm2_vl, save_minicpmv4_6, save_molmo2
 
 
@@ -61,7 +61,7 @@ def save_internvl(folder: Path, *, seed: int = 0) -> Path:
         tokenizer,
         InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=chat_ml("<IMG_CONTEXT>"),
+        chat_template=chat_ml("<IMG_CONTEXT>\n"),
     )
     return save(folder, InternVLForConditionalGeneration, config, processor, seed)
 
@@ -98,15 +98,17 @@ def save_idefics3(folder: Path, *, seed: int = 0) -> Path:
         Idefics3Processor,
     )
 
-    tokenizer = _split_image_tokenizer()
+    # Llama 3's tokenizer.
+    ends = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<end_of_utterance>")
+    tokenizer = _split_image_tokenizer(*ends[:3], eos_token=ends[0], bos_token="<|begin_of_text|>")
     config = Idefics3Config(**_split_image_config(tokenizer))
     processor = Idefics3Processor(
         Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         tokenizer,
         image_seq_len=4,
-        chat_template=SMOLVLM,
+        chat_template=IDEFICS3,
     )
-    return save(folder, Idefics3ForConditionalGeneration, config, processor, seed)
+    return save(folder, Idefics3ForConditionalGeneration, config, processor, seed, ends)
 
 
 def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
@@ -122,7 +124,9 @@ def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
         "eoi_token": "<end_of_image>",
         "image_token": "<image_soft_token>",
     }
-    tokenizer = byte_tokenizer(named=names)
+    tokenizer = byte_tokenizer(
+        "<eos>", "<start_of_turn>", "<end_of_turn>", named=names, eos_token="<eos>", bos_token="<bos>"
+    )
     text = {
         **text_sizes(tokenizer),
         "head_dim": 32,
@@ -137,10 +141,10 @@ def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
     processor = Gemma3Processor(
         Gemma3ImageProcessor(size={"height": 32, "width": 32}),
         tokenizer,
-        chat_template=chat_ml("<start_of_image>"),
+        chat_template=GEMMA3,
         image_seq_length=4,
     )
-    return save(folder, Gemma3ForConditionalGeneration, config, processor, seed)
+    return save(folder, Gemma3ForConditionalGeneration, config, processor, seed, ("<eos>", "<end_of_turn>"))
 
 
 TINY_MLLMS: dict[str, Callable[..., Path]] = {
@@ -185,10 +189,10 @@ def save_tiny_mllm(model_type: str, folder: Path, *, seed: int | None = None) ->
     return save_model(folder) if seed is None else save_model(folder, seed=seed)
 
 
-def _split_image_tokenizer() -> Any:
+def _split_image_tokenizer(*extra: str, eos_token: str = "<end_of_utterance>", bos_token: str | None = None) -> Any:
     cells = [f"<row_{row + 1}_col_{column + 1}>" for row in range(6) for column in range(6)]
-    names = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells)
-    return byte_tokenizer(*names, eos_token="<end_of_utterance>")
+    names = ("<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<video>", *cells, *extra)
+    return byte_tokenizer(*names, eos_token=eos_token, bos_token=bos_token)
 
 
 def _split_image_config(tokenizer: Any) -> dict[str, Any]:

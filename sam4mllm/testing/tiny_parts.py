@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,13 @@ VISION = {
 }
 
 
-def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: str = "<|im_end|>") -> Any:
+def byte_tokenizer(
+    *extra: str,
+    named: dict[str, str] | None = None,
+    eos_token: str = "<|im_end|>",
+    bos_token: str | None = None,
+    plain: Sequence[str] = (),
+) -> Any:
     """Return a tokenizer with a token for each byte, followed by the special tokens.
 
     White space is merged with the character after it, as in real tokenizers, so that the tokens of a text depend on
@@ -27,9 +34,11 @@ def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: 
     Args:
         extra: Further special tokens.
         named: Special tokens by the attribute under which a processor looks them up.
-        eos_token: The token that ends an answer.
+        eos_token: The tokenizer's end token.
+        bos_token: The token that begins every text; None for none.
+        plain: Further tokens that are kept when a text is decoded without special tokens.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -45,9 +54,19 @@ def byte_tokenizer(*extra: str, named: dict[str, str] | None = None, eos_token: 
     )
     tokenizer.decoder = decoders.ByteLevel()
     names = dict(named or {})
-    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *extra, *names.values()])
+    bos = [] if bos_token is None else [bos_token]
+    tokenizer.add_special_tokens(["<|pad|>", "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, *extra, *names.values(), *bos])
+    tokenizer.add_tokens(list(plain))
+    if bos_token is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{bos_token} $A", special_tokens=[(bos_token, tokenizer.token_to_id(bos_token))]
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token=eos_token, extra_special_tokens=names
+        tokenizer_object=tokenizer,
+        pad_token="<|pad|>",
+        eos_token=eos_token,
+        bos_token=bos_token,
+        extra_special_tokens=names,
     )
 
 
@@ -72,13 +91,20 @@ def text_sizes(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
-    """Save a model of `config` with random weights and its processor, and return the folder."""
+def save(
+    folder: Path, model_class: Any, config: Any, processor: Any, seed: int, end_tokens: Sequence[str] = ()
+) -> Path:
+    """Save a model of `config` with random weights and its processor, and return the folder.
+
+    `end_tokens` are those of the generation config; none for the tokenizer's.
+    """
     import torch
 
     torch.manual_seed(seed)
     model = model_class(config)
-    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    tokenizer = processor.tokenizer
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in end_tokens]
+    model.generation_config.eos_token_id = ends or tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sam4mllm.testing.tiny_parts import VISION, byte_tokenizer, save, text_sizes
-from sam4mllm.testing.tiny_templates import chat_ml
+from sam4mllm.testing.tiny_templates import LFM2_VL, chat_ml, chat_ml_with_thinking
 
 
 def save_lfm2_vl(folder: Path, *, seed: int = 0) -> Path:
@@ -19,7 +19,7 @@ def save_lfm2_vl(folder: Path, *, seed: int = 0) -> Path:
         "image_end_token": "<|image_end|>",
         "image_thumbnail_token": "<|img_thumbnail|>",
     }
-    tokenizer = byte_tokenizer(*cells, named=names)
+    tokenizer = byte_tokenizer(*cells, named=names, bos_token="<|startoftext|>")
     text = {
         **text_sizes(tokenizer),
         "model_type": "lfm2",
@@ -46,7 +46,7 @@ def save_lfm2_vl(folder: Path, *, seed: int = 0) -> Path:
         max_tiles=4,
         size={"height": 32, "width": 32},
     )
-    processor = Lfm2VlProcessor(images, tokenizer, chat_template=chat_ml("<image>"))
+    processor = Lfm2VlProcessor(images, tokenizer, chat_template=LFM2_VL)
     return save(folder, Lfm2VlForConditionalGeneration, config, processor, seed)
 
 
@@ -107,7 +107,7 @@ def save_minicpmv4_6(folder: Path, *, seed: int = 0) -> Path:
         "image_id_start_token": "<image_id>",
         "image_id_end_token": "</image_id>",
     }
-    tokenizer = byte_tokenizer(named=names)
+    tokenizer = byte_tokenizer("<|endoftext|>", named=names, plain=("<think>", "</think>"))
     text = {
         **text_sizes(tokenizer),
         "model_type": "qwen3_5_text",
@@ -139,6 +139,6 @@ def save_minicpmv4_6(folder: Path, *, seed: int = 0) -> Path:
         MiniCPMV4_6ImageProcessor(**slices, max_slice_nums=4),
         MiniCPMV4_6VideoProcessor(**slices),
         tokenizer,
-        chat_template=chat_ml("<|image_pad|>"),
+        chat_template=chat_ml_with_thinking("<|image_pad|>\n", thinks=False),
     )
-    return save(folder, MiniCPMV4_6ForConditionalGeneration, config, processor, seed)
+    return save(folder, MiniCPMV4_6ForConditionalGeneration, config, processor, seed, ("<|im_end|>", "<|endoftext|>"))

@@ -21,7 +21,7 @@ IMAGE = np.zeros((64, 64, 3), dtype=np.uint8)
 CONTROL = {
     "qwen2_vl": {"<|im_end|>", "<|im_start|>", "<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|pad|>"},
     "llava": {"<image>", "</s>"},
-    "gemma3": {"<start_of_image>", "<end_of_image>", "<image_soft_token>", "<|im_end|>"},
+    "gemma3": {"<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<end_of_turn>", "<eos>"},
     "internvl": {"<img>", "</img>", "<IMG_CONTEXT>", "<|im_end|>"},
 }
 HARMLESS = ("the cup", "<b>bold</b>", "a < b > c", "[1,2]", "the sign 'USER'", "<|not a token|", "im_end")

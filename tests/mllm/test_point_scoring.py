@@ -14,6 +14,7 @@ from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, Turn
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
+from sam4mllm.testing import save_tiny_mllm
 
 COUNTS = [(1, 1), (), (7,), (3, 1, 12)]
 
@@ -30,6 +31,12 @@ def make_queries() -> list[YesNoQuery]:
         ]
         queries.append(YesNoQuery(Conversation(image, turns), tuple(questions)))
     return queries
+
+
+@pytest.fixture(scope="module")
+def qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a model whose answers differ; with seed 0 all of them are yes."""
+    return str(save_tiny_mllm("qwen2_vl", tmp_path_factory.mktemp("qwen2_vl"), seed=1))
 
 
 @pytest.fixture(scope="module", params=["fast_vlm", "qwen2_vl", "idefics3"])
