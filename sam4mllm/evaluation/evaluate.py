@@ -103,8 +103,7 @@ def evaluate(
         output: The folder of the results; None for evaluate/ in the run folder, or in runs/MODEL.
         protocol, min_pixels, baselines, cases: As in `EvalSettings`.
         chat, chat_images: A chat file whose questions are asked too, and the folder of its images.
-        on_split: Called with the results of each split as soon as it is scored.
-        command: The command line, for results.json.
+        on_split, command: Called with the results of each split that is scored; the command line, for results.json.
         processes: The processes that share the work; the main one alone scores and writes.
 
     Raises:
@@ -134,11 +133,18 @@ def evaluate(
             return Evaluation(str(model), suite)
         chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
         record = partial(results_record, pipeline, settings, model, adapter, command)
-        for split, own in zip(done, suite.folders(folder), strict=True):
-            write_results(record([split], home=own, seconds=split.seconds), own)
+        _write_splits(record, done, suite.folders(folder))
         content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
         content |= record(done, home=folder, seconds=time.perf_counter() - start)
         return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
+
+
+def _write_splits(
+    record: Callable[..., dict[str, Any]], splits: Sequence[EvaluatedSplit], folders: Sequence[Path]
+) -> None:
+    """Write the results of each split to its own folder."""
+    for split, folder in zip(splits, folders, strict=True):
+        write_results(record([split], home=folder, seconds=split.seconds), folder)
 
 
 def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:

@@ -22,13 +22,13 @@ def modules_outside_decoder(model: Any) -> list[str]:
     `model` is a transformers model, also on the meta device or with LoRA layers.
 
     Raises:
-        ModelError: The class does not tell its decoder apart: `get_decoder` returns a model with a vision tower.
+        ModelError: The class does not separate its decoder: `get_decoder` returns a model with a vision tower.
     """
     decoder = model.get_decoder()
     if decoder is model or hasattr(decoder.config, "vision_config"):
         raise ModelError(
             f"{model.config.model_type!r}: get_decoder() of {type(model).__name__} does not return the language model "
-            "alone, so its modules cannot be told from the vision tower's"
+            "alone, so its modules cannot be distinguished from the vision tower's"
         )
     names: list[str] = []
 

@@ -241,7 +241,7 @@ def _quantization_config(base: str, source: str, quantization: Quantization, qua
     4 bits in all layers of the vision tower are known to break small models of the Qwen-VL families.
 
     Raises:
-        ModelError: bitsandbytes is missing, the config cannot be loaded, or the class does not tell its decoder apart.
+        ModelError: bitsandbytes is missing, the config cannot be loaded, or the class does not separate its decoder.
     """
     import torch
     from accelerate import init_empty_weights

@@ -23,7 +23,7 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
 
     Raises:
         RecipeError: The settings are refused by peft or match no layer, or the family's projector is unknown.
-        ModelError: The model's class does not tell its decoder apart, and `lora` has no `exclude_modules`.
+        ModelError: The model's class does not separate its decoder, and `lora` has no `exclude_modules`.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
