@@ -42,7 +42,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "PPG, random group": ("targets.choose=random", *_ONE_GROUP),
     "PQPP": ("method.name=pqpp",),
     "PQPP, single": ("method.name=pqpp", "method.form=single"),
-    "both": ("method.name=both",),
 }
 """The rows that are trained, and the settings in which they differ."""
 
@@ -59,7 +58,6 @@ ROWS = (
     "PQPP without its points",
     "PQPP, single",
     "PQPP, single without its points",
-    "both",
     ORACLE,
 )
 """All rows, in the order of the table."""

@@ -42,7 +42,6 @@ DIFFERENCES = (
     ("PPG", "box alone"),
     ("PPG", "PPG without its points"),
     ("PPG", "PPG, random group"),
-    ("both", "PPG"),
     ("PQPP", "base"),
     ("PQPP", "box alone"),
     ("PQPP", "PQPP without its points"),

@@ -56,7 +56,7 @@ METHODS = """Compare the methods: one base model, equal training steps, scored o
 Each seed has its own generated scenes and its own trainings. Rows: the base model without training; the same training
 with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers); PPG with groups of
 points that SAM did not select; PQPP with lists of points and with one point per question, with and without its points;
-both methods in one model; the oracle (SAM gets the targets of the held-out objects).
+the oracle (SAM gets the targets of the held-out objects).
 
 Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
 mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an

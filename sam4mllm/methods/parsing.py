@@ -56,8 +56,8 @@ def require_scoring_engine(engine: Engine) -> ScoringEngine:
     """
     if not isinstance(engine, ScoringEngine):
         raise ModelError(
-            f"the methods pqpp and both need the probabilities of yes and no, which {type(engine).__name__} does not "
-            "return; run the model in this process (without --server)"
+            f"the method pqpp needs the probabilities of yes and no, which {type(engine).__name__} does not return; "
+            "run the model in this process (without --server)"
         )
     return engine
 

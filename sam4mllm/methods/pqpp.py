@@ -162,7 +162,7 @@ class Pqpp:
     ) -> list[list[list[YesNo]]]:
         """Return the yes/no probabilities of each point of each box of each answer; `points_xy` is in pixels.
 
-        Round one is written anew in the form that this method is trained on, so the boxes may come from another method.
+        Round one is written anew in the form that this method is trained on.
 
         Raises:
             ModelError: The engine does not return yes/no probabilities.

@@ -10,9 +10,8 @@ from sam4mllm.errors import RecipeError
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
-from sam4mllm.methods.verification import PpgWithVerification
 from sam4mllm.prompts.coordinates import Coordinates
-from sam4mllm.recipe.schema import MethodSection, Recipe
+from sam4mllm.recipe.schema import BOTH_REMOVED, MethodSection, Recipe
 
 Settings = Mapping[str, Any]
 Built = TypeVar("Built")
@@ -20,7 +19,6 @@ Built = TypeVar("Built")
 METHODS: dict[str, Callable[[Settings], Method]] = {
     Ppg.name: lambda settings: _build(Ppg, settings),
     Pqpp.name: lambda settings: _build(Pqpp, settings),
-    PpgWithVerification.name: lambda settings: PpgWithVerification(_build(Ppg, settings), _build(Pqpp, settings)),
 }
 """Each method's name in recipes, with the function that builds the method from the settings of a `method` section.
 
@@ -38,9 +36,11 @@ def method_from_settings(settings: Settings, native: Coordinates | None = None) 
     `coordinates: family`. The settings in `method.json` hold the convention itself.
 
     Raises:
-        RecipeError: The method is unknown, or a setting is unknown, missing or invalid.
+        RecipeError: The method is unknown or was removed, or a setting is unknown, missing or invalid.
     """
     name = settings.get("name")
+    if name == "both":
+        raise RecipeError(f"method {BOTH_REMOVED}")
     if name not in METHODS:
         raise RecipeError(f"method {name!r} is unknown; the methods are: {', '.join(sorted(METHODS))}")
     if unknown := sorted(settings.keys() - MethodSection.model_fields.keys()):

@@ -20,6 +20,11 @@ from sam4mllm.utils.settings import ExpandedPath, Section
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
+BOTH_REMOVED = (
+    "both was removed, because checking PPG's points by yes/no questions did not improve masks; use method: ppg"
+)
+"""The message for the method `both` of earlier versions, in a recipe or in method.json."""
+
 
 class ModelSection(Section):
     """The multimodal LLM that is fine-tuned."""
@@ -68,10 +73,9 @@ class SegmenterSection(Section):
 class MethodSection(Section):
     """The method: which questions the model is trained on and asked."""
 
-    name: Literal["ppg", "pqpp", "both"] = "ppg"
+    name: Literal["ppg", "pqpp"] = "ppg"
     """ppg: prompt-point generation, the box and the points in one answer. pqpp: the box, then yes or no for points in
-    it. both: the model is trained on both; at inference ppg gives the points, and those that pqpp's question answers
-    with no are dropped. `method: pqpp` and `methods: [ppg, pqpp]` are short forms."""
+    it. `method: pqpp` is the short form."""
     positives: NonNegativeInt = 2
     """ppg: positive points (on the object) per object."""
     negatives: NonNegativeInt = 1
@@ -97,7 +101,10 @@ class MethodSection(Section):
     @pydantic.model_validator(mode="before")
     @classmethod
     def _by_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
+        section = {"name": given} if isinstance(given, str) else given
+        if isinstance(section, dict) and section.get("name") == "both":
+            raise ValueError(f"name: {BOTH_REMOVED}")
+        return section
 
 
 class TargetsSection(Section):
@@ -197,18 +204,12 @@ class Recipe(Section):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _several_methods(cls, given: Any) -> Any:
-        """Replace `methods: [ppg, pqpp]` by `method: both`."""
-        if not isinstance(given, dict) or "methods" not in given:
-            return given
-        names = given["methods"]
-        if "method" in given and "name" in (given["method"] if isinstance(given["method"], dict) else {"name": ""}):
-            raise ValueError("methods: is given together with method.name; keep one of them")
-        if not isinstance(names, list) or sorted(map(str, names)) not in (["ppg"], ["pqpp"], ["ppg", "pqpp"]):
-            raise ValueError(f"methods: use [ppg], [pqpp] or [ppg, pqpp]; got {names!r}")
-        name = str(names[0]) if len(names) == 1 else "both"
-        rest = {key: value for key, value in given.items() if key != "methods"}
-        return {**rest, "method": {**given.get("method", {}), "name": name}}
+    def _one_method(cls, given: Any) -> Any:
+        """Refuse `methods`, the list of methods of earlier versions."""
+        if isinstance(given, dict) and "methods" in given:
+            name = "pqpp" if given["methods"] == ["pqpp"] else "ppg"
+            raise ValueError(f"methods: was removed, because a model is trained on one method; use method: {name}")
+        return given
 
     def hash(self) -> str:
         """Return the SHA-256 of the settings in hex; the order of keys and the form of numbers do not matter."""

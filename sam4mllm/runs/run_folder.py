@@ -122,10 +122,13 @@ class RunFolder:
 
         Raises:
             ModelError: method.json is missing or damaged.
+            RecipeError: It names a method or settings that this version does not have.
         """
         file = self.path / METHOD
         try:
             return method_from_settings(json.loads(file.read_text(encoding="utf-8")))
+        except RecipeError as error:
+            raise RecipeError(f"{file}: {error}") from error
         except (OSError, ValueError, AttributeError) as error:
             raise ModelError(f"{file}: cannot be read as the settings of a method: {error}") from error
 

@@ -166,7 +166,8 @@ def test_settings_build_an_equal_method():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "pgp"}, "'pgp' is unknown; the methods are: both, ppg, pqpp"),
+        ({"name": "pgp"}, "'pgp' is unknown; the methods are: ppg, pqpp"),
+        ({"name": "both"}, "^method both was removed, because .*; use method: ppg$"),
         ({}, "None is unknown"),
         ({**PPG.settings(), "postives": 3}, "method ppg: unknown setting 'postives'"),
         ({**PPG.settings(), "positives": -1}, "positives and negatives must be 0 or more; got -1 and 1"),

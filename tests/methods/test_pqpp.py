@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,11 @@ import pytest
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import ModelError, RecipeError
-from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Box
 from sam4mllm.methods.base import Question
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import GRID_XY, MAX_POINTS, PATTERN_XY, POINTS_MEAN, SINGLE_QUESTIONS, Pqpp
 from sam4mllm.methods.registry import method_from_settings
-from sam4mllm.methods.verification import PpgWithVerification
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
@@ -43,11 +42,6 @@ SETTINGS = {
 LIST, SINGLE = Pqpp(**SETTINGS), Pqpp(**SETTINGS | {"form": "single"})
 BOX_TEXT = "[200,200,600,800]"
 BELOW_THRESHOLDS = YesNo(0.4, 0.3)
-
-
-@dataclass(frozen=True)
-class Target:
-    prompts: tuple[SamPrompt, ...]
 
 
 def disk(x: float, y: float, radius: float) -> MaskObject:
@@ -207,34 +201,14 @@ def test_an_engine_without_probabilities_is_refused_before_anything_is_asked() -
         def generate(self, conversations, max_new_tokens):
             raise AssertionError("asked")
 
-    for method in (LIST, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
-        with pytest.raises(
-            ModelError,
-            match="the methods pqpp and both need the probabilities of yes and no, which NonScoring does not return",
-        ):
-            Pipeline(method, NonScoring(), BoxSegmenter())
+    with pytest.raises(
+        ModelError, match="the method pqpp needs the probabilities of yes and no, which NonScoring does not return"
+    ):
+        Pipeline(LIST, NonScoring(), BoxSegmenter())
     Pipeline(Ppg(2, 1, 1000, 5), NonScoring(), BoxSegmenter())
 
 
-def test_verification_keeps_an_object_without_points() -> None:
-    both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
-    engine = scripted(f"{BOX_TEXT}; [700,200,900,800] +(750,400)", lambda history, question: [YesNo(0.1, 0.9)])
-    (answer,) = ask(both, engine, "the balls")
-    assert answer.status == "ok" and [prompt.points for prompt in answer.prompts] == [(), ()]
-    (bare,) = ask(both, scripted(BOX_TEXT, lambda history, question: []), "the ball")
-    assert bare.status == "ok" and bare.prompts[0].points == () and bare.confidence[0].points is None
-
-
-def test_both_rounds_are_trained_if_ppg_trains_on_no_points() -> None:
-    ball = disk(30, 25, 10)
-    both = PpgWithVerification(Ppg(0, 0, 1000, 5), LIST)
-    _, second = both.training_conversations([sample("the ball", ball)], {ball.id: Target((SamPrompt(ball.box),))})
-    assert len(second.turns) == 4
-
-
-@pytest.mark.parametrize(
-    "method", [replace(LIST, yes_above=0.0, no_above=0.0), PpgWithVerification(Ppg(2, 1, 1000, 5), SINGLE)]
-)
+@pytest.mark.parametrize("method", [replace(each, yes_above=0.0, no_above=0.0) for each in (LIST, SINGLE)])
 def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path) -> None:
     """Round two by a model with an adapter: the more probable label is kept, and the confidence is its probability."""
     save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
@@ -242,20 +216,19 @@ def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path) -> N
 
     class FixedReplies(TransformersEngine):
         def generate(self, conversations, max_new_tokens):
-            return [Reply(f"{BOX_TEXT} +(300,400)(350,500) -(250,300)") for _ in conversations]
+            return [Reply(BOX_TEXT) for _ in conversations]
 
     pipe = Pipeline(method, FixedReplies(mllm, 4), BoxSegmenter())
     image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
     (result,) = pipe([(image, "the ball")])
     (prompt,), (confidence,) = result.prompts, result.confidence
     assert result.status == "ok" and confidence.iou is not None
-    asked = 25 if method.name == "pqpp" else 3
-    assert 0 < len(prompt.points) <= asked and (method.name == "both" or len(prompt.points) == asked)
+    assert len(prompt.points) == 25
     assert confidence.points is not None and 0 < confidence.points < 1
 
 
 def test_settings_build_an_equal_method() -> None:
-    for method in (LIST, SINGLE, PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)):
+    for method in (LIST, SINGLE):
         assert method_from_settings(method.settings()) == method
 
 
@@ -272,25 +245,3 @@ def test_settings_build_an_equal_method() -> None:
 def test_invalid_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         method_from_settings({"name": "pqpp", **SETTINGS, **change})
-
-
-def test_verification_trains_on_both_methods_and_drops_the_points_that_the_model_denies() -> None:
-    ball = disk(30, 25, 10)
-    both = PpgWithVerification(Ppg(2, 1, 1000, 5), LIST)
-    targets = {ball.id: Target((SamPrompt(ball.box, (Point(30, 25, 1), Point(32, 25, 1), Point(21, 16, 0))),))}
-    trained, *_ = both.training_conversations([sample("the ball", ball)], targets)
-    assert [texts(each)[0] for each in both.training_conversations([sample("the ball", ball)], targets)] == [
-        both.ppg.question("the ball"),
-        'Where is "the ball"? Box each object.',
-    ]
-    answer_text = texts(trained)[1]
-    probabilities = [YesNo(0.6, 0.4), YesNo(0.2, 0.7), YesNo(0.1, 0.3)]
-    engine = scripted(answer_text, lambda history, question: probabilities)
-    (answer,) = ask(both, engine, "the ball")
-    assert [point.label for point in answer.prompts[0].points] == [POSITIVE, NEGATIVE]
-    assert answer.confidence[0].points == pytest.approx(0.45)
-    (query,) = engine.queries
-    assert texts(query.history)[0] == 'Where is "the ball"? Box each object.'
-    assert points_in(query.questions[0].text) == points_in(answer_text)
-    (no_object,) = ask(both, scripted("No object found.", lambda history, question: []), "a cloud")
-    assert no_object.status == "no_object"

@@ -13,7 +13,9 @@ from tests.recipe.conftest import problems
 
 _QUOTED = [repr(name) for name in typing.get_args(MethodSection.model_fields["name"].annotation)]
 METHOD_NAMES = f"{', '.join(_QUOTED[:-1])} or {_QUOTED[-1]}"
-"""The names of the methods as pydantic lists them: "'ppg', 'pqpp' or 'both'"."""
+"""The names of the methods as pydantic lists them: "'ppg' or 'pqpp'"."""
+BOTH = "both was removed, because checking PPG's points by yes/no questions did not improve masks; use method: ppg"
+METHODS_REMOVED = "methods: was removed, because a model is trained on one method"
 
 
 def test_overrides_are_yaml_and_apply_in_order(small: Path) -> None:
@@ -54,10 +56,8 @@ def test_home_is_expanded(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("overrides", "name"),
     [
         (["method=pqpp"], "pqpp"),
-        (["method.name=both"], "both"),
-        (["methods=[ppg]"], "ppg"),
-        (["methods=[ppg, pqpp]"], "both"),
-        (["methods=[pqpp, ppg]", "method.phrases=2"], "both"),
+        (["method=pqpp", "method.phrases=2"], "pqpp"),
+        (["method.name=ppg"], "ppg"),
     ],
 )
 def test_a_method_can_be_given_by_its_name_alone(small: Path, tmp_path: Path, overrides: list[str], name: str) -> None:
@@ -77,13 +77,15 @@ def test_a_method_given_by_its_name_leaves_the_sections_other_settings_unchanged
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["methods=[ppg, ppg]"], "methods: use [ppg], [pqpp] or [ppg, pqpp]; got ['ppg', 'ppg']"),
-        (["methods=pqpp"], "methods: use [ppg], [pqpp] or [ppg, pqpp]; got 'pqpp'"),
-        (["methods=[pqpp]", "method.name=ppg"], "methods: is given together with method.name; keep one of them"),
-        (["method=ppg", "methods=[pqpp]"], "methods: is given together with method.name; keep one of them"),
+        (["method=both"], f"method.name: {BOTH}"),
+        (["method.name=both", "method.phrases=2"], f"method.name: {BOTH}"),
+        (["methods=[ppg, pqpp]"], f"{METHODS_REMOVED}; use method: ppg"),
+        (["methods=[pqpp]", "method.name=ppg"], f"{METHODS_REMOVED}; use method: pqpp"),
+        (["methods=3"], f"{METHODS_REMOVED}; use method: ppg"),
+        (["method.name=[both]"], f"method.name: input should be {METHOD_NAMES}; got ['both']"),
         (["method=pgp"], f"method.name: input should be {METHOD_NAMES}; got 'pgp'"),
         (["method.box_jitter=0.5"], "method.box_jitter: input should be less than 0.5; got 0.5"),
     ],
 )
-def test_contradicting_methods_are_refused(small: Path, overrides: list[str], problem: str) -> None:
+def test_removed_and_invalid_methods_are_refused(small: Path, overrides: list[str], problem: str) -> None:
     assert problems(small, *overrides) == [problem]

@@ -164,6 +164,14 @@ def test_a_damaged_method_file(tmp_path, text):
         _ = run.method
 
 
+def test_a_removed_method_is_refused_with_the_file_that_names_it(tmp_path):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base"))
+    settings = json.loads((run.path / "method.json").read_text())
+    (run.path / "method.json").write_text(json.dumps({**settings, "name": "both"}))
+    with pytest.raises(RecipeError, match=r"method\.json: method both was removed, because .*; use method: ppg$"):
+        _ = run.method
+
+
 def test_the_log_drops_records_after_a_step_and_ignores_a_truncated_line(tmp_path):
     log = TrainLog(tmp_path / "train_log.jsonl")
     assert log.read() == [] and log.validations() == {}
