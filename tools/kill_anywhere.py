@@ -230,6 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, metavar="DIR", help="a new folder; default: a temporary one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(arguments)
+    # A shell starts background jobs with SIGINT ignored, but this script interrupts its own work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     record: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         work = (options.work or Path(temporary)).resolve()

@@ -212,6 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=2000, metavar="N", help="images, with 10 queries each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(arguments)
+    # A shell starts background jobs with SIGINT ignored, but this script interrupts its own work.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         figures, problems = measure(Path(folder), options.images)
     text = json.dumps({**figures, "problems": problems}, indent=2) + "\n"
