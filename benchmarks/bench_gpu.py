@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import json
 import shutil
 import sys
 import time
@@ -210,7 +211,7 @@ def time_predict(recipe: Recipe, data: Path, queries: int, device: str) -> Stage
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures of each stage."""
+    """Return the figures of each stage, which are also printed as soon as it ends."""
     device = resolve_device(options.device)
     options.work.mkdir(parents=True, exist_ok=True)
     options.work = options.work.resolve()
@@ -218,19 +219,21 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     save_mllm(options.mllm, options.work / options.mllm, device)
     save_sam(options.sam, options.work / f"{options.sam}.pth")
     stages: dict[str, Stage] = {}
+
+    def add(name: str, stage: Stage) -> None:
+        stages[name] = stage
+        print(f"{name}: {json.dumps(stage.record())}", file=sys.stderr, flush=True)
+
     for name in options.trainings:
         file = write_recipe(options, name, device)
         recipe = load_recipe(file)
         if not stages:
-            stages["prepare"] = time_prepare(recipe, device)
-        stages[f"train {name}"] = time_train(file, device, options.peak_tflops)
-        stages[f"predict {name}"] = time_predict(recipe, data, options.queries, device)
+            add("prepare", time_prepare(recipe, device))
+        add(f"train {name}", time_train(file, device, options.peak_tflops))
+        add(f"predict {name}", time_predict(recipe, data, options.queries, device))
     options_as_json = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
-    return {
-        "machine": machine(device),
-        "options": options_as_json,
-        "stages": {name: stage.record() for name, stage in stages.items()},
-    }
+    records = {name: stage.record() for name, stage in stages.items()}
+    return {"machine": machine(device), "options": options_as_json, "stages": records}
 
 
 def table(record: dict[str, Any]) -> list[str]:
