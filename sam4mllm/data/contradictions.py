@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sam4mllm.data.sample import Sample
+from sam4mllm.utils.messages import first_and_more
 
 _LISTED = 5
 _RECORDS = 4
@@ -25,11 +26,10 @@ def contradictions(samples: Iterable[Sample]) -> list[tuple[Sample, ...]]:
 
 def contradiction_note(found: Sequence[Sequence[Sample]]) -> str:
     """Return a sentence that counts the phrases and names the records of the first ones."""
-    listed = [f"{each[0].phrase!r} ({_records(each)})" for each in found[:_LISTED]]
-    more = f", and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    phrases = [f"{each[0].phrase!r} ({_records(each)})" for each in found]
     return (
         f"{len(found)} phrase(s) have different objects in several records of one image, and all of these answers are "
-        f"trained on: {', '.join(listed)}{more}; give all objects in one record, or use distinct phrases"
+        f"trained on: {first_and_more(phrases, _LISTED, ', ')}; give all objects in one record, or use distinct phrases"
     )
 
 

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 from sam4mllm.data.file_kinds import HEAD_BYTES, is_json_list, wrong_kind
 from sam4mllm.data.problems import add_problems
 from sam4mllm.errors import DataError, Sam4mllmError
+from sam4mllm.utils.messages import first_and_more
 from sam4mllm.utils.paths import with_start
 
 LONGEST_PHRASE = 2000
@@ -211,10 +212,9 @@ def raise_problems(
         Sam4mllmError: Of type `error_type`.
     """
     if problems and not add_problems(_in_file(path, problem) for problem in problems):
-        more = f"; and {len(problems) - _LISTED_LINES} more" if len(problems) > _LISTED_LINES else ""
         units = unit if len(problems) == 1 else _PLURALS[unit]
-        listed = "; ".join(map(str, problems[:_LISTED_LINES]))
-        raise error_type(f"{path}: {len(problems)} bad {units}: {listed}{more}{advice and f'; {advice}'}")
+        listed = first_and_more(problems, _LISTED_LINES)
+        raise error_type(f"{path}: {len(problems)} bad {units}: {listed}{advice and f'; {advice}'}")
 
 
 def _in_file(path: Path, problem: DataError) -> DataError:

@@ -23,7 +23,7 @@ from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.file_names import CALIBRATION, TRAINER_STATE, VALIDATION
 from sam4mllm.utils.atomic_io import atomic_write_text, remove_folder, writing
 
-_CHECKPOINT = "checkpoint-"
+CHECKPOINT = "checkpoint-"
 _BEST = "best-"
 _INCOMPLETE = ("unfinished-", "removed-")
 """How the names of folders begin that are being written or removed."""
@@ -46,7 +46,7 @@ class Checkpoints:
     @property
     def exist(self) -> bool:
         """Whether there is a checkpoint to resume from."""
-        return bool(_numbered(self.folder, _CHECKPOINT))
+        return bool(numbered_folders(self.folder, CHECKPOINT))
 
     def record_data_digest(self, digest: str, *, is_finished: bool) -> None:
         """Record the digest of the data that the run is trained on; that of a finished run is compared instead.
@@ -78,7 +78,7 @@ class Checkpoints:
                 meaningless.
         """
         file, known = self.run / _CONVERSATIONS_DIGEST, self.run / _ANSWERS
-        if _numbered(self.folder, _CHECKPOINT) and file.is_file() and file.read_text("utf-8") != digest:
+        if self.exist and file.is_file() and file.read_text("utf-8") != digest:
             trained = set(known.read_text("utf-8").split()) if known.is_file() else set()
             if answers and set(answers) < trained:
                 logger.warning(
@@ -109,7 +109,7 @@ class Checkpoints:
         Raises:
             RecipeError: The checkpoints were written by another number of processes.
         """
-        numbered = _numbered(self.folder, _CHECKPOINT)
+        numbered = numbered_folders(self.folder, CHECKPOINT)
         file = self.run / _WORLD_SIZE
         saved_size = int(file.read_text(encoding="utf-8")) if file.is_file() else 1
         if numbered and saved_size != world_size:
@@ -132,7 +132,7 @@ class Checkpoints:
 
     def best(self) -> tuple[int, float, Path] | None:
         """Return step, cIoU and folder of the best adapter so far, or None."""
-        numbered = _numbered(self.folder, _BEST)
+        numbered = numbered_folders(self.folder, _BEST)
         if not numbered:
             return None
         step, folder = max(numbered)
@@ -162,13 +162,13 @@ class Checkpoints:
         if folder.exists():
             remove_folder(folder)
         os.replace(unfinished, folder)
-        for other, previous in _numbered(self.folder, _BEST):
+        for other, previous in numbered_folders(self.folder, _BEST):
             if other != step:
                 remove_folder(previous)
 
     def drop_best_after(self, step: int) -> None:
         """Remove the best adapter if it is from after `step`."""
-        for other, folder in _numbered(self.folder, _BEST):
+        for other, folder in numbered_folders(self.folder, _BEST):
             if other > step:
                 remove_folder(folder)
 
@@ -181,7 +181,7 @@ def write_calibration(folder: Path, calibration: Calibration | None) -> None:
         atomic_write_text(folder / CALIBRATION, json.dumps(calibration.to_json(), indent=2, allow_nan=False) + "\n")
 
 
-def _numbered(folder: Path, prefix: str) -> list[tuple[int, Path]]:
+def numbered_folders(folder: Path, prefix: str) -> list[tuple[int, Path]]:
     """Return the sub-folders `{prefix}{number}` with their numbers, in ascending order."""
     suffixes = [(path.name.removeprefix(prefix), path) for path in folder.glob(f"{prefix}*") if path.is_dir()]
     return sorted((int(suffix), path) for suffix, path in suffixes if suffix.isdecimal())

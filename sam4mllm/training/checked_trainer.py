@@ -19,10 +19,12 @@ from transformers import TrainerCallback
 
 from sam4mllm.errors import DeviceMemoryError, ModelError, TrainingError
 from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.runs.checkpoints import CHECKPOINT, numbered_folders
 from sam4mllm.runs.file_names import ADAPTER_WEIGHTS
 from sam4mllm.training.collator import IGNORED, Collator, describe
 from sam4mllm.training.saving import NamedCheckpointTrainer
 from sam4mllm.utils.memory import is_out_of_memory, release_memory
+from sam4mllm.utils.messages import first_and_more, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +143,7 @@ class CheckedTrainer(NamedCheckpointTrainer):
         )
 
     def _memory_problem(self, rows: int, error: Exception) -> str:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         where = f"step {self.state.global_step + 1}: out of memory with {rows} conversation(s) at once"
         if rows == 1:
             longest = "; ".join(describe(each) for each in self._batches[-1][:_NAMED])
@@ -158,11 +160,10 @@ class CheckedTrainer(NamedCheckpointTrainer):
 
     def _problem(self, what: str, conversations: Sequence[Conversation]) -> str:
         """Return the message about a number that is not finite, with the batch and the last good checkpoint."""
-        named = "; ".join(describe(each) for each in conversations[:_NAMED])
-        more = f"; and {len(conversations) - _NAMED} more" if len(conversations) > _NAMED else ""
+        named = first_and_more([describe(each) for each in conversations], _NAMED)
         last = last_finite_checkpoint(Path(self.args.output_dir))
         return (
-            f"step {self.state.global_step + 1}: {what}, with the batch: {named}{more}; last good checkpoint: "
+            f"step {self.state.global_step + 1}: {what}, with the batch: {named}; last good checkpoint: "
             f"{last or 'none was saved before'}. Check these samples; if they are right, lower training.learning_rate, "
             "or set model.dtype: float32, and train into another output"
         )
@@ -206,8 +207,7 @@ def last_finite_checkpoint(folder: Path) -> Path | None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    numbered = [(path.name.removeprefix("checkpoint-"), path) for path in folder.glob("checkpoint-*")]
-    for _, path in sorted(((int(number), path) for number, path in numbered if number.isdecimal()), reverse=True):
+    for _, path in reversed(numbered_folders(folder, CHECKPOINT)):
         try:
             weights = load_file(path / ADAPTER_WEIGHTS)
         except (OSError, SafetensorError):

@@ -19,6 +19,7 @@ from sam4mllm.mllm.control_tokens import control_token_error, control_tokens, fi
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
+from sam4mllm.utils.messages import first_and_more
 from sam4mllm.utils.progress import bar
 
 _LISTED = 10
@@ -104,10 +105,9 @@ def long_chat_notes(processor: Any, longest_input: int | None, dialogues: Iterab
             found.append(f"{dialogue.where} ({tokens:,} tokens)")
     if not found:
         return []
-    more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
     return [
         f"{len(found)} chat(s) are longer than the model's longest input of {longest_input:,} tokens: "
-        f"{'; '.join(found[:_LISTED])}{more}; shorten or split them, because later positions were not trained"
+        f"{first_and_more(found, _LISTED)}; shorten or split them, because later positions were not trained"
     ]
 
 
@@ -115,8 +115,7 @@ def _raise_all(problems: Sequence[str], what: str, verdict: str) -> None:
     """Raise one error that counts the problems and lists the first ones; return if there are none."""
     if not problems:
         return
-    more = f"; and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
     raise DataError(
-        f"{len(problems)} {what}(s) {verdict}: {'; '.join(problems[:_LISTED])}{more}; correct them, or take their "
+        f"{len(problems)} {what}(s) {verdict}: {first_and_more(problems, _LISTED)}; correct them, or take their "
         "records out"
     )

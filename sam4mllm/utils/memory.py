@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from sam4mllm.errors import DeviceMemoryError
+from sam4mllm.utils.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ def _message(error: BaseException, count: int, unit: str, advice: str) -> str:
     """Return what to do about an error for which a batch of `count` items cannot be divided."""
     if isinstance(error, DeviceMemoryError):
         return str(error)
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    reason = first_line(error)
     if count == 1:
         return f"out of memory with one of the {unit} alone: {advice} ({reason})"
     return (
