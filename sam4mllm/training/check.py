@@ -24,8 +24,8 @@ from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.training.data_check import image_problems
 from sam4mllm.training.dataset import spread
-from sam4mllm.utils.atomic_io import atomic_write_text, writing
-from sam4mllm.viz.drawing import contact_sheet, overlay, panels
+from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.viz.drawing import contact_sheet, overlay, panels, save_image
 from sam4mllm.viz.html import html_page
 
 PAGE = "index.html"
@@ -157,14 +157,12 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
         masks = [each.mask() for each in objects if each.rle is not None]
         image = overlay(pixels, masks, [SamPrompt(each.box) for each in objects], long_side=_LONG_SIDE)
         image.thumbnail((3 * _LONG_SIDE, 3 * _LONG_SIDE))
-        with writing(output / file):
-            image.save(output / file)
+        save_image(image, output / file)
         image.thumbnail((_LONG_SIDE, _LONG_SIDE))
         drawn.append(panels([(image, _title(item))]))
         cards.append(_card(item, f'<img src="{escape(file.as_posix())}" alt="">'))
     if drawn:
-        with writing(output / SHEET):
-            contact_sheet(drawn).save(output / SHEET)
+        save_image(contact_sheet(drawn), output / SHEET)
     groups = [
         (f"{kind}: {count}", [_problem_card(text) for each, text in check.problems if each == kind][:examples])
         for kind, count in check.counts().items()
