@@ -45,7 +45,7 @@ from sam4mllm.geometry import Box, Grid, SamPrompt
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes
 from sam4mllm.synthetic.nouns import pick
-from sam4mllm.synthetic.phrases import Phrase, phrases_of
+from sam4mllm.synthetic.phrases import APART_IOU, Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, Shape
 from sam4mllm.targets.sampling import jittered_boxes
 
@@ -55,8 +55,6 @@ _SINGLE = ("attribute",) * 3 + ("position", "relation", "superlative", "reasonin
 _WIDEN = 0.1
 # Questions about several points have at most this many, since a row of tokens is limited.
 _MOST_POINTS = 8
-# Boxes with a lower IoU tell their shapes apart.
-_APART_IOU = 0.2
 # Words that a question can ask for before the points on a shape and before those off it.
 _NAMES = (
     ("in", "out"), ("yes", "no"), ("good", "bad"), ("inside", "outside"), ("hit", "miss"), ("a", "b"), ("x", "o"),
@@ -219,7 +217,7 @@ def _is_on_shape_in(scene: Scene, rng: np.random.Generator, phrase: Phrase) -> E
         question = f"Is {where} on the shape in {region}?"
     question = with_fillers(question, rng)
     # 3. Without an earlier turn, the box is the noun phrase; it has to tell which shape is meant.
-    shares_box = any(i != index and shape.box.iou(box) > _APART_IOU for i, shape in enumerate(scene.shapes))
+    shares_box = any(i != index and shape.box.iou(box) > APART_IOU for i, shape in enumerate(scene.shapes))
     if shares_box or rng.random() < 0.6:
         question = _earlier_turn(scene, phrase) + question
         spans = spans_in(question, phrase)

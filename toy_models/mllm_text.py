@@ -11,7 +11,7 @@ share a box ("overlap").
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_points, ask_prompts
 from sam4mllm.synthetic.clues import KNOWN_FOR
+from sam4mllm.synthetic.nouns import pick
 from sam4mllm.synthetic.phrases import Phrase, phrases_of
 from sam4mllm.synthetic.scenes import Scene, make_scene
 
@@ -143,12 +144,8 @@ def _random_text(rng: np.random.Generator) -> str:
     """Return delimiters and numbers of the grammar in random order."""
     points = [f"({a:03d},{b:03d})" for a, b in rng.integers(1000, size=(3, 2))]
     pieces = [*points, " +", " -", "; ", "] +(", ") -(", ")(", "]; [", f"{int(rng.integers(1000)):03d}"]
-    pieces += [_pick(rng, ("yes", "no", ", yes", ", no", "yes, no", "No object found.")) for _ in range(3)]
+    pieces += [pick(rng, ("yes", "no", ", yes", ", no", "yes, no", "No object found.")) for _ in range(3)]
     return "".join(pieces[i] for i in rng.permutation(len(pieces))[: int(rng.integers(3, 8))]).strip() or "+"
-
-
-def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[int(rng.integers(len(options)))]
 
 
 def _corpus(all_exchanges: Callable[[Scene, np.random.Generator], list[Exchange]]) -> Iterator[str]:

@@ -32,7 +32,7 @@ _Piece = str | Noun
 _CLEAR_SHARE = 0.12  # of the image's side: how far apart centres must be for "left of", "above"
 _CLEAR_RATIO = 1.5  # of the area: how much larger "the largest" must be than the next
 # Shapes share a box above the first IoU of their boxes, and are clearly apart below the second one.
-_SHARED_IOU, _APART_IOU = 0.5, 0.2
+_SHARED_IOU, APART_IOU = 0.5, 0.2
 
 
 def phrases_of(scene: Scene, rng: np.random.Generator, kind: str, tries: int = 12) -> Phrase | None:
@@ -118,7 +118,7 @@ def _overlapping(scene: Scene, index: int, in_front: bool) -> tuple[list[int], b
     """Return the shapes in front of (or behind) the shape `index` that share its box, and whether any nearly does."""
     ious = {i: shape.box.iou(scene.shapes[index].box) for i, shape in enumerate(scene.shapes) if i != index}
     sharing = [i for i, iou in ious.items() if iou >= _SHARED_IOU and (i > index) == in_front]
-    return sharing, any(_APART_IOU < iou < _SHARED_IOU for iou in ious.values())
+    return sharing, any(APART_IOU < iou < _SHARED_IOU for iou in ious.values())
 
 
 def _overlap(scene: Scene, rng: np.random.Generator) -> Phrase | None:
@@ -221,7 +221,7 @@ def _nothing_overlaps(scene: Scene, rng: np.random.Generator) -> Phrase | None:
     landmark = unique_noun(scene, rng, anchor)
     noun = noun_for(scene, rng, any_index(scene, rng))
     box = scene.shapes[anchor].box
-    if landmark is None or any(i == anchor or scene.shapes[i].box.iou(box) > _APART_IOU for i in noun.shapes):
+    if landmark is None or any(i == anchor or scene.shapes[i].box.iou(box) > APART_IOU for i in noun.shapes):
         return None
     return _phrase("nothing", (), "the ", noun, pick(rng, (" on the ", " in front of the ", " behind the ")), landmark)
 
