@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,56 @@ class Reply:
         return sum(logprobs) / len(logprobs) if logprobs else None
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn at random: `samples` per conversation, from softmax(logits / `temperature`).
+
+    The random numbers of an answer depend on `seed`, the conversation and the number of the sample alone, so the
+    answers do not depend on the batch, up to the rounding of the device's arithmetic.
+
+    Raises:
+        ValueError: `samples` is below 1, or `temperature` is not above 0.
+    """
+
+    samples: int
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or not self.temperature > 0:
+            raise ValueError(
+                f"samples must be at least 1 and temperature above 0; got {self.samples}, {self.temperature}"
+            )
+
+
+class TokenConstraint(Protocol):
+    """The state of one answer while it is generated: which tokens can continue it.
+
+    Before each choice of a token, `forced` is called. Its tokens are appended without a choice and fed to the model in
+    one pass; where it is empty, `restrict` is called, and the token is chosen from what it leaves. `accept` is called
+    with every token that is appended, forced or chosen, in order. A token that ends an answer (`Mllm.end_ids`) ends it
+    here too; it must be allowed where the answer is complete, and nowhere else.
+
+    The log-probabilities of a reply are those of the model's unrestricted distribution, also of forced tokens.
+    """
+
+    def forced(self) -> list[int]:
+        """Return the tokens, in order, that have no alternative from here; none if the next token is a choice."""
+        ...
+
+    def restrict(self, logits: torch.Tensor) -> None:
+        """Set the logits (V,), float32 on the model's device, of tokens that cannot come next to -inf, in place."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Append a token to the answer."""
+        ...
+
+
+ConstraintFactory: TypeAlias = "Callable[[], TokenConstraint]"
+"""A function that returns the constraint of a new answer."""
+
+
 class Engine(Protocol):
     """A program that answers conversations; it may encode an image once for all conversations about it."""
 
@@ -47,3 +101,34 @@ class ScoringEngine(Protocol):
     def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
         """Return, for each query and each of its questions, the probabilities of each of its answers."""
         ...
+
+
+@runtime_checkable
+class SamplingEngine(Protocol):
+    """An engine that also draws several answers to a conversation at random."""
+
+    def generate_samples(
+        self, conversations: Sequence[Conversation], max_new_tokens: int, sampling: Sampling
+    ) -> list[list[Reply]]:
+        """Return `sampling.samples` replies to each conversation's last turn, in order."""
+        ...
+
+
+@runtime_checkable
+class SessionEngine(Protocol):
+    """An engine that can keep what it computed about images for later calls."""
+
+    def session(self) -> AbstractContextManager[Engine]:
+        """Return a context in which an engine keeps its results about images; its exit frees their memory."""
+        ...
+
+
+def open_session(engine: Engine) -> AbstractContextManager[Engine]:
+    """Return a context with an engine that keeps what it computed about images until the exit, if `engine` can.
+
+    Example:
+        >>> from sam4mllm.mllm.scripted_engine import ScriptedEngine
+        >>> with open_session(ScriptedEngine(["No object found."])) as engine:
+        ...     reply = engine.generate([], 8)
+    """
+    return engine.session() if isinstance(engine, SessionEngine) else nullcontext(engine)
