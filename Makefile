@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest package sbom audit coverage mutation check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest package sbom audit coverage mutation fuzz check static format-check lint types \
 	imports fix clean help
 .DEFAULT_GOAL := help
 
@@ -21,6 +21,7 @@ help:
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
 	@echo "make coverage  run all tests and report the lines that none of them runs"
 	@echo "make mutation  change geometry, masks, metrics, grammar and sampling, and list the changes that no test notices"
+	@echo "make fuzz      search for texts and files that break the answer parser and the readers, for 20 minutes"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"
 	@echo "make check     static and test: what a change must pass"
@@ -92,6 +93,13 @@ coverage: $(QUALITY)
 mutation: $(QUALITY)
 	.venv-quality/bin/mutmut run
 	.venv-quality/bin/mutmut results
+
+# atheris has wheels for fewer versions of Python and systems than the other programs, so only this target installs it.
+FUZZ_SECONDS ?= 600
+fuzz: $(QUALITY)
+	.venv-quality/bin/python -m pip install --disable-pip-version-check "atheris>=3.0,<4"
+	.venv-quality/bin/python tools/fuzz_coverage.py answers --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
+	.venv-quality/bin/python tools/fuzz_coverage.py lines --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
 
 check: static test
 

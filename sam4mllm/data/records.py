@@ -55,9 +55,9 @@ _EXPECTED = {
 
 
 class Record(BaseModel):
-    """Base class of the records in files. Fields that a subclass does not name are ignored."""
+    """Base class of the records in files. Fields that a subclass does not name are ignored; numbers are finite."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)

@@ -146,6 +146,15 @@ def _object(**changes: Any) -> dict[str, Any]:
         (_object(points_xy=[[1]], point_labels=[1]), "points_xy is"),
         (_object(points_xy=[[1, 2]], point_labels=[3]), "a point label is 1"),
         (_object(score="high"), r"the field 'objects\[0\].score' must be a number; found 'high'"),
+        (_object(score=float("nan")), r"the field 'objects\[0\].score' must be a finite number; found nan"),
+        (
+            _object(confidence={"iou": float("inf")}),
+            r"confidence.iou' must be a finite number; found inf",
+        ),
+        (
+            {"id": "a", "status": "ok", "objects": [], "score": float("nan")},
+            "the field 'score' must be a finite number",
+        ),
     ],
 )
 def test_every_bad_line_is_reported_with_its_number(tmp_path: Path, value: Any, message: str) -> None:
