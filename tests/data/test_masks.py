@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
-from sam4mllm.data.masks import area, check_rle, decode, encode, from_segmentation
+from sam4mllm.data.masks import area, check_rle, decode, encode, from_segmentation, mask_of_image
+from sam4mllm.errors import DataError
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
 
@@ -67,6 +71,13 @@ def test_small_polygons_in_pixels_are_not_taken_for_normalized_ones(polygons: li
     assert area(from_segmentation(polygons, (4, 4))) >= 1
 
 
+def test_polygons_from_0_to_1_are_refused_from_two_pixels_a_side_on() -> None:
+    polygon = [0, 0, 1, 0, 0.5, 1]
+    assert from_segmentation([polygon], (1, 9))["size"] == [1, 9]
+    with pytest.raises(ValueError, match="normalized"):
+        from_segmentation([polygon], (2, 9))
+
+
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the mask is \(3, 4\) \(H, W\), its image is \(4, 3\)"):
         from_segmentation(encode(np.ones((3, 4), dtype=bool)), (4, 3))
@@ -101,3 +112,46 @@ def test_a_mask_of_another_size_is_refused() -> None:
 def test_invalid_segmentations_are_refused(segmentation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_segmentation(segmentation, (4, 4))
+
+
+@pytest.mark.parametrize(("mode", "name"), [("LA", "a.png"), ("LA", "a.tiff"), ("PA", "a.tiff"), ("RGBA", "a.png")])
+def test_black_and_transparent_pixels_are_off_the_mask(tmp_path: Path, mode: str, name: str) -> None:
+    gray = np.array([[0, 255, 255], [0, 255, 0]], dtype=np.uint8)
+    alpha = np.array([[255, 255, 0], [0, 1, 255]], dtype=np.uint8)
+    image = Image.fromarray(gray).convert(mode)
+    image.putalpha(Image.fromarray(alpha))
+    image.save(tmp_path / name)
+    with Image.open(tmp_path / name) as saved:
+        assert saved.mode == mode
+    expected = [[False, True, False], [False, True, False]]
+    assert decode(mask_of_image(tmp_path / name)).tolist() == expected
+
+
+def _bytes(format_: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (40, 30), 255).save(file, format=format_)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text", r"not an image that can be read as a mask \(PNG, \.\.\.\)$"),
+        (_bytes("PNG")[:60], r"not an image that can be read as a mask \(PNG, \.\.\.\): [a-z]"),
+        (_bytes("JPEG"), "the compression noise of JPEG adds pixels to the mask; save it as PNG$"),
+    ],
+)
+def test_the_error_about_a_file_without_a_mask_names_it_and_has_the_kind_mask(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    for source, name in ((tmp_path / "a.png", str(tmp_path / "a.png")), (io.BytesIO(content), "the mask")):
+        with pytest.raises(DataError, match=f"^{name}: {message}") as error:
+            mask_of_image(source)
+        assert error.value.kind == "mask"
+
+
+def test_a_mask_without_its_file_is_an_error_of_the_kind_mask(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"^{tmp_path}/a.png: no such file; a mask was expected .an RLE is an") as error:
+        mask_of_image(tmp_path / "a.png")
+    assert error.value.kind == "mask"
