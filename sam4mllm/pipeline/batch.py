@@ -3,19 +3,25 @@
 Queries about an unreadable image, and queries that cannot be answered, get the status "error"; all others are answered.
 A later run repeats the shards with errors. Several processes share the shards; the content of a shard does not depend
 on which process computes it. `job.py` describes the files.
+
+Worker threads decode the next images while the model answers, and a shard is written while the next one is answered;
+neither changes a byte.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol
 
-from sam4mllm.data.images import Rgb, load_image
+from sam4mllm.data.images import Rgb
 from sam4mllm.data.predictions import PredictionLine, Query, dump_line
-from sam4mllm.errors import DataError, Sam4mllmError, ServerError
+from sam4mllm.errors import Sam4mllmError, ServerError
+from sam4mllm.pipeline.image_files import ImageVersion, ReadAhead
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.result import Result, prediction_line
@@ -129,15 +135,7 @@ def _predict(
     advance = processes.aggregate_progress(advance)
 
     # 3. Each process computes the next shard that no other has taken.
-    at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
-    for index in processes.distribute(pending):
-        # Before they are loaded, so that an image that is replaced meanwhile is recognized later.
-        digests = job.image_digests(index)
-        lines: list[str] = []
-        for answered in at_once.map(group_by_image(job.shards[index]), partial(_answer_groups, pipeline)):
-            lines += map(dump_line, answered)
-            advance(len(answered))
-        job.write_shard(index, lines, digests)
+    _answer_shards(pipeline, job, processes.distribute(pending), advance)
 
     # 4. The main process merges the shards when all of them exist.
     processes.barrier()
@@ -145,18 +143,56 @@ def _predict(
     return BatchSummary(job.predictions, **processes.broadcast_result(lambda: job.merge(calibration)))
 
 
-def _answer_groups(pipeline: Predictor, groups: Sequence[Sequence[Query]]) -> list[PredictionLine]:
-    """Return the lines of some images' queries, in their order; unreadable images get error lines."""
+def _answer_shards(pipeline: Predictor, job: Job, shards: Iterator[int], advance: Advance) -> None:
+    """Answer and write shards; at most two batches of images and two shards of lines are in memory."""
+    at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
+    shards, read_shards = tee(shards)
+    paths = (group[0].image for index in read_shards for group in group_by_image(job.shards[index]))
+    with ReadAhead(paths, pipeline.image_batch) as ahead, ThreadPoolExecutor(1, "write-behind") as writer:
+        written: Future[None] | None = None
+        for index in shards:
+            lines: list[str] = []
+            versions: dict[str, ImageVersion] = {}
+            groups = group_by_image(job.shards[index])
+            for answered in at_once.map(groups, partial(_answer_groups, pipeline, ahead)):
+                lines += map(dump_line, answered.lines)
+                versions |= answered.versions
+                ahead.drop(answered.images)
+                advance(len(answered.lines))
+            # An error of the previous write is raised here, before another shard is written.
+            if written is not None:
+                written.result()
+            written = writer.submit(job.write_shard, index, lines, versions)
+        if written is not None:
+            written.result()
+
+
+@dataclass(frozen=True, slots=True)
+class _AnsweredImages:
+    """The lines about some images, in the order of the queries, and the versions of the files that exist."""
+
+    images: int
+    lines: list[PredictionLine]
+    versions: dict[str, ImageVersion]
+
+
+def _answer_groups(pipeline: Predictor, ahead: ReadAhead, groups: Sequence[Sequence[Query]]) -> _AnsweredImages:
+    """Answer the queries about the next images of `ahead`; unreadable images get error lines."""
+    decoded = ahead.first(len(groups))
     lines: dict[int, list[PredictionLine]] = {}
     images: dict[int, Rgb] = {}
-    for index, group in enumerate(groups):
-        try:
-            images[index] = load_image(group[0].image)
-        except DataError as error:
-            lines[index] = [_error_line(query, str(error)) for query in group]
-    answered = _answer_isolated(pipeline, [(image, groups[index]) for index, image in images.items()])
+    for index, (image, group) in enumerate(zip(decoded, groups, strict=True)):
+        if image.pixels is None:
+            lines[index] = [_error_line(query, image.error or "") for query in group]
+        else:
+            images[index] = image.pixels
+    answered = _answer_isolated(pipeline, [(pixels, groups[index]) for index, pixels in images.items()])
     lines |= zip(images, answered, strict=True)
-    return [line for index in range(len(groups)) for line in lines[index]]
+    return _AnsweredImages(
+        len(groups),
+        [line for index in range(len(groups)) for line in lines[index]],
+        {str(image.path): image.version for image in decoded if image.version is not None},
+    )
 
 
 def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:

@@ -2,7 +2,7 @@
 
     DIR/job.json              the digest of the queries and the identity of the pipeline; a folder belongs to one job
     DIR/shards/00000.jsonl    completed shards, written atomically
-    DIR/images/00000.json     the digests of the images of a shard, which is computed again if one was replaced
+    DIR/images/00000.json     the versions of the images of a shard, which is computed again if one was replaced
     DIR/predictions.jsonl     all shards, written when the last one is done
 
 Queries about one image are in one shard, so an image is read and embedded once. Shards hold confidences, and scores
@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.predictions import Confidence, PredictionLine, Query, dump_line, prediction_from_json
-from sam4mllm.data.records import file_exists
 from sam4mllm.errors import DataError
+from sam4mllm.pipeline.image_files import ImageVersion
 from sam4mllm.runs.calibration import Calibration, scores_of
 from sam4mllm.runs.file_names import JOB, PREDICTIONS
-from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text, file_sha256
+from sam4mllm.utils.atomic_io import atomic_path, atomic_write_text
 
 logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 64
-"""The minimum number of queries of a shard; a killed run repeats at most one shard per process."""
+"""The minimum number of queries of a shard; a killed run repeats at most one shard per process, and one that was being
+written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,11 @@ class Job:
         """Return the file of shard `index`."""
         return self.output / "shards" / f"{index:05d}.jsonl"
 
-    def write_shard(self, index: int, lines: Sequence[str], digests: Mapping[str, str]) -> None:
-        """Write the lines of a shard, and before them the digests of its images, as `image_digests` returned them."""
-        atomic_write_text(self._digests_file(index), json.dumps(digests, indent=1, sort_keys=True) + "\n")
+    def write_shard(self, index: int, lines: Sequence[str], images: Mapping[str, ImageVersion]) -> None:
+        """Write the lines of a shard, and before them the versions of its images by their paths in the queries."""
+        versions = {image: version.to_json() for image, version in images.items()}
+        atomic_write_text(self._versions_file(index), json.dumps(versions, indent=1, sort_keys=True) + "\n")
         atomic_write_text(self.shard_file(index), "".join(lines))
-
-    def image_digests(self, index: int) -> dict[str, str]:
-        """Return the SHA-256 of each image of a shard that exists, by its path in the queries."""
-        images = dict.fromkeys(query.image for query in self.shards[index])
-        return {str(image): file_sha256(image) for image in images if file_exists(image)}
 
     def pending(self) -> list[int]:
         """Return the shards to compute: those without a file, with errors, or with an image that was replaced.
@@ -107,18 +104,15 @@ class Job:
         return pending
 
     def _replaced_image(self, index: int) -> str | None:
-        """Return the first image of a shard whose file has other bytes now; None also if they were not recorded.
-
-        A file that does not exist any more is not a replaced one.
-        """
-        file = self._digests_file(index)
+        """Return the first image of a shard that was replaced; None also if the versions were not recorded."""
+        file = self._versions_file(index)
         if not file.is_file():
             return None
         recorded = json.loads(file.read_text(encoding="utf-8"))
-        now = self.image_digests(index)
-        return next((image for image, digest in recorded.items() if now.get(image, digest) != digest), None)
+        versions = ((image, ImageVersion.from_json(value)) for image, value in recorded.items())
+        return next((image for image, version in versions if version.was_replaced(Path(image))), None)
 
-    def _digests_file(self, index: int) -> Path:
+    def _versions_file(self, index: int) -> Path:
         return self.output / "images" / f"{index:05d}.json"
 
     def _is_done(self, index: int) -> bool:

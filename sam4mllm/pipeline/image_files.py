@@ -1,0 +1,120 @@
+"""The image files of a batch job: decoded in worker threads before they are needed, and recognized when replaced."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sam4mllm.data.images import Rgb, load_image
+from sam4mllm.data.records import file_exists
+from sam4mllm.errors import DataError
+from sam4mllm.utils.atomic_io import file_sha256
+
+_READERS = 4
+"""Worker threads that decode images; Pillow decodes without Python's global lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageVersion:
+    """What identifies the content of an image file: the SHA-256 of its bytes, and the file system's record of it.
+
+    While the record (size in bytes, times of the last change of content and of metadata in nanoseconds, inode) is the
+    same, the file has not been replaced, and its bytes need not be read again.
+    """
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> ImageVersion:
+        """Read the file's record, then its bytes, so that a later replacement has another record."""
+        size, mtime_ns, ctime_ns, inode = _record(path)
+        return cls(file_sha256(path), size, mtime_ns, ctime_ns, inode)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any] | str) -> ImageVersion:
+        """Build a version from the value of `to_json`, or from the SHA-256 alone, which earlier versions wrote."""
+        return cls(value, -1, -1, -1, -1) if isinstance(value, str) else cls(**value)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON."""
+        return asdict(self)
+
+    def was_replaced(self, path: Path) -> bool:
+        """Return whether the file has other bytes now; they are read only if the record differs.
+
+        A file that does not exist any more is not a replaced one.
+        """
+        if not file_exists(path) or _record(path) == (self.size, self.mtime_ns, self.ctime_ns, self.inode):
+            return False
+        return file_sha256(path) != self.sha256
+
+
+def _record(path: Path) -> tuple[int, int, int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """An image file's pixels, or the reason why it has none.
+
+    `version` is that of the file before it was decoded, so an image that was replaced meanwhile is recognized later;
+    None if there was no file.
+    """
+
+    path: Path
+    version: ImageVersion | None
+    pixels: Rgb | None
+    error: str | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> DecodedImage:
+        """Read and decode a file; an image that cannot be read has an `error`."""
+        version = ImageVersion.of(path) if file_exists(path) else None
+        try:
+            return cls(path, version, load_image(path))
+        except DataError as error:
+            return cls(path, version, None, str(error))
+
+
+class ReadAhead:
+    """A queue of images that worker threads decode in the order of `paths`, `ahead` images before they are asked for.
+
+    A context manager: at its end, images that no thread has begun to decode are given up.
+    """
+
+    def __init__(self, paths: Iterable[Path], ahead: int) -> None:
+        self._paths = iter(paths)
+        self._ahead = ahead
+        self._pool = ThreadPoolExecutor(_READERS, "read-ahead")
+        self._queue: deque[Future[DecodedImage]] = deque()
+
+    def first(self, count: int) -> list[DecodedImage]:
+        """Return the next `count` images, which stay in the queue until `drop`, and begin to decode those after them.
+
+        Raises:
+            OSError: A file cannot be read for another reason than its content.
+        """
+        for path in islice(self._paths, max(0, count + self._ahead - len(self._queue))):
+            self._queue.append(self._pool.submit(DecodedImage.load, path))
+        return [future.result() for future in islice(self._queue, count)]
+
+    def drop(self, count: int) -> None:
+        """Remove the next `count` images from the queue, so that their memory is free."""
+        for _ in range(count):
+            self._queue.popleft()
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
