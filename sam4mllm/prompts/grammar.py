@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
+from sam4mllm.prompts.answer_form import MARKERS, MAX_COORDINATES, NO_OBJECT, OBJECT_SEPARATOR, AnswerForm
 from sam4mllm.prompts.coordinates import PLAIN, Coordinates
-
-NO_OBJECT = "No object found."
 
 _NO_OBJECT = re.compile(r"\s*no\s+object\s+found\s*\.?\s*", re.IGNORECASE)
 _CONTAINS_NO_OBJECT = re.compile(r"no\s+object\s+found", re.IGNORECASE)
@@ -36,8 +35,6 @@ _NEGATIVES = re.compile(r"\s*-")
 _SEPARATOR = re.compile(r"\s*;")
 _NOT_PROSE = re.compile(r"[0-9\[\](){}+;]")
 _EXCERPT_LENGTH = 40
-# An answer of 512 tokens has about 40; without a limit, a long repetition would become as many masks.
-_MAX_COORDINATES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +73,15 @@ class AnswerGrammar:
         if not prompts:
             return NO_OBJECT
         writer = _Writer(self.coordinates, self.coordinates.frame.of_image(size_wh), size_wh)
-        return "; ".join(writer.object(prompt) for prompt in prompts)
+        return OBJECT_SEPARATOR.join(writer.object(prompt) for prompt in prompts)
 
     def write_point(self, x: float, y: float, size_wh: tuple[int, int]) -> str:
         """Return the text of a single point in pixels of an image of `size_wh`, as in an answer."""
         return _Writer(self.coordinates, self.coordinates.frame.of_image(size_wh), size_wh).point(x, y)
+
+    def form(self, positives: int, negatives: int) -> AnswerForm:
+        """Return the form of the answers with at most so many points on and off each object, for decoding."""
+        return AnswerForm(self.coordinates, positives, negatives)
 
     def nearest(self, x: float, y: float, size_wh: tuple[int, int]) -> tuple[float, float]:
         """Return the point in pixels that is parsed where (x, y) was written: the center of its bin."""
@@ -127,9 +128,9 @@ class _Writer:
         (tag, end_tag), (opening, closing) = self.coordinates.tags, self.coordinates.box
         corners = self._numbers([(prompt.box.x1, prompt.box.y1), (prompt.box.x2, prompt.box.y2)])
         text = f"{tag}{opening}{corners}{closing}{end_tag}"
-        for marker, points in (("+", prompt.positives), ("-", prompt.negatives)):
+        for marker, points in zip(MARKERS, (prompt.positives, prompt.negatives), strict=True):
             if points:
-                text += f" {marker}" + "".join(self.point(p.x, p.y) for p in points)
+                text += marker + "".join(self.point(p.x, p.y) for p in points)
         return text
 
     def point(self, x: float, y: float) -> str:
@@ -165,7 +166,7 @@ class _Reader:
         # 2. One object after the other, each separated by ";".
         prompts: list[SamPrompt] = []
         spans: list[tuple[int, int]] = []
-        position, left = first.start(), _MAX_COORDINATES
+        position, left = first.start(), MAX_COORDINATES
         while True:
             prompt, span, position = self._object(text, position, f"object {len(prompts) + 1}", left)
             prompts.append(prompt)
@@ -271,7 +272,7 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
 def _check_count(left: int) -> None:
     """Raise if the answer has more boxes and points than it may have."""
     if left < 0:
-        raise _MalformedError(f"more than {_MAX_COORDINATES} boxes and points")
+        raise _MalformedError(f"more than {MAX_COORDINATES} boxes and points")
 
 
 def _check_prose(text: str, where: str) -> None:
