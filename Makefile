@@ -22,6 +22,7 @@ help:
 	@echo "make coverage  run all tests and report the lines that none of them runs"
 	@echo "make mutation  change geometry, masks, metrics, grammar and sampling, and list the changes that no test notices"
 	@echo "make fuzz      search for texts and files that break the answer parser and the readers, for 20 minutes"
+	@echo "make bench     compare the speed with that of the libraries' own examples, at small sizes, into runs/bench/"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"
 	@echo "make check     static and test: what a change must pass"
@@ -100,6 +101,12 @@ fuzz: $(QUALITY)
 	.venv-quality/bin/python -m pip install --disable-pip-version-check "atheris>=3.0,<4"
 	.venv-quality/bin/python tools/fuzz_coverage.py answers --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
 	.venv-quality/bin/python tools/fuzz_coverage.py lines --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
+
+# Benchmarks with --small: less than ten minutes on two cores in all.
+BENCHMARKS ?= targets generate adapter
+bench: install
+	set -e; for name in $(BENCHMARKS); do \
+		$(BIN)/python benchmarks/bench_$$name.py --small --json runs/bench/$$name.json; echo; done
 
 check: static test
 

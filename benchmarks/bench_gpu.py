@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 from real_size import MLLMS, SAMS, save_mllm, save_sam
-from timing import machine, now, write_json
+from script import write_json
+from timing import machine, now
 from transformers import TrainerCallback
 
 from sam4mllm.data.mixture import read_mixture

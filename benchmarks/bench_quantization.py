@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 from real_size import MLLMS, config_of
-from timing import machine, write_json
+from script import write_json
+from timing import machine
 
 from sam4mllm.evaluation.report import text_table
 from sam4mllm.mllm.families import FAMILIES

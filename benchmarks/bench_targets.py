@@ -1,73 +1,96 @@
-"""Time the scoring of point groups on `shapes` scenes: our decoder and, as baselines, segment_anything's own.
+"""Time the scoring of point groups as in `prepare`: our decoder and, as baselines, segment_anything's own code.
 
-    python benchmarks/bench_targets.py --objects 10 --json runs/bench-targets.json
+    python benchmarks/bench_targets.py --json runs/bench-targets.json
+    python benchmarks/bench_targets.py --real
     python benchmarks/bench_targets.py --checkpoint sam_vit_b_01ec64.pth --device cuda --objects 50
 
-All variants start from the same image embedding and end at the IoU with the true mask, at the image's size, of every
-group of points and of the box alone. The two baselines are segment_anything's `SamPredictor.predict_torch`: one group
-at a time, and all groups of an object at once. Ours decodes the groups of all objects of an image in batches. "same
-IoU" is the share of groups whose IoU differs from the first baseline's by at most 0.001. All compute in float32.
+The first baseline is the code of segment_anything's README: `SamPredictor.set_image` once an image, one
+`SamPredictor.predict` a group, the mask with the highest predicted IoU, and its IoU with the true mask in NumPy. The
+second decodes all groups of an object at once with `predict_torch`. Ours decodes the groups of all objects of an image
+in batches. "decode" is from the image embedding to the IoU at the image's size of every group; "encode" is the image
+encoder; "prepare" is both. "same" is the share of groups whose IoU differs from the first baseline's by at most 0.001.
+All compute in float32. --real uses a SAM ViT-B with random weights, and scenes of 640 x 480 pixels.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
+from real_size import random_sam
+from script import Figures, add_size, parser_of, positive, report
 from segment_anything import SamPredictor
-from timing import machine, take_turns, write_json
+from timing import rows_of, shares_of, take_turns
 
-from sam4mllm.errors import ModelError, Sam4mllmError
-from sam4mllm.evaluation.report import text_table
+from sam4mllm.errors import ModelError
+from sam4mllm.geometry import Box
 from sam4mllm.segmenters.base import Embeddings
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
-from sam4mllm.synthetic.scenes import Scene, make_scene
+from sam4mllm.synthetic.scenes import make_scene
 from sam4mllm.targets.sampling import draw_groups, seeded_rng
 from sam4mllm.targets.scoring import Candidate, score_groups
-from sam4mllm.utils.device import resolve_device
 
 ONE = "segment_anything, one group at a time"
 ALL = "segment_anything, an object's groups at once"
+OURS = "sam4mllm, {} prompts at once"
 TOLERANCE = 1e-3
+OBJECTS_PER_IMAGE = (3, 2)
+"""Objects of the scenes by turns: 2.5 on average, as RefCOCO's images have phrases."""
 
 Ious = npt.NDArray[np.float32]
+Images = list[npt.NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Work:
-    """An embedded image and its objects with their groups."""
+    """An image, its embedding, and its objects with their groups."""
 
+    image: npt.NDArray[np.uint8]
     embedded: Embeddings
     candidates: list[Candidate]
 
 
-def scenes_of(objects: int, seed: int) -> list[Scene]:
-    """Return scenes with `objects` shapes in total; surplus shapes of the last scene are dropped."""
-    scenes: list[Scene] = []
-    while (held := sum(len(scene.shapes) for scene in scenes)) < objects:
-        scene = make_scene(seed, len(scenes))
-        scenes.append(Scene(scene.image, scene.shapes[: objects - held]))
+def scenes_of(
+    objects: int, groups: int, seed: int, size_wh: tuple[int, int] | None = None
+) -> list[tuple[npt.NDArray[np.uint8], list[Candidate]]]:
+    """Return images with `objects` objects in all, 3 and 2 by turns, and the objects' groups.
+
+    A group has two positive points and one negative one, and the true box.
+
+    Args:
+        objects: The number of objects.
+        groups: The number of groups of each object.
+        seed: Of the scenes and points.
+        size_wh: The size to which the scenes are enlarged; None to keep theirs.
+    """
+    scenes: list[tuple[npt.NDArray[np.uint8], list[Candidate]]] = []
+    while objects > 0:
+        number = len(scenes)
+        scene = make_scene(seed, number)
+        masks = [shape.mask for shape in scene.shapes[: min(OBJECTS_PER_IMAGE[number % 2], objects)]]
+        objects -= len(masks)
+        image = scene.image
+        if size_wh is not None:
+            image = np.asarray(Image.fromarray(image).resize(size_wh))
+            masks = [np.asarray(Image.fromarray(mask).resize(size_wh)) for mask in masks]
+        scenes.append((image, [_candidate(mask, f"{number}/{i}", groups, seed) for i, mask in enumerate(masks)]))
     return scenes
 
 
-def candidates_of(number: int, scene: Scene, groups: int, seed: int) -> list[Candidate]:
-    """Return the shapes of a scene with groups of two positive and one negative point, and the true box."""
-    candidates = []
-    for index, shape in enumerate(scene.shapes):
-        rng = seeded_rng(seed, "points", f"{number}/{index}")
-        drawn = draw_groups(shape.mask, shape.box, rng, groups=groups, positives=2, negatives=1, margin=0.1)
-        box = np.array([shape.box], dtype=np.float32)
-        candidates.append(Candidate(shape.mask, drawn, box, box))
-    return candidates
+def _candidate(mask: npt.NDArray[np.bool_], name: str, groups: int, seed: int) -> Candidate:
+    rows, columns = np.nonzero(mask)
+    box = Box(*(float(value) for value in (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)))
+    rng = seeded_rng(seed, "points", name)
+    drawn = draw_groups(mask, box, rng, groups=groups, positives=2, negatives=1, margin=0.1)
+    boxes = np.array([box], dtype=np.float32)
+    return Candidate(mask, drawn, boxes, boxes)
 
 
 def ours(segmenter: SegmentAnything, works: Sequence[Work], batch_size: int) -> Ious:
@@ -76,9 +99,29 @@ def ours(segmenter: SegmentAnything, works: Sequence[Work], batch_size: int) -> 
     return np.stack([np.append(each.ious, np.float32(each.box_iou)) for each in scores])
 
 
+def one_by_one(predictor: SamPredictor, works: Sequence[Work]) -> Ious:
+    """Return the same by `SamPredictor.predict`, one group at a time."""
+    rows = []
+    for work in works:
+        _set_image(predictor, work.embedded)
+        # segment_anything takes coordinates as pixel indices: it adds a half of its input's pixels after scaling.
+        half_xy = 0.5 * np.divide(predictor.original_size, predictor.input_size)[::-1]
+        for candidate in work.candidates:
+            box, xy = candidate.box_only_xyxy[0] - np.tile(half_xy, 2), candidate.groups.xy - half_xy
+            row = []
+            for points in (*xy, None):
+                labels = None if points is None else candidate.groups.labels
+                masks, predicted, _ = predictor.predict(points, labels, box)
+                mask = masks[predicted.argmax()]
+                union = np.logical_or(mask, candidate.truth).sum()
+                row.append(np.logical_and(mask, candidate.truth).sum() / max(union, 1))
+            rows.append(np.array(row, dtype=np.float32))
+    return np.stack(rows)
+
+
 @torch.no_grad()
-def theirs(predictor: SamPredictor, works: Sequence[Work], at_once: int) -> Ious:
-    """Return the same by segment_anything, with `at_once` groups of an object in a batch."""
+def object_at_once(predictor: SamPredictor, works: Sequence[Work]) -> Ious:
+    """Return the same by `SamPredictor.predict_torch`, all groups of an object at once."""
     rows = []
     for work in works:
         _set_image(predictor, work.embedded)
@@ -86,12 +129,8 @@ def theirs(predictor: SamPredictor, works: Sequence[Work], at_once: int) -> Ious
             truth = torch.from_numpy(candidate.truth).to(predictor.device)
             xy, labels = torch.from_numpy(candidate.groups.xy), torch.from_numpy(candidate.groups.labels)
             box = torch.from_numpy(candidate.box_only_xyxy)
-            parts = [
-                _ious(predictor, part, labels.expand(len(part), -1), box.repeat(len(part), 1), truth)
-                for part in xy.split(at_once)
-            ]
-            parts.append(_ious(predictor, None, None, box, truth))
-            rows.append(torch.cat(parts).cpu().numpy())
+            ious = _ious(predictor, xy, labels.expand(len(xy), -1), box.repeat(len(xy), 1), truth)
+            rows.append(torch.cat([ious, _ious(predictor, None, None, box, truth)]).cpu().numpy())
     return np.stack(rows)
 
 
@@ -113,7 +152,6 @@ def _ious(
 ) -> torch.Tensor:
     """Return the IoU (N,) with the true mask (H, W) of N prompts, each by its mask with the highest predicted IoU."""
     device, size_hw = predictor.device, predictor.original_size
-    # segment_anything adds the half again, because it takes coordinates as pixel indexes.
     points = None if xy is None else predictor.transform.apply_coords_torch(xy.to(device), size_hw) - 0.5
     boxes = predictor.transform.apply_boxes_torch(boxes.to(device), size_hw) - 0.5
     masks, predicted_ious, _ = predictor.predict_torch(points, None if labels is None else labels.to(device), boxes)
@@ -122,95 +160,63 @@ def _ious(
     return intersection / (best | truth).sum(dim=(1, 2)).clamp(min=1)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures: milliseconds per object of each variant, and of the steps before all of them."""
-    device = resolve_device(options.device)
-    segmenter = load_segmenter(options.checkpoint, device)
-    if not isinstance(segmenter, SegmentAnything):
-        raise ModelError(f"{options.checkpoint}: the baselines are segment_anything's; use one of its .pth files")
+def same_ious(baseline: Ious, ious: Ious) -> float:
+    """Return the share of IoUs that differ from the baseline's by at most `TOLERANCE`."""
+    return float((np.abs(ious - baseline) <= TOLERANCE).mean())
+
+
+def run(options: argparse.Namespace) -> Figures:
+    """Return the settings, and the rows of "decode", "encode" and "prepare"."""
+    if options.real:
+        segmenter = SegmentAnything(random_sam("vit_b"), options.device)
+        name, size_wh = "SAM ViT-B, random", (640, 480)
+    else:
+        loaded = load_segmenter(options.checkpoint, options.device)
+        if not isinstance(loaded, SegmentAnything):
+            raise ModelError(f"{options.checkpoint}: the baselines are segment_anything's; use one of its .pth files")
+        segmenter, name, size_wh = loaded, options.checkpoint, None
     predictor = SamPredictor(segmenter.sam)
-    scenes = scenes_of(options.objects, options.seed)
-
-    def draw() -> list[list[Candidate]]:
-        return [candidates_of(number, scene, options.groups, options.seed) for number, scene in enumerate(scenes)]
-
-    def embed() -> list[Embeddings]:
-        return [segmenter.embed([scene.image]) for scene in scenes]
-
-    drawing, drawn = take_turns({"draw": draw}, options.repeats, device)
-    embedding, embedded = take_turns({"embed": embed}, options.repeats, device)
-    works = [Work(*pair) for pair in zip(embedded["embed"], drawn["draw"], strict=True)]
-    variants = {ONE: partial(theirs, predictor, works, 1), ALL: partial(theirs, predictor, works, options.groups)}
-    variants |= {
-        f"sam4mllm, {size} prompts at once": partial(ours, segmenter, works, size) for size in options.batch_sizes
-    }
-    seconds, ious = take_turns(variants, options.repeats, device)
-    return {
-        "machine": machine(device),
-        "checkpoint": str(options.checkpoint),
-        "objects": options.objects,
-        "images": len(scenes),
-        "groups": options.groups,
-        "ms_to_draw_an_object": 1000 * drawing["draw"] / options.objects,
-        "ms_to_embed_an_image": 1000 * embedding["embed"] / len(scenes),
-        "ways": {
-            name: {
-                "ms_an_object": 1000 * seconds[name] / options.objects,
-                "times_faster_than_one": seconds[ONE] / seconds[name],
-                "times_faster_than_all": seconds[ALL] / seconds[name],
-                "same_iou": float((np.abs(ious[name] - ious[ONE]) <= TOLERANCE).mean()),
-            }
-            for name in variants
+    scenes = scenes_of(options.objects, options.groups, options.seed, size_wh)
+    works = [Work(image, segmenter.embed([image]), candidates) for image, candidates in scenes]
+    decoding: dict[str, Callable[[], Ious]] = {ONE: partial(one_by_one, predictor, works)}
+    if not options.one_baseline:
+        decoding[ALL] = partial(object_at_once, predictor, works)
+    decoding |= {OURS.format(size): partial(ours, segmenter, works, size) for size in options.batch_sizes}
+    shares = shares_of("decode", {variant: decode() for variant, decode in decoding.items()}, same_ious, 0.999)
+    # Each turn encodes the images with both implementations, and decodes with all.
+    seconds = take_turns(
+        {
+            "set_image": lambda: [predictor.set_image(work.image) for work in works],
+            "embed": lambda: [segmenter.embed([work.image]) for work in works],
+            **decoding,
         },
+        options.repeats,
+        options.device,
+    )
+    encoding = {variant: seconds["embed" if variant.startswith("sam4mllm") else "set_image"] for variant in decoding}
+    both = {
+        variant: [encode + decode for encode, decode in zip(times, seconds[variant], strict=True)]
+        for variant, times in encoding.items()
     }
-
-
-def table(record: dict[str, Any]) -> list[str]:
-    """Return the figures as text; x 2.0 is twice as fast."""
-    about = record["machine"]
+    encoders = {"segment_anything, set_image": seconds["set_image"], "sam4mllm, embed": seconds["embed"]}
     rows = [
-        [
-            name,
-            f"{figures['ms_an_object']:.1f}",
-            f"x {figures['times_faster_than_one']:.1f}",
-            f"x {figures['times_faster_than_all']:.1f}",
-            f"{100 * figures['same_iou']:.1f} %",
-            "",
-        ]
-        for name, figures in record["ways"].items()
+        *rows_of("decode", {variant: seconds[variant] for variant in decoding}, options.objects, "object", shares),
+        *rows_of("encode", encoders, len(works), "image"),
+        *rows_of("prepare", both, options.objects, "object", shares),
     ]
-    return [
-        f"{record['checkpoint']} on {about['processor']}, {about['threads']} thread(s), torch {about['torch']}",
-        f"{record['objects']} objects in {record['images']} images, {record['groups']} groups of 2 + 1 points each",
-        f"before all variants: {record['ms_to_embed_an_image']:.1f} ms to embed an image, "
-        f"{record['ms_to_draw_an_object']:.1f} ms to draw an object's groups",
-        "",
-        *text_table(["", "ms per object", "to one at a time", "to an object at once", "same IoU", ""], rows),
-    ]
+    settings = {"segmenter": name, "objects": options.objects, "images": len(works), "groups": options.groups}
+    return settings, rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark, and print and write its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, real=True)
     parser.add_argument("--checkpoint", default="shapes", help="a SAM's .pth (default: shapes, the embedded one)")
-    parser.add_argument("--objects", type=int, default=10, metavar="N", help="default: 10")
-    parser.add_argument("--groups", type=int, default=64, metavar="K", help="groups of points per object (default: 64)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64, 256], metavar="N")
-    parser.add_argument(
-        "--repeats", type=int, default=3, metavar="N", help="runs per variant; the shortest time is reported"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the scenes and the points (default: 0)")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    options = parser.parse_args(arguments)
-    if min(options.objects, options.groups, options.repeats, *options.batch_sizes) < 1:
-        parser.error("objects, groups, batch sizes and repeats are 1 or more")
-    try:
-        record = run(options)
-    except Sam4mllmError as error:
-        sys.exit(f"bench_targets: error: {error}")
-    print("\n".join(table(record)))
-    write_json(record, options.json)
+    add_size(parser, "--objects", "objects", default=10, small=5, real=2)
+    add_size(parser, "--groups", "groups of points per object", default=64, small=64, metavar="K")
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[16, 64], metavar="N", help="default: 16 64")
+    parser.add_argument("--one-baseline", action="store_true", help="leave out the second baseline")
+    report(parser, run, arguments)
 
 
 if __name__ == "__main__":

@@ -116,14 +116,20 @@ def save_mllm(name: str, folder: Path, device: str) -> Path:
     return folder
 
 
-def save_sam(name: str, file: Path) -> Path:
-    """Save segment_anything's Sam of that size with random weights in its own file format; keep an existing one."""
+def random_sam(name: str, seed: int = 0) -> Any:
+    """Return segment_anything's Sam of that size with random weights."""
     from segment_anything import sam_model_registry
 
+    torch.manual_seed(seed)
+    return sam_model_registry[name](checkpoint=None)
+
+
+def save_sam(name: str, file: Path) -> Path:
+    """Save segment_anything's Sam of that size with random weights in its own file format; keep an existing one."""
     if file.exists():
         return file
     if name == "tiny":
         save_checkpoint(file, tiny_sam(), TINY_SAM)
     else:
-        torch.save(sam_model_registry[name](checkpoint=None).state_dict(), file)
+        torch.save(random_sam(name).state_dict(), file)
     return file

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sam4mllm.errors import DataError
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from tests.scripts import load_script
 from tests.test_readme import commands
@@ -15,40 +16,48 @@ from tests.test_readme import commands
 PAGE = Path(__file__).parents[2] / "docs/performance.md"
 
 
+def run_small(name: str, folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    """Run a benchmark on the CPU with one turn; return the rows of its JSON file, checked for consistency."""
+    file = folder / "new" / f"{name}.json"
+    load_script(name).main([*arguments, "--device", "cpu", "--repeats", "1", "--json", str(file)])
+    record = json.loads(file.read_text())
+    assert record["benchmark"] == name and record["machine"]["device"] == "cpu"
+    rows: list[dict[str, Any]] = record["rows"]
+    baselines: dict[str, Any] = {}
+    for row in rows:
+        baseline = baselines.setdefault(row["work"], row)
+        assert row["ms_an_item"] == pytest.approx(1000 * row["seconds"][0] / row["items"])
+        assert row["ratio"]["median"] == pytest.approx(baseline["seconds"][0] / row["seconds"][0])
+    return rows
+
+
 def test_every_variant_scores_groups_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_script("bench_targets")
-    arguments = ["--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--device", "cpu", "--repeats", "1"]
-    arguments += ["--objects", "3", "--groups", "5", "--batch-sizes", "2", "64", "--json", str(tmp_path / "new/t.json")]
-    tool.main(arguments)
-    record: dict[str, Any] = json.loads((tmp_path / "new/t.json").read_text())
-    assert list(record["ways"]) == [tool.ONE, tool.ALL, "sam4mllm, 2 prompts at once", "sam4mllm, 64 prompts at once"]
-    one, all_at_once = record["ways"][tool.ONE], record["ways"][tool.ALL]
-    for way in record["ways"].values():
-        assert way["same_iou"] == 1.0
-        assert way["times_faster_than_one"] == pytest.approx(one["ms_an_object"] / way["ms_an_object"])
-        assert way["times_faster_than_all"] == pytest.approx(all_at_once["ms_an_object"] / way["ms_an_object"])
+    arguments = ["--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--objects", "4", "--groups", "5"]
+    rows = run_small("bench_targets", tmp_path, *arguments, "--batch-sizes", "2", "64")
+    variants = [tool.ONE, tool.ALL, "sam4mllm, 2 prompts at once", "sam4mllm, 64 prompts at once"]
+    for work in ("decode", "prepare"):
+        assert [(row["variant"], row["same"]) for row in rows if row["work"] == work] == [(v, 1.0) for v in variants]
+    assert [row["items"] for row in rows if row["work"] == "encode"] == [2, 2]
     printed = capsys.readouterr().out
-    assert "3 objects" in printed and all(f"\n{name} " in printed for name in record["ways"])
+    assert "objects: 4, images: 2" in printed and all(f"  {name}  " in printed for name in variants)
 
 
-def test_the_requested_number_of_shapes_is_timed() -> None:
+def test_the_requested_number_of_objects_is_timed() -> None:
     tool = load_script("bench_targets")
-    for count in (1, 7, 12):
-        assert sum(len(scene.shapes) for scene in tool.scenes_of(count, seed=0)) == count
+    for count in (1, 5, 8):
+        scenes = tool.scenes_of(count, 4, 0, (80, 60))
+        assert sum(len(candidates) for _, candidates in scenes) == count
+        assert all(image.shape == (60, 80, 3) for image, _ in scenes)
 
 
 def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tool = load_script("bench_generate")
     base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
     arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
-    tool.main([*arguments, "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "g.json")])
-    record: dict[str, Any] = json.loads((tmp_path / "g.json").read_text())
+    rows = run_small("bench_generate", tmp_path, *arguments)
     # The batch of one is the baseline and is always timed.
-    assert list(record["batch_sizes"]) == ["1", "3", "8"]
-    for figures in record["batch_sizes"].values():
-        assert figures["same_answer"] == 1.0 and 0 <= figures["cut_off"] <= 5
-        ratio = record["batch_sizes"]["1"]["ms_an_answer"] / figures["ms_an_answer"]
-        assert figures["times_faster_than_1"] == pytest.approx(ratio)
+    assert [row["variant"] for row in rows] == ["batch of 1", "batch of 3", "batch of 8"]
+    assert all(row["same"] == 1.0 and 0 <= row["notes"]["cut off"] <= 5 for row in rows)
     assert "batch of 8" in capsys.readouterr().out
 
 
@@ -57,12 +66,12 @@ def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[
     tool = load_script(name)
     with pytest.raises(SystemExit) as ended:
         tool.main(["--repeats", "0"])
-    assert ended.value.code == 2 and "are 1 or more" in capsys.readouterr().err
+    assert ended.value.code == 2 and "must be a number of 1 or more" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=f"{name}: error: device 'warp'"):
         tool.main(["--device", "warp"])
 
 
-def test_the_shortest_run_after_the_warm_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_turns_after_the_warm_up_are_compared_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     timing = load_script("timing")
     now = 0.0
     turns: list[str] = []
@@ -71,14 +80,69 @@ def test_the_shortest_run_after_the_warm_up_is_reported(monkeypatch: pytest.Monk
         nonlocal now
         now += costs[turns.count(name)]
         turns.append(name)
-        return f"{name}{turns.count(name)}"
+        return name
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
-    seconds, results = timing.take_turns(
-        {"a": lambda: work("a", [1, 9, 7]), "b": lambda: work("b", [50, 3, 4])}, repeats=2, device="cpu"
+    variants = {"a": lambda: work("a", [1, 9, 7, 8]), "b": lambda: work("b", [50, 3, 4, 2])}
+    a, b = timing.compare("w", variants, items=2, item="x", repeats=3, device="cpu", same=lambda _, result: 1.0)
+    assert turns == ["a", "b"] * 4
+    assert a.seconds == (9, 7, 8) and a.ratio == (1, 1, 1)
+    assert b.seconds == (3, 4, 2) and b.ratio == (3, 7 / 4, 4) and b.ms_an_item == 1500 and b.same == 1.0
+
+
+def test_variants_with_other_results_are_not_timed() -> None:
+    timing = load_script("timing")
+
+    def compare(least: float) -> Any:
+        variants = {"a": lambda: [1, 2], "b": lambda: [1, 3]}
+        share = lambda one, other: sum(map(int.__eq__, one, other)) / 2  # noqa: E731
+        return timing.compare("w", variants, items=2, item="x", repeats=1, device="cpu", same=share, least_same=least)
+
+    assert [row.same for row in compare(0.5)] == [1.0, 0.5]
+    with pytest.raises(timing.DifferentResultsError, match=r"50\.0 % of the results of 'b' are those of 'a'"):
+        compare(1.0)
+
+
+def test_sizes_depend_on_small_and_real_unless_they_are_given() -> None:
+    script = load_script("script")
+
+    def size(*arguments: str) -> Any:
+        parser = script.parser_of("", real=True)
+        script.add_size(parser, "--objects", "objects", default=10, small=5, real=2)
+        found = []
+
+        def run(options: Any) -> Any:
+            found.append(options.objects)
+            raise DataError("enough")
+
+        with pytest.raises(SystemExit):
+            script.report(parser, run, [*arguments, "--device", "cpu"])
+        return found[0]
+
+    assert [size(), size("--small"), size("--real"), size("--small", "--objects", "3")] == [10, 5, 2, 3]
+
+
+def test_tables_have_the_same_cells_as_text_and_in_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, timing = load_script("script"), load_script("timing")
+    rows = timing.rows_of("work", {"a": [2.0], "b": [1.0]}, 4, "object", notes={"b": {"padding": 0.125}})
+    record = {
+        "command": "python benchmarks/x.py",
+        "machine": {"processor": "P", "threads": 2, "torch": "2"},
+        "settings": {"batch_sizes": [1, 8]},
+        "rows": [script.row_record(row) for row in rows],
+    }
+    heading, _, *lines = script.markdown(record)
+    assert heading == "`python benchmarks/x.py` (P, 2 thread(s), torch 2; batch sizes: 1 8)"
+    assert lines[1:] == [
+        "|---|---|---|---|---|",
+        "| work | a | 500 ms per object | x 1.00 (1.00 to 1.00) |  |",
+        "| work | b | 250 ms per object | x 2.00 (2.00 to 2.00) | 0.125 |",
+    ]
+    assert all(
+        cell in line
+        for line, cells in zip(script.table(record)[4:], lines[2:], strict=True)
+        for cell in cells.strip("| ").split(" | ")
     )
-    assert seconds == {"a": 7, "b": 3} and results == {"a": "a3", "b": "b3"}
-    assert turns == ["a", "b"] * 3
 
 
 def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +10,7 @@ from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.testing import save_tiny_mllm
+from tests.benchmarks.test_bench import run_small
 from tests.scripts import load_script
 
 
@@ -19,16 +18,13 @@ def test_merged_and_unmerged_adapters_are_compared(tmp_path: Path, capsys: pytes
     base = str(save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1))
     settings = {"r": 2, "init_lora_weights": False}
     attach_lora(load_mllm(base), settings, seed=0).model.save_pretrained(tmp_path / "adapter")
-    arguments = ["--base", base, "--adapter", str(tmp_path / "adapter"), "--dtypes", "float32", "--device", "cpu"]
-    arguments += ["--questions", "3", "--batch-sizes", "1", "2", "--max-new-tokens", "4", "--repeats", "1"]
-    load_script("bench_adapter").main([*arguments, "--json", str(tmp_path / "a.json")])
-    record: dict[str, Any] = json.loads((tmp_path / "a.json").read_text())
-    assert list(record["dtypes"]) == ["float32"] and list(record["dtypes"]["float32"]) == ["1", "2"]
-    for figures in record["dtypes"]["float32"].values():
-        assert figures["same_answer"] == 1.0
-        ratio = figures["ms_an_answer_unmerged"] / figures["ms_an_answer_merged"]
-        assert figures["unmerged_to_merged"] == pytest.approx(ratio)
-    assert "float32, batch of 2" in capsys.readouterr().out
+    arguments = ["--base", base, "--adapter", str(tmp_path / "adapter"), "--dtypes", "float32", "--questions", "3"]
+    rows = run_small("bench_adapter", tmp_path, *arguments, "--batch-sizes", "1", "2", "--max-new-tokens", "4")
+    works = ["float32, batch of 1", "float32, batch of 2"]
+    expected = [(work, variant) for work in works for variant in ("adapter's layers", "merged")]
+    assert [(row["work"], row["variant"]) for row in rows] == expected
+    assert all(row["same"] == 1.0 for row in rows)
+    assert works[1] in capsys.readouterr().out
 
 
 def test_log_probabilities_are_compared_in_identical_answers_alone() -> None:
