@@ -45,7 +45,7 @@ _CHUNK_HEAD = struct.Struct(">I4s")
 _CHUNK_CHECKSUM = 4
 
 
-def image_key(image: ImageInput) -> object:
+def image_key(image: ImageInput | None) -> object:
     """Return what identifies an image without opening it: the path of a file, the identity of an object in memory."""
     return os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
 

@@ -169,7 +169,7 @@ def _dataset_of_splits(entry: DataEntry) -> str:
 
 def _images_of(entry: DataEntry) -> list[Path]:
     if entry.is_chat:
-        return [dialogue.image for dialogue in read_dialogues(entry)]
+        return [dialogue.image for dialogue in read_dialogues(entry) if dialogue.image is not None]
     if entry.root is not None and entry.limit is None:
         images = images_of_splits(entry)
         if entry.split in images:

@@ -25,11 +25,15 @@ Item = TypeVar("Item", Sample, Dialogue)
 
 @dataclass(frozen=True, slots=True)
 class SampledDataset:
-    """What one epoch uses of one data set: the number of phrases or dialogues with repetitions, and their images."""
+    """What one epoch uses of one data set: the number of phrases or dialogues with repetitions, and their images.
+
+    `without_image` is the number of those dialogues that have no image.
+    """
 
     name: str
     count: int
     images: tuple[Path, ...]
+    without_image: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,19 @@ class Mixture:
             objects = [(item.box, None if item.rle is None else item.rle["counts"]) for item in sample.objects]
             digest.update(repr((sample.image.name, sample.phrase, objects)).encode())
         for dialogue in self.dialogues:
-            digest.update(repr((Path(dialogue.image).name, dialogue.exchanges)).encode())
+            name = None if dialogue.image is None else dialogue.image.name
+            digest.update(repr((name, dialogue.exchanges)).encode())
         return digest.hexdigest()
 
     def notes(self) -> list[str]:
         """Return what may be wrong with the data, as sentences for the log."""
-        return [contradiction_note(self.contradictory)] if self.contradictory else []
+        notes = [contradiction_note(self.contradictory)] if self.contradictory else []
+        notes += [
+            f"{each.name}: {each.without_image:,} of {each.count:,} chats have no image and are trained on as text"
+            for each in self.sets
+            if each.without_image
+        ]
+        return notes
 
     def leakage(self) -> dict[str, Any]:
         """Return the content of leakage.json: the held-out splits with their images, and the removals."""
@@ -145,8 +156,8 @@ def _without_held_out(items: Sequence[Item], leakage_filter: LeakageFilter, remo
     """Return the items whose images are not held out, and count the others in `removal`."""
     kept = []
     for item in items:
-        reason = leakage_filter.reason(item.image)
-        if reason is None:
+        reason = None if item.image is None else leakage_filter.reason(item.image)
+        if item.image is None or reason is None:
             kept.append(item)
         else:
             removal.phrases += 1
@@ -155,8 +166,9 @@ def _without_held_out(items: Sequence[Item], leakage_filter: LeakageFilter, remo
 
 
 def _sampled(entry: DataEntry, epochs: Sequence[Sequence[Item]]) -> SampledDataset:
-    images = dict.fromkeys(item.image for items in epochs for item in items)
-    return SampledDataset(entry.name, sum(map(len, epochs)), tuple(images))
+    images: list[Path | None] = [item.image for items in epochs for item in items]
+    found = dict.fromkeys(image for image in images if image is not None)
+    return SampledDataset(entry.name, len(images), tuple(found), images.count(None))
 
 
 def _sample_epochs(

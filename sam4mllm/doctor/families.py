@@ -25,6 +25,7 @@ FAMILY_CHECKS: dict[str, FamilyCheck] = {
         input_checks.loads,
         input_checks.loss_on_answers_only,
         input_checks.prompts_match_training,
+        input_checks.chat_without_image,
         training_checks.loss_falls,
         input_checks.batch_equals_singles,
         input_checks.yes_no_probabilities,

@@ -131,11 +131,11 @@ class FamilyUnderTest:
         losses = [record["loss"] for record in run.log.read() if "loss" in record]
         return TrainedModel(run, losses, mllm, optimizers[-1])
 
-    def logits(self, model: Any) -> Any:
-        """Return the logits (B, T, V) of `model` on `conversations` as one batch, in float32 on the CPU."""
+    def logits(self, model: Any, conversations: Sequence[Conversation] | None = None) -> Any:
+        """Return the logits (B, T, V) of `model` on a batch, `self.conversations` for None, in float32 on the CPU."""
         import torch
 
-        batch = Collator(self.mllm)(self.conversations)
+        batch = Collator(self.mllm)(self.conversations if conversations is None else conversations)
         with torch.no_grad():
             return model(**{name: value.to(self.device) for name, value in batch.items()}).logits.float().cpu()
 

@@ -17,7 +17,7 @@ from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
 from sam4mllm.prompts.coordinates import PLAIN
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion, write_answers
@@ -70,6 +70,23 @@ def batch_equals_singles(family: FamilyUnderTest) -> None:
     batch = TransformersEngine(family.mllm, len(family.questions)).generate(family.questions, 8)
     expect(len(set(singles)) > 1, "every question gets the same answer, so this check cannot find a difference")
     expect(batch == singles, f"a batch generates {batch}, singles {singles}")
+
+
+def chat_without_image(family: FamilyUnderTest) -> None:
+    """Check that a training batch which mixes rows with and without images has the logits and labels of its rows alone.
+
+    A batch of chat without images alone is compared as well.
+    """
+    collator, model = Collator(family.mllm), family.mllm.model
+    short, long = (training_conversation(None, pairs) for pairs in ([("Why?", "So.")], [("A?", "b"), ("C?", "d")]))
+    for conversations in ([short, family.conversations[0], long], [short, long]):
+        labels = collator(conversations)["labels"]
+        logits = family.logits(model, conversations)
+        for row, conversation in enumerate(conversations):
+            alone = collator([conversation])["labels"][0]
+            expect(labels[row, : len(alone)].equal(alone), f"row {row} of {len(labels)} has other labels alone")
+            difference = (logits[row, : len(alone)] - family.logits(model, [conversation])[0]).abs().max().item()
+            expect(difference < 1e-3, f"the logits of row {row} of {len(labels)} differ by {difference:.2g} alone")
 
 
 def yes_no_probabilities(family: FamilyUnderTest) -> None:

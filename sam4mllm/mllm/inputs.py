@@ -15,7 +15,7 @@ from sam4mllm.prompts.conversation import Conversation
 
 
 def messages_with_image(conversation: Conversation, turns: int | None = None) -> list[dict[str, Any]]:
-    """Return the first `turns` turns (all for None) as messages for a processor, with the opened image.
+    """Return the first `turns` turns (all for None) as messages for a processor, with the opened image, if any.
 
     Raises:
         DataError: The image cannot be read.
@@ -23,7 +23,8 @@ def messages_with_image(conversation: Conversation, turns: int | None = None) ->
     from PIL import Image
 
     messages = conversation.messages(turns)
-    messages[0]["content"][0]["image"] = Image.fromarray(as_rgb(conversation.image))
+    if conversation.image is not None:
+        messages[0]["content"][0]["image"] = Image.fromarray(as_rgb(conversation.image))
     return messages
 
 
@@ -35,6 +36,8 @@ def model_inputs(
     add_generation_prompt: bool = False,
 ) -> Any:
     """Return a padded batch (`BatchFeature`): `input_ids` and `attention_mask` (B, T), and the images' tensors.
+
+    Conversations without an image may share a batch with others; a batch without images has no tensors of images.
 
     Raises:
         DataError: A text holds a control token, or the processor refuses an image (of extreme aspect ratio, for
@@ -51,6 +54,8 @@ def model_inputs(
             processor_kwargs={"padding": True, "padding_side": padding_side},
         )
     except ValueError as error:
-        sizes = ", ".join("{} x {}".format(*chat[0]["content"][0]["image"].size) for chat in messages)
+        images = [part["image"] for chat in messages for part in chat[0]["content"] if "image" in part]
+        sizes = ", ".join(f"{image.width} x {image.height}" for image in images)
+        what = f"an image (of {sizes} pixels), or its text" if images else "a text"
         reason = " ".join(str(error).split())[:300]
-        raise DataError(f"the model's processor refuses an image (of {sizes} pixels), or its text: {reason}") from error
+        raise DataError(f"the model's processor refuses {what}: {reason}") from error

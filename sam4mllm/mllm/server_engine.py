@@ -114,12 +114,12 @@ class ServerEngine:
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             # 1. Each image is encoded once, for all conversations about it.
-            images = {image_key(conversation.image): conversation.image for conversation in conversations}
-            encoded = dict(zip(images, pool.map(data_url, images.values()), strict=True))
+            images = {image_key(each.image): each.image for each in conversations if each.image is not None}
+            encoded: dict[object, str | None] = dict(zip(images, pool.map(data_url, images.values()), strict=True))
             # 2. The requests, `concurrency` at a time.
             replies = [
-                pool.submit(self._reply, messages(conversation, encoded[image_key(conversation.image)]), max_new_tokens)
-                for conversation in conversations
+                pool.submit(self._reply, messages(each, encoded.get(image_key(each.image))), max_new_tokens)
+                for each in conversations
             ]
             return [reply.result() for reply in replies]
         finally:
@@ -215,11 +215,12 @@ class ServerEngine:
         return ModelError(f"the server {self.url} rejects this question ({reason})")
 
 
-def messages(conversation: Conversation, image_url: str) -> list[dict[str, Any]]:
-    """Return the conversation in OpenAI's chat format; the image, as a data URL, opens the first turn."""
+def messages(conversation: Conversation, image_url: str | None) -> list[dict[str, Any]]:
+    """Return the conversation in OpenAI's chat format; the image, as a data URL if any, opens the first turn."""
     chat: list[dict[str, Any]] = [{"role": turn.role, "content": turn.text} for turn in conversation.turns]
-    image = {"type": "image_url", "image_url": {"url": image_url}}
-    chat[0]["content"] = [image, {"type": "text", "text": conversation.turns[0].text}]
+    if image_url is not None:
+        image = {"type": "image_url", "image_url": {"url": image_url}}
+        chat[0]["content"] = [image, {"type": "text", "text": conversation.turns[0].text}]
     return chat
 
 

@@ -140,7 +140,7 @@ def _length_key(conversation: Conversation) -> tuple[int, int]:
 
 
 def _area(image: Any) -> int:
-    """Return an image's area in pixels; 0 for a file that cannot be opened, which raises when its batch is read."""
+    """Return an image's area in pixels, 0 for None; also 0 for a file that cannot be opened, whose batch will raise."""
     import numpy as np
     from PIL import Image
 
@@ -164,3 +164,5 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+    if image is None:
+        return 0

@@ -47,7 +47,7 @@ class Conversation:
         ValueError: No turn, or turns that do not alternate or do not begin with the user's.
     """
 
-    image: str | Path | Image | npt.NDArray[np.uint8]
+    image: str | Path | Image | npt.NDArray[np.uint8] | None
     turns: tuple[Turn, ...]
 
     def __post_init__(self) -> None:
@@ -75,7 +75,8 @@ class Conversation:
         messages: list[dict[str, Any]] = [
             {"role": turn.role, "content": [{"type": "text", "text": turn.text}]} for turn in first_turns
         ]
-        messages[0]["content"].insert(0, {"type": "image"})
+        if self.image is not None:
+            messages[0]["content"].insert(0, {"type": "image"})
         return messages
 
 
@@ -87,7 +88,7 @@ def inference_conversation(image: str | Path | Image | npt.NDArray[np.uint8], qu
 def training_conversation(
     image: str | Path | Image | npt.NDArray[np.uint8], exchanges: list[tuple[str, str]]
 ) -> Conversation:
-    """Return a conversation of (question, answer) pairs about one image with every answer supervised.
+    """Return a conversation of (question, answer) pairs about one image, or none, with every answer supervised.
 
     Raises:
         ValueError: No pairs.

@@ -10,6 +10,7 @@ import os
 import sys
 from typing import Any
 
+from sam4mllm.data.mixture import Mixture
 from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
@@ -133,6 +134,27 @@ def weights_are_sharded(arguments: Any) -> bool:
     """
     fsdp = arguments.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     return bool(fsdp) or _is_zero3(arguments.deepspeed_plugin)
+
+
+def check_text_only(arguments: Any, recipe: Recipe, mixture: Mixture, processes: DistributedContext) -> None:
+    """Refuse chat without an image where processes would wait for each other's vision towers or projectors.
+
+    Under FSDP and ZeRO-3 all processes gather each module's weights together, and under DeepSpeed they reduce the
+    projector's gradients together; a process whose batch has no image runs neither vision tower nor projector.
+
+    Raises:
+        RecipeError: There is such chat, and several processes share weights or a tuned projector.
+    """
+    first = next((dialogue for dialogue in mixture.dialogues if dialogue.image is None), None)
+    if first is None or processes.world_size == 1:
+        return
+    if weights_are_sharded(arguments) or (arguments.deepspeed_plugin is not None and recipe.model.tune_projector):
+        setting = "deepspeed" if arguments.deepspeed_plugin is not None else "fsdp"
+        raise RecipeError(
+            f"data.train: {first.where}: chat without an image cannot be trained on with training.{setting} in several "
+            "processes, which would wait for the vision tower of the others; leave such chat out, or set neither FSDP "
+            "nor ZeRO-3, nor DeepSpeed with model.tune_projector"
+        )
 
 
 def check_fsdp(arguments: Any, device: str) -> None:

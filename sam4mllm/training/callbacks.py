@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from sam4mllm.runs.run_folder import RunFolder
@@ -34,6 +35,28 @@ class DisableVisionInputGrads(TrainerCallback):
         chosen = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs or {}
         if not chosen.get("use_reentrant", False):
             model.get_base_model().disable_input_require_grads()
+
+
+class ResumedLearningRate(TrainerCallback):
+    """A callback that computes the learning rate of a resumed training's first step from its own schedule.
+
+    The optimizer's state of a checkpoint has the rate of the schedule that the checkpoint was saved with. If the
+    training is longer now, a schedule that decays has another rate at that step. Without a change of the schedule the
+    rate is the checkpoint's, bit for bit.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, lr_scheduler: Any = None, **kwargs: Any) -> None:
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        # Other schedules (reduce_lr_on_plateau, those of DeepSpeed) do not depend on the number of steps alone.
+        if state.global_step == 0 or not isinstance(schedule, LambdaLR):
+            return
+        rates = [
+            base * factor(schedule.last_epoch)
+            for base, factor in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        schedule._last_lr = rates
 
 
 class LogCallback(TrainerCallback):

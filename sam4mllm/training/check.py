@@ -25,6 +25,7 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.training.data_check import image_problems
 from sam4mllm.training.dataset import spread
 from sam4mllm.utils.atomic_io import atomic_write_text
+from sam4mllm.utils.messages import first_and_more
 from sam4mllm.viz.drawing import contact_sheet, overlay, panels, save_image
 from sam4mllm.viz.html import html_page
 
@@ -115,13 +116,18 @@ def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
                 raise
             except DataError as error:
                 problems.append(error)
-    images = dict.fromkeys(item.image for item in items)
+    images = {item.image for item in items} - {None}
     found = [Problem(kind_of(error), str(error)) for error in problems]
     found += [Problem("image", text) for text in image_problems(items)]
     contradicting = contradictions(item for item in items if isinstance(item, Sample))
-    notes = (contradiction_note(contradicting),) if contradicting else ()
+    notes = [contradiction_note(contradicting)] if contradicting else []
+    without_image = [item.where for item in items if item.image is None]
+    if without_image:
+        notes.append(f"{len(without_image)} chat(s) have no image: {first_and_more(without_image, 5)}")
     # Two splits name a bad annotation of the file that they share.
-    return DatasetCheck(", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)), notes)
+    return DatasetCheck(
+        ", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)), tuple(notes)
+    )
 
 
 def _splits(dataset: str, location: dict[str, Any], problems: list[DataError]) -> Sequence[str | None]:
@@ -148,6 +154,9 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
     cards, drawn = [], []
     for number, item in enumerate(spread(check.items, limit)):
         file = Path("images") / f"{number:04d}.png"
+        if item.image is None:
+            cards.append(_card(item, ""))
+            continue
         try:
             pixels = load_image(item.image)
         except DataError as error:
@@ -179,7 +188,9 @@ def _card(item: Sample | Dialogue, body: str) -> str:
         parts += [f"<pre>{escape(text)}</pre>" for exchange in item.exchanges for text in exchange]
     else:
         parts.append(f"<div>{len(item.objects)} object(s)</div>")
-    parts.append(f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image))}</div>\n</article>')
+    parts.append(
+        f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image or "no image"))}</div>\n</article>'
+    )
     return "\n".join(parts)
 
 

@@ -128,6 +128,6 @@ def label_row(
 def describe(conversation: Conversation) -> str:
     """Return the image's path, or its type where it has none, and the first question, shortened."""
     image = conversation.image
-    name = str(image) if not hasattr(image, "size") else type(image).__name__
+    name = f"image {image if not hasattr(image, 'size') else type(image).__name__}" if image is not None else "no image"
     question = conversation.turns[0].text
     return f"image {name}, {question if len(question) <= 120 else question[:117] + '...'!r}"

@@ -38,7 +38,8 @@ def image_problems(items: Iterable[Sample | Dialogue], processes: DistributedCon
     """Return what is wrong with images, as `check_images`; the same list in every process."""
     users: dict[Path, list[Sample | Dialogue]] = {}
     for item in items:
-        users.setdefault(item.image, []).append(item)
+        if item.image is not None:
+            users.setdefault(item.image, []).append(item)
     part = list(users.items())[processes.rank :: processes.world_size]
     problems: list[str] = []
     with (

@@ -78,7 +78,7 @@ def spread(samples: Sequence[Item], count: int) -> list[Item]:
 
 
 def digest(conversations: Sequence[Conversation]) -> str:
-    """Return the SHA-256 of the images' paths, or of the pixels of images without one, and of all turns in order."""
+    """Return the SHA-256 of the images' paths, or of the pixels of images without one, and of all turns."""
     sha256 = hashlib.sha256()
     for conversation in conversations:
         turns = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
@@ -100,4 +100,6 @@ def answer_digests(conversations: Sequence[Conversation]) -> set[str]:
 def _image_digest(conversation: Conversation) -> bytes:
     image = conversation.image
     name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
+    if image is None:
+        return b""
     return hashlib.sha256(name).digest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -100,10 +99,9 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
     """
     from sam4mllm.training.collator import IGNORED, Collator
 
-    image = str(conversation.image)
+    image = "no image" if conversation.image is None else str(conversation.image)
     if mllm is None:
-        area = float(as_rgb(conversation.image)[..., 0].size)
-        area = min(max(area, recipe.model.min_pixels or 0.0), recipe.model.max_pixels or area)
+        area = _area(conversation, recipe)
         text = "\n".join(f"{turn.role}: {turn.text}" for turn in conversation.turns)
         return ConversationPreview(image, text, round(_text_tokens(conversation) + area / _IMAGE), None)
     batch = Collator(mllm)([conversation])
@@ -120,19 +118,22 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
 
 
 def _first_conversations(mixture: Mixture, training_set: TrainingSet, recipe: Recipe) -> list[list[Conversation]]:
-    """Return for each data set the conversations about its first images; the first of them is shown.
+    """Return for each data set the conversations about its first images, and the first ones without an image.
+
+    The first of them is shown.
 
     If several sets have an image, each set shows another conversation about it, as far as there are several.
     """
-    first_chat = len(training_set.conversations) - training_set.chats
+    first_chat = next_chat = len(training_set.conversations) - training_set.chats
     by_image: dict[bool, dict[Path, list[Conversation]]] = {True: {}, False: {}}
     for index, conversation in enumerate(training_set.conversations):
-        assert isinstance(conversation.image, Path), "conversations of a mixture are about files"
-        by_image[index >= first_chat].setdefault(conversation.image, []).append(conversation)
+        if conversation.image is not None:
+            assert isinstance(conversation.image, Path), "conversations of a mixture are about files"
+            by_image[index >= first_chat].setdefault(conversation.image, []).append(conversation)
     already_shown: set[int] = set()
     first = []
     for entry, sampled in zip(recipe.data.train, mixture.sets, strict=True):
-        conversations: Sequence[Conversation] = [
+        conversations: list[Conversation] = [
             each for image in sampled.images[:IMAGES_PER_SET] for each in by_image[entry.is_chat].get(image, [])
         ]
         first.append(sorted(conversations, key=lambda each: id(each) in already_shown))
@@ -147,4 +148,16 @@ def _characters(conversation: Conversation) -> int:
 
 def _text_tokens(conversation: Conversation) -> float:
     """Estimate the tokens of the text from its characters."""
+        if entry.is_chat:
+            chats = training_set.conversations[next_chat : next_chat + sampled.count]
+            next_chat += sampled.count
+            conversations += [each for each in chats if each.image is None][:IMAGES_PER_SET]
     return sum(_TURN + len(turn.text) / (_QUESTION if turn.role == "user" else _ANSWER) for turn in conversation.turns)
+def _area(conversation: Conversation, recipe: Recipe) -> float:
+    """Return the pixels of the image within the recipe's limits; 0 if there is no image."""
+    if conversation.image is None:
+        return 0.0
+    area = float(as_rgb(conversation.image)[..., 0].size)
+    return min(max(area, recipe.model.min_pixels or 0.0), recipe.model.max_pixels or area)
+
+

@@ -7,7 +7,6 @@ together; only the main process writes files.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,17 +20,23 @@ from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.schema import Recipe
-from sam4mllm.runs.file_names import TRAINER_STATE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.training.arguments import check_launch, join_deepspeed, training_arguments, weights_are_sharded
+from sam4mllm.training.arguments import (
+    check_launch,
+    check_text_only,
+    join_deepspeed,
+    training_arguments,
+    weights_are_sharded,
+)
 from sam4mllm.training.data_check import check_images
 from sam4mllm.training.dataset import TrainingSet, answer_digests, digest, make_training_set
 from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
+from sam4mllm.training.resuming import load_adapter, rewind
 from sam4mllm.training.template_check import check_template
 from sam4mllm.training.validation import Validation, make_validator, validation_samples
 from sam4mllm.utils.device import resolve_device
@@ -69,8 +74,10 @@ def train(
     #    behind, because a corrected recipe would then be refused as another one.
     recipe = resolve_recipe(recipe)
     device = resolve_device(processes.device(device))
-    check_launch(training_arguments(recipe, device), device, processes)
+    arguments = training_arguments(recipe, device)
+    check_launch(arguments, device, processes)
     mixture = read_mixture(recipe.data, recipe.seed)
+    check_text_only(arguments, recipe, mixture, processes)
     is_finished = RunFolder(recipe.output).is_finished_for(recipe)
     held_out = [] if is_finished else validation_samples(recipe)
     if not is_finished:
@@ -169,13 +176,14 @@ def fit(
     processes.broadcast_result(
         lambda: run.checkpoints.check_resumable(digest(conversations), answer_digests(conversations))
     )
+    _, total = optimizer_steps(len(conversations), arguments)
     name, step, last_step = processes.broadcast_result(
-        lambda: _rewind(run, processes.world_size, _last_step(conversations, arguments), only_unfinished=is_sharded)
+        lambda: rewind(run, processes.world_size, total, only_unfinished=is_sharded)
     )
     checkpoint = run.checkpoints.folder / name if name else None
     # 3. Train. Resumed at its last step, the trainer would take one step more, so the adapter is loaded instead.
     if checkpoint is not None and step >= last_step:
-        _load_adapter(mllm.model, checkpoint)
+        load_adapter(mllm.model, checkpoint)
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
@@ -247,7 +255,7 @@ def _make_trainer(
     """Make a CheckedTrainer with our collator and callbacks, and log the number of steps."""
     from transformers import PrinterCallback
 
-    from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback
+    from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback, ResumedLearningRate
     from sam4mllm.training.checked_trainer import CheckedTrainer
     from sam4mllm.training.collator import Collator
 
@@ -256,42 +264,10 @@ def _make_trainer(
         args=arguments,
         train_dataset=list(conversations),
         collator=Collator(mllm),
-        callbacks=[DisableVisionInputGrads(), LogCallback(run), *callbacks],
+        callbacks=[DisableVisionInputGrads(), ResumedLearningRate(), LogCallback(run), *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     epoch, total = optimizer_steps(len(conversations), arguments)
     per_step = conversations_per_step(arguments)
     logger.info("%d conversations per step, %d steps per epoch, %d steps in total", per_step, epoch, total)
     return trainer
-
-
-def _last_step(conversations: Sequence[Conversation], arguments: Any) -> int:
-    return optimizer_steps(len(conversations), arguments)[1]
-
-
-def _rewind(run: RunFolder, world_size: int, total: int, *, only_unfinished: bool) -> tuple[str | None, int, int]:
-    """Return the checkpoint to resume from, its step and its training's last step; drop log entries of later steps.
-
-    It is (None, 0, 1) where there is no checkpoint. With `only_unfinished`, checkpoints of the last step are
-    skipped: sharded weights are distributed to their processes only when training begins.
-
-    Raises:
-        RecipeError: The checkpoints were written by another number of processes.
-    """
-    newest: tuple[str | None, int, int] = (None, 0, 1)
-    for checkpoint in run.checkpoints.complete(world_size):
-        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
-        # A recipe may have been extended since the checkpoint was saved.
-        step, last_step = state["global_step"], max(state["max_steps"], total)
-        if not (only_unfinished and step >= last_step):
-            newest = (checkpoint.name, step, last_step)
-            break
-    run.rewind(newest[1])
-    return newest
-
-
-def _load_adapter(model: Any, checkpoint: Path) -> None:
-    """Load the adapter of a checkpoint into a model that has an adapter of the same shape."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))

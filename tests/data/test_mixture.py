@@ -75,6 +75,20 @@ def test_each_file_of_refs_is_parsed_once(home: Path, monkeypatch: pytest.Monkey
     assert parsed == [home / "refcoco" / "refs(unc).p", home / "refcocog" / "refs(umd).p"]
 
 
+def test_chat_without_an_image_is_kept_by_the_filter_and_counted(home: Path) -> None:
+    with (home / "chat.jsonl").open("a") as file:
+        file.write('{"question": "Why?", "answer": "So."}\n')
+    held_out = [{"image": name, "question": "?", "answer": "!"} for name in ("own0.png", "own1.png", None)]
+    (home / "held.jsonl").write_text("".join(json.dumps(each) + "\n" for each in held_out))
+    guard = [{"dataset": "chat", "path": home / "held.jsonl"}]
+    mixed = mix(home, {"dataset": "chat", "weight": 2}, guard=guard)
+    assert [each.image and each.image.name for each in mixed.dialogues] == ["own2.png", "own3.png", None] * 2
+    (of_chat,) = mixed.sets
+    assert (of_chat.count, len(of_chat.images), of_chat.without_image) == (6, 2, 2)
+    assert mixed.notes() == [f"{of_chat.name}: 2 of 6 chats have no image and are trained on as text"]
+    assert mixed.digest() != mix(home, {"dataset": "chat", "limit": 4}, guard="off").digest()
+
+
 def test_images_of_held_out_splits_of_other_data_sets_are_removed_and_counted(home: Path) -> None:
     mixed = mix(home, {"dataset": "refcoco"}, {"dataset": "refcocog"})
     assert [sample.id for sample in mixed.samples] == [

@@ -91,6 +91,13 @@ def test_with_its_adapter_disabled_the_model_answers_like_its_base(tmp_path: Pat
     assert list(ask_chat(TransformersEngine(merge_for_inference(tuned), 2), dialogues)) == ["tuned"]
 
 
+def test_questions_without_an_image_are_asked_beside_others(tmp_path: Path, dialogues: list[Dialogue]) -> None:
+    text_only = Dialogue("chat/3", None, (("Is ice cold?", "Yes."),))
+    engine = TransformersEngine(load_mllm(str(save_tiny_mllm("qwen2_vl", tmp_path / "base"))), 4)
+    alone = [ask_chat(engine, [each])["base"] for each in (text_only, *dialogues)]
+    assert ask_chat(engine, [text_only, *dialogues])["base"] == [pair for pairs in alone for pair in pairs]
+
+
 @pytest.mark.parametrize(
     ("answer", "truth", "right"),
     [

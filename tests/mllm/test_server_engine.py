@@ -211,6 +211,12 @@ def test_an_image_is_encoded_once_for_all_its_conversations(monkeypatch) -> None
     assert len(encoded) == 2
 
 
+def test_a_question_without_an_image_is_sent_as_text() -> None:
+    with Server() as server:
+        ServerEngine(server.url, "m").generate([Conversation(None, (Turn("user", "Is ice cold?"),))], 5)
+    assert server.asked[0]["messages"] == [{"role": "user", "content": "Is ice cold?"}]
+
+
 def test_an_image_that_cannot_be_read_is_an_error_of_the_data(tmp_path) -> None:
     with Server() as server, pytest.raises(DataError, match="no such file"):
         ServerEngine(server.url, "m").generate([inference_conversation(tmp_path / "none.png", "q")], 5)

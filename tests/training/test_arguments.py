@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sam4mllm.data.mixture import Mixture
+from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.training.arguments import check_launch, training_arguments
+from sam4mllm.training.arguments import check_launch, check_text_only, training_arguments
 from sam4mllm.utils.distributed import SINGLE_PROCESS
 from tests.training.helpers import make_recipe, run_fit
 
@@ -62,6 +64,34 @@ def test_another_gpu_than_the_first_visible_one_is_refused():
             "cuda:1",
             SINGLE_PROCESS,
         )
+
+
+@pytest.mark.parametrize(
+    ("fsdp", "zero_stage", "tune_projector", "world_size", "refused"),
+    [
+        (True, None, False, 2, "training.fsdp"),
+        (None, 3, False, 2, "training.deepspeed"),
+        (None, 2, True, 2, "training.deepspeed"),
+        (None, 2, False, 2, None),
+        (None, None, True, 2, None),
+        (True, None, False, 1, None),
+    ],
+)
+def test_chat_without_an_image_is_refused_where_processes_would_wait_for_each_other(
+    tmp_path, fast_vlm, fsdp, zero_stage, tune_projector, world_size, refused
+):
+    recipe = make_recipe(tmp_path, fast_vlm, f"model.tune_projector={str(tune_projector).lower()}")
+    plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
+    arguments = SimpleNamespace(fsdp=fsdp, deepspeed_plugin=plugin)
+    processes = SimpleNamespace(world_size=world_size)
+    of_image, of_text = (Dialogue("chat/1", image, (("a", "b"),), "c.jsonl, line 1") for image in (tmp_path, None))
+    check_text_only(arguments, recipe, Mixture((), (of_image,), 0, (), {}), processes)
+    mixture = Mixture((), (of_image, of_text), 0, (), {})
+    if refused is None:
+        check_text_only(arguments, recipe, mixture, processes)
+        return
+    with pytest.raises(RecipeError, match=f"c.jsonl, line 1: chat without an image cannot be .* with {refused} in"):
+        check_text_only(arguments, recipe, mixture, processes)
 
 
 def test_another_number_of_processes_than_were_launched_is_refused():

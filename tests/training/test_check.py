@@ -189,6 +189,16 @@ def test_chat(tmp_path: Path, as_list: bool) -> None:
     assert has(check, "field", f"chat.json, {'entry' if as_list else 'line'} 2: the field 'answer' is missing")
 
 
+def test_chat_without_an_image_is_counted_and_shown(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    entries = [{"image": "a.png", "question": "Red?", "answer": "yes"}, {"question": "Why <i>?", "answer": "So."}]
+    check = check_dataset("chat", path=write_lines(tmp_path / "chat.jsonl", *entries))
+    assert check.problems == () and check.images == 1
+    assert check.notes == (f"1 chat(s) have no image: {tmp_path}/chat.jsonl, line 2",)
+    page = write_page(check, tmp_path / "page", limit=2, examples=1).read_text()
+    assert "Why &lt;i&gt;?" in page and "no image" in page and len(list((tmp_path / "page/images").iterdir())) == 1
+
+
 def test_explanations(tmp_path: Path) -> None:
     folder = tmp_path / "ReasonSeg/explanatory"
     folder.mkdir(parents=True)

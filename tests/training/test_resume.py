@@ -1,11 +1,14 @@
 """An interrupted training ends with the adapter of an uninterrupted one."""
 
+import math
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.mllm.loading import load_mllm
@@ -14,6 +17,16 @@ from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.trainer import fit
 from tests.training.helpers import StopAt, adapter_of, largest_difference, make_conversations, make_recipe, run_fit
+
+
+class LearningRates(TrainerCallback):
+    """Records the learning rate of the optimizer before each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
 
 
 # 3 steps make an epoch and every second is saved: 3 resumes in the first epoch, 5 in the second, 7 at the end of one.
@@ -58,12 +71,14 @@ run_fit(make_recipe(Path({str(tmp_path)!r}), {fast_vlm!r}), stop=Kill(5))
 
 def test_a_finished_run_is_trained_for_more_steps(tmp_path, fast_vlm):
     recipe = make_recipe(tmp_path, fast_vlm, "training.max_steps=4")
-    four = adapter_of(run_fit(recipe).path)
-    run = run_fit(make_recipe(tmp_path, fast_vlm, "training.max_steps=6"))
+    first, resumed = LearningRates(), LearningRates()
+    four = adapter_of(run_fit(recipe, stop=first).path)
+    run = run_fit(make_recipe(tmp_path, fast_vlm, "training.max_steps=6"), stop=resumed)
     assert run.is_finished and [record["step"] for record in run.log.read()] == list(range(1, 7))
     assert largest_difference(adapter_of(run.path), four) > 1e-4
-    # The learning rate follows the schedule of the new length; the first step has the rate of the checkpoint.
-    assert run.log.read()[-1]["learning_rate"] > 0
+    # A cosine after two steps of warm-up: all steps have the rate of the schedule of their training's length.
+    assert first.rates == pytest.approx([0, 5e-3, 1e-2, 5e-3])
+    assert resumed.rates == pytest.approx([5e-3, 1e-2 * (1 - math.sqrt(0.5)) / 2])
 
 
 def test_a_run_is_not_resumed_with_other_conversations(tmp_path, fast_vlm):

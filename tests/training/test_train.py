@@ -16,6 +16,7 @@ from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.testing import save_tiny_mllm
 from sam4mllm.training import trainer
 from sam4mllm.training.arguments import training_arguments
+from sam4mllm.training.dry_run import dry_run
 
 RECIPE = """
 output: {folder}/run
@@ -60,6 +61,22 @@ def recipe(tmp_path, fast_vlm) -> Recipe:
     save_checkpoint(tmp_path / "sam.pth", architecture.build(), architecture)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, base=fast_vlm))
     return load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_chat_without_an_image_is_trained_on_beside_phrases_and_alone(recipe, tmp_path, caplog):
+    entries = [{"question": f"Why {index}?", "answer": "So."} for index in range(3)]
+    (tmp_path / "chat.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in entries))
+    chat = f"{{dataset: chat, path: {tmp_path}/chat.jsonl}}"
+    phrases = f"{{dataset: reasonseg, root: {tmp_path}, split: train}}"
+    for name, sets in (("mixed", f"[{phrases}, {chat}]"), ("alone", f"[{chat}]")):
+        overrides = [f"data.train={sets}", f"output={tmp_path}/{name}", "data.validation=null"]
+        longer = ["training.max_steps=-1", "training.num_train_epochs=1", "training.gradient_checkpointing=true"]
+        chosen = load_recipe(tmp_path / "recipe.yaml", [*overrides, *longer])
+        shown = [each.text for each in dry_run(chosen).shown]
+        assert len(shown) == sets.count("dataset") and "Why 0?" in shown[-1] and "<image>" not in shown[-1]
+        losses = [each["loss"] for each in trainer.train(chosen, device="cpu").log.read() if "loss" in each]
+        assert len(losses) == (3 if name == "mixed" else 2) and all(np.isfinite(losses))
+    assert "3 of 3 chats have no image and are trained on as text" in caplog.text
 
 
 def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch):

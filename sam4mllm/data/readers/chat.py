@@ -1,4 +1,4 @@
-"""Readers of chat about images: training conversations without masks, or questions for an evaluation.
+"""Readers of chat, about images or text alone: training conversations without masks, or questions for an evaluation.
 
 Four forms are read. The first three are entries of a JSON list or of JSON lines:
 
@@ -10,11 +10,13 @@ Four forms are read. The first three are entries of a JSON list or of JSON lines
 The names of the list, of the keys and of the roles may be combined. `content` may be a list of parts, such as
 {"type": "text", "text": text} and {"type": "image", "image": path}, and `images` a list of one path.
 
-`<image>` in the first user turn marks the image's position and is removed: a conversation begins with its image.
+`<image>` in the first user turn marks the image's position and is removed: a conversation begins with its image. An
+entry that names no image, as LLaVA's instruction data have some, is chat without an image.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,11 +47,12 @@ IMAGE_MARKER = "<image>"
 class Dialogue:
     """Questions and answers about one image, in their order; `id` is made of the file's name and the entry's number.
 
-    `source` is the record in messages, such as "chat.jsonl, line 3"; equality ignores it.
+    `image` is None for chat without an image. `source` is the record in messages, such as "chat.jsonl, line 3";
+    equality ignores it.
     """
 
     id: str
-    image: Path
+    image: Path | None
     exchanges: tuple[tuple[str, str], ...]
     source: str = field(default="", compare=False, repr=False)
 
@@ -58,6 +61,9 @@ class Dialogue:
         """The record of this dialogue in messages: its source, or its id where the source is not known."""
         return self.source or f"dialogue {self.id}"
 
+
+_OTHER_MEDIA = re.compile(r"image|img|photo|pic|video|audio|file", re.IGNORECASE)
+"""Names of fields that probably name an image or other media, in an entry without the fields of images."""
 
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
@@ -108,8 +114,8 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
         limit: The maximum number of dialogues, from the beginning.
 
     Raises:
-        DataError: No such file, no entry in it, or entries that are not a dialogue about one existing image (all are
-            counted, the first ten listed by line, or by number from 1 in a JSON list).
+        DataError: No such file, no entry in it, or entries that are not a dialogue, or about other than one existing
+            image or none (all are counted, the first ten listed by line, or by number from 1 in a JSON list).
     """
     folder = path.parent if images is None else images
     dialogues: list[Dialogue] = []
@@ -188,7 +194,8 @@ def _dialogue(value: object, dialogue_id: str, folder: Path, source: str) -> Dia
             f"a chat has conversations, messages, or question and answer; found {keys or 'no field'}", "field"
         )
     if not paths:
-        raise DataError("a chat without an image is not supported; remove it from the file", "field")
+        _check_text_only(value, exchanges)
+        return Dialogue(dialogue_id, None, exchanges, source)
     if len(paths) > 1:
         raise DataError(f"a chat is about one image; found {shorten(paths)}", "field")
     (question, answer), *rest = exchanges
@@ -198,6 +205,20 @@ def _dialogue(value: object, dialogue_id: str, folder: Path, source: str) -> Dia
             f"{IMAGE_MARKER} occurs again after the first turn's first one; a chat is about one image", "field"
         )
     return Dialogue(dialogue_id, _existing(folder / paths[0]), exchanges, source)
+
+
+def _check_text_only(value: object, exchanges: tuple[tuple[str, str], ...]) -> None:
+    """Check that an entry which names no image is about none: it has no marker of one and no field of another name."""
+    if any(IMAGE_MARKER in text for exchange in exchanges for text in exchange):
+        raise DataError(f"{IMAGE_MARKER} occurs in it, but no image is named; add the field 'image'", "field")
+    fields = value.items() if isinstance(value, dict) else ()
+    others = [key for key, content in fields if content and _OTHER_MEDIA.search(key)]
+    if others:
+        raise DataError(
+            f"the field {others[0]!r} is not supported, and no image is named; name the image in the field 'image', or "
+            "remove that field from chat without an image",
+            "field",
+        )
 
 
 def _exchanges(values: list[dict[str, Any]], name: str, paths: list[str]) -> tuple[tuple[str, str], ...]:

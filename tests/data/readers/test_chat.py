@@ -73,6 +73,21 @@ def test_a_list_in_llavas_format_is_read(folder: Path) -> None:
     assert read_chat(folder / "chat.json", limit=1) == [first]
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": "x", "conversations": turns("Why?", "So.")["conversations"]},
+        turns("Why?", "So.", image=None),
+        messages("user", "Why?", "assistant", "So.", image=None, images=[]),
+        {"question": "Why?", "answer": "So.", "file": None},
+    ],
+    ids=["no field", "null", "no images", "question"],
+)
+def test_an_entry_that_names_no_image_is_chat_without_an_image(folder: Path, entry: dict[str, Any]) -> None:
+    (folder / "chat.jsonl").write_text(json.dumps(entry))
+    assert read_chat(folder / "chat.jsonl") == [Dialogue("chat/chat/1", None, (("Why?", "So."),))]
+
+
 def test_json_lines_of_questions_and_answers_are_read(folder: Path) -> None:
     lines = [turns("What?", "That.", image="b.jpg"), {"image": "b.jpg", "question": "Red?", "answer": "no"}]
     (folder / "chat.jsonl").write_text("\n".join(map(json.dumps, lines)))
@@ -92,7 +107,9 @@ def test_json_lines_of_questions_and_answers_are_read(folder: Path) -> None:
         ({"image": "a.jpg", "question": "Red?"}, "the field 'answer' is missing"),
         (turns("What?", "That.", image="c.jpg"), "c.jpg: no such image"),
         (turns("What?", "That.", image="c" * 300), "no such image"),
-        (turns("What?", "That.", image=None), "a chat without an image is not supported; remove it"),
+        (turns("<image>What?", "That.", image=None), "<image> occurs in it, but no image is named; add the field"),
+        (messages("user", PARTS, "assistant", "That.", image=None), "<image> occurs in it, but no image is named"),
+        ({"img_path": "a.jpg", "question": "Red?", "answer": "no"}, "the field 'img_path' is not supported, and no"),
         (turns("What?"), r"between human \(or user\) and gpt \(or assistant\), which is last; found \['human'\]"),
         (turns(), "alternate between human"),
         (turns(conversations=[{"from": "human"}]), r"conversations\[0\]: the field 'value' is missing"),
