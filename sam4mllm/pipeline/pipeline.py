@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -26,6 +27,7 @@ from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration, scores_of
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.utils.memory import DeviceBatch
+from sam4mllm.utils.side_stream import SideStream
 
 _ENCODER_BATCH = 4
 """Images that the segmenter's encoder embeds at once; the largest SAM needs about a gigabyte for each."""
@@ -163,9 +165,11 @@ class Pipeline:
         """Return the results of (index of the image, phrase) pairs, in their order; all images are embedded at once."""
         sizes_wh = [(image.shape[1], image.shape[0]) for image in images]
         questions = [Question(images[index], phrase, sizes_wh[index]) for index, phrase in phrases]
+        image_of = [index for index, _ in phrases]
         with torch.no_grad():
+            embeddings = self._embed_aside(images)
             answers = self.method.ask(self.engine, questions, self.max_new_tokens)
-            return self.segment(images, [index for index, _ in phrases], answers, self.calibration)
+            return self.segment(images, image_of, answers, self.calibration, embeddings)
 
     def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
         """Return the results of (index of the image, query) pairs, in their order."""
@@ -177,16 +181,18 @@ class Pipeline:
         image_of: Sequence[int],
         answers: Sequence[Answer],
         calibration: Calibration | None = None,
+        embeddings: Embeddings | None = None,
     ) -> list[Result]:
         """Segment parsed answers and return their results; `image_of` is the index of each answer's image.
 
-        Images without prompts are not embedded. `calibration` is only for answers of the kind that it was fitted to.
+        Images without prompts are not embedded, unless `embeddings` holds those of all images, as `_embed_aside`
+        returned them. `calibration` is only for answers of the kind that it was fitted to.
         """
         # 1. Decode the prompts of all answers, in their order.
         requests = [
             (index, prompt) for index, answer in zip(image_of, answers, strict=True) for prompt in answer.prompts
         ]
-        masks, ious = self._decode(images, requests)
+        masks, ious = self._decode(images, requests, embeddings)
 
         # 2. Each answer gets its part of the masks.
         results, start = [], 0
@@ -211,20 +217,39 @@ class Pipeline:
             start = end
         return results
 
+    @cached_property
+    def _side_stream(self) -> SideStream | None:
+        return SideStream(self.device) if self.device.type == "cuda" else None
+
+    def _embed_aside(self, images: Sequence[Rgb]) -> Embeddings | None:
+        """Begin to embed all images on a GPU, which it does while the language model generates; None on a CPU.
+
+        On a CPU, both would compete for the same cores, and images without prompts would be embedded for nothing.
+        """
+        if self._side_stream is None or not images:
+            return None
+        return self._side_stream.enqueue(lambda: self._embed(images))
+
+    def _embed(self, images: Sequence[Rgb]) -> Embeddings:
+        return Embeddings.concat(list(self._embedded.map(images, self.segmenter.embed)))
+
     def _decode(
-        self, images: Sequence[Rgb], requests: Sequence[tuple[int, SamPrompt]]
+        self, images: Sequence[Rgb], requests: Sequence[tuple[int, SamPrompt]], embeddings: Embeddings | None
     ) -> tuple[list[torch.Tensor], list[float]]:
         """Return masks and predicted IoUs for (image index, prompt) requests."""
         if not requests:
             return [], []
-        # 1. Embed the images that have prompts.
-        prompted = sorted({index for index, _ in requests})
-        parts = self._embedded.map([images[index] for index in prompted], self.segmenter.embed)
-        embeddings = Embeddings.concat(list(parts))
+        # 1. Embed the images that have prompts, unless all of them are embedded already.
+        if embeddings is None:
+            prompted = sorted({index for index, _ in requests})
+            embeddings = self._embed([images[index] for index in prompted])
+            position = {index: number for number, index in enumerate(prompted)}
+            requests = [(position[index], prompt) for index, prompt in requests]
+        elif self._side_stream is not None:
+            self._side_stream.join(embeddings.features)
 
         # 2. Decode all prompts together.
-        position = {index: number for number, index in enumerate(prompted)}
-        decoded = self.segmenter.decode(embeddings, [(position[index], prompt) for index, prompt in requests])
+        decoded = self.segmenter.decode(embeddings, requests)
         return self.segmenter.masks(decoded), decoded.iou.tolist()
 
     def _answer_pairs(self, pairs: Sequence[tuple[ImageInput, str]]) -> list[Result]:
