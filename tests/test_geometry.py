@@ -37,6 +37,11 @@ def test_bounds_may_allow_one_size_alone():
     assert ResizedGrid(28, 784, 784).of_image((640, 480)) == Grid((28, 28))
 
 
+def test_a_size_of_exactly_the_least_pixels_is_kept():
+    assert ResizedGrid(28, 56 * 28, 50176).of_image((60, 40)) == Grid((56, 28))
+    assert ResizedGrid(28, 56 * 28 + 1, 50176).of_image((60, 40)) == Grid((56, 56))
+
+
 @pytest.mark.parametrize(
     ("size_wh", "of_28", "of_10"),
     [
