@@ -10,7 +10,7 @@ from sam4mllm.doctor.result import expect, require_package
 from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.runs.file_names import ADAPTER_WEIGHTS
+from sam4mllm.utils.hub import ADAPTER_WEIGHTS
 
 _TOLERANCE = 1e-4
 

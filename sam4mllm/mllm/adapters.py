@@ -15,10 +15,9 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
-from sam4mllm.utils.hub import use_cache_if_unreachable
+from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, use_cache_if_unreachable
 
-ADAPTER_CONFIG = "adapter_config.json"
-WEIGHT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHT_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
 """The names of an adapter's weights, in the order in which peft looks for them."""
 
 _ON_MODULES = "base_model.model."

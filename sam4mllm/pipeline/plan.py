@@ -15,10 +15,11 @@ from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.runs.file_names import ADAPTER_CONFIG, MODEL_CONFIG, RECIPE
+from sam4mllm.runs.file_names import RECIPE
 from sam4mllm.runs.run_folder import RunFolder, did_you_mean_run
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.utils.device import resolve_device
+from sam4mllm.utils.hub import ADAPTER_CONFIG, MODEL_CONFIG
 
 
 class PipelineOptions(TypedDict, total=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sam4mllm.utils.hub import ADAPTER_CONFIG, MODEL_CONFIG
+
 # Run folders; see `run_folder.py`.
 RECIPE = "recipe.yaml"
 METHOD = "method.json"
@@ -9,9 +11,6 @@ VERSIONS = "versions.json"
 CALIBRATION = "calibration.json"
 LEAKAGE = "leakage.json"
 TRAIN_LOG = "train_log.jsonl"
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-MODEL_CONFIG = "config.json"
 
 # The checkpoints in a run folder; see `checkpoints.py`.
 TRAINER_STATE = "trainer_state.json"

@@ -33,17 +33,15 @@ from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.checkpoints import Checkpoints, write_calibration
 from sam4mllm.runs.file_names import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
     CALIBRATION,
     LEAKAGE,
     METHOD,
-    MODEL_CONFIG,
     RECIPE,
     TRAIN_LOG,
     VERSIONS,
 )
 from sam4mllm.utils.atomic_io import atomic_write_text, writing
+from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
 from sam4mllm.utils.versions import versions
 
 

@@ -19,7 +19,7 @@ from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.families import SamFamily, family_of
 from sam4mllm.segmenters.segment_anything import error_summary, load_checkpoint
 from sam4mllm.segmenters.transformers_sam import TransformersSam
-from sam4mllm.utils.hub import use_cache_if_unreachable
+from sam4mllm.utils.hub import MODEL_CONFIG, use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 from sam4mllm.utils.paths import with_start
 
@@ -71,8 +71,8 @@ def find_checkpoint(checkpoint: str | Path) -> Path | None:
     if path.is_file():
         return path
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"{path} has no config.json; give a folder written by transformers' save_pretrained")
+        if not (path / MODEL_CONFIG).is_file():
+            raise ModelError(f"{path} has no {MODEL_CONFIG}; give a folder written by transformers' save_pretrained")
         return path
     if not _HUB_ID.fullmatch(name) or path.suffix in _FILE_SUFFIXES or path.parent.is_dir():
         raise ModelError(

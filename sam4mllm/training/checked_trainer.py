@@ -20,9 +20,9 @@ from transformers import TrainerCallback
 from sam4mllm.errors import DeviceMemoryError, ModelError, TrainingError
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.checkpoints import CHECKPOINT, numbered_folders
-from sam4mllm.runs.file_names import ADAPTER_WEIGHTS
 from sam4mllm.training.collator import IGNORED, Collator, describe
 from sam4mllm.training.saving import NamedCheckpointTrainer
+from sam4mllm.utils.hub import ADAPTER_WEIGHTS
 from sam4mllm.utils.memory import is_out_of_memory, release_memory
 from sam4mllm.utils.messages import first_and_more, first_line
 

@@ -1,4 +1,4 @@
-"""Access to the Hugging Face Hub: a short check before anything is loaded from it.
+"""The Hugging Face Hub: a short check before anything is loaded from it, and the names of files of checkpoints.
 
 Without a network, the Hub's client retries every file of a checkpoint for half a minute, even if all files are cached.
 """
@@ -9,6 +9,10 @@ import logging
 import os
 import sys
 import threading
+
+MODEL_CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 REPLY_LIMIT_S = 5.0
 """Seconds within which the Hub must give any response."""

@@ -12,9 +12,9 @@ import pytest
 from sam4mllm.cli.main import main
 from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.recipe.loading import load_recipe
-from sam4mllm.runs.file_names import ADAPTER_CONFIG
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.folder_lock import folder_lock
+from sam4mllm.utils.hub import ADAPTER_CONFIG
 from tests.launch import write_home
 
 DATA = ["--dataset", "refcoco", "--root", "data", "--split", "val"]

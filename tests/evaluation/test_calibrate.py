@@ -16,9 +16,9 @@ from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
-from sam4mllm.runs.file_names import ADAPTER_CONFIG
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.fake import BoxSegmenter
+from sam4mllm.utils.hub import ADAPTER_CONFIG
 from tests.data.tiny_datasets import write_image
 
 

@@ -10,8 +10,8 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.recipe.compare import differences
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.calibration import fit_calibration
-from sam4mllm.runs.file_names import ADAPTER_CONFIG
 from sam4mllm.runs.run_folder import RunFolder, TrainLog
+from sam4mllm.utils.hub import ADAPTER_CONFIG
 from tests.training.helpers import make_recipe
 
 
