@@ -143,6 +143,16 @@ def turn_end(processor: Any) -> int | None:
     return ids[0] if _are_special(processor, ids[:1]) else None
 
 
+def around_answers(processor: Any) -> tuple[str, str]:
+    """Return the text between the prompt and an answer, and between an answer and its end token.
+
+    Both are white space, and empty in most templates.
+    """
+    prompt = _render(processor, inference_conversation("", "?"), add_generation_prompt=True)
+    before, _, after = _render_training(processor, "[]").rpartition("[]")
+    return before.removeprefix(prompt), after[: len(after) - len(after.lstrip())]
+
+
 def _are_special(processor: Any, ids: list[int]) -> bool:
     """Return whether `ids` are special tokens, and at least one."""
     added_tokens = processor.tokenizer.added_tokens_decoder

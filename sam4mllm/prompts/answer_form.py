@@ -72,8 +72,8 @@ class AnswerForm:
     def lark(self, size_wh: tuple[int, int], tags: tuple[str, str], lead: str = "", tail: str = "") -> str:
         """Return the grammar in llguidance's dialect of Lark, with `lead` before each answer and `tail` after it.
 
-        `tags` are the expressions of the tags of `coordinates` in that dialect: a regular expression cannot have the
-        special tokens that they are in some tokenizers.
+        `tags` are the tags of `coordinates` as expressions of that dialect: in some tokenizers they are special tokens,
+        which a regular expression cannot have; see `text` for the others.
 
         Raises:
             DataError: An image of a shape that has no grid in this format.
@@ -81,12 +81,17 @@ class AnswerForm:
         box, points = self._object(size_wh)
         optional_points = f" (/{points}/)?" if points else ""
         return (
-            f"start: {_quoted(lead)} (NO_OBJECT | object (SEPARATOR object){{0,{self.max_objects - 1}}}) "
-            f"{_quoted(tail)}\n"
+            f"start: {self.text(lead)} (NO_OBJECT | object (SEPARATOR object){{0,{self.max_objects - 1}}}) "
+            f"{self.text(tail)}\n"
             f"object: {tags[0]} /{box}/ {tags[1]}{optional_points}\n"
             f"NO_OBJECT: /{_literal(NO_OBJECT)}/\n"
             f"SEPARATOR: /{_literal(OBJECT_SEPARATOR)}/\n"
         )
+
+    @staticmethod
+    def text(text: str) -> str:
+        """Return `text` as an expression of the dialect of `lark`, whose strings are those of JSON."""
+        return json.dumps(text)
 
     def _object(self, size_wh: tuple[int, int]) -> tuple[str, str]:
         """Return the regular expressions of a box without its tags, and of the points of an object."""
@@ -153,8 +158,3 @@ def _digits(count: int, at_least: int | None = None) -> str:
 
 def _literal(text: str) -> str:
     return "".join(f"\\{character}" if character in _SPECIAL_CHARACTERS else character for character in text)
-
-
-def _quoted(text: str) -> str:
-    """Return a string of the Lark dialect, whose escapes are those of JSON."""
-    return json.dumps(text)
