@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, ResizedGrid, SamPrompt
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import NO_OBJECT, AnswerGrammar
 
@@ -124,6 +124,8 @@ def test_parses_variants_with_the_same_meaning(text: str, written: str) -> None:
         ("[1,2,3,4], [5,6,7,8]", "unreadable after object 1"),
         ("[1,2,3,4] [5,6,7,8]", "unreadable after object 1"),
         ("[1,2,3,4] and 2 more", "unreadable after object 1"),
+        ("[1,2,3,4], the ring", "unreadable after object 1: ', the ring'"),
+        ("[1,2,3,4] -(5,6) - the ring ", "unreadable after object 1: '- the ring'"),
         ("2 rings: [1,2,3,4]", "unreadable before the first box"),
         ("(5,6) [1,2,3,4]", "unreadable before the first box"),
         ("[1,2,3,4]. No object found.", "has an object and"),
@@ -141,6 +143,33 @@ def test_a_malformed_answer_has_a_reason_and_no_prompts(text: str, reason: str) 
     assert reason in parsed.reason
     assert "\n" not in parsed.reason
     assert len(parsed.reason) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("x" * 40, "'" + "x" * 40 + "'"),
+        ("x" * 41, "'" + "x" * 37 + "...'"),
+        # Each NUL is quoted by four characters; 120 characters are the most.
+        ("\0" * 29 + "xx", "'" + "\\x00" * 29 + "xx'"),
+        ("\0" * 29 + "xxx", "'" + ("\\x00" * 29)[:115] + "...'"),
+    ],
+)
+def test_a_reason_quotes_the_first_characters(text: str, quoted: str) -> None:
+    assert GRAMMAR.parse(text, SIZE_WH).reason == f"neither a box nor 'No object found.': {quoted}"
+    assert GRAMMAR.parse(" ", SIZE_WH).reason == "the answer is empty"
+
+
+def test_words_before_the_first_box_may_begin_with_a_dash() -> None:
+    text = "- the ring, [1,2,3,4]; [5,6,7,8] +(1,2)"
+    parsed = GRAMMAR.parse(text, SIZE_WH)
+    assert [text[start:end] for start, end in parsed.box_spans] == ["[1,2,3,4]", " [5,6,7,8]"]
+
+
+def test_a_point_is_written_on_the_grid_of_the_resized_image() -> None:
+    grammar = AnswerGrammar(Coordinates(ResizedGrid(28, 784, 50_176), padded=False))
+    assert grammar.write_point(640, 0, (640, 480)) == "(251,0)"
+    assert grammar.nearest(640, 0, (640, 480)) == pytest.approx((251.5 / 252 * 640, 0.5 / 168 * 480))
 
 
 def test_a_cut_off_answer_is_not_parsed_as_a_complete_one() -> None:
