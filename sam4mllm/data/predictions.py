@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
@@ -222,13 +222,15 @@ def read_queries(path: Path) -> list[Query]:
             object, a field missing or of another type, an empty phrase, an id that an earlier line has.
     """
     first_lines: dict[str, int] = {}
+    images: dict[Path, Path] = {}
     queries: list[Query] = []
     problems: list[DataError] = []
     for number, query in read_lines(path, _query, problems):
         if query.id in first_lines:
             problems.append(DataError(f"line {number}: the id {query.id!r} is also in line {first_lines[query.id]}"))
         first_lines.setdefault(query.id, number)
-        queries.append(query)
+        # All queries about an image share one path: a Path takes more memory than the rest of a query.
+        queries.append(replace(query, image=images.setdefault(query.image, query.image)))
     raise_problems(path, problems)
     if not queries:
         raise DataError(f'{path}: no query in it; a line is {{"id": text, "image": path, "phrase": text}}')

@@ -6,7 +6,7 @@ The figures apply to scores of any origin. A figure is None if some of its score
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -78,8 +78,8 @@ class ReliabilityReport:
         return asdict(self)
 
 
-def reliability_report(predictions: Sequence[PredictionLine], scored: ScoredPredictions) -> ReliabilityReport:
-    """Compute the reliability of the confidence scores of a split's predictions."""
+def reliability_report(predictions: Iterable[PredictionLine], scored: ScoredPredictions) -> ReliabilityReport:
+    """Compute the reliability of the confidence scores of a split's predictions, which are read once."""
     objects: list[tuple[float | None, bool]] = []
     no_object: list[tuple[float | None, bool]] = []
     # Malformed, failed and missing answers have confidence 0, whatever their line holds.

@@ -154,25 +154,28 @@ def score_split(
         )
         return replace(result, scores=replace(result.scores, comparable=comparable))
 
-    # 1. The answers, and the baselines that are computed from them.
-    answers = list(read_predictions(predicted.summary.predictions))
-    ours = scored(answers)
+    # 1. The answers, which are read anew each time, since all of them may not fit into memory; and the baselines that
+    #    are computed from them.
+    file = predicted.summary.predictions
+    ours = scored(read_predictions(file))
     baselines = {}
     for baseline in settings.baselines:
         if baseline == BOX and predicted.box_summary is not None:
             lines = read_predictions(predicted.box_summary.predictions)
         else:
-            lines = filled_boxes(answers)
+            lines = filled_boxes(read_predictions(file))
         baselines[baseline] = scored(lines).scores
 
     # 2. The reliability of the answers' confidence scores.
-    folder = predicted.summary.predictions.parent
-    reliability = reliability_report(answers, ours)
+    folder = file.parent
+    reliability = reliability_report(read_predictions(file), ours)
     caption = f"{entry.dataset} {entry.split_name}: {ours.scores.n} phrases, protocol {ours.scores.protocol}"
     save_image(_plot_reliability(reliability, caption), folder / RELIABILITY_PLOT)
 
     # 3. The page of cases.
-    page = _write_page(samples, answers, ours, folder / "cases", settings.cases) if settings.cases else None
+    page = None
+    if settings.cases:
+        page = _write_page(samples, read_predictions(file), ours, folder / "cases", settings.cases)
     return EvaluatedSplit(
         entry=entry,
         summary=predicted.summary,
@@ -196,7 +199,7 @@ def _plot_reliability(report: ReliabilityReport, caption: str) -> Image.Image:
 
 
 def _write_page(
-    samples: Sequence[Sample], answers: Sequence[PredictionLine], ours: ScoredPredictions, folder: Path, count: int
+    samples: Sequence[Sample], answers: Iterable[PredictionLine], ours: ScoredPredictions, folder: Path, count: int
 ) -> Path:
     scores = ours.scores
     metrics = {"cIoU": scores.ciou, "gIoU": scores.giou}

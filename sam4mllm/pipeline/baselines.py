@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,20 +40,23 @@ class BoxPredictor:
 
     Args:
         pipeline: The pipeline whose segmenter is used.
-        answers: The run's predictions, by query id.
+        answers: The run's predictions; their masks are not kept.
 
     Raises:
         DataError: An answer with an object that has points and no box.
     """
 
-    def __init__(self, pipeline: Pipeline, answers: Mapping[str, PredictionLine]) -> None:
+    def __init__(self, pipeline: Pipeline, answers: Iterable[PredictionLine]) -> None:
         self._pipeline = pipeline
-        self._answers = answers
-        self._boxes = {line.id: [_box(item, line) for item in line.objects] for line in answers.values()}
+        self._answers: dict[str, PredictionLine] = {}
+        self._boxes: dict[str, list[Box]] = {}
+        for line in answers:
+            self._answers[line.id] = replace(line, objects=())
+            self._boxes[line.id] = [_box(item, line) for item in line.objects]
         self.image_batch = pipeline.image_batch
         self.identity: dict[str, Any] = {
             "baseline": BOX,
-            "answers": _digest(answers.values()),
+            "answers": self._digest(),
             "segmenter": pipeline.segmenter.fingerprint,
         }
 
@@ -73,6 +76,13 @@ class BoxPredictor:
         prompts = tuple(SamPrompt(box) for box in self._boxes[line.id])
         return Answer(line.status, prompts, line.answer or "", line.error)
 
+    def _digest(self) -> str:
+        """Return the sha256 of all that the baseline depends on, in the order of the ids."""
+        content = hashlib.sha256()
+        for name, line in sorted(self._answers.items()):
+            content.update(json.dumps([name, line.status, line.answer, line.error, self._boxes[name]]).encode() + b"\n")
+        return content.hexdigest()
+
 
 def predict_from_boxes(
     pipeline: Pipeline,
@@ -91,7 +101,7 @@ def predict_from_boxes(
         DataError: An answer with an object that has points and no box.
         KeyError: A query without an answer.
     """
-    predictor = BoxPredictor(pipeline, {line.id: line for line in answers})
+    predictor = BoxPredictor(pipeline, answers)
     with folder_lock(output, "predicting", active=processes.is_main):
         if processes.is_main:
             _remove_outdated(output, predictor.identity["answers"])
@@ -133,12 +143,3 @@ def _remove_outdated(output: Path, digest: str) -> None:
             shutil.rmtree(output / "shards")
         (output / PREDICTIONS).unlink(missing_ok=True)
         job.unlink()
-
-
-def _digest(answers: Iterable[PredictionLine]) -> str:
-    """Return the sha256 of all that the baseline depends on, in the order of the ids."""
-    content = hashlib.sha256()
-    for line in sorted(answers, key=lambda line: line.id):
-        boxes = [None if item.prompt is None else item.prompt.box for item in line.objects]
-        content.update(json.dumps([line.id, line.status, line.answer, line.error, boxes]).encode() + b"\n")
-    return content.hexdigest()

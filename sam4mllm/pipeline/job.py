@@ -50,9 +50,12 @@ class Job:
             DataError: The folder belongs to another job.
         """
         shards = pack_shards(queries, shard_size)
-        text = "".join(dump_line(query) for shard in shards for query in shard)
+        digest = hashlib.sha256()
+        for shard in shards:
+            for query in shard:
+                digest.update(dump_line(query).encode())
         content = {
-            "queries": hashlib.sha256(text.encode()).hexdigest(),
+            "queries": digest.hexdigest(),
             "shards": [len(shard) for shard in shards],
             **identity,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -70,21 +71,34 @@ class PreparedTargets:
         Raises:
             DataError: A shard of the store cannot be read.
         """
-        results = list(self.store.results())
-        targets = [result for result in results if isinstance(result, ObjectTarget)]
-        below = [(target.ious[0], target.object_id) for target in targets if target.ious[0] < CORRECT_IOU]
-        boxes = {item.id for sample in self.mixture.samples for item in sample.objects if item.rle is None}
+        # The results are read one by one, and of each only a few numbers are kept.
+        hashes: set[str] = set()
+        results = points_beat_box = below_half = 0
+        worst: tuple[float, str] | None = None
+        ious, box_ious, mean_ious = array("d"), array("d"), array("d")
+        for result in self.store.results():
+            results += 1
+            hashes.add(result.object_hash)
+            if not isinstance(result, ObjectTarget):
+                continue
+            ious.append(result.ious[0])
+            box_ious.append(result.box_iou)
+            mean_ious.append(result.mean_iou)
+            points_beat_box += result.points_beat_box
+            if result.ious[0] < CORRECT_IOU:
+                below_half += 1
+                worst = min(worst or (1.0, ""), (result.ious[0], result.object_id))
         return TargetFigures(
-            objects=len(targets),
-            skipped=len(results) - len(targets),
-            shared=len(results) - len({result.object_hash for result in results}),
-            points_beat_box=sum(target.points_beat_box for target in targets),
-            boxes_alone=len(boxes),
-            below_half=len(below),
-            iou_chosen=fmean(target.ious[0] for target in targets) if targets else None,
-            iou_box_alone=fmean(target.box_iou for target in targets) if targets else None,
-            iou_random_group=fmean(target.mean_iou for target in targets) if targets else None,
-            worst=min(below, default=None),
+            objects=len(ious),
+            skipped=results - len(ious),
+            shared=results - len(hashes),
+            points_beat_box=points_beat_box,
+            boxes_alone=len({i.id for sample in self.mixture.samples for i in sample.objects if i.rle is None}),
+            below_half=below_half,
+            iou_chosen=fmean(ious) if ious else None,
+            iou_box_alone=fmean(box_ious) if ious else None,
+            iou_random_group=fmean(mean_ious) if ious else None,
+            worst=worst,
         )
 
     def to_json(self) -> dict[str, Any]:

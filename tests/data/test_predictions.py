@@ -180,6 +180,15 @@ def test_queries_come_back_as_written(tmp_path: Path) -> None:
     assert read_queries(path) == queries
 
 
+def test_queries_about_one_image_share_its_path(tmp_path: Path) -> None:
+    """A path takes more memory than the rest of a query."""
+    path = tmp_path / "q.jsonl"
+    lines = [{"id": str(number), "image": f"{number % 2}.png", "phrase": "a"} for number in range(4)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    first, second, third, fourth = (query.image for query in read_queries(path))
+    assert first is third and second is fourth and first != second
+
+
 def test_all_bad_queries_are_reported_at_once(tmp_path: Path) -> None:
     good = dump_line(Query("a", Path("a.jpg"), "x"))
     path = tmp_path / "queries.jsonl"
