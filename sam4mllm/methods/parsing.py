@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
+from typing import Any, get_args
 
 from sam4mllm.data.predictions import Confidence
 from sam4mllm.data.sample import Sample
@@ -12,7 +14,9 @@ from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.mllm.engine import Engine, Reply, ScoringEngine
+from sam4mllm.prompts.conversation import Conversation, isolated_conversation, training_conversation
 from sam4mllm.prompts.grammar import AnswerGrammar
+from sam4mllm.recipe.schema import Packing
 
 
 def parse_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], max_new_tokens: int) -> Answer:
@@ -84,8 +88,11 @@ def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
     return sorted(prompts, key=lambda prompt: (require_box(prompt).x1, require_box(prompt).y1))
 
 
-def group_samples(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
-    """Split the samples of one image into groups of at most `size`, without two samples of the same objects in one.
+def group_samples(samples: Sequence[Sample], size: int, packing: Packing = "turns") -> list[list[Sample]]:
+    """Split the samples of one image into groups of at most `size`, in turns without two samples of the same objects.
+
+    In turns the second of two answers about the same objects could be copied from the first. Isolated phrases do not
+    see each other, so they are grouped in their order.
 
     Raises:
         ValueError: The samples are about several images.
@@ -93,6 +100,8 @@ def group_samples(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
     images = {sample.image for sample in samples}
     if len(images) > 1:
         raise ValueError(f"a conversation is about one image; got samples of {sorted(map(str, images))}")
+    if packing == "isolated":
+        return [list(samples[start : start + size]) for start in range(0, len(samples), size)]
     # 1. The n-th sample about the same set of objects goes to layer n, so no layer has two of them.
     layers: list[list[Sample]] = []
     counts: dict[frozenset[str], int] = {}
@@ -105,3 +114,29 @@ def group_samples(samples: Sequence[Sample], size: int) -> list[list[Sample]]:
         layers[layer].append(sample)
     # 2. Each layer is cut into groups.
     return [layer[start : start + size] for layer in layers for start in range(0, len(layer), size)]
+
+
+def check_packing(packing: str) -> None:
+    """Check that `packing` is "turns" or "isolated".
+
+    Raises:
+        ValueError: It is another text.
+    """
+    if packing not in get_args(Packing):
+        raise ValueError(f"packing must be {' or '.join(get_args(Packing))}; got {packing!r}")
+
+
+def packing_setting(packing: Packing) -> dict[str, Any]:
+    """Return the setting for method.json, which has only isolated packing: inference does not depend on it."""
+    return {} if packing == "turns" else {"packing": packing}
+
+
+def packed_conversation(image: Path, exchanges: Sequence[list[tuple[str, str]]], packing: Packing) -> Conversation:
+    """Return one training conversation from the (question, answer) pairs of each phrase, which `packing` arranges.
+
+    Raises:
+        ValueError: No phrases, or one without pairs.
+    """
+    if packing == "isolated":
+        return isolated_conversation(image, exchanges)
+    return training_conversation(image, [pair for of_phrase in exchanges for pair in of_phrase])

@@ -13,12 +13,21 @@ from typing import Any
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import Grid, SamPrompt
 from sam4mllm.methods.base import Answer, PromptTarget, Question, has_targets
-from sam4mllm.methods.parsing import group_samples, parse_reply, reading_order
+from sam4mllm.methods.parsing import (
+    check_packing,
+    group_samples,
+    packed_conversation,
+    packing_setting,
+    parse_reply,
+    reading_order,
+)
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.prompts.conversation import Conversation, inference_conversation, training_conversation
+from sam4mllm.prompts.answer_form import AnswerForm
+from sam4mllm.prompts.conversation import Conversation, inference_conversation
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_prompts
+from sam4mllm.recipe.schema import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +37,10 @@ class Ppg:
     With 0 and 0 the training targets and the answers are boxes alone. Coordinates are written in the convention
     `coordinates`, or, where that is None, plainly on a `grid` of that many bins in both directions. `phrases` is the
     maximum number of phrases in one training conversation; at inference each phrase has a conversation of its own.
+    `packing` is "turns" or "isolated": whether the later phrases of a training conversation see the earlier ones.
 
     Raises:
-        ValueError: A negative number of points, or `grid` or `phrases` below 1.
+        ValueError: A negative number of points, `grid` or `phrases` below 1, or an unknown `packing`.
     """
 
     positives: int
@@ -38,6 +48,7 @@ class Ppg:
     grid: int
     phrases: int
     coordinates: Coordinates | None = None
+    packing: Packing = "turns"
 
     name = "ppg"
     needs_targets = True
@@ -48,6 +59,7 @@ class Ppg:
             raise ValueError(f"positives and negatives must be 0 or more; got {self.positives} and {self.negatives}")
         if min(self.grid, self.phrases) < 1:
             raise ValueError(f"grid and phrases must be 1 or more; got grid={self.grid}, phrases={self.phrases}")
+        check_packing(self.packing)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -57,12 +69,17 @@ class Ppg:
             "grid": self.grid,
             "phrases": self.phrases,
             "coordinates": "grid" if self.coordinates is None else self.coordinates.to_json(),
+            **packing_setting(self.packing),
         }
 
     @property
     def grammar(self) -> AnswerGrammar:
         """The grammar of the answers, in this method's coordinate convention."""
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        return self.grammar.form(self.positives, self.negatives)
 
     def question(self, phrase: str) -> str:
         """Return the text of the question about `phrase`."""
@@ -73,9 +90,9 @@ class Ppg:
     ) -> list[Conversation]:
         """Return a conversation for every `phrases` phrases of the image, once for each rank of the kept prompts.
 
-        Phrases about the same objects go to different conversations; in one conversation the second answer could be
-        copied from the first. An object with fewer kept prompts than another repeats its last one. Objects that are
-        annotated with boxes only are asked for by the question for boxes.
+        Phrases about the same objects go to different conversations, unless the phrases are isolated; in turns the
+        second answer could be copied from the first. An object with fewer kept prompts than another repeats its last
+        one. Objects that are annotated with boxes only are asked for by the question for boxes.
 
         Raises:
             ValueError: The samples are about several images.
@@ -100,11 +117,12 @@ class Ppg:
         assistant: [100,200,300,600] +(150,400)(170,400) -(350,400)
         """
         conversations = []
-        for group in group_samples([sample for sample in samples if has_targets(sample, targets)], self.phrases):
+        usable = [sample for sample in samples if has_targets(sample, targets)]
+        for group in group_samples(usable, self.phrases, self.packing):
             kept = [len(targets[item.id].prompts) for s in group if s.has_masks for item in s.objects]
             for rank in range(max(kept, default=1)):
-                exchanges = [self._exchange(sample, targets, rank) for sample in group]
-                conversations.append(training_conversation(group[0].image, exchanges))
+                exchanges = [[self._exchange(sample, targets, rank)] for sample in group]
+                conversations.append(packed_conversation(group[0].image, exchanges, self.packing))
         return conversations
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:

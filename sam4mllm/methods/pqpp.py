@@ -21,7 +21,10 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, SamPrompt
 from sam4mllm.methods.base import Answer, PromptTarget, Question
 from sam4mllm.methods.parsing import (
+    check_packing,
     group_samples,
+    packed_conversation,
+    packing_setting,
     parse_reply,
     reading_order,
     replace_points,
@@ -29,11 +32,13 @@ from sam4mllm.methods.parsing import (
     require_scoring_engine,
 )
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
+from sam4mllm.prompts.answer_form import AnswerForm
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_points
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion, write_answers
+from sam4mllm.recipe.schema import Packing
 from sam4mllm.targets.sampling import jittered_boxes, poisson_disk, seeded_rng
 
 POINTS_MEAN, POINTS_STD, MAX_POINTS = 10, 4, 20
@@ -64,10 +69,12 @@ class Pqpp:
     P(yes) is above `yes_above`, negative if P(no) is above `no_above`; SAM4MLLM's released settings are 0.75 and 0.9.
     `box_jitter` is the largest offset of a side of a training box, as a share of the side. Coordinates are written in
     the convention `coordinates`, or, where that is None, plainly on a `grid` of that many bins in both directions.
-    `phrases` is the maximum number of phrases in one training conversation.
+    `phrases` is the maximum number of phrases in one training conversation. `packing` is "turns" or "isolated": whether
+    its later phrases see the earlier ones; the second round of a phrase always sees the first.
 
     Raises:
-        ValueError: An unknown `form` or `asked`, a jitter or a threshold out of range, `grid` or `phrases` below 1.
+        ValueError: An unknown `form`, `asked` or `packing`, a jitter or a threshold out of range, `grid` or `phrases`
+            below 1.
     """
 
     form: str
@@ -78,6 +85,7 @@ class Pqpp:
     grid: int
     phrases: int
     coordinates: Coordinates | None = None
+    packing: Packing = "turns"
 
     name = "pqpp"
     needs_targets = False
@@ -96,15 +104,21 @@ class Pqpp:
             raise ValueError(f"yes_above and no_above must be from 0 to 1; got {self.yes_above}, {self.no_above}")
         if min(self.grid, self.phrases) < 1:
             raise ValueError(f"grid and phrases must be 1 or more; got grid={self.grid}, phrases={self.phrases}")
+        check_packing(self.packing)
 
     def settings(self) -> dict[str, Any]:
         coordinates = "grid" if self.coordinates is None else self.coordinates.to_json()
-        return {"name": self.name, **asdict(self), "coordinates": coordinates}
+        fields = {key: value for key, value in asdict(self).items() if key != "packing"}
+        return {"name": self.name, **fields, "coordinates": coordinates, **packing_setting(self.packing)}
 
     @property
     def grammar(self) -> AnswerGrammar:
         """The grammar of the answers, in this method's coordinate convention."""
         return AnswerGrammar(self.coordinates or Coordinates(Grid((self.grid, self.grid))))
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        return self.grammar.form(0, 0)
 
     def training_conversations(
         self, samples: Sequence[Sample], targets: Mapping[str, PromptTarget]
@@ -117,10 +131,8 @@ class Pqpp:
             ValueError: The samples are about several images.
         """
         return [
-            training_conversation(
-                group[0].image, [exchange for sample in group for exchange in self._exchanges(sample)]
-            )
-            for group in group_samples(samples, self.phrases)
+            packed_conversation(group[0].image, [list(self._exchanges(sample)) for sample in group], self.packing)
+            for group in group_samples(samples, self.phrases, self.packing)
         ]
 
     def preview_prompts(self, sample: Sample, targets: Mapping[str, PromptTarget]) -> list[SamPrompt]:

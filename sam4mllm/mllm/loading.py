@@ -133,8 +133,8 @@ def longest_input(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def load_longest_input(base: str) -> int | None:
-    """Return `longest_input` of a base model, of which only the config is loaded.
+def load_config(base: str) -> Any:
+    """Load the config of a base model.
 
     Raises:
         ModelError: The config cannot be loaded.
@@ -142,7 +142,7 @@ def load_longest_input(base: str) -> int | None:
     from transformers import AutoConfig
 
     try:
-        return longest_input(AutoConfig.from_pretrained(resolve_base(base), trust_remote_code=False))
+        return AutoConfig.from_pretrained(resolve_base(base), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _base_error(base, error) from error
 

@@ -1,11 +1,15 @@
 """Conversation: an image and the turns of user and assistant about it, as messages for a chat template.
 
-One conversation may hold several phrases of its image, as question and answer in turn.
+Chat may have no image. One conversation may hold several phrases of its image, as question and answer in turn; later
+phrases see earlier ones. In a conversation of several branches, each branch is a conversation of its own that does not
+see the others; in training they share the tokens of the image in one sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,20 +45,36 @@ class Turn:
 class Conversation:
     """An image and the turns about it, which alternate and begin with the user's.
 
-    `image` is a path, a PIL image or an array (H, W, 3) uint8 RGB; files are not opened here.
+    `image` is a path, a PIL image or an array (H, W, 3) uint8 RGB, or None for chat without an image; files are not
+    opened here. `branch_starts` are the indices of the turns with which branches begin, (0,) for a single branch.
 
     Raises:
-        ValueError: No turn, or turns that do not alternate or do not begin with the user's.
+        ValueError: No turn, turns that do not alternate or do not begin with the user's, or a branch that does not
+            begin with a turn of the user.
     """
 
     image: str | Path | Image | npt.NDArray[np.uint8] | None
     turns: tuple[Turn, ...]
+    branch_starts: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
         roles = [turn.role for turn in self.turns]
         expected = [("user", "assistant")[index % 2] for index in range(len(roles))]
         if not roles or roles != expected:
             raise ValueError(f"the turns of a conversation alternate and begin with the user's; got {roles}")
+        starts = (*self.branch_starts, len(roles))
+        if starts[0] != 0 or any(a >= b or a % 2 for a, b in pairwise(starts)):
+            raise ValueError(f"branches begin with turn 0 and further turns of the user; got {self.branch_starts}")
+
+    @property
+    def branches(self) -> tuple[Conversation, ...]:
+        """The branches as conversations of a single branch, in their order."""
+        if len(self.branch_starts) == 1:
+            return (self,)
+        ends = (*self.branch_starts[1:], len(self.turns))
+        return tuple(
+            Conversation(self.image, self.turns[start:end]) for start, end in zip(self.branch_starts, ends, strict=True)
+        )
 
     @property
     def awaits_answer(self) -> bool:
@@ -67,8 +87,10 @@ class Conversation:
         The placeholder of the image is `{"type": "image"}`; the processor takes `image` as a separate argument.
 
         Raises:
-            ValueError: `turns` is 0.
+            ValueError: `turns` is 0, or the conversation has several branches, which no chat template renders at once.
         """
+        if len(self.branch_starts) > 1:
+            raise ValueError(f"messages are those of one branch; got a conversation of {len(self.branch_starts)}")
         first_turns = self.turns[:turns]
         if not first_turns:
             raise ValueError(f"messages need at least one turn; got turns={turns}")
@@ -86,7 +108,7 @@ def inference_conversation(image: str | Path | Image | npt.NDArray[np.uint8], qu
 
 
 def training_conversation(
-    image: str | Path | Image | npt.NDArray[np.uint8], exchanges: list[tuple[str, str]]
+    image: str | Path | Image | npt.NDArray[np.uint8] | None, exchanges: list[tuple[str, str]]
 ) -> Conversation:
     """Return a conversation of (question, answer) pairs about one image, or none, with every answer supervised.
 
@@ -99,3 +121,16 @@ def training_conversation(
         for turn in (Turn("user", question), Turn("assistant", answer, supervised=True))
     ]
     return Conversation(image, tuple(turns))
+
+
+def isolated_conversation(
+    image: str | Path | Image | npt.NDArray[np.uint8], branches: Sequence[list[tuple[str, str]]]
+) -> Conversation:
+    """Return a conversation with a branch for each list of (question, answer) pairs, every answer supervised.
+
+    Raises:
+        ValueError: No branches, or a branch without pairs.
+    """
+    parts = [training_conversation(image, exchanges).turns for exchanges in branches]
+    starts = accumulate((len(turns) for turns in parts[:-1]), initial=0)
+    return Conversation(image, tuple(turn for turns in parts for turn in turns), tuple(starts))

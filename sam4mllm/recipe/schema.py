@@ -18,6 +18,7 @@ from sam4mllm.recipe.yaml_text import write_yaml
 from sam4mllm.utils.settings import ExpandedPath, Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Packing = Literal["turns", "isolated"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 BOTH_REMOVED = (
@@ -97,6 +98,9 @@ class MethodSection(Section):
     """Bins of the coordinate grid on each axis, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
     """The maximum number of phrases in one training conversation; at inference each phrase has a separate one."""
+    packing: Packing = "turns"
+    """How a training conversation holds its phrases. turns: one after another, and later phrases see earlier ones.
+    isolated: they share the tokens of the image and do not see each other, as at inference."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

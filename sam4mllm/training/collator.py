@@ -4,11 +4,15 @@ Loss is computed on the tokens of the supervised answers and on the token that e
 is the difference between the conversation rendered with the answer and the conversation rendered up to the prompt for
 it, so the tokens that carry loss are those that the model generates at inference. A template's `{% generation %}` block
 is not used, because it need not begin where the prompt ends.
+
+The branches of a conversation (isolated phrases) become one sequence: the tokens that all have in common, with the
+image, and then the other tokens of each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +21,7 @@ from sam4mllm.errors import DataError, ModelError
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.training.isolation import BRANCH_IDS, POSITIONS
 
 IGNORED = -100
 """The label that torch's cross entropy ignores."""
@@ -29,7 +34,8 @@ class Collator:
     """A callable that makes a batch: `input_ids`, `attention_mask` and `labels`, and the tensors of the images.
 
     The first three are (B, T) int64, padded on the right. Floating-point tensors are cast to the model's dtype.
-    `labels` is IGNORED everywhere but on the supervised answers.
+    `labels` is IGNORED everywhere but on the supervised answers. If a conversation has several branches, the batch also
+    has the tensors of `training.isolation`, for a model prepared by `isolate_branches`.
 
     Raises:
         DataError: (when called) An image cannot be read, or a conversation has no supervised answer.
@@ -42,21 +48,102 @@ class Collator:
         self._dtype = mllm.dtype
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
+        # The processor gets the first branch of each conversation, so that each image is processed once.
         inputs = model_inputs(
             self._processor,
-            [messages_with_image(conversation) for conversation in conversations],
+            [messages_with_image(conversation.branches[0]) for conversation in conversations],
             padding_side="right",
         )
-        labels = torch.full_like(inputs["input_ids"], IGNORED)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        for row, (conversation, length) in enumerate(zip(conversations, lengths, strict=True)):
-            ids = inputs["input_ids"][row, :length].tolist()
-            spans = answer_spans(conversation, ids, self._processor)
-            labels[row, :length] = torch.tensor(label_row(conversation, ids, spans, self._end_ids))
+        sequences = [
+            self._sequence(conversation, inputs["input_ids"][row, :length].tolist())
+            for row, (conversation, length) in enumerate(zip(conversations, lengths, strict=True))
+        ]
         batch = {
             name: value.to(self._dtype) if torch.is_floating_point(value) else value for name, value in inputs.items()
         }
-        return {**batch, "labels": labels}
+        if any(len(conversation.branch_starts) > 1 for conversation in conversations):
+            batch.update(_branch_tensors(sequences, batch, self._processor.tokenizer.pad_token_id))
+        return {**batch, "labels": _padded([each.labels for each in sequences], IGNORED)}
+
+    def _sequence(self, conversation: Conversation, ids: list[int]) -> _Sequence:
+        """Return the sequence of a conversation, of whose first branch the tokens are `ids`."""
+        branches = conversation.branches
+        ids_of_branches = [ids, *branch_ids(branches, ids, self._processor)]
+        labels, first_answers = [], []
+        for branch, branch_tokens in zip(branches, ids_of_branches, strict=True):
+            spans = answer_spans(branch, branch_tokens, self._processor)
+            labels.append(label_row(branch, branch_tokens, spans, self._end_ids))
+            first_answers.append(min((start for start, end in spans if end), default=len(branch_tokens)))
+        # The token before an answer predicts its first one, so it belongs to the branch.
+        shared = min(common_length(ids_of_branches), min(first_answers) - 1) if len(branches) > 1 else len(ids)
+        sequence = _Sequence(ids[:shared], labels[0][:shared], [0] * shared, list(range(shared)))
+        for number, (branch_tokens, branch_labels) in enumerate(zip(ids_of_branches, labels, strict=True), start=1):
+            sequence.ids.extend(branch_tokens[shared:])
+            sequence.labels.extend(branch_labels[shared:])
+            sequence.branches.extend([number] * (len(branch_tokens) - shared))
+            sequence.positions.extend(range(shared, len(branch_tokens)))
+        return sequence
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """One row of a batch without padding: token ids, labels, and the branch and position of each token."""
+
+    ids: list[int]
+    labels: list[int]
+    branches: list[int]
+    positions: list[int]
+
+
+def _branch_tensors(sequences: Sequence[_Sequence], batch: dict[str, Any], pad_id: int) -> dict[str, torch.Tensor]:
+    """Return the tensors that replace those of the first branches in a batch, and those for `isolate_branches`."""
+    tensors = {
+        "input_ids": _padded([each.ids for each in sequences], pad_id),
+        "attention_mask": _padded([[1] * len(each.ids) for each in sequences], 0),
+        BRANCH_IDS: _padded([each.branches for each in sequences], -1),
+        POSITIONS: _padded([each.positions for each in sequences], 0),
+    }
+    longest = tensors["input_ids"].shape[1]
+    for name in (name for name in batch if name.endswith("token_type_ids")):
+        # The kinds of tokens, of images or of text (0): all images are in the prefix.
+        kinds = torch.nn.functional.pad(batch[name], (0, max(0, longest - batch[name].shape[1])))[:, :longest]
+        tensors[name] = kinds * (tensors[BRANCH_IDS] == 0)
+    return tensors
+
+
+def _padded(rows: Sequence[list[int]], padding: int) -> torch.Tensor:
+    """Return rows of different lengths as (B, T) int64, padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [padding] * (longest - len(row)) for row in rows])
+
+
+def branch_ids(branches: Sequence[Conversation], ids: Sequence[int], processor: Any) -> list[list[int]]:
+    """Return the token ids of all branches but the first, whose ids, with the tokens of the image, are `ids`.
+
+    Raises:
+        ModelError: The branches' texts differ before the image ends.
+    """
+    # In `ids` the image's placeholder has grown to many tokens; from the first difference on the ids are the text's.
+    texts = [processor.apply_chat_template(branch.messages(), tokenize=False) for branch in branches]
+    first, *others = processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    shift = len(ids) - len(first)
+    rows = []
+    for other in others:
+        shared = common_length([first, other])
+        if list(ids[shared + shift :]) != list(first[shared:]):
+            raise ModelError(
+                "the chat template puts text of a phrase before the image, or the processor's tokens are not those of "
+                "the rendered chat, so phrases cannot share the image; set method.packing=turns"
+            )
+        rows.append([*ids[: shared + shift], *other[shared:]])
+    return rows
+
+
+def common_length(rows: Sequence[Sequence[Any]]) -> int:
+    """Return the length of the longest common beginning of several rows of token ids, or of several texts."""
+    shortest = min(map(len, rows))
+    return next((index for index in range(shortest) if len({row[index] for row in rows}) > 1), shortest)
 
 
 def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any) -> list[Span]:
@@ -82,7 +169,8 @@ def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any)
         if not (full.startswith(before) and full.startswith(after)):
             raise ModelError(
                 "the chat template renders earlier turns differently once later turns follow, so the tokens trained on "
-                "would not be those of the prompt at inference; use method.name=ppg with method.phrases=1"
+                "would not be those of the prompt at inference; use method.name=ppg with method.packing=isolated or "
+                "method.phrases=1"
             )
         end = len(after.rstrip())
         inside = [index for index, (start, stop) in enumerate(offsets) if stop > len(before) and start < end]
@@ -130,4 +218,4 @@ def describe(conversation: Conversation) -> str:
     image = conversation.image
     name = f"image {image if not hasattr(image, 'size') else type(image).__name__}" if image is not None else "no image"
     question = conversation.turns[0].text
-    return f"image {name}, {question if len(question) <= 120 else question[:117] + '...'!r}"
+    return f"{name}, {question if len(question) <= 120 else question[:117] + '...'!r}"

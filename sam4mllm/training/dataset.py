@@ -82,7 +82,9 @@ def digest(conversations: Sequence[Conversation]) -> str:
     sha256 = hashlib.sha256()
     for conversation in conversations:
         turns = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
-        sha256.update(_image_digest(conversation) + json.dumps(turns).encode())
+        # With a single branch it is the digest that earlier versions recorded.
+        text = json.dumps([turns, conversation.branch_starts] if len(conversation.branch_starts) > 1 else turns)
+        sha256.update(_image_digest(conversation) + text.encode())
     return sha256.hexdigest()
 
 
@@ -99,7 +101,7 @@ def answer_digests(conversations: Sequence[Conversation]) -> set[str]:
 
 def _image_digest(conversation: Conversation) -> bytes:
     image = conversation.image
-    name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
     if image is None:
         return b""
+    name = str(image).encode() if isinstance(image, str | Path) else np.asarray(image).tobytes()
     return hashlib.sha256(name).digest()

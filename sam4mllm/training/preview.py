@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from sam4mllm.data.images import as_rgb
 from sam4mllm.data.mixture import Mixture
@@ -105,7 +106,7 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
         text = "\n".join(f"{turn.role}: {turn.text}" for turn in conversation.turns)
         return ConversationPreview(image, text, round(_text_tokens(conversation) + area / _IMAGE), None)
     batch = Collator(mllm)([conversation])
-    text = mllm.processor.apply_chat_template(conversation.messages(), tokenize=False)
+    text = rendered_text(mllm.processor, conversation)
     _, patch = vision_tower_size(mllm.model.get_base_model())
     pixels = batch.get("pixel_values")
     return ConversationPreview(
@@ -115,6 +116,18 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
         supervised=int((batch["labels"] != IGNORED).sum()),
         patches=None if patch is None or pixels is None else pixels.numel() / patch,
     )
+
+
+def rendered_text(processor: Any, conversation: Conversation) -> str:
+    """Return the text of a conversation; of further branches, the part behind what all have in common."""
+    from sam4mllm.training.collator import common_length
+
+    texts = [processor.apply_chat_template(each.messages(), tokenize=False) for each in conversation.branches]
+    if len(texts) == 1:
+        return str(texts[0])
+    shared = common_length(texts)
+    branches = [f"\n[isolated phrase {number}] {text[shared:]}" for number, text in enumerate(texts, start=1)]
+    return texts[0][:shared] + "".join(branches)
 
 
 def _first_conversations(mixture: Mixture, training_set: TrainingSet, recipe: Recipe) -> list[list[Conversation]]:
@@ -136,9 +149,21 @@ def _first_conversations(mixture: Mixture, training_set: TrainingSet, recipe: Re
         conversations: list[Conversation] = [
             each for image in sampled.images[:IMAGES_PER_SET] for each in by_image[entry.is_chat].get(image, [])
         ]
+        if entry.is_chat:
+            chats = training_set.conversations[next_chat : next_chat + sampled.count]
+            next_chat += sampled.count
+            conversations += [each for each in chats if each.image is None][:IMAGES_PER_SET]
         first.append(sorted(conversations, key=lambda each: id(each) in already_shown))
         already_shown.update(id(each) for each in first[-1][:SHOWN_PER_SET])
     return first
+
+
+def _area(conversation: Conversation, recipe: Recipe) -> float:
+    """Return the pixels of the image within the recipe's limits; 0 if there is no image."""
+    if conversation.image is None:
+        return 0.0
+    area = float(as_rgb(conversation.image)[..., 0].size)
+    return min(max(area, recipe.model.min_pixels or 0.0), recipe.model.max_pixels or area)
 
 
 def _characters(conversation: Conversation) -> int:
@@ -148,16 +173,4 @@ def _characters(conversation: Conversation) -> int:
 
 def _text_tokens(conversation: Conversation) -> float:
     """Estimate the tokens of the text from its characters."""
-        if entry.is_chat:
-            chats = training_set.conversations[next_chat : next_chat + sampled.count]
-            next_chat += sampled.count
-            conversations += [each for each in chats if each.image is None][:IMAGES_PER_SET]
     return sum(_TURN + len(turn.text) / (_QUESTION if turn.role == "user" else _ANSWER) for turn in conversation.turns)
-def _area(conversation: Conversation, recipe: Recipe) -> float:
-    """Return the pixels of the image within the recipe's limits; 0 if there is no image."""
-    if conversation.image is None:
-        return 0.0
-    area = float(as_rgb(conversation.image)[..., 0].size)
-    return min(max(area, recipe.model.min_pixels or 0.0), recipe.model.max_pixels or area)
-
-

@@ -15,7 +15,7 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.mllm.chat_template import renders_several_answers
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
-from sam4mllm.mllm.loading import is_hub_id, load_longest_input, load_processor
+from sam4mllm.mllm.loading import is_hub_id, load_config, load_processor, longest_input
 from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.training.data_check import check_texts, long_chat_notes
@@ -32,18 +32,25 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
     Raises:
         RecipeError: A conversation has several answers, which the template cannot render.
         DataError: Phrases or chats hold control tokens of the template.
-        ModelError: The base has no usable processor or chat template.
+        ModelError: The base has no usable processor or chat template, or it cannot isolate phrases and the recipe asks
+            for it.
     """
-    from sam4mllm.training.collator import answer_spans
+    from sam4mllm.training.collator import answer_spans, branch_ids
+    from sam4mllm.training.isolation import check_isolation
 
     # 1. One answer: the processor's tokens are those of the rendered text.
+    config = load_config(recipe.model.base)
     processor, _ = load_processor(recipe.model.base, recipe.model.image_size)
     conversation = training_conversation(np.zeros((224, 224, 3), dtype=np.uint8), [("?", "[1,2]")])
     inputs = model_inputs(processor, [messages_with_image(conversation)], padding_side="right")
-    answer_spans(conversation, inputs["input_ids"][0].tolist(), processor)
+    ids = inputs["input_ids"][0].tolist()
+    answer_spans(conversation, ids, processor)
+    if recipe.method.packing == "isolated" and recipe.method.phrases > 1:
+        check_isolation(config, recipe.model.attn_implementation)
+        branch_ids([conversation, training_conversation(conversation.image, [("!", "[3]")])], ids, processor)
     # 2. The texts of all records.
     check_texts(processor, [*mixture.samples, *held_out], mixture.dialogues)
-    for note in long_chat_notes(processor, load_longest_input(recipe.model.base), mixture.dialogues):
+    for note in long_chat_notes(processor, longest_input(config), mixture.dialogues):
         logger.warning("%s", note)
     # 3. Several answers. Their number does not depend on the targets, so boxes replace these.
     if renders_several_answers(processor):
@@ -52,7 +59,7 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
         item.id: SimpleNamespace(prompts=[SamPrompt(item.box)]) for sample in mixture.samples for item in sample.objects
     }
     conversations = make_training_set(mixture, targets, method_of_recipe(recipe)).conversations
-    several = [each for each in conversations if len(each.turns) > 2]
+    several = [each for each in conversations if any(len(branch.turns) > 2 for branch in each.branches)]
     if several:
         raise RecipeError(
             f"model.base {recipe.model.base!r}: its chat template renders earlier answers differently once later turns "
@@ -78,7 +85,8 @@ def check_template_if_available(recipe: Recipe, mixture: Mixture) -> None:
 def _advice(recipe: Recipe, mixture: Mixture) -> str:
     """Return the settings with which all conversations have one answer."""
     settings = ["method.name=ppg"] if recipe.method.name != "ppg" else []
-    settings += ["method.phrases=1"] if recipe.method.phrases > 1 else []
+    if recipe.method.phrases > 1 and recipe.method.packing == "turns":
+        settings.append("method.packing=isolated (or method.phrases=1)")
     advice = [f"set {' and '.join(settings)}"] if settings else []
     if any(len(dialogue.exchanges) > 1 for dialogue in mixture.dialogues):
         advice.append("leave chat of several exchanges out of data.train")

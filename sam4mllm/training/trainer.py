@@ -258,7 +258,10 @@ def _make_trainer(
     from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback, ResumedLearningRate
     from sam4mllm.training.checked_trainer import CheckedTrainer
     from sam4mllm.training.collator import Collator
+    from sam4mllm.training.isolation import isolate_branches
 
+    if any(len(conversation.branch_starts) > 1 for conversation in conversations):
+        isolate_branches(mllm.model)
     trainer = CheckedTrainer(
         model=mllm.model,
         args=arguments,

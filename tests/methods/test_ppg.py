@@ -1,4 +1,4 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +177,23 @@ def test_settings_build_an_equal_method():
 def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(RecipeError, match=message):
         method_from_settings(settings)
+
+
+def test_isolated_phrases_are_branches_that_may_be_about_the_same_objects():
+    samples = [sample("a", "left"), sample("b", "left"), sample("c", "right", "left"), sample("d", "right")]
+    turns = replace(PPG, phrases=3).training_conversations(samples, TARGETS)
+    assert [len(each.turns) for each in turns] == [6, 2] and all(each.branch_starts == (0,) for each in turns)
+    isolated = replace(PPG, phrases=3, packing="isolated").training_conversations(samples, TARGETS)
+    assert [len(each.turns) for each in isolated] == [6, 2]
+    branches = [branch for each in isolated for branch in each.branches]
+    # What is trained is what is asked: one phrase at a time.
+    asked = replace(PPG, phrases=1).training_conversations(samples, TARGETS)
+    assert sorted(map(texts, branches)) == sorted(map(texts, asked))
+
+
+def test_packing_is_a_setting_that_is_recorded_where_it_is_isolated():
+    assert "packing" not in PPG.settings()
+    isolated = replace(PPG, packing="isolated")
+    assert method_from_settings(isolated.settings()) == isolated
+    with pytest.raises(RecipeError, match="packing must be turns or isolated; got 'rows'"):
+        method_from_settings({**PPG.settings(), "packing": "rows"})

@@ -235,6 +235,7 @@ def test_settings_build_an_equal_method() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"packing": "rows"}, "packing must be turns or isolated; got 'rows'"),
         ({"form": "row"}, "form must be list or single"),
         ({"asked": "disk"}, "asked grid or pattern"),
         ({"box_jitter": 0.5}, "box_jitter must be from 0"),
@@ -245,3 +246,13 @@ def test_settings_build_an_equal_method() -> None:
 def test_invalid_settings_are_refused(change: dict, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         method_from_settings({"name": "pqpp", **SETTINGS, **change})
+
+
+def test_isolated_phrases_are_branches_of_both_rounds() -> None:
+    samples = [sample("the ball", disk(40, 50, 20)), sample("the moon", disk(90, 30, 15), number=1)]
+    isolated = Pqpp(**SETTINGS | {"packing": "isolated"})
+    (conversation,) = isolated.training_conversations(samples, {})
+    assert list(conversation.branches) == Pqpp(**SETTINGS | {"phrases": 1}).training_conversations(samples, {})
+    assert [len(branch.turns) for branch in conversation.branches] == [4, 4]
+    assert method_from_settings(isolated.settings()) == isolated
+    assert "packing" not in LIST.settings()

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
+from sam4mllm.prompts.conversation import (
+    Conversation,
+    Turn,
+    inference_conversation,
+    isolated_conversation,
+    training_conversation,
+)
 
 Q1, A1 = Turn("user", "where?"), Turn("assistant", "here", supervised=True)
 Q2, A2 = Turn("user", "and there?"), Turn("assistant", "there", supervised=True)
@@ -58,3 +64,21 @@ def test_only_the_assistant_is_supervised() -> None:
 def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(ValueError, match='"user" or "assistant"'):
         Turn("system", "be kind")  # type: ignore[arg-type]
+
+
+def test_branches_are_conversations_of_their_own() -> None:
+    pairs = [[("a?", "1")], [("b?", "2"), ("c?", "3")], [("d?", "4")]]
+    conversation = isolated_conversation("image.png", pairs)
+    assert conversation.branch_starts == (0, 2, 6)
+    assert list(conversation.branches) == [training_conversation("image.png", each) for each in pairs]
+    (single,) = conversation.branches[0].branches
+    assert single == conversation.branches[0]
+    with pytest.raises(ValueError, match="messages are those of one branch; got a conversation of 3"):
+        conversation.messages()
+
+
+@pytest.mark.parametrize("starts", [(), (2,), (0, 1), (0, 2, 2), (0, 4)])
+def test_branches_begin_with_turns_of_the_user(starts: tuple[int, ...]) -> None:
+    turns = training_conversation("image.png", [("a?", "1"), ("b?", "2")]).turns
+    with pytest.raises(ValueError, match="branches begin with turn 0"):
+        Conversation("image.png", turns, starts)

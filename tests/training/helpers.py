@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +70,23 @@ class StopAt(TrainerCallback):
 
 
 def run_fit(
-    recipe: Recipe, *, stop: TrainerCallback | None = None, validate: Callable[[], Validation] | None = None
+    recipe: Recipe,
+    *,
+    stop: TrainerCallback | None = None,
+    validate: Callable[[], Validation] | None = None,
+    conversations: Sequence[Conversation] | None = None,
 ) -> RunFolder:
-    """Train `make_conversations()` with a new adapter, or resume the run."""
+    """Train `conversations`, by default `make_conversations()`, with a new adapter, or resume the run."""
     run = RunFolder.create(recipe)
     mllm = attach_lora(load_mllm(recipe.model.base), recipe.lora, recipe.seed)
-    fit(mllm, make_conversations(), recipe, run, validate=validate, callbacks=[stop] if stop else [])
+    fit(
+        mllm,
+        make_conversations() if conversations is None else conversations,
+        recipe,
+        run,
+        validate=validate,
+        callbacks=[stop] if stop else [],
+    )
     return run
 
 

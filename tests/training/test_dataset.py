@@ -11,7 +11,8 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.training.dataset import make_training_set, spread
+from sam4mllm.prompts.conversation import isolated_conversation, training_conversation
+from sam4mllm.training.dataset import digest, make_training_set, spread
 
 METHOD = Ppg(0, 0, 10, 5)
 
@@ -58,6 +59,13 @@ def test_phrases_with_targets_become_conversations_and_chat_follows():
         ("What else?", False),
         ("Round.", True),
     ]
+
+
+def test_the_digest_depends_on_the_branches():
+    pairs = [("a?", "1"), ("b?", "2")]
+    turns, isolated = training_conversation("1.jpg", pairs), isolated_conversation("1.jpg", [pairs[:1], pairs[1:]])
+    assert digest([turns]) != digest([isolated])
+    assert digest([isolated_conversation("1.jpg", [pairs])]) == digest([turns])
 
 
 def test_an_empty_training_set_is_an_error():

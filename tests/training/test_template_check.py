@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.readers.chat import Dialogue
-from sam4mllm.errors import RecipeError, Sam4mllmError
+from sam4mllm.errors import ModelError, RecipeError, Sam4mllmError
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.testing import save_tiny_mllm
@@ -45,13 +46,48 @@ def recipe_of(data: Path, base: str, *overrides: str) -> Recipe:
 @pytest.mark.parametrize("stage", [prepare_targets, train])
 def test_a_refused_recipe_leaves_no_run_folder_and_computes_no_target(data: Path, one_answer: str, stage) -> None:
     recipe = recipe_of(data, one_answer)
-    with pytest.raises(RecipeError, match=r"only conversations of one answer .* set method\.phrases=1, or") as caught:
+    with pytest.raises(
+        RecipeError, match=r"only conversations of one answer .* set method\.packing=isolated"
+    ) as caught:
         stage(recipe, device="cpu")
     assert "\n" not in str(caught.value)
     assert not recipe.output.exists() and not recipe.targets.store.exists()
-    # The advised setting is not refused: the next error is that of the segmenter, which does not exist.
-    with pytest.raises(Sam4mllmError, match=r"none\.pth"):
-        stage(recipe_of(data, one_answer, "method.phrases=1"), device="cpu")
+    # The advised settings are not refused: the next error is that of the segmenter, which does not exist.
+    for index, advised in enumerate(("method.packing=isolated", "method.phrases=1")):
+        with pytest.raises(Sam4mllmError, match=r"none\.pth"):
+            stage(recipe_of(data, one_answer, advised, f"output={data.parent}/run{index}"), device="cpu")
+
+
+@pytest.mark.parametrize("stage", [prepare_targets, train])
+@pytest.mark.parametrize(
+    ("family", "setting", "reason"),
+    [
+        (
+            "fast_vlm",
+            "model.attn_implementation=flash_attention_2",
+            r"'flash_attention_2' does not take; set model\.attn",
+        ),
+        (
+            "lfm2_vl",
+            "model.dtype=auto",
+            r"'lfm2_vl' has layers of the kind 'indexed_attention', .*; set method",
+        ),
+    ],
+)
+def test_a_model_that_cannot_isolate_phrases_is_refused_at_the_start(
+    data: Path, tmp_path: Path, stage, family: str, setting: str, reason: str
+) -> None:
+    base = save_tiny_mllm(family, tmp_path / "base")
+    if family == "lfm2_vl":
+        file = base / "config.json"
+        config = json.loads(file.read_text())
+        config["text_config"]["layer_types"][0] = "indexed_attention"
+        file.write_text(json.dumps(config))
+    recipe = recipe_of(data, str(base), "method.packing=isolated", setting)
+    with pytest.raises(ModelError, match=reason) as caught:
+        stage(recipe, device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not recipe.output.exists() and not recipe.targets.store.exists()
 
 
 def test_the_two_rounds_of_pqpp_are_several_answers(data: Path, one_answer: str) -> None:
