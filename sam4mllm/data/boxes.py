@@ -21,7 +21,6 @@ def check_box(box: Box, size_wh: tuple[int, int], rle: Rle | None = None) -> Non
         DataError: The mask has no pixel; the box has no area in the image, leaves it, is normalized to its size, or
             does not fit the mask. The message names the form that the numbers seem to be in.
     """
-    numbers = [round(value, 2) for value in box]
     if rle is not None:
         tight = tight_box(rle)
         if tight is None:
@@ -30,8 +29,9 @@ def check_box(box: Box, size_wh: tuple[int, int], rle: Rle | None = None) -> Non
             )
         if _are_close(box, tight):
             return
-        if form := _other_form(box, tight, size_wh):
-            raise DataError(f"the box {numbers} does not fit its mask, whose box is {list(tight)}; {form}", "box")
+    numbers = [round(value, 2) for value in box]
+    if rle is not None and tight is not None and (form := _other_form(box, tight, size_wh)):
+        raise DataError(f"the box {numbers} does not fit its mask, whose box is {list(tight)}; {form}", "box")
     if not box.clip(size_wh).area:
         raise DataError(f"the box {numbers} has no area in the image of {size_wh} (width, height)", "box")
     if max(box) <= 1 and min(size_wh) > 1:
@@ -52,7 +52,13 @@ def check_box(box: Box, size_wh: tuple[int, int], rle: Rle | None = None) -> Non
 
 
 def _are_close(box: Box, other: Box) -> bool:
-    return bool(box.area) and all(abs(a - b) <= _TOLERANCE for a, b in zip(box, other, strict=True))
+    return (
+        abs(box.x1 - other.x1) <= _TOLERANCE
+        and abs(box.y1 - other.y1) <= _TOLERANCE
+        and abs(box.x2 - other.x2) <= _TOLERANCE
+        and abs(box.y2 - other.y2) <= _TOLERANCE
+        and bool(box.area)
+    )
 
 
 def _other_form(box: Box, tight: Box, size_wh: tuple[int, int]) -> str | None:

@@ -25,6 +25,8 @@ Used = TypeVar("Used")
 Rgb: TypeAlias = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
 
+_USUAL_FORMATS = ("JPEG", "PNG")
+
 # EXIF's orientation tag, and the transposition that corrects each of its values.
 _ORIENTATION = 0x0112
 _UPRIGHT = 1
@@ -91,7 +93,9 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
 def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Open an image file of any format that Pillow decodes itself; for EPS it would run Ghostscript."""
     Image.init()
-    return Image.open(source, formats=[name for name in Image.ID if name != "EPS"])
+    # Pillow tries the formats in this order, and some of those before JPEG and PNG in its own take ten times as long.
+    others = [name for name in Image.ID if name not in ("EPS", *_USUAL_FORMATS)]
+    return Image.open(source, formats=[*_USUAL_FORMATS, *others])
 
 
 def _opened(path: Path, use: Callable[[Image.Image], Used]) -> Used:

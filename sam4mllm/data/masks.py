@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import lru_cache
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -54,7 +57,13 @@ def decode(rle: Rle) -> npt.NDArray[np.bool_]:
 
 def area(rle: Rle) -> int:
     """Count the pixels of a mask."""
-    return int(coco.area({"size": rle["size"], "counts": rle["counts"].encode("ascii")}))
+    return _area(rle["size"][0], rle["size"][1], rle["counts"])
+
+
+# The sentences about one object are read one after the other, and each of their samples needs its area.
+@lru_cache(maxsize=16)
+def _area(height: int, width: int, counts: str) -> int:
+    return int(coco.area({"size": [height, width], "counts": counts.encode("ascii")}))
 
 
 def tight_box(rle: Rle) -> Box | None:
@@ -85,26 +94,42 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"a segmentation is a list of polygons or an RLE; got {shorten(segmentation)}")
     for number, polygon in enumerate(segmentation, start=1):
-        if not isinstance(polygon, list) or not all(is_number(value) for value in polygon):
+        if not isinstance(polygon, list) or not _are_numbers(polygon):
             raise ValueError(f"a polygon is a list of finite numbers; got {shorten(polygon)}")
         if len(polygon) < 6 or len(polygon) % 2:
             raise ValueError(
                 f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers in polygon {number} of "
                 f"{len(segmentation)}; remove that polygon, or the object and the phrases about it"
             )
-        if max(map(abs, polygon)) > _MAX_RELATIVE_COORDINATE * max(size_hw):
+        if max(max(polygon), -min(polygon)) > _MAX_RELATIVE_COORDINATE * max(size_hw):
             raise ValueError(
                 f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "
                 f"got {max(polygon, key=abs):g}, which is far outside"
             )
-    if min(size_hw) > 1 and are_normalized([value for polygon in segmentation for value in polygon]):
+    # The first condition holds for nearly no segmentation, and costs less than the others.
+    if (
+        all(max(polygon) <= 1 for polygon in segmentation)
+        and min(size_hw) > 1
+        and are_normalized([value for polygon in segmentation for value in polygon])
+    ):
         raise ValueError(
             f"the polygons are normalized to the image's size (all of their numbers are from 0 to 1); give pixels of "
             f"{(width, height)} (width, height)"
         )
     _check_pixels(height, width)
-    merged = coco.merge(coco.frPyObjects(segmentation, height, width))
+    parts = coco.frPyObjects(segmentation, height, width)
+    merged = coco.merge(parts) if len(parts) > 1 else parts[0]
     return Rle(size=[height, width], counts=merged["counts"].decode("ascii"))
+
+
+def _are_numbers(values: list[Any]) -> bool:
+    """Return whether all values are numbers for `is_number`, with fewer steps where all are plain int and float."""
+    largest = sys.float_info.max
+    # A sum with nan is nan, so minimum and maximum are defined after it; those of integers may be too large for it.
+    with suppress(OverflowError):
+        if set(map(type, values)) <= {int, float} and isfinite(sum(values)):
+            return -largest <= min(values, default=0) and max(values, default=0) <= largest
+    return all(map(is_number, values))
 
 
 def are_normalized(values: Sequence[float]) -> bool:

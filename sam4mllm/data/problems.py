@@ -7,7 +7,7 @@ A reader parses each record in a block of `record_errors()`. An error of the blo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
 from sam4mllm.errors import DataError
@@ -28,21 +28,31 @@ def listing_problems() -> Iterator[list[DataError]]:
         _listed.reset(token)
 
 
-@contextmanager
-def record_errors() -> Iterator[None]:
+class _RecordErrors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, DataError):
+            return False
+        if add_problems([error]):
+            return True
+        if SKIP_ADVICE in str(error):
+            return False
+        raise DataError(f"{error}; {SKIP_ADVICE}", kind_of(error)) from error
+
+
+_RECORD_ERRORS = _RecordErrors()
+
+
+def record_errors() -> AbstractContextManager[None]:
     """Add an error of the block, which parses one record, to the list of problems, if these are listed.
 
     Raises:
         DataError: The error of the block, if problems are not listed.
     """
-    try:
-        yield
-    except DataError as error:
-        if add_problems([error]):
-            return
-        if SKIP_ADVICE in str(error):
-            raise
-        raise DataError(f"{error}; {SKIP_ADVICE}", kind_of(error)) from error
+    # One object for all records: contextlib's would take a tenth of the time in which 100,000 records are read.
+    return _RECORD_ERRORS
 
 
 @contextmanager

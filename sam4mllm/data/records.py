@@ -110,13 +110,34 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
     Raises:
         DataError: No such file; not JSON, or not text in these encodings.
     """
+    return parse_json(read_text(path, what, fallback_encoding=fallback_encoding), path, what)
+
+
+def parse_json(text: str, path: Path, what: str) -> Any:
+    """Parse the text of the file `path`.
+
+    Raises:
+        DataError: Not JSON, or two equal fields in one object.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {what} must be JSON: {error}", "json") from error
+
+
+def read_text(path: Path, what: str, *, fallback_encoding: str | None = None) -> str:
+    """Read the text of a JSON file in UTF-8, or in `fallback_encoding` if it is not UTF-8.
+
+    Raises:
+        DataError: No such file; not text in these encodings.
+    """
     if not path.is_file():
         raise DataError(f"{with_start(path)}: no such file; {what} was expected there")
     content = path.read_bytes()
     if kind := wrong_kind(content[:HEAD_BYTES]):
         raise DataError(f"{path}: {kind} ({what}, in JSON, was expected)")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if fallback_encoding is None:
             raise DataError(f"{path}: {what} must be UTF-8: {error}") from error
@@ -126,13 +147,9 @@ def read_json(path: Path, what: str, *, fallback_encoding: str | None = None) ->
                 f"0x{found[0].hex()} at {found.start()}, as in GBK; convert the file to UTF-8"
             ) from error
         try:
-            text = content.decode(fallback_encoding)
+            return content.decode(fallback_encoding)
         except UnicodeDecodeError as second:
             raise DataError(f"{path}: {what} is neither UTF-8 nor {fallback_encoding}: {second}") from second
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {what} must be JSON: {error}", "json") from error
 
 
 def read_lines(
@@ -167,7 +184,7 @@ def read_lines(
             if not line.strip():
                 continue
             try:
-                record = parse(json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys))
+                record = parse(json.loads(line.decode("utf-8-sig"), object_pairs_hook=unique_keys))
             except json.JSONDecodeError as error:
                 problems.append(DataError(f"line {number}: not JSON: {error.msg} (column {error.colno})", "json"))
             # OverflowError: a number with more digits than a float can hold.
@@ -184,7 +201,7 @@ def record_problem(unit: str, number: int, error: Exception, kind: str | None = 
     return problem
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object's pairs as a dict; Python would silently keep the last one of two equal keys."""
     record = dict(pairs)
     if len(record) < len(pairs):

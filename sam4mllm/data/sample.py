@@ -95,11 +95,11 @@ class Sample:
                 "are supported; correct the size, or reduce the image and its annotations",
                 "image",
             )
-        for name, rle in [(f"object {item.id}", item.rle) for item in self.objects] + [("ignore mask", self.ignore)]:
-            if rle is not None and tuple(rle["size"]) != (height, width):
-                raise ValueError(
-                    f"sample {self.id}: the {name} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
-                )
+        for item in self.objects:
+            if item.rle is not None:
+                self._check_size(item.rle, f"object {item.id}")
+        if self.ignore is not None:
+            self._check_size(self.ignore, "ignore mask")
         for item in self.objects:
             if item.rle is not None and not area(item.rle):
                 raise DataError(
@@ -107,6 +107,13 @@ class Sample:
                     "target; correct the mask, or take the object out",
                     "mask",
                 )
+
+    def _check_size(self, rle: Rle, name: str) -> None:
+        width, height = self.size_wh
+        if tuple(rle["size"]) != (height, width):
+            raise ValueError(
+                f"sample {self.id}: the {name} is {tuple(rle['size'])} (H, W), its image is {(height, width)}"
+            )
 
     @property
     def has_masks(self) -> bool:

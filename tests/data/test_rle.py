@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
+from sam4mllm.data import masks
 from sam4mllm.data.masks import Rle, area, check_rle, decode, encode, from_segmentation, tight_box
+from sam4mllm.data.records import is_number
 from sam4mllm.geometry import Box
 
 FILL = "the runs of counts must be 0 or more and fill 4 x 5 = 20 pixels; found the sum {} and the smallest run {}"
@@ -88,3 +91,25 @@ def test_coordinates_above_one_are_pixels_and_not_shares() -> None:
 def test_the_error_of_a_segmentation_names_what_was_found(segmentation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_segmentation(segmentation, (10, 20))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [1, 2.5, -3],
+        [True, 2, 3],
+        ["1", 2],
+        [None],
+        [math.nan, 1.0],
+        [1.0, math.inf],
+        [math.inf, -math.inf, 1],
+        [1e308, 1e308, 1e308],
+        [10**400, 1.5],
+        [10**400, -(10**400)],
+        [10**400, -(10**400), 0.5],
+        [np.float64(1), 2],
+    ],
+)
+def test_the_values_of_a_polygon_are_numbers_together_as_they_are_one_by_one(values: list[Any]) -> None:
+    assert masks._are_numbers(values) == all(map(is_number, values))

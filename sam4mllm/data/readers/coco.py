@@ -20,6 +20,7 @@ from sam4mllm.data.records import parse_record
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.utils.garbage import paused_garbage_collection
 
 
 class _CocoPhrases(PhrasesRecord):
@@ -28,6 +29,7 @@ class _CocoPhrases(PhrasesRecord):
     image_id: int | None = None
 
 
+@paused_garbage_collection()
 def read(
     row: DatasetRow, *, path: Path, phrases: Path, images: Path | None = None, limit: int | None = None
 ) -> list[Sample]:

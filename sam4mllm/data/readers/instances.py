@@ -1,12 +1,13 @@
 """COCO's instances.json: the images and annotated objects that refs and phrases refer to by id.
 
-An image or an annotation is validated when it is used, so that a file of 200,000 annotations costs little more than
-parsing its JSON.
+An image or an annotation is validated when it is used, and its polygons are parsed then, so that a file of 200,000
+annotations costs little where few of them are used.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,12 +17,15 @@ from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import from_segmentation, tight_box
 from sam4mllm.data.polygon_parts import without_degenerate
 from sam4mllm.data.problems import record_errors
-from sam4mllm.data.records import Record, Text, is_number, parse_record, read_json, shorten
+from sam4mllm.data.readers.instances_json import UnparsedPolygons, read_instances
+from sam4mllm.data.records import Record, Text, is_number, parse_record, shorten
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 
 _NO_BOX = Box(0, 0, 0, 0)
+# A name without folders, as those of COCO, which cannot leave the folder of the images.
+_FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 class _InstancesFile(Record):
@@ -75,9 +79,10 @@ class Instances:
         self._boxes_alone = boxes_alone
         self._folder = images
         self._name = name
-        content = parse_record(_InstancesFile, read_json(path, "COCO's instances"), str(path))
+        content = parse_record(_InstancesFile, read_instances(path), str(path))
         self._image_records = self._by_id(content.images, "images")
         self._annotation_records = self._by_id(content.annotations, "annotations")
+        self._paths: dict[int, Path] = {}
         self._images: dict[int, CocoImage] = {}
         self._objects: dict[int, MaskObject] = {}
 
@@ -109,10 +114,13 @@ class Instances:
         Raises:
             DataError: No such image, or a record without a name, or one that leaves the folder of the images.
         """
-        if image_id not in self._image_records:
-            raise DataError(f"{where}: {self.path} has no image {image_id}", "reference")
-        record = parse_record(_ImageName, self._image_records[image_id], f"{self.path}, image {image_id}")
-        return image_path(self._folder, record.file_name, f"{self.path}, image {image_id}")
+        if image_id not in self._paths:
+            if image_id not in self._image_records:
+                raise DataError(f"{where}: {self.path} has no image {image_id}", "reference")
+            where_image = f"{self.path}, image {image_id}"
+            record = parse_record(_ImageName, self._image_records[image_id], where_image)
+            self._paths[image_id] = image_path(self._folder, record.file_name, where_image)
+        return self._paths[image_id]
 
     def image_of(self, annotation_id: int, where: str) -> int:
         """Return the id of an annotation's image.
@@ -141,7 +149,10 @@ class Instances:
         try:
             has_box = "bbox" in record.model_fields_set
             box_alone = self._boxes_alone and has_box and record.segmentation in (None, [])
-            segmentation = without_degenerate(record.segmentation, where_annotation)
+            segmentation = record.segmentation
+            if isinstance(segmentation, UnparsedPolygons):
+                segmentation = segmentation.parse()
+            segmentation = without_degenerate(segmentation, where_annotation)
             rle = None if box_alone else from_segmentation(segmentation, (height, width))
             box = _box(record.bbox) if has_box else (rle and tight_box(rle)) or _NO_BOX
             check_box(box, (width, height), rle)
@@ -182,6 +193,8 @@ def image_path(folder: Path, name: str, where: str) -> Path:
     Raises:
         DataError: The name leaves `folder`, by `..` or as an absolute path.
     """
+    if _FILE_NAME.fullmatch(name):
+        return folder / name
     absolute = os.path.abspath(folder)
     if "\0" in name or not Path(os.path.normpath(os.path.join(absolute, name))).is_relative_to(absolute):
         raise DataError(

@@ -6,11 +6,14 @@ so a pickle that asks for a class is not such a file: it is rejected before any 
 
 from __future__ import annotations
 
+import io
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sam4mllm.data.file_kinds import HEAD_BYTES, wrong_kind
+from sam4mllm.data.plain_pickle import is_plain_pickle
 from sam4mllm.data.readers.refs import RefRecord, RefsReader
 from sam4mllm.errors import DataError
 from sam4mllm.utils.paths import with_start
@@ -19,14 +22,21 @@ from sam4mllm.utils.paths import with_start
 class _PlainUnpickler(pickle._Unpickler):
     """An unpickler of containers, numbers and text; every class and function is rejected, so nothing can be called.
 
-    It derives from the unpickler written in Python, which is five times slower: the one in C allocates as many memo
-    entries as a pickle announces, so seven bytes of a damaged file could exhaust the memory. Byte arrays, which this
-    one allocates before it reads them, do not occur in plain data.
+    It derives from the unpickler written in Python, because the one in C allocates as many memo entries as a pickle
+    announces, so seven bytes of a damaged file could exhaust the memory. Byte arrays, which this one allocates before
+    it reads them, do not occur in plain data.
     """
 
     dispatch = {  # noqa: RUF012 - only read, as in the base class
         opcode: load for opcode, load in pickle._Unpickler.dispatch.items() if opcode != pickle.BYTEARRAY8[0]
     }
+
+    def find_class(self, module: str, name: str, /) -> NoReturn:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which plain data does not need")
+
+
+class _FastUnpickler(pickle.Unpickler):
+    """As `_PlainUnpickler`, but in C, for pickles that `is_plain_pickle` recognizes."""
 
     def find_class(self, module: str, name: str, /) -> NoReturn:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which plain data does not need")
@@ -41,20 +51,23 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
     """
     if not path.is_file():
         raise DataError(f"{with_start(path)}: no such file; {what} was expected there")
-    with path.open("rb") as file:
-        try:
-            return _PlainUnpickler(file, encoding="latin1").load()
-        # A damaged pickle may raise nearly anything (the pickle documentation names five and "not limited to").
-        except Exception as error:
-            raise DataError(
-                f"{path}: {what} must be a pickle of plain data (lists, dicts, numbers, text) and was not read: "
-                f"{_reason(path, error)}"
-            ) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    """Return why a file could not be read as a pickle, and what to do."""
     content = path.read_bytes()
+    # A damaged pickle may raise nearly anything (the pickle documentation names five and "not limited to"). The
+    # unpickler in Python reports it.
+    if is_plain_pickle(content):
+        with suppress(Exception):
+            return _FastUnpickler(io.BytesIO(content), encoding="latin1").load()
+    try:
+        return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:
+        raise DataError(
+            f"{path}: {what} must be a pickle of plain data (lists, dicts, numbers, text) and was not read: "
+            f"{_reason(content, error)}"
+        ) from error
+
+
+def _reason(content: bytes, error: Exception) -> str:
+    """Return why a file could not be read as a pickle, and what to do."""
     head = content[:HEAD_BYTES]
     if (kind := wrong_kind(head)) and not head.startswith(pickle.PROTO):
         return f"the file {kind}"

@@ -19,6 +19,7 @@ from sam4mllm.data.records import Record, Text, parse_record
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.utils.garbage import paused_garbage_collection
 
 COCO_IMAGES = Path("images/mscoco/images/train2014")
 
@@ -87,6 +88,7 @@ class RefsFile:
                         objects.append(instances.object(annotation, ref.image_id, where))
                 if len(objects) < len(ref.annotation_ids):
                     continue
+                objects_of_ref = tuple(objects)
                 for sent_id, phrase in ref.sentences:
                     sample_id = f"{name}/{split}/{ref.ref_id}/{sent_id}"
                     if sample_id in ids:
@@ -96,7 +98,7 @@ class RefsFile:
                         )
                     ids.add(sample_id)
                     with naming(where):
-                        sample = Sample(sample_id, image.path, image.size_wh, phrase, tuple(objects), source=where)
+                        sample = Sample(sample_id, image.path, image.size_wh, phrase, objects_of_ref, source=where)
                     samples.append(sample)
                     if len(samples) == limit:
                         return samples
@@ -141,6 +143,7 @@ class RefsReader:
         self._load = load
         self._record = record
 
+    @paused_garbage_collection()
     def read(
         self,
         row: DatasetRow,
@@ -163,6 +166,7 @@ class RefsReader:
             _known_images[_version_key(refs.path, row, root, images)] = refs.images_by_split(instances)
         return refs.samples(split, instances, row.folder or row.name, limit)
 
+    @paused_garbage_collection()
     def splits(self, row: DatasetRow, *, root: Path, split_by: str, images: Path | None = None) -> set[str]:
         """Return the names of the splits; only the file of refs is read.
 
@@ -171,6 +175,7 @@ class RefsReader:
         """
         return self._parse(row, root, split_by).splits()
 
+    @paused_garbage_collection()
     def images_by_split(
         self, row: DatasetRow, *, root: Path, split_by: str, images: Path | None = None
     ) -> dict[str, list[Path]]:
