@@ -65,7 +65,8 @@ class DecodedMasks:
     """One low-resolution mask for each of N prompts.
 
     Attributes:
-        low_res_logits: (N, h, w) float32 on the model's coarse grid; positive on the object.
+        low_res_logits: (N, h, w) float32 on the model's coarse grid; positive on the object. On the padding of the
+            model's input, which no pixel of the image depends on, they may be 0.
         iou: (N,) float32, the IoU that the model predicts for each mask.
         index: (N,) int64, the image of each prompt.
         sizes_wh: The original sizes of the images.

@@ -73,6 +73,17 @@ class InputFrame:
         ]
         return torch.tensor(factors, dtype=torch.float32).reshape(-1, 2)
 
+    def extent_hw(self, size_wh: tuple[int, int], coarse_side: int) -> tuple[int, int]:
+        """Return the rows and columns of logits (coarse_side, coarse_side) that the pixels of an image depend on.
+
+        The other logits are those of padding. `upsampling` has no weights for them.
+        """
+        width, height = self.resized_wh(size_wh)
+        rows, columns = (
+            min(int((length - 0.5) * coarse_side / self.side + 0.5) + 1, coarse_side) for length in (height, width)
+        )
+        return rows, columns
+
     def upsampling(self, size_wh: tuple[int, int], coarse_side: int) -> Upsampling:
         """Compute the interpolation from logits (coarse_side, coarse_side) to an image of `size_wh`, on the CPU.
 

@@ -46,8 +46,8 @@ class SegmentAnything(Segmenter):
         self._frame = InputFrame(int(sam.image_encoder.img_size))
         with torch.inference_mode():
             self._decoder = SharedDecoder(self._sam)
-        low_res_side = 4 * int(sam.prompt_encoder.image_embedding_size[0])
-        self._upsamplings = UpsamplingCache(self._frame, low_res_side, self.device)
+        self._low_res_side = 4 * int(sam.prompt_encoder.image_embedding_size[0])
+        self._upsamplings = UpsamplingCache(self._frame, self._low_res_side, self.device)
 
     @property
     def sam(self) -> Any:
@@ -95,7 +95,15 @@ class SegmentAnything(Segmenter):
         points = (points_xy * scale[:, None] - 0.5, labels) if points_xy.shape[1] else None
         boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
         sparse, _ = self._sam.prompt_encoder(points=points, boxes=boxes, masks=None)
-        logits, iou = self._decoder.decode(self._decoder.read_images(embeddings.features[0][images]), local, sparse)
+        # The logits of padding are not computed. They are 0 for each image alone, whatever images share the batch.
+        extents = [self._frame.extent_hw(size_wh, self._low_res_side) for size_wh in embeddings.sizes_wh]
+        extent_hw = (max(rows for rows, _ in extents), max(columns for _, columns in extents))
+        keys = self._decoder.read_images(embeddings.features[0][images])
+        logits, iou = self._decoder.decode(keys, local, sparse, extent_hw)
+        if len(set(extents)) > 1:
+            rows, columns = torch.tensor(extents, device=self.device)[index, :, None].unbind(dim=1)
+            cells = torch.arange(self._low_res_side, device=self.device)
+            logits *= (cells < rows)[:, :, None] & (cells < columns)[:, None]
         return DecodedMasks(logits, iou, index, embeddings.sizes_wh)
 
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:

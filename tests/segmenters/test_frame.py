@@ -93,6 +93,19 @@ def test_upsampling_weights_are_not_negative_and_sum_to_1(frame: InputFrame, siz
         torch.testing.assert_close(weights.sum(dim=1), torch.ones(len(weights)))
 
 
+@pytest.mark.parametrize("frame", [InputFrame(64), SquareFrame(64)])
+@pytest.mark.parametrize("coarse_side", [16, 32])
+def test_an_image_depends_on_the_logits_of_its_extent_alone(frame: InputFrame, coarse_side: int) -> None:
+    for size_wh in [*SIZES_WH, *((64, height) for height in range(1, 65))]:
+        upsampling = frame.upsampling(size_wh, coarse_side)
+        ends = [int((weights > 0).any(dim=0).nonzero().max()) + 1 for weights in (upsampling.rows, upsampling.columns)]
+        for extent, end, resized in zip(
+            frame.extent_hw(size_wh, coarse_side), ends, frame.resized_wh(size_wh)[::-1], strict=True
+        ):
+            # The cells that the resized image covers, and the neighbor after the last one.
+            assert end <= extent <= min(-(-resized * coarse_side // 64) + 1, coarse_side)
+
+
 @settings(max_examples=60)
 @given(
     frame=st.sampled_from([InputFrame(64), SquareFrame(64)]),
