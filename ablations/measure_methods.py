@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from methods_rows import ORACLE, Lines, Row, measure
 
@@ -29,6 +30,9 @@ from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.trainer import train
 from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.progress import Advance, bar
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
 
 BASE = "base"
 BOX_ALONE = "box alone"
@@ -175,6 +179,10 @@ class SeedExperiment:
         seconds = (time.perf_counter() - start) / sum(map(len, lines.values()))
         return lines, seconds if is_new else None
 
+    def training_callbacks(self, name: str) -> Sequence[TrainerCallback]:
+        """Return further callbacks of a row's training."""
+        return ()
+
     def _trained(self, name: str) -> Pipeline:
         """Train a row's recipe to the end, and load its run."""
         from sam4mllm.training.callbacks import ProgressCallback
@@ -183,7 +191,9 @@ class SeedExperiment:
         # On a terminal, transformers shows a bar.
         steps = recipe.training.arguments["max_steps"]
         with bar("train", steps, unit="steps", shown=not sys.stderr.isatty()) as advance:
-            run = train(recipe, device=self.device, callbacks=[ProgressCallback(advance)])
+            run = train(
+                recipe, device=self.device, callbacks=[ProgressCallback(advance), *self.training_callbacks(name)]
+            )
         return Pipeline.from_pretrained(run.path, device=self.device)
 
     def _finished(self, name: str) -> Lines:

@@ -12,6 +12,9 @@ from methods_rows import ORACLE, Row
 Rows = Mapping[str, Mapping[int, Row]]
 """The rows by name and seed."""
 
+Pairs = Sequence[tuple[str, str]]
+"""Names of rows whose difference is computed: the first minus the second."""
+
 METRICS = {
     "res_ciou": "RES cIoU",
     "res_acc_50": "Acc@0.5",
@@ -85,10 +88,10 @@ def summarize_rows(rows: Rows) -> dict[str, dict[str, Summary | None]]:
     return summaries
 
 
-def differences(rows: Rows) -> dict[str, dict[str, Summary | None]]:
-    """Summarize the paired differences of `METRICS` for each pair of `DIFFERENCES` that shares a seed."""
+def differences(rows: Rows, pairs: Pairs = DIFFERENCES) -> dict[str, dict[str, Summary | None]]:
+    """Summarize the paired differences of `METRICS` for each pair of rows that shares a seed."""
     summaries = {}
-    for first, second in DIFFERENCES:
+    for first, second in pairs:
         firsts, seconds = rows.get(first, {}), rows.get(second, {})
         if shared := sorted(firsts.keys() & seconds.keys()):
             summaries[f"{first} - {second}"] = {
@@ -100,25 +103,25 @@ def differences(rows: Rows) -> dict[str, dict[str, Summary | None]]:
     return summaries
 
 
-def tables(rows: Rows) -> list[str]:
+def tables(rows: Rows, pairs: Pairs = DIFFERENCES) -> list[str]:
     """Return both tables as Markdown: figures and paired differences, as mean ± standard deviation over the seeds."""
     lines = _header("", list(_TITLES.values()))
     for name, figures in summarize_rows(rows).items():
         cells = [_cell(summary, _DECIMALS.get(key)) for key, summary in figures.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *_header("difference", list(METRICS.values()))]
-    for name, figures in differences(rows).items():
+    for name, figures in differences(rows, pairs).items():
         cells = [_difference_cell(summary) for summary in figures.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
-def to_json(rows: Rows) -> dict[str, Any]:
+def to_json(rows: Rows, pairs: Pairs = DIFFERENCES) -> dict[str, Any]:
     """Return the rows of every seed, and the summaries of rows and differences, as plain JSON."""
     return {
         "rows": {name: {seed: asdict(row) for seed, row in by_seed.items()} for name, by_seed in rows.items()},
         "summaries": _plain(summarize_rows(rows)),
-        "differences": _plain(differences(rows)),
+        "differences": _plain(differences(rows, pairs)),
     }
 
 

@@ -2,6 +2,7 @@
 
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
+    python ablations/run.py packing --work runs/packing --epochs 1 --seeds 3 --json ablations/logs/packing.json
 
 Settings of the recipe are given as key=value after the options. Finished work is recognized by the files in --work, so
 a stopped experiment resumes. `python ablations/run.py EXPERIMENT --help` describes an experiment.
@@ -13,12 +14,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import measure_filter
 import measure_methods
+import measure_packing
 import methods_table
 from methods_rows import Row
 
@@ -61,6 +63,12 @@ the oracle (SAM gets the targets of the held-out objects).
 Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
 mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
 earlier, interrupted start generated a part of the answers.
+"""
+PACKING = """Compare one phrase a conversation with four in turns and four isolated ones, over several seeds.
+
+Every row sees each phrase of the training split equally often, with about as many phrases in each optimizer step (the
+recipe's batch size), and is scored on held-out scenes, where each phrase is asked alone. Figures and differences of two
+rows of one seed are those of the experiment "methods"; a third table has the steps and the seconds of the trainings.
 """
 
 
@@ -120,11 +128,7 @@ def run_methods(options: argparse.Namespace) -> list[str]:
         fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
         variants = {name: (*settings, *fixed) for name, settings in measure_methods.VARIANTS.items()}
         recipes = _recipes(argparse.Namespace(**{**vars(options), "work": folder}), variants, seed=seed)
-        data = recipes[measure_methods.PPG].data.train[0].root
-        samples = {
-            name: [sample for split in splits for sample in read_dataset(name, data, split)]
-            for name, splits in measure_methods.SPLITS[options.split].items()
-        }
+        samples = _samples(recipes[measure_methods.PPG].data.train[0].root, options.split)
         queries[seed] = {name: len(each) for name, each in samples.items()}
         experiment = measure_methods.SeedExperiment(seed, recipes, samples, options.split, folder, device)
         for name in names:
@@ -133,6 +137,39 @@ def run_methods(options: argparse.Namespace) -> list[str]:
             figures = {"steps": options.steps, "split": options.split, "queries": queries}
             _write_json(options, {**figures, **methods_table.to_json(measured)})
     return methods_table.tables(rows)
+
+
+def run_packing(options: argparse.Namespace) -> list[str]:
+    """Train and measure each row for each seed unless an earlier start did, and return the tables."""
+    device = resolve_device(options.device)
+    rows: dict[str, dict[int, Row]] = {name: {} for name in measure_packing.VARIANTS}
+    trainings: dict[str, dict[int, measure_packing.Training]] = {name: {} for name in measure_packing.VARIANTS}
+    for seed in range(options.seeds):
+        in_folder = argparse.Namespace(**{**vars(options), "work": options.work / f"seed-{seed}"})
+        # The last adapter is measured, so nothing is validated.
+        fixed = (f"seed={seed}", "data.validation=null")
+        variants = {name: (*settings, *fixed) for name, settings in measure_packing.ALL.items()}
+        plans = {
+            name: measure_packing.plan(recipe, options.epochs)
+            for name, recipe in _recipes(in_folder, variants, seed=seed).items()
+        }
+        recipes = _recipes(in_folder, {name: (*variants[name], *plans[name][0]) for name in variants}, seed=seed)
+        samples = _samples(recipes[measure_packing.ONE].data.train[0].root, options.split)
+        experiment = measure_packing.PackingExperiment(seed, recipes, samples, options.split, in_folder.work, device)
+        for name in rows:
+            rows[name][seed] = experiment.row(name)
+            trainings[name][seed] = replace(plans[name][1], seconds=experiment.seconds(name))
+            measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
+            _write_json(options, {"split": options.split, **measure_packing.to_json(measured, trainings)})
+    return measure_packing.tables(rows, trainings)
+
+
+def _samples(data: Path | None, split: str) -> dict[str, list[Sample]]:
+    """Return the held-out samples of each generated data set under `data`; `split` is a key of `SPLITS`."""
+    return {
+        name: [sample for part in parts for sample in read_dataset(name, data, part)]
+        for name, parts in measure_methods.SPLITS[split].items()
+    }
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -149,9 +186,17 @@ def _methods_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(scenes=160, held_out=40)
 
 
+def _packing_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--epochs", type=int, default=1, help="how often each phrase is seen (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="the seeds 0, 1, ... of data and training (default: 3)")
+    parser.add_argument("--split", choices=list(measure_methods.SPLITS), default="test", help="default: %(default)s")
+    parser.set_defaults(scenes=160, held_out=40)
+
+
 EXPERIMENTS = {
     "filter": Experiment(FILTER, run_filter, _training_options),
     "methods": Experiment(METHODS, run_methods, _methods_options),
+    "packing": Experiment(PACKING, run_packing, _packing_options),
 }
 
 
