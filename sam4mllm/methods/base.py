@@ -19,6 +19,7 @@ from sam4mllm.data.records import check_phrase
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.engine import Engine
+from sam4mllm.prompts.answer_form import AnswerForm
 from sam4mllm.prompts.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class Method(Protocol):
     """Whether it trains on the prompts that SAM selects, so that the target store must hold them."""
     needs_probabilities: bool
     """Whether it needs yes/no probabilities, which only a `mllm.engine.ScoringEngine` returns."""
+
+    @property
+    def answer_form(self) -> AnswerForm:
+        """The form of the answers that `ask` generates, to which they can be constrained."""
+        ...
 
     def settings(self) -> dict[str, Any]:
         """Return the settings, `name` included, from which `registry.method_from_settings` builds an equal method."""

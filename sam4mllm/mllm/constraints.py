@@ -137,7 +137,5 @@ def _token_automaton(tokenizer: Any, end_ids: Sequence[int]) -> LLTokenizer:
     try:
         return from_tokenizer(tokenizer, eos_token=list(end_ids))
     except ValueError as error:
-        raise ModelError(
-            f"answers cannot be constrained to their form, because llguidance does not support the tokenizer "
-            f"{type(tokenizer).__name__}: {error}; generate without the constraint (--no-constrained)"
-        ) from error
+        name = type(tokenizer).__name__
+        raise ModelError(f"llguidance does not support the tokenizer {name}: {error}") from error

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -97,8 +98,16 @@ class ServerEngine:
         self._wait_for_server()
         self.model = model if model is not None else self._only_model()
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        *,
+        fields: Sequence[dict[str, Any]] | None = None,
+    ) -> list[Reply]:
         """Return the replies; one is finished unless the server reports that the limit of tokens cut it off.
+
+        `fields` are added to the request of each conversation.
 
         Raises:
             ValueError: The last turn of a conversation is not the user's.
@@ -118,14 +127,14 @@ class ServerEngine:
             encoded: dict[object, str | None] = dict(zip(images, pool.map(data_url, images.values()), strict=True))
             # 2. The requests, `concurrency` at a time.
             replies = [
-                pool.submit(self._reply, messages(each, encoded.get(image_key(each.image))), max_new_tokens)
-                for each in conversations
+                pool.submit(self._reply, messages(each, encoded.get(image_key(each.image))), max_new_tokens, added)
+                for each, added in zip(conversations, fields or [{}] * len(conversations), strict=True)
             ]
             return [reply.result() for reply in replies]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _reply(self, chat: list[dict[str, Any]], max_new_tokens: int) -> Reply:
+    def _reply(self, chat: list[dict[str, Any]], max_new_tokens: int, fields: dict[str, Any]) -> Reply:
         def parse(completion: Any) -> Reply:
             choice = completion.choices[0]
             # JSON can hold lone surrogates, which no file in UTF-8 can.
@@ -141,6 +150,7 @@ class ServerEngine:
             # `transformers serve` makes a repetition penalty of it, which changes the digits of coordinates.
             frequency_penalty=0,
             max_tokens=max_new_tokens,
+            extra_body=fields,
         )
 
     def _wait_for_server(self) -> None:
@@ -172,6 +182,15 @@ class ServerEngine:
                 ) from cause
             time.sleep(wait)
             wait = min(2 * wait, 4.0)
+
+    @cached_property
+    def owner(self) -> str:
+        """The owner of the model in the server's list, by which vLLM and SGLang name themselves; "" for none."""
+        owners = self._request(
+            self._client.models.with_raw_response.list,
+            lambda page: {str(each.id): str(getattr(each, "owned_by", None) or "") for each in page.data},
+        )
+        return owners.get(self.model, "")
 
     def _only_model(self) -> str:
         names = self._request(self._client.models.with_raw_response.list, lambda page: [str(m.id) for m in page.data])

@@ -14,7 +14,7 @@ class Server:
     """Answers the last question by `answer`: `at_once` requests are held back, then answered in reverse order.
 
     `failure` returns (status, headers, body) for the n-th request, or None if that request is to be answered. `models`
-    are the ids that the server lists, with the status `list_status`; `port` 0 is a free one.
+    are the ids that the server lists, with the owner `owner` and the status `list_status`; `port` 0 is a free one.
     """
 
     def __init__(
@@ -23,6 +23,7 @@ class Server:
         failure: Callable[[int], tuple[int, dict, str] | None] = lambda number: None,
         answer: Callable[[str], str] = lambda question: f" echo: {question}\n",
         models: Sequence[str] = ("the-model",),
+        owner: str = "",
         list_status: int = 200,
         port: int = 0,
     ) -> None:
@@ -39,7 +40,7 @@ class Server:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self.send(list_status, {}, json.dumps({"data": [{"id": name} for name in models]}))
+                self.send(list_status, {}, json.dumps({"data": [{"id": name, "owned_by": owner} for name in models]}))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -221,5 +221,5 @@ def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
         def get_vocab(self) -> dict[str, int]:
             return {}
 
-    with pytest.raises(ModelError, match=r"does not support the tokenizer Slow.*--no-constrained"):
+    with pytest.raises(ModelError, match="does not support the tokenizer Slow"):
         AnswerConstraints(Slow(), [1])
