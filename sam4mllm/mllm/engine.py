@@ -83,7 +83,7 @@ class TokenConstraint(Protocol):
 
 
 ConstraintFactory: TypeAlias = "Callable[[], TokenConstraint]"
-"""A function that returns the constraint of a new answer."""
+"""A function that returns the constraint of a new answer; an answer is begun anew where memory ran out."""
 
 
 class Engine(Protocol):

@@ -1,28 +1,34 @@
-"""TransformersEngine: greedy decoding and yes/no probabilities of a model that transformers runs in this process."""
+"""TransformersEngine: answers and yes/no probabilities of a model that transformers runs in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from sam4mllm.mllm.engine import Reply
-from sam4mllm.mllm.inputs import messages_with_image, model_inputs
+from sam4mllm.mllm.decoding import Generated, decode
+from sam4mllm.mllm.engine import ConstraintFactory, Reply, Sampling
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.sharded_generation import generate_sharded, sharded_over_processes
+from sam4mllm.mllm.shared_prefix import PrefixStore, SharedPrefixes, compute_with_store, make_prompts
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
 from sam4mllm.utils.memory import DeviceBatch
 
-if TYPE_CHECKING:
-    import torch
-
 
 class TransformersEngine:
-    """An engine that runs a loaded model with greedy decoding, in left-padded batches of `batch_size` conversations.
+    """An engine that runs a loaded model, with `batch_size` images or answers in a batch.
 
-    Conversations of similar length share a batch, so little is padded. Replies come back in the order of the
-    conversations, and depend on the batch only through the rounding of the device's arithmetic. Batches for which the
-    device has too little memory are halved, and later ones keep the smaller size.
+    The tokens that conversations about one image have in common, the image first of all, are computed once; a batch
+    then decodes `batch_size` answers, about one image or several. Images and answers of similar length share a batch,
+    so little is padded. Replies come back in the order of the conversations, and depend on the batch only through the
+    rounding of the device's arithmetic. Batches for which the device has too little memory are halved, and later ones
+    keep the smaller size.
 
     Raises:
         ValueError: `batch_size` is below 1.
@@ -35,27 +41,69 @@ class TransformersEngine:
         self.batch = DeviceBatch(
             batch_size, "conversations", "free memory on the device, lower model.image_size, or quantize the model"
         )
+        self._store: PrefixStore | None = None
 
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+    @contextmanager
+    def session(self) -> Iterator[TransformersEngine]:
+        """Return a context with an engine that computes an image once for all its calls; the exit frees the memory.
+
+        Where the device has too little memory for a batch, the images of former calls are dropped first.
+        """
+        engine = copy.copy(self)
+        engine._store = {}
+        try:
+            yield engine
+        finally:
+            engine._store.clear()
+
+    def generate(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        *,
+        constraints: Sequence[ConstraintFactory | None] | None = None,
+    ) -> list[Reply]:
         """Return the replies without special tokens and surrounding white space; finished ones have an end token.
+
+        Each token is the most probable one of those that the conversation's constraint, if any, allows.
 
         Raises:
             ValueError: The last turn of a conversation is not the user's.
             DataError: An image cannot be read, or the processor refuses it.
             DeviceMemoryError: Memory does not suffice for one conversation.
         """
-        for conversation in conversations:
-            if not conversation.awaits_answer:
-                raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
-        order = sorted(range(len(conversations)), key=lambda index: _length_key(conversations[index]))
+        factories = constraints or [None] * len(conversations)
+        if sharded_over_processes(self.mllm.model):
+            _check_awaiting(conversations)
+            return self._generate_sharded(conversations, factories, max_new_tokens)
 
-        def generate_batch(batch: Sequence[int]) -> list[Reply]:
-            return self._generate_batch([conversations[index] for index in batch], max_new_tokens)
+        def new_answer(conversation: int, _sample: int) -> Generated:
+            factory = factories[conversation]
+            return Generated(factory() if factory else None)
 
-        with _evaluation_mode(self.mllm.model):
-            replies = [reply for batch in self.batch.map(order, generate_batch) for reply in batch]
-        by_index = dict(zip(order, replies, strict=True))
-        return [by_index[index] for index in range(len(conversations))]
+        return [reply for (reply,) in self._answer(conversations, 1, new_answer, max_new_tokens)]
+
+    def generate_samples(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        sampling: Sampling,
+        *,
+        constraints: Sequence[ConstraintFactory | None] | None = None,
+    ) -> list[list[Reply]]:
+        """Return several replies to each conversation, drawn at random; its prompt is computed once for all of them.
+
+        Raises:
+            ValueError, DataError, DeviceMemoryError: As in `generate`.
+        """
+        factories = constraints or [None] * len(conversations)
+        seeds = [_seed_text(conversation, sampling.seed) for conversation in conversations]
+
+        def new_answer(conversation: int, sample: int) -> Generated:
+            factory, rng = factories[conversation], random.Random(f"{seeds[conversation]} {sample}")
+            return Generated(factory() if factory else None, rng, sampling.temperature)
+
+        return self._answer(conversations, sampling.samples, new_answer, max_new_tokens)
 
     def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
         """Return, for each query and each of its questions, the probabilities of each answer; see `point_scoring.py`.
@@ -69,50 +117,99 @@ class TransformersEngine:
 
         order = sorted(range(len(queries)), key=lambda index: _length_key(queries[index].history))
         with _evaluation_mode(self.mllm.model):
-            scored = score_answers(self.mllm, [queries[index] for index in order], self.batch)
+            scored = score_answers(self.mllm, [queries[index] for index in order], self.batch, self._store)
         by_index = dict(zip(order, scored, strict=True))
         return [by_index[index] for index in range(len(queries))]
 
-    def _generate_batch(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        """Generate the replies of one batch by greedy decoding, with the log-probability of every token."""
+    def _answer(
+        self,
+        conversations: Sequence[Conversation],
+        samples: int,
+        new_answer: Callable[[int, int], Generated],
+        max_new_tokens: int,
+    ) -> list[list[Reply]]:
+        """Return `samples` replies to each conversation; `new_answer` begins that of (conversation, sample)."""
         import torch
-        from transformers import GenerationConfig
 
-        # 1. A left-padded batch: every prompt ends in the last column, where generation continues.
-        mllm = self.mllm
-        inputs = model_inputs(
-            mllm.processor,
-            [messages_with_image(conversation) for conversation in conversations],
-            padding_side="left",
-            add_generation_prompt=True,
-        ).to(mllm.device, mllm.dtype)
-        # 2. Settings of greedy decoding. Every value that would change it is set here, because transformers takes the
-        #    others from the checkpoint's generation_config.json, and some chat models have a repetition penalty in it,
-        #    which changes the digits of coordinates.
-        settings = GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            no_repeat_ngram_size=0,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=mllm.end_ids,
-            pad_token_id=mllm.processor.tokenizer.pad_token_id,
-            use_cache=True,
-        )
-        # 3. Greedy decoding takes the most probable token of each step, so only that probability is recorded.
-        logprobs: list[torch.Tensor] = []
+        _check_awaiting(conversations)
+        prompts = make_prompts(self.mllm, conversations)
+        # 1. The conversations of each image, images of similar size one after the other.
+        by_image: dict[object, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            by_image.setdefault(prompt.key, []).append(index)
+        images = sorted(by_image.values(), key=lambda members: _length_key(conversations[members[0]]))
+        replies: dict[tuple[int, int], Reply] = {}
 
-        def record_logprob(_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            logprobs.append(scores.float().log_softmax(dim=-1).amax(dim=-1))
-            return scores
+        def decode_batch(prefixes: SharedPrefixes, batch: Sequence[tuple[int, int]]) -> list[Reply]:
+            """Decode the answers (conversation, sample) of one batch."""
+            members = sorted({index for index, _ in batch}, key=[index for index, _ in batch].index)
+            rows, logits = prefixes.rows_and_logits([prompts[index] for index in members])
+            if len(members) < len(batch):
+                copies = [members.index(index) for index, _ in batch]
+                rows, logits = rows.select(copies), logits[copies]
+            answers = [new_answer(*each) for each in batch]
+            decode(rows, logits, answers, max_new_tokens, self.mllm.end_ids)
+            tokenizer = self.mllm.processor.tokenizer
+            return [_reply(tokenizer, each.tokens, each.logprobs, self.mllm.end_ids) for each in answers]
+
+        def answer_images(part: Sequence[list[int]]) -> None:
+            """Compute the prefixes of a batch of images, and decode all answers about them."""
+            members = [index for group in part for index in group]
+            prefixes = SharedPrefixes(self.mllm, [prompts[index] for index in members], self._store)
+            # 2. Answers to prompts of similar length share a batch.
+            rows = [(index, sample) for index in members for sample in range(samples)]
+            if len(rows) > len(part):
+                rows.sort(key=lambda row: (prompts[row[0]].length, row))
+            done = [each for batch in self.batch.map(rows, partial(decode_batch, prefixes)) for each in batch]
+            replies.update(zip(rows, done, strict=True))
 
         # Not inference mode: weights that FSDP gathers in it could not be used by the next training step.
-        with torch.no_grad():
-            tokens = mllm.model.generate(**inputs, generation_config=settings, logits_processor=[record_logprob])
-        # 4. The new tokens of each row become its reply.
-        new_tokens = tokens[:, inputs["input_ids"].shape[1] :]
-        rows = zip(new_tokens.tolist(), torch.stack(logprobs, dim=1).tolist(), strict=True)
-        return [_reply(mllm.processor.tokenizer, row, row_logprobs, mllm.end_ids) for row, row_logprobs in rows]
+        with _evaluation_mode(self.mllm.model), torch.no_grad():
+            for _ in self.batch.map(images, partial(compute_with_store, self._store, answer_images)):
+                pass
+        return [[replies[index, sample] for sample in range(samples)] for index in range(len(conversations))]
+
+    def _generate_sharded(
+        self, conversations: Sequence[Conversation], factories: Sequence[ConstraintFactory | None], max_new_tokens: int
+    ) -> list[Reply]:
+        """Return the replies by transformers' loop, which keeps processes that hold a part of the weights in step."""
+        order = sorted(range(len(conversations)), key=lambda index: _length_key(conversations[index]))
+
+        def generate_batch(batch: Sequence[int]) -> list[Reply]:
+            constraints = [factory() if (factory := factories[index]) else None for index in batch]
+            answers = generate_sharded(
+                self.mllm, [conversations[index] for index in batch], constraints, max_new_tokens
+            )
+            tokenizer = self.mllm.processor.tokenizer
+            return [_reply(tokenizer, each.tokens, each.logprobs, self.mllm.end_ids) for each in answers]
+
+        with _evaluation_mode(self.mllm.model):
+            replies = [reply for batch in self.batch.map(order, generate_batch) for reply in batch]
+        by_index = dict(zip(order, replies, strict=True))
+        return [by_index[index] for index in range(len(conversations))]
+
+
+def _seed_text(conversation: Conversation, seed: int) -> str:
+    """Return a text that seeds the random numbers of a conversation: a hash of the seed, the turns and the image.
+
+    A file's image is identified by its path, an image in memory by its pixels.
+    """
+    image = conversation.image
+    digest = hashlib.sha256(repr((seed, conversation.turns)).encode())
+    in_memory = hasattr(image, "tobytes")
+    digest.update(image.tobytes() if in_memory else os.fsencode(image) if image is not None else b"")  # type: ignore
+    return digest.hexdigest()
+
+
+def _check_awaiting(conversations: Sequence[Conversation]) -> None:
+    """Check that the model is to answer the last turn of each conversation.
+
+    Raises:
+        ValueError: One does not end with a question.
+    """
+    for conversation in conversations:
+        if not conversation.awaits_answer:
+            raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
 
 
 def _reply(tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], end_ids: Sequence[int]) -> Reply:
@@ -144,6 +241,8 @@ def _area(image: Any) -> int:
     import numpy as np
     from PIL import Image
 
+    if image is None:
+        return 0
     if isinstance(image, np.ndarray):
         return int(np.prod(image.shape[:2]))
     if isinstance(image, Image.Image):
@@ -164,5 +263,3 @@ def _evaluation_mode(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-    if image is None:
-        return 0

@@ -99,13 +99,14 @@ def test_too_little_memory_for_one_query_ends_the_run_and_keeps_complete_shards(
 def test_the_model_generates_smaller_batches(tmp_path, monkeypatch, caplog) -> None:
     mllm = load_mllm(str(save_tiny_mllm("fast_vlm", tmp_path / "model", seed=1)))
     method = method_from_settings({"name": "ppg", "positives": 2, "negatives": 1, "grid": 1000, "phrases": 1})
-    generate, tried = mllm.model.generate, []
+    forward, tried = mllm.model.forward, []
 
     def with_room_for_two(**inputs):
-        tried.append(len(inputs["input_ids"]))
+        if "pixel_values" in inputs or inputs["input_ids"].shape[1] > 1:
+            tried.append(len(inputs["input_ids"]))
         if len(inputs["input_ids"]) > 2:
             raise torch.OutOfMemoryError("no room")
-        return generate(**inputs)
+        return forward(**inputs)
 
     def answers(name: str) -> dict[str, dict]:
         pipeline = Pipeline(method, TransformersEngine(mllm, 8), BoxSegmenter(), max_new_tokens=4, image_batch=6)
@@ -113,9 +114,10 @@ def test_the_model_generates_smaller_batches(tmp_path, monkeypatch, caplog) -> N
         return lines_of(tmp_path / name)
 
     expected = answers("complete")
-    monkeypatch.setattr(mllm.model, "generate", with_room_for_two)
+    monkeypatch.setattr(mllm.model, "forward", with_room_for_two)
     assert answers("out") == expected
-    assert tried == [8, 4, 2, 2, 2, 2]
+    # Two images, then their four phrases two by two; and the other two images.
+    assert tried == [4, 2, 2, 2, 2, 2, 2]
     assert [record.getMessage().partition(" from now")[0] for record in caplog.records] == [
-        "out of memory with 8 conversations at once; 2 at once"
+        "out of memory with 4 conversations at once; 2 at once"
     ]
