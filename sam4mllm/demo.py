@@ -192,6 +192,8 @@ def run_demo(output: Path, *, full: bool = False) -> dict[str, dict[str, Scores]
     atomic_write_text(output / SCORES, json.dumps({**record, "seconds": stages.seconds}, indent=2) + "\n")
     print("\n" + "\n".join(table(scores)) + f"\n\n{_LEGEND}")
     first = samples["refcoco"][0]
+    if run.calibration is not None and (note := run.calibration.note()):
+        print(f"\nScores of predictions: {note}.")
     print(
         f"\n{sum(stages.seconds.values()):.0f} s. Scores: {output / 'scores.json'}. Drawings: {output / DRAWINGS}. "
         f"Now try:\n  sam4mllm segment {output} {first.image} {first.phrase!r} -o out.png"

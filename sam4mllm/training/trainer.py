@@ -196,7 +196,7 @@ def fit(
     if processes.is_main:
         run.finish(mllm.model, mllm.processor, weights)
         if run.calibration is not None and (note := run.calibration.note()):
-            logger.warning("note: %s", note)
+            logger.info("note: %s", note)
     processes.barrier()
 
 

@@ -20,6 +20,8 @@ from sam4mllm.methods.registry import method_from_settings, method_of_recipe
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.runs.calibration import Calibration, Regression
+from sam4mllm.runs.checkpoints import write_calibration
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings
 from sam4mllm.segmenters.fake import BoxSegmenter
@@ -249,6 +251,25 @@ def test_each_held_out_image_is_embedded_once(
     # The images of the training scenes, once for each file at most, and the held-out ones: also those of ReasonSeg,
     # whose files have the pixels of the others.
     assert scripted.segmenter.embedded == trained_on[0] <= 2 * 3 + 4
+
+
+@pytest.mark.parametrize("pairs", [12, 50])
+def test_a_calibration_of_few_answers_is_part_of_the_summary_and_no_warning(
+    pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_recipe: None
+) -> None:
+    scripted = ScriptedDemo(monkeypatch)
+    train = scripted._train
+
+    def train_and_calibrate(recipe: Recipe, callbacks: Any) -> RunFolder:
+        run = train(recipe, callbacks)
+        write_calibration(run.path, Calibration(Regression(0.0, {}, pairs, 7), None, "refcoco val"))
+        return run
+
+    monkeypatch.setattr(demo, "train", train_and_calibrate)
+    run_demo(tmp_path / "out")
+    printed = capsys.readouterr()
+    note = "\nScores of predictions: the calibration was fitted to 12 objects of refcoco val; with fewer than 50 its"
+    assert (note in printed.out) == (pairs == 12) and "calibration" not in printed.err
 
 
 def test_without_a_terminal_every_stage_prints_a_line_every_30_seconds(
