@@ -44,6 +44,12 @@ def add_model_options(parser: ArgumentParser) -> None:
         "unless these are quantized",
     )
     parser.add_argument(
+        "--constrained",
+        action=argparse.BooleanOptionalAction,
+        help="generate only tokens that can become an answer, so that no answer is malformed unless cut off; vLLM "
+        "and SGLang do it for --server; default: the run's generation.constrained",
+    )
+    parser.add_argument(
         "--server",
         metavar="URL",
         help="generate with an OpenAI-compatible server (vLLM, SGLang, transformers serve) instead of RUN's model; "
@@ -64,6 +70,7 @@ def pipeline_arguments(options: Namespace) -> PipelineOptions:
         "server": options.server,
         "server_model": options.server_model,
         "merge_adapter": options.merge_adapter,
+        "constrained": options.constrained,
     }
 
 

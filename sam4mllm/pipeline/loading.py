@@ -9,9 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypedDict
 
+from sam4mllm.errors import ModelError
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.adapters import WEIGHT_FILES
+from sam4mllm.mllm.constrained_engine import constrains_or_warns, why_unconstrained
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import load_mllm, load_processor, resolve_base
@@ -35,6 +37,7 @@ class PipelineParts(TypedDict):
     segmenter: Segmenter
     image_batch: int
     max_new_tokens: int
+    constrained: bool
     engine_identity: Callable[[], Mapping[str, Any]]
     calibration: Calibration | None
 
@@ -43,7 +46,8 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
     """Load segmenter, engine and method.
 
     Raises:
-        ModelError: Model, adapter or segmenter cannot be loaded, or the adapter cannot be merged.
+        ModelError: Model, adapter or segmenter cannot be loaded, the adapter cannot be merged, or answers that are to
+            be constrained cannot be.
         ServerError: The server does not answer.
     """
     segmenter = _load_segmenter(plan)
@@ -54,6 +58,7 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
         segmenter=segmenter,
         image_batch=plan.generation.batch_size,
         max_new_tokens=plan.generation.max_new_tokens,
+        constrained=_is_constrained(plan, engine, method),
         engine_identity=cache(identity),
         calibration=plan.calibration,
     )
@@ -129,6 +134,19 @@ def _method(plan: PipelinePlan, native: Coordinates | None) -> Method:
         return method_from_settings(plan.method, native)
     assert plan.run is not None, "checked by resolve"
     return plan.run.method
+
+
+def _is_constrained(plan: PipelinePlan, engine: Engine, method: Method) -> bool:
+    """Return whether answers are constrained; by default where the engine can, with a warning where it cannot.
+
+    Raises:
+        ModelError: The plan requires it, and the engine cannot.
+    """
+    if plan.constrained is None:
+        return plan.generation.constrained and constrains_or_warns(engine, method.answer_form)
+    if plan.constrained and (reason := why_unconstrained(engine, method.answer_form)):
+        raise ModelError(f"--constrained is not possible: {reason}")
+    return plan.constrained
 
 
 def _adapter_digest(adapter: str | Path | None) -> str | None:

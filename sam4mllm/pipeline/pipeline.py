@@ -19,6 +19,7 @@ from sam4mllm.data.predictions import Confidence, Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.methods.parsing import require_scoring_engine
+from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.pipeline.loading import load_parts
 from sam4mllm.pipeline.plan import PipelineOptions, resolve
@@ -41,6 +42,7 @@ class Pipeline:
         segmenter: The segmenter that turns prompts into masks; the results are on its device.
         max_new_tokens: The length limit of an answer; by default that of a recipe.
         image_batch: The number of images whose phrases are asked together.
+        constrained: Whether answers are constrained to the method's form; only those cut off are malformed then.
         calibration: The calibration that computes scores from confidences; None for uncalibrated scores.
     """
 
@@ -52,6 +54,7 @@ class Pipeline:
         *,
         max_new_tokens: int | None = None,
         image_batch: int = 16,
+        constrained: bool = False,
         engine_identity: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -66,6 +69,8 @@ class Pipeline:
         self.segmenter = segmenter
         self.max_new_tokens = max_new_tokens
         self.image_batch = image_batch
+        self.constrained = constrained
+        self._answering = constrained_engine(engine, method.answer_form) if constrained else engine
         self.calibration = calibration
         self._embedded = DeviceBatch(_ENCODER_BATCH, "images", "free memory on the device, or use a smaller segmenter")
         self._engine_identity = engine_identity or {"class": type(engine).__name__}
@@ -91,6 +96,8 @@ class Pipeline:
             server: The address of an OpenAI-compatible server that answers in place of the MLLM, which is then not
                 loaded; `model` is the run folder. The variable OPENAI_API_KEY holds its key, if it needs one.
             server_model: The server's name for the model; None for its only one.
+            constrained: Whether only tokens that can become an answer are generated; None for the run's setting
+                `generation.constrained`, but not where the server or tokenizer does not support it.
             merge_adapter: Whether the adapter is merged into the weights, which saves the time of its layers in every
                 answer; None merges unless the weights are quantized. Ignored without an adapter.
 
@@ -125,6 +132,9 @@ class Pipeline:
             "segmenter": self.segmenter.fingerprint,
             "max_new_tokens": self.max_new_tokens,
         }
+        if self.constrained:
+            # Jobs from before there was a constraint can be resumed without it.
+            identity["constrained"] = True
         if self.calibration is not None:
             identity["calibration"] = self.calibration.to_json()
         return identity
@@ -168,7 +178,7 @@ class Pipeline:
         image_of = [index for index, _ in phrases]
         with torch.no_grad():
             embeddings = self._embed_aside(images)
-            answers = self.method.ask(self.engine, questions, self.max_new_tokens)
+            answers = self.method.ask(self._answering, questions, self.max_new_tokens)
             return self.segment(images, image_of, answers, self.calibration, embeddings)
 
     def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:

@@ -33,6 +33,7 @@ class PipelineOptions(TypedDict, total=False):
     server: str | None
     server_model: str | None
     merge_adapter: bool | None
+    constrained: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class PipelinePlan:
     """The sources that a pipeline is loaded from, before anything is loaded.
 
     `run` is the run folder, if one was named. A merged run is its own `base`, without adapter. `method` is None for the
-    run's own; `merge_adapter` is as in `merge_for_inference`; `calibration` is the run's, or None if it was fitted with
-    another segmenter or method.
+    run's own; `merge_adapter` is as in `merge_for_inference`; `constrained` is None for `generation.constrained`;
+    `calibration` is the run's, or None if it was fitted with another segmenter or method.
     """
 
     run: RunFolder | None
@@ -53,6 +54,7 @@ class PipelinePlan:
     quantize_vision: bool
     attn_implementation: str | None
     merge_adapter: bool | None
+    constrained: bool | None
     method: Mapping[str, Any] | None
     segmenter: SegmenterSection | Segmenter
     server: str | None
@@ -73,6 +75,7 @@ def resolve(
     server: str | None = None,
     server_model: str | None = None,
     merge_adapter: bool | None = None,
+    constrained: bool | None = None,
 ) -> PipelinePlan:
     """Decide what a pipeline is loaded from; `Pipeline.from_pretrained` describes the arguments and errors."""
     run = _find_run(model, adapter)
@@ -100,6 +103,7 @@ def resolve(
         quantize_vision=recipe is not None and recipe.model.quantize_vision,
         attn_implementation=recipe.model.attn_implementation if recipe is not None else None,
         merge_adapter=merge_adapter,
+        constrained=constrained,
         method=method,
         segmenter=_segmenter_section(segmenter, base, run),
         server=server,

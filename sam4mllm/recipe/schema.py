@@ -180,6 +180,9 @@ class GenerationSection(Section):
     max_new_tokens: PositiveInt = 512
     """The maximum length of an answer in tokens. An object with three points takes about 50 if each digit is a
     token."""
+    constrained: bool = True
+    """Whether only tokens are generated that can become an answer. No answer is malformed then unless it is cut off at
+    the limit of tokens."""
 
 
 class Recipe(Section):

@@ -16,6 +16,7 @@ from sam4mllm.errors import DataError
 from sam4mllm.evaluation.metrics import Mask, correct_objects, overlap, union_of
 from sam4mllm.evaluation.points import PointTally
 from sam4mllm.methods.base import Method
+from sam4mllm.mllm.constrained_engine import constrains_or_warns
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -72,12 +73,14 @@ def make_validator(
         return None
     settings, name = recipe.training.validation, recipe.data.validation.name
     chosen = spread(samples, settings.samples)
+    engine = TransformersEngine(mllm, settings.batch_size)
     pipeline = Pipeline(
         method,
-        TransformersEngine(mllm, settings.batch_size),
+        engine,
         segmenter,
         max_new_tokens=recipe.generation.max_new_tokens,
         image_batch=settings.batch_size,
+        constrained=recipe.generation.constrained and constrains_or_warns(engine, method.answer_form),
     )
     return lambda: validate(pipeline, chosen, name, processes)
 
