@@ -19,10 +19,11 @@ STDOUT = "-"
 
 def print_summary(summary: BatchSummary) -> None:
     """Print the counts of a batch run on standard error, because standard output may be read by a program."""
+    cut_off = f" ({summary.cut_off} cut off)" if summary.cut_off else ""
     reasons = '; the field "error" of their lines states the reason' if summary.error else ""
     print(
         f"{summary.total} predictions in {summary.predictions}: {summary.ok} ok, {summary.no_object} no object, "
-        f"{summary.malformed} malformed, {summary.error} errors{reasons}",
+        f"{summary.malformed} malformed{cut_off}, {summary.error} errors{reasons}",
         file=sys.stderr,
     )
 

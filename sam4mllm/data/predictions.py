@@ -101,6 +101,10 @@ class PredictedObject:
         }
 
 
+CUT_OFF = "cut off at max_new_tokens="
+"""The beginning of the reason of a malformed answer that the limit of tokens cut off."""
+
+
 @dataclass(frozen=True, slots=True)
 class PredictionLine:
     """One line of predictions.jsonl: the answer to the query with the same id.
@@ -137,6 +141,11 @@ class PredictionLine:
             **({} if self.score is None else {"score": self.score}),
             **({} if self.confidence is None else {"confidence": self.confidence.to_json()}),
         }
+
+
+def is_cut_off(status: str, reason: str | None) -> bool:
+    """Return whether an answer is malformed because the limit of tokens cut it off; `reason` is its line's `error`."""
+    return status == "malformed" and reason is not None and reason.startswith(CUT_OFF)
 
 
 class _QueryRecord(Record):

@@ -205,7 +205,8 @@ def _properties(rows: Sequence[PublishedRow]) -> list[str]:
 def _counts(scores: Scores) -> str:
     """Return how many sentences the metrics are over, and how many of them have no usable answer."""
     errors = f", {scores.errors} errors" if scores.errors else ""
-    return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed{errors}"
+    cut_off = f" ({scores.cut_off} cut off)" if scores.cut_off else ""
+    return f"{scores.n} queries, {scores.missing} without prediction, {scores.malformed} malformed{cut_off}{errors}"
 
 
 def _percent(fraction: float | None) -> str:

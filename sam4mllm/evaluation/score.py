@@ -36,9 +36,10 @@ class Scores:
     """The metrics of one split, as fractions from 0 to 1; None where a metric is not defined for the data set.
 
     `n` counts the queries, `missing` those without a prediction, `malformed` the predictions whose text could not be
-    parsed, `errors` those with the status "error". `acc_50` is the share of sentences whose first box has IoU > 0.5
-    with the annotated one. `points_on` to `points_kept` are described in `points.PointScores`. `comparable` is whether
-    published results are on the same sentences under the same protocol.
+    parsed, `cut_off` those of them that the limit of tokens cut off, `errors` those with the status "error". `acc_50`
+    is the share of sentences whose first box has IoU > 0.5 with the annotated one. `points_on` to `points_kept` are
+    described in `points.PointScores`. `comparable` is whether published results are on the same sentences under the
+    same protocol.
     """
 
     dataset: str
@@ -62,6 +63,7 @@ class Scores:
     positive_points: int = 0
     negative_points: int = 0
     points_kept: float | None = None
+    cut_off: int = 0
     errors: int = 0
     comparable: bool = False
 
@@ -208,6 +210,7 @@ def _metrics(sentences: Sequence[SentenceScore], tally: Tally, dataset: str, spl
         n=len(sentences),
         missing=missing,
         malformed=tally.malformed,
+        cut_off=tally.cut_off,
         errors=tally.errors,
         ciou=cumulative_iou(sentences),
         giou=mean_iou(sentences),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sam4mllm.data.masks import decode
-from sam4mllm.data.predictions import PredictionLine
+from sam4mllm.data.predictions import PredictionLine, is_cut_off
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import PredictionsError
 from sam4mllm.evaluation.metrics import CORRECT_IOU, Mask, SentenceScore, correct_objects, union_of
@@ -28,6 +28,7 @@ class Tally:
     unknown: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
     malformed: int = 0
+    cut_off: int = 0
     errors: int = 0
     boxes_correct: int = 0
     any_box: bool = False
@@ -53,6 +54,7 @@ class Tally:
             prompts, boxes = [item.prompt for item in line.objects], [item.box for item in sample.objects]
             self.points.add(prompts, boxes, truth, ignored)
         self.malformed += line.status == "malformed"
+        self.cut_off += is_cut_off(line.status, line.error)
         self.errors += line.status == "error"
         if self.rules.has_boxes and line.status == "ok" and line.objects:
             self._add_box(line, sample)

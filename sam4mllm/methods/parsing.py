@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from sam4mllm.data.predictions import Confidence
+from sam4mllm.data.predictions import CUT_OFF, Confidence
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
@@ -26,7 +26,7 @@ def parse_reply(grammar: AnswerGrammar, reply: Reply, size_wh: tuple[int, int], 
     is the mean log-probability of each object's box, or of the whole text for "no object".
     """
     if not reply.finished:
-        return Answer("malformed", (), reply.text, f"cut off at max_new_tokens={max_new_tokens}")
+        return Answer("malformed", (), reply.text, f"{CUT_OFF}{max_new_tokens}")
     parsed = grammar.parse(reply.text, size_wh)
     spans = {"ok": parsed.box_spans, "no_object": ((0, len(reply.text)),), "malformed": ()}[parsed.status]
     confidence = tuple(Confidence(reply.mean_logprob(start, end)) for start, end in spans)

@@ -56,13 +56,17 @@ class Predictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchSummary:
-    """The file of predictions, and how many lines it has of each status."""
+    """The file of predictions, and how many lines it has of each status.
+
+    `cut_off` counts the malformed answers that the limit of tokens cut off.
+    """
 
     predictions: Path
     ok: int
     no_object: int
     malformed: int
     error: int
+    cut_off: int = 0
 
     @property
     def total(self) -> int:
@@ -77,6 +81,7 @@ class BatchSummary:
             "ok": self.ok,
             "no_object": self.no_object,
             "malformed": self.malformed,
+            "cut_off": self.cut_off,
             "error": self.error,
         }
 

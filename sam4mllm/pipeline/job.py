@@ -19,7 +19,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.predictions import Confidence, PredictionLine, Query, dump_line, prediction_from_json
+from sam4mllm.data.predictions import (
+    Confidence,
+    PredictionLine,
+    Query,
+    dump_line,
+    is_cut_off,
+    prediction_from_json,
+)
 from sam4mllm.errors import DataError
 from sam4mllm.pipeline.image_files import ImageVersion
 from sam4mllm.runs.calibration import Calibration, scores_of
@@ -133,17 +140,20 @@ class Job:
     def merge(self, calibration: Calibration | None = None) -> dict[str, int]:
         """Write all shards as one file, in their order, and return how many lines it has of each status.
 
+        The count "cut_off" is that of the malformed answers that the limit of tokens cut off.
+
         With a calibration, the scores are recomputed from the confidences in the lines.
         """
-        statuses = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0}
+        counts = {"ok": 0, "no_object": 0, "malformed": 0, "error": 0, "cut_off": 0}
         with atomic_path(self.predictions) as unfinished, unfinished.open("w", encoding="utf-8") as out:
             for index in range(len(self.shards)):
                 with self.shard_file(index).open(encoding="utf-8") as lines:
                     for line in lines:
                         record = json.loads(line)
-                        statuses[record["status"]] += 1
+                        counts[record["status"]] += 1
+                        counts["cut_off"] += is_cut_off(record["status"], record.get("error"))
                         out.write(line if calibration is None else dump_line(rescored(record, calibration)))
-        return statuses
+        return counts
 
 
 def rescored(record: object, calibration: Calibration) -> PredictionLine:

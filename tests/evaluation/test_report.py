@@ -97,6 +97,7 @@ def test_a_run_named_as_a_published_system_keeps_its_own_row() -> None:
 def test_figures_are_quoted_with_the_decimals_of_the_source_and_errors_are_counted() -> None:
     text = report({"ours": replace(_scores("refcoco+", "testA"), errors=3)})
     assert "2 malformed, 3 errors" in text and " 80.0 " in text
+    assert "2 malformed (1 cut off), 3 errors" in report({"x": replace(_scores("refcoco", "val"), errors=3, cut_off=1)})
     assert "67.83" in report({"ours": _scores("grefcoco", "val")})
     assert "errors" not in _scores("refcoco", "val").to_json()
 

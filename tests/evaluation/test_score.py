@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,8 @@ def test_refcoco_by_hand() -> None:
         _line("a", (0, 4)),  # I 8, U 8
         _line("b", (0, 2)),  # I 4, U 8; its box has IoU exactly 0.5, which is not above it
         _line("c", status="no_object"),  # I 0, U 8
-        _line("d", (0, 4), status="malformed"),  # its objects are ignored: I 0, U 8
+        # Its objects are ignored: I 0, U 8.
+        replace(_line("d", (0, 4), status="malformed"), error="cut off at max_new_tokens=9"),
         _line("e", status="error"),  # I 0, U 8
         # f has no line: I 0, U 8
     ]
@@ -87,6 +89,7 @@ def test_refcoco_by_hand() -> None:
         "positive_points": 0,
         "negative_points": 0,
         "points_kept": 0.0,
+        "cut_off": 1,
     }
     assert json.loads(json.dumps(scores.to_json())) == scores.to_json()
     assert scores.errors == 1

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sam4mllm.cli.output import print_summary
 from sam4mllm.data.masks import area
 from sam4mllm.data.predictions import Confidence, Query, read_predictions
 from sam4mllm.errors import DataError
 from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -82,6 +84,18 @@ def test_every_query_has_a_line_that_can_be_read(tmp_path: Path) -> None:
     assert line.objects[0].prompt is not None and len(line.objects[0].prompt.points) == 3
     assert line.score == line.objects[0].score == 1 and read["odd"].score == 0
     assert read["none"].objects == () and read["odd"].status == "malformed" and read["odd"].answer
+
+
+def test_malformed_answers_that_were_cut_off_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = ScriptedEngine([Reply("[1,2", finished=False), Reply("what"), Reply("[1,2,3,4]")])
+    pipeline = Pipeline(make_pipeline()[0].method, engine, BoxSegmenter(), max_new_tokens=3)
+    summary = predict(pipeline, make_queries(tmp_path, 1, 3), tmp_path / "out")
+    assert (summary.ok, summary.malformed, summary.cut_off, summary.total) == (1, 2, 1, 3)
+    assert summary.to_json()["cut_off"] == 1
+    print_summary(summary)
+    assert "1 ok, 0 no object, 2 malformed (1 cut off), 0 errors" in capsys.readouterr().err
+    # A run that computes nothing counts the lines that exist.
+    assert predict(pipeline, make_queries(tmp_path, 1, 3), tmp_path / "out") == summary
 
 
 def test_the_line_has_the_fields_of_the_contract(tmp_path: Path) -> None:
