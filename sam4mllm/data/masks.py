@@ -23,6 +23,7 @@ from pycocotools import mask as coco
 
 from sam4mllm.data.images import open_image
 from sam4mllm.data.records import file_exists, is_integer, is_number, shorten
+from sam4mllm.data.rle_runs import run_array
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 
@@ -52,7 +53,8 @@ def encode(mask: npt.NDArray[np.bool_]) -> Rle:
 
 def decode(rle: Rle) -> npt.NDArray[np.bool_]:
     """Decode an RLE to a mask (H, W), bool."""
-    return coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).astype(bool)
+    mask: npt.NDArray[np.uint8] = coco.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")})
+    return mask.view(np.bool_)
 
 
 def area(rle: Rle) -> int:
@@ -197,6 +199,9 @@ def check_rle(value: object) -> Rle:
         raise ValueError(f"the size of an RLE is [H, W], two positive integers; got {shorten(size)}")
     _check_pixels(*size)
     if isinstance(counts, str):
+        array = run_array(counts)
+        if array is not None and array.min() >= 0 and array.sum() == size[0] * size[1]:
+            return Rle(size=list(size), counts=counts)
         runs = _runs_of_counts(counts)
     elif isinstance(counts, list) and all(is_integer(run) for run in counts):
         runs = counts

@@ -37,9 +37,17 @@ class MaskObject:
         Raises:
             DataError: Only a box is annotated.
         """
+        return decode(self.require_rle())
+
+    def require_rle(self) -> Rle:
+        """Return the mask as RLE.
+
+        Raises:
+            DataError: Only a box is annotated.
+        """
         if self.rle is None:
             raise DataError(f"the object {self.id} has a box and no mask, but a mask is needed here; annotate a mask")
-        return decode(self.rle)
+        return self.rle
 
 
 @dataclass(frozen=True, slots=True)

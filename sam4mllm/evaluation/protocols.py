@@ -15,23 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.errors import DataError
-from sam4mllm.evaluation.metrics import Mask, SentenceScore, overlap
-
-
-@dataclass(frozen=True, slots=True)
-class PredictedMask:
-    """The union mask (H, W) bool of an answer, and whether the answer was "no target", whatever its mask is."""
-
-    mask: Mask
-    answered_no_target: bool = False
-
-    def has_target(self, min_pixels: int) -> bool:
-        """Return whether the answer names a target: not "no target", and at least `min_pixels` pixels."""
-        return not self.answered_no_target and int(np.count_nonzero(self.mask)) >= min_pixels
+from sam4mllm.evaluation.areas import Areas
+from sam4mllm.evaluation.metrics import Overlap, SentenceScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,32 +27,31 @@ class EvalProtocol:
 
     Attributes:
         name: The protocol's name.
-        score_sentence: The function (prediction, truth (H, W) bool, ignored (H, W) bool or None, min_pixels) ->
-            `SentenceScore`.
+        score_sentence: The function (areas without ignored pixels, whether the answer is "no target" whatever its mask
+            is, min_pixels) -> `SentenceScore`.
         has_no_target: Whether the data may contain sentences without a target. Then N-acc and T-acc are reported, and
             Pr@ is over the sentences with a target.
         has_boxes: Whether each sentence has one annotated box, so that Acc@0.5 is defined.
     """
 
     name: str
-    score_sentence: Callable[[PredictedMask, Mask, Mask | None, int], SentenceScore]
+    score_sentence: Callable[[Areas, bool, int], SentenceScore]
     has_no_target: bool
     has_boxes: bool
 
 
-def score_refcoco(prediction: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
+def score_refcoco(areas: Areas, answered_no_target: bool, min_pixels: int) -> SentenceScore:
     """Score one sentence by the rule of LAVT and LISA.
 
     A "no target" answer is an empty mask: I = 0 and U = the area of the truth. Two empty masks, which RefCOCO does not
     have, get IoU 0 as in LAVT.
     """
-    prediction, truth = _without_ignored(prediction, truth, ignored)
-    answered = prediction.has_target(min_pixels)
-    areas = overlap(prediction.mask if answered else np.zeros_like(truth), truth)
-    return SentenceScore(areas.intersection, areas.union, areas.iou, bool(truth.any()), answered)
+    answered = _answered(areas, answered_no_target, min_pixels)
+    pixels = areas.overlap if answered else Overlap(0, areas.truth)
+    return SentenceScore(pixels.intersection, pixels.union, pixels.iou, areas.truth > 0, answered)
 
 
-def score_grefcoco(prediction: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
+def score_grefcoco(areas: Areas, answered_no_target: bool, min_pixels: int) -> SentenceScore:
     """Score one sentence by the rule of ReLA, for sentences that may have no target.
 
     - No target, "no target" answered: IoU 1, nothing is added to I and U.
@@ -74,27 +60,22 @@ def score_grefcoco(prediction: PredictedMask, truth: Mask, ignored: Mask | None,
       has nevertheless.
     - A target, a mask answered: I, U and IoU of the two masks.
     """
-    prediction, truth = _without_ignored(prediction, truth, ignored)
-    answered, targeted = prediction.has_target(min_pixels), bool(truth.any())
-    areas = overlap(prediction.mask, truth)
+    answered, targeted = _answered(areas, answered_no_target, min_pixels), areas.truth > 0
+    pixels = areas.overlap
     if answered:
-        return SentenceScore(areas.intersection, areas.union, areas.iou, targeted, True)
-    return SentenceScore(0, areas.union, 0.0, True, False) if targeted else SentenceScore(0, 0, 1.0, False, False)
+        return SentenceScore(pixels.intersection, pixels.union, pixels.iou, targeted, True)
+    return SentenceScore(0, pixels.union, 0.0, True, False) if targeted else SentenceScore(0, 0, 1.0, False, False)
 
 
-def score_reasonseg(prediction: PredictedMask, truth: Mask, ignored: Mask | None, min_pixels: int) -> SentenceScore:
+def score_reasonseg(areas: Areas, answered_no_target: bool, min_pixels: int) -> SentenceScore:
     """Score one sentence by the rule of LISA: a "no target" answer is an empty mask; two empty masks have IoU 1."""
-    prediction, truth = _without_ignored(prediction, truth, ignored)
-    answered = prediction.has_target(min_pixels)
-    areas = overlap(prediction.mask if answered else np.zeros_like(truth), truth)
-    iou = areas.iou if areas.union else 1.0
-    return SentenceScore(areas.intersection, areas.union, iou, bool(truth.any()), answered)
+    score = score_refcoco(areas, answered_no_target, min_pixels)
+    return score if score.union else score._replace(iou=1.0)
 
 
-def _without_ignored(prediction: PredictedMask, truth: Mask, ignored: Mask | None) -> tuple[PredictedMask, Mask]:
-    if ignored is None:
-        return prediction, truth
-    return PredictedMask(prediction.mask & ~ignored, prediction.answered_no_target), truth & ~ignored
+def _answered(areas: Areas, answered_no_target: bool, min_pixels: int) -> bool:
+    """Return whether the answer names a target: not "no target", and at least `min_pixels` pixels."""
+    return not answered_no_target and areas.predicted >= min_pixels
 
 
 PROTOCOLS: dict[str, EvalProtocol] = {

@@ -17,6 +17,7 @@ from sam4mllm.data.predictions import PredictionLine, prediction_from_json, read
 from sam4mllm.data.reading import read_with_masks
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
+from sam4mllm.evaluation.areas import areas_of
 from sam4mllm.evaluation.metrics import (
     SentenceScore,
     cumulative_iou,
@@ -24,11 +25,10 @@ from sam4mllm.evaluation.metrics import (
     no_target_accuracy,
     precision_at,
     target_accuracy,
-    union_of,
 )
-from sam4mllm.evaluation.protocols import EvalProtocol, PredictedMask, protocol_for
+from sam4mllm.evaluation.protocols import EvalProtocol, protocol_for
 from sam4mllm.evaluation.suite import DataOptions, is_comparable
-from sam4mllm.evaluation.tally import Tally, few_ids
+from sam4mllm.evaluation.tally import Tally, annotated_rles, few_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +175,8 @@ def score_sentences(
     tally.refuse_bad_ids(f"{dataset} {split}")
     missing = [sample for sample in samples if sample.id not in tally.scored]
     for sample in missing:
-        empty = PredictedMask(union_of([], sample.size_wh))
-        tally.scored[sample.id] = rules.score_sentence(empty, sample.mask(), sample.ignored(), min_pixels)
+        areas = areas_of([], *annotated_rles(sample))
+        tally.scored[sample.id] = rules.score_sentence(areas, False, min_pixels)
     by_id = {sample.id: tally.scored[sample.id] for sample in samples}
     scores = _metrics(list(by_id.values()), tally, dataset, split, len(missing))
     return ScoredPredictions(scores, by_id, tally.correct)

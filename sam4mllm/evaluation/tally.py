@@ -1,17 +1,20 @@
-"""The scores and counts of a split, collected prediction by prediction: each is decoded once, scored and dropped."""
+"""The scores and counts of a split, collected prediction by prediction: each is scored and dropped."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import overload
 
-from sam4mllm.data.masks import decode
+from sam4mllm.data.masks import Rle, decode
 from sam4mllm.data.predictions import PredictionLine, is_cut_off
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import PredictionsError
-from sam4mllm.evaluation.metrics import CORRECT_IOU, Mask, SentenceScore, correct_objects, union_of
+from sam4mllm.evaluation.areas import areas_of, correct_rles, mergeable
+from sam4mllm.evaluation.metrics import CORRECT_IOU, Mask, SentenceScore
 from sam4mllm.evaluation.points import PointTally
-from sam4mllm.evaluation.protocols import EvalProtocol, PredictedMask
+from sam4mllm.evaluation.protocols import EvalProtocol
 
 _IDS_IN_A_MESSAGE = 3
 
@@ -44,15 +47,16 @@ class Tally:
         if line.id in self.scored:
             self.repeated.append(line.id)
             return
-        masks, truth, ignored = _masks(line, sample), [item.mask() for item in sample.objects], sample.ignored()
-        prediction = PredictedMask(union_of(masks, sample.size_wh), answered_no_target=line.status == "no_object")
-        self.scored[line.id] = self.rules.score_sentence(
-            prediction, union_of(truth, sample.size_wh), ignored, self.min_pixels
-        )
+        predicted, (truth, ignored) = _predicted_rles(line, sample), annotated_rles(sample)
+        areas = areas_of(predicted, truth, ignored)
+        self.scored[line.id] = self.rules.score_sentence(areas, line.status == "no_object", self.min_pixels)
         if line.status == "ok":
-            self.correct[line.id] = correct_objects(masks, truth, ignored)
+            if len(predicted) == len(truth) == 1:
+                self.correct[line.id] = (areas.overlap.iou > CORRECT_IOU,)
+            else:
+                self.correct[line.id] = correct_rles(predicted, truth, ignored)
             prompts, boxes = [item.prompt for item in line.objects], [item.box for item in sample.objects]
-            self.points.add(prompts, boxes, truth, ignored)
+            self.points.add(prompts, boxes, _DecodedMasks(truth), sample.ignored())
         self.malformed += line.status == "malformed"
         self.cut_off += is_cut_off(line.status, line.error)
         self.errors += line.status == "error"
@@ -87,7 +91,44 @@ class Tally:
             )
 
 
-def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
+class _DecodedMasks(Sequence[Mask]):
+    """The masks (H, W) bool of RLEs, decoded when they are used: points are compared with those of matched objects."""
+
+    def __init__(self, rles: Sequence[Rle]) -> None:
+        self._rles = rles
+
+    def __len__(self) -> int:
+        return len(self._rles)
+
+    @overload
+    def __getitem__(self, index: int) -> Mask: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mask]: ...
+
+    def __getitem__(self, index: int | slice) -> Mask | Sequence[Mask]:
+        if isinstance(index, slice):
+            return _DecodedMasks(self._rles[index])
+        rle = self._rles[index]
+        return _decoded(rle["size"][0], rle["size"][1], rle["counts"])
+
+
+# The sentences about one object are usually scored one after the other.
+@lru_cache(maxsize=4)
+def _decoded(height: int, width: int, counts: str) -> Mask:
+    return decode(Rle(size=[height, width], counts=counts))
+
+
+def annotated_rles(sample: Sample) -> tuple[list[Rle], Rle | None]:
+    """Return the masks of a sample's objects and of its ignored pixels, for `areas_of`.
+
+    Raises:
+        DataError: Only a box is annotated for an object.
+    """
+    return [mergeable(item.require_rle()) for item in sample.objects], sample.ignore and mergeable(sample.ignore)
+
+
+def _predicted_rles(line: PredictionLine, sample: Sample) -> list[Rle]:
     """Return the masks of the line's objects; none for the statuses "malformed" and "error"."""
     width, height = sample.size_wh
     for item in line.objects:
@@ -96,7 +137,7 @@ def _masks(line: PredictionLine, sample: Sample) -> list[Mask]:
                 f"prediction {line.id}: a mask is {tuple(item.segmentation['size'])} (H, W), its image is "
                 f"{(height, width)}; masks are scored at the original image's size"
             )
-    return [] if line.status in ("malformed", "error") else [decode(item.segmentation) for item in line.objects]
+    return [] if line.status in ("malformed", "error") else [mergeable(item.segmentation) for item in line.objects]
 
 
 def few_ids(ids: Sequence[str]) -> str:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
+from sam4mllm.data.masks import encode
 from sam4mllm.data.registry import DATASETS, scored_dataset_names
 from sam4mllm.errors import DataError
+from sam4mllm.evaluation.areas import areas_of
 from sam4mllm.evaluation.metrics import Mask, SentenceScore
-from sam4mllm.evaluation.protocols import PROTOCOLS, PredictedMask, protocol_for
+from sam4mllm.evaluation.protocols import PROTOCOLS, protocol_for
+
+
+class PredictedMask(NamedTuple):
+    """An answer: its mask (H, W), and whether it was "no target", whatever its mask is."""
+
+    mask: Mask
+    answered_no_target: bool = False
+
+
+def _scored(
+    protocol: str, answer: PredictedMask, truth: Mask, ignored: Mask | None = None, min_pixels: int = 1
+) -> SentenceScore:
+    areas = areas_of([encode(answer.mask)], [encode(truth)], None if ignored is None else encode(ignored))
+    return PROTOCOLS[protocol].score_sentence(areas, answer.answered_no_target, min_pixels)
 
 
 def _columns(first: int, last: int) -> Mask:
@@ -68,7 +86,7 @@ TRUTH = _columns(0, 4)
     ],
 )
 def test_one_sentence_is_scored(protocol: str, answer: PredictedMask, truth: Mask, expected: SentenceScore) -> None:
-    assert PROTOCOLS[protocol].score_sentence(answer, truth, None, 1) == expected
+    assert _scored(protocol, answer, truth) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,8 +101,8 @@ def test_one_sentence_is_scored(protocol: str, answer: PredictedMask, truth: Mas
 )
 def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expected: SentenceScore) -> None:
     answer = PredictedMask(_columns(3, 5))
-    assert PROTOCOLS[protocol].score_sentence(answer, truth, None, 5) == expected
-    assert PROTOCOLS[protocol].score_sentence(answer, truth, None, 4).answered
+    assert _scored(protocol, answer, truth, min_pixels=5) == expected
+    assert _scored(protocol, answer, truth, min_pixels=4).answered
 
 
 @pytest.mark.parametrize(
@@ -99,7 +117,7 @@ def test_a_mask_below_min_pixels_is_no_target(protocol: str, truth: Mask, expect
     ],
 )
 def test_ignored_pixels_are_excluded(answer: PredictedMask, truth: Mask, expected: SentenceScore) -> None:
-    assert PROTOCOLS["reasonseg"].score_sentence(answer, truth, _columns(4, 8), 1) == expected
+    assert _scored("reasonseg", answer, truth, _columns(4, 8)) == expected
 
 
 def test_every_data_set_has_its_protocol() -> None:
@@ -117,6 +135,6 @@ def test_an_unknown_protocol_is_refused_with_the_known_ones(dataset: str, protoc
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ignored_pixels_are_excluded_under_every_protocol(protocol: str) -> None:
-    scored = PROTOCOLS[protocol].score_sentence(PredictedMask(_columns(2, 6)), TRUTH, _columns(5, 10), 1)
+    scored = _scored(protocol, PredictedMask(_columns(2, 6)), TRUTH, _columns(5, 10))
     # Of the answer's columns 2 to 5 the last is ignored: I = 4, U = 8 + 2.
     assert scored == SentenceScore(4, 10, 0.4, True, True)
