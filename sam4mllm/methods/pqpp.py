@@ -31,7 +31,7 @@ from sam4mllm.methods.parsing import (
     require_box,
     require_scoring_engine,
 )
-from sam4mllm.mllm.engine import Engine
+from sam4mllm.mllm.engine import Engine, open_session
 from sam4mllm.prompts.answer_form import AnswerForm
 from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
 from sam4mllm.prompts.coordinates import Coordinates
@@ -144,22 +144,24 @@ class Pqpp:
         Raises:
             ModelError: The engine does not return yes/no probabilities.
         """
-        # 1. Round one: the model generates the boxes.
-        replies = engine.generate(
-            [inference_conversation(q.image, ask_boxes(q.phrase)) for q in questions], max_new_tokens
-        )
-        answers = [
-            parse_reply(self.grammar, reply, question.size_wh, max_new_tokens)
-            for reply, question in zip(replies, questions, strict=True)
-        ]
-        # 2. The pattern of points is scaled into each box.
-        pattern_xy = GRID_XY if self.asked == "grid" else PATTERN_XY
-        points_xy = [
-            [self._points_in_box(require_box(prompt), pattern_xy, question.size_wh) for prompt in answer.prompts]
-            for answer, question in zip(answers, questions, strict=True)
-        ]
-        # 3. Round two: the probabilities of yes and no decide which points are kept, with which label.
-        probabilities = self.score_points(engine, questions, answers, points_xy)
+        # The image is computed in round one, and not again in round two.
+        with open_session(engine) as session:
+            # 1. Round one: the model generates the boxes.
+            replies = session.generate(
+                [inference_conversation(q.image, ask_boxes(q.phrase)) for q in questions], max_new_tokens
+            )
+            answers = [
+                parse_reply(self.grammar, reply, question.size_wh, max_new_tokens)
+                for reply, question in zip(replies, questions, strict=True)
+            ]
+            # 2. The pattern of points is scaled into each box.
+            pattern_xy = GRID_XY if self.asked == "grid" else PATTERN_XY
+            points_xy = [
+                [self._points_in_box(require_box(prompt), pattern_xy, question.size_wh) for prompt in answer.prompts]
+                for answer, question in zip(answers, questions, strict=True)
+            ]
+            # 3. Round two: the probabilities of yes and no decide which points are kept, with which label.
+            probabilities = self.score_points(session, questions, answers, points_xy)
         return [
             replace_points(answer, [self._confident_points(*scored) for scored in zip(by_box, scores, strict=True)])
             for answer, by_box, scores in zip(answers, points_xy, probabilities, strict=True)

@@ -17,6 +17,7 @@ from sam4mllm.methods.base import Question
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import GRID_XY, MAX_POINTS, PATTERN_XY, POINTS_MEAN, SINGLE_QUESTIONS, Pqpp
 from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.cached_rows import CachedRows
 from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.loading import load_mllm
 from sam4mllm.mllm.lora import attach_lora
@@ -209,18 +210,22 @@ def test_an_engine_without_probabilities_is_refused_before_anything_is_asked() -
 
 
 @pytest.mark.parametrize("method", [replace(each, yes_above=0.0, no_above=0.0) for each in (LIST, SINGLE)])
-def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path) -> None:
+def test_a_real_model_scores_the_points_of_a_scripted_box(method, tmp_path, monkeypatch) -> None:
     """Round two by a model with an adapter: the more probable label is kept, and the confidence is its probability."""
     save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
     mllm = attach_lora(load_mllm(str(tmp_path / "base")), {"r": 2}, 0)
 
     class FixedReplies(TransformersEngine):
         def generate(self, conversations, max_new_tokens):
+            super().generate(conversations, 1)
             return [Reply(BOX_TEXT) for _ in conversations]
 
     pipe = Pipeline(method, FixedReplies(mllm, 4), BoxSegmenter())
     image = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    compute, computed = CachedRows.compute, []
+    monkeypatch.setattr(CachedRows, "compute", lambda *given: computed.append(given) or compute(*given))
     (result,) = pipe([(image, "the ball")])
+    assert len(computed) == 1, "round two computes the image again"
     (prompt,), (confidence,) = result.prompts, result.confidence
     assert result.status == "ok" and confidence.iou is not None
     assert len(prompt.points) == 25

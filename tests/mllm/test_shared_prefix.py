@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sam4mllm.mllm import transformers_engine
 from sam4mllm.mllm.cached_rows import CachedRows
-from sam4mllm.mllm.decoding import Generated
+from sam4mllm.mllm.decoding import Generated, decode
+from sam4mllm.mllm.engine import Sampling
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.sharded_generation import generate_sharded
+from sam4mllm.mllm.shared_prefix import SharedPrefixes, make_prompts
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import Conversation, inference_conversation
+from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation
+from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion
 from sam4mllm.testing import save_tiny_mllm
 
 PHRASES = ((0, "the ring"), (1, "a"), (0, "the ring left of the star"), (2, "it"), (0, "b"), (2, "the small blue box"))
@@ -77,3 +83,126 @@ def test_answers_of_every_family_equal_those_of_generate(mllm, monkeypatch, imag
             assert [position for position, _ in reply.tokens] == [position for position, _ in same.tokens]
             np.testing.assert_allclose([each for _, each in reply.tokens], [each for _, each in same.tokens], atol=1e-4)
     assert images_computed == [1, 1, 1, 3, 3], "an image was computed more than once"
+
+
+def flat(scored: list[list[list[YesNo]]]) -> list[float]:
+    return [each for query in scored for answers in query for probability in answers for each in probability]
+
+
+def test_a_session_scores_points_from_the_images_of_round_one(mllm, images_computed) -> None:
+    questions = make_questions()
+    points = (YesNoQuestion("On (1,2)(3,4)?", 2), YesNoQuestion("On (5,6)?", 1))
+    queries = [
+        YesNoQuery(Conversation(each.image, (*each.turns, Turn("assistant", f"[{index},2]"))), points[: 1 + index % 2])
+        for index, each in enumerate(questions)
+    ]
+    engine = TransformersEngine(mllm, 4)
+    # The third time, round two is also about phrases that round one was not: the end of a stored prompt is removed,
+    # or, where the cache does not allow it, the image is computed again.
+    for asked, scored, again in (
+        (questions, queries, {0}),
+        (questions[:2], queries[:2], {0}),
+        (questions[:2], queries, {1, 2}),
+    ):
+        expected = engine.generate(asked, 3), flat(engine.score_answers(scored))
+        images_computed.clear()
+        with engine.session() as session:
+            assert session.generate(asked, 3) == expected[0]
+            assert sum(images_computed) == len({id(each.image) for each in asked})
+            images_computed.clear()
+            np.testing.assert_allclose(flat(session.score_answers(scored)), expected[1], atol=1e-5)
+        assert sum(images_computed) in again
+    images_computed.clear()
+    # After the session nothing is kept.
+    engine.generate(questions[:1], 1)
+    assert images_computed == [1]
+
+
+class Alternating:
+    """A constraint: two tokens are forced, the third is the second most probable one, twice; then the answer ends."""
+
+    def __init__(self, end: int) -> None:
+        self.tokens: list[int] = []
+        self.end = end
+
+    def forced(self) -> list[int]:
+        place = len(self.tokens)
+        return [self.end] if place == 6 else [90, 91][place % 3 :]
+
+    def restrict(self, logits: torch.Tensor) -> None:
+        logits[logits.argmax()] = float("-inf")
+        logits[self.end] = float("-inf")
+
+    def accept(self, token: int) -> None:
+        self.tokens.append(token)
+
+
+def test_constrained_answers_equal_those_that_are_fed_one_by_one(mllm) -> None:
+    questions = make_questions()
+    end, limit = mllm.end_ids[0], 7
+    kinds: list[Any] = [lambda: Alternating(end), None, lambda: Alternating(end), None, None, lambda: Alternating(end)]
+    expected = [
+        generate_sharded(mllm, [question], [kind() if kind else None], limit)[0]
+        for question, kind in zip(questions, kinds, strict=True)
+    ]
+    assert [len(answer.tokens) for answer, kind in zip(expected, kinds, strict=True) if kind] == [7, 7, 7]
+    with torch.no_grad():
+        prompts = make_prompts(mllm, questions)
+        rows, logits = SharedPrefixes(mllm, prompts).rows_and_logits(prompts)
+        answers = [Generated(kind() if kind else None) for kind in kinds]
+        decode(rows, logits, answers, limit, mllm.end_ids)
+    for answer, other in zip(answers, expected, strict=True):
+        assert answer.tokens == other.tokens
+        shown = len(answer.tokens) - (answer.tokens[-1] in mllm.end_ids)
+        np.testing.assert_allclose(answer.logprobs[:shown], other.logprobs[:shown], atol=1e-4)
+
+
+def test_samples_depend_on_the_seed_alone_and_follow_the_distribution(mllm) -> None:
+    questions = make_questions()
+    sampling = Sampling(3, temperature=1.5, seed=7)
+    samples = TransformersEngine(mllm, 8).generate_samples(questions, 4, sampling)
+    assert [len(each) for each in samples] == [3] * len(questions)
+    assert len({reply.text for each in samples for reply in each}) > len(questions)
+    assert TransformersEngine(mllm, 2).generate_samples(questions[::-1], 4, sampling) == samples[::-1]
+    assert TransformersEngine(mllm, 8).generate_samples(questions, 4, replace(sampling, seed=8)) != samples
+    cold = TransformersEngine(mllm, 8).generate_samples(questions, 4, replace(sampling, temperature=1e-6))
+    greedy = TransformersEngine(mllm, 8).generate(questions, 4)
+    assert cold == [[reply] * 3 for reply in greedy]
+
+
+def test_forced_tokens_need_no_pass_of_their_own(mllm, monkeypatch) -> None:
+    questions, widths = make_questions(), []
+    factories = [partial(Alternating, mllm.end_ids[0])] * len(questions)
+    forward = mllm.model.forward
+
+    def counting(*args: Any, **inputs: Any) -> Any:
+        widths.append(inputs["input_ids"].shape[1])
+        return forward(*args, **inputs)
+
+    prompts = make_prompts(mllm, questions)
+    with torch.no_grad():
+        rows, logits = SharedPrefixes(mllm, prompts).rows_and_logits(prompts)
+        monkeypatch.setattr(mllm.model, "forward", counting)
+        decode(rows, logits, [Generated(factory()) for factory in factories], 9, mllm.end_ids)
+    assert widths == [2, 3]
+
+
+def test_a_session_drops_images_where_memory_runs_out(tmp_path, monkeypatch, images_computed) -> None:
+    mllm = load_mllm(str(save_tiny_mllm("qwen2_5_vl", tmp_path)))
+    questions, engine = make_questions(), TransformersEngine(mllm, 8)
+    expected = engine.generate(questions, 3)
+    images_computed.clear()
+    compute, kept = CachedRows.compute, []
+
+    with engine.session() as session:
+        session.generate(questions[:1], 3)
+
+        def with_room_for_one_batch(*given: Any) -> Any:
+            kept.append(len(session._store))
+            if session._store:
+                raise torch.OutOfMemoryError("no room")
+            return compute(*given)
+
+        monkeypatch.setattr(CachedRows, "compute", with_room_for_one_batch)
+        assert session.generate(questions, 3) == expected
+    assert kept == [1, 0] and images_computed == [1, 3] and engine.batch.size == 8
