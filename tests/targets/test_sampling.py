@@ -175,3 +175,26 @@ def test_points_of_a_poisson_disk_keep_their_distance_up_to_the_limit() -> None:
     distances = np.hypot(*(points[:, None] - points[None]).T)
     assert len(points) == 10 and distances[np.triu_indices(10, 1)].min() >= 0.3
     assert points.min() >= 0 and points.max() <= 1 and poisson_disk(rng(), 0.3, 0).shape == (0, 2)
+
+
+def test_exactly_as_many_free_pixels_as_negatives_suffice() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[1, 1] = mask[2, 2] = True
+    drawn = draw_groups(mask, Box(1, 1, 3, 3), rng(), groups=8, positives=1, negatives=2, margin=0.0)
+    assert (drawn.xy[:, 1:] == [[1.5, 2.5], [2.5, 1.5]]).all()
+    mask[:] = True
+    mask[0, 0] = mask[3, 5] = False
+    drawn = draw_groups(mask, Box(1, 1, 3, 3), rng(), groups=8, positives=1, negatives=2, margin=0.0)
+    assert (drawn.xy[:, 1:] == [[0.5, 0.5], [5.5, 3.5]]).all()
+    assert draw(mask, positives=0, negatives=0).labels.dtype == np.int64
+
+
+def test_a_poisson_disk_has_thirty_candidates_for_each_point() -> None:
+    shapes = []
+
+    class Counting(np.random.Generator):
+        def random(self, shape: tuple[int, int]) -> np.ndarray:  # type: ignore[override]
+            shapes.append(shape)
+            return np.zeros(shape)
+
+    assert len(poisson_disk(Counting(np.random.PCG64(0)), 0.1, 4)) == 1 and shapes == [(120, 2)]
