@@ -36,6 +36,7 @@ FAMILY_CHECKS: dict[str, FamilyCheck] = {
         input_checks.coordinates_round_trip,
         input_checks.image_size_limits,
         input_checks.images_not_cropped,
+        training_checks.isolated_phrases,
         training_checks.gradient_checkpointing,
         training_checks.optimizer_8bit,
         training_checks.nf4,

@@ -10,6 +10,9 @@ from sam4mllm.doctor.result import expect, require_package
 from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
 from sam4mllm.mllm.lora import adapted_modules, attach_lora
 from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.prompts.conversation import isolated_conversation
+from sam4mllm.training.collator import Collator
+from sam4mllm.training.isolation import isolate_branches
 from sam4mllm.utils.hub import ADAPTER_WEIGHTS
 
 _TOLERANCE = 1e-4
@@ -77,6 +80,21 @@ def projector_fully_fine_tuned(family: FamilyUnderTest) -> None:
     _expect_equal(family.logits(merged), trained, "logits before and after merging")
 
 
+def isolated_phrases(family: FamilyUnderTest) -> None:
+    """Check that phrases which share an image in one sequence have the loss and gradients of separate conversations."""
+    mllm = attach_lora(family.load(), {"r": 2}, 0)
+    shared = [
+        isolated_conversation(each.image, [[(f"Where is {n}?", f"[{n}7,2{n},45,6]")] for n in range(index + 1)])
+        for index, each in enumerate(family.conversations)
+    ]
+    collator = Collator(mllm)
+    separate = _loss_and_gradients(mllm.model, collator([branch for each in shared for branch in each.branches]))
+    isolate_branches(mllm.model)
+    isolated = _loss_and_gradients(mllm.model, collator(shared))
+    for what, a, b in zip(("losses", "gradients"), isolated, separate, strict=True):
+        _expect_equal(a, b, f"{what} of isolated phrases and of separate conversations")
+
+
 def gradient_checkpointing(family: FamilyUnderTest) -> None:
     """Check that the losses with gradient checkpointing equal those without."""
     losses = family.train("checkpointed", 3, gradient_checkpointing=True).losses
@@ -117,6 +135,17 @@ def _check_quantized(family: FamilyUnderTest, quantization: Quantization, layer_
     expect(not outside, f"{len(outside)} layers outside the language model are quantized, such as {outside[:1]}")
     expect(all(map(math.isfinite, training.losses)), f"the losses are {training.losses}")
     TransformersEngine(training.mllm, 2).generate(family.questions[:2], 2)
+
+
+def _loss_and_gradients(model: Any, batch: dict[str, Any]) -> tuple[Any, Any]:
+    """Return the loss on a batch, and all gradients of the trained parameters as one vector."""
+    import torch
+
+    model.zero_grad()
+    loss = model(**{name: value.to(model.device) for name, value in batch.items()}).loss
+    loss.backward()
+    gradients = [parameter.grad.flatten().float() for parameter in model.parameters() if parameter.grad is not None]
+    return loss.detach(), torch.cat(gradients)
 
 
 def _adapted_outside(mllm: Mllm) -> list[str]:

@@ -124,7 +124,7 @@ def training_conversation(
 
 
 def isolated_conversation(
-    image: str | Path | Image | npt.NDArray[np.uint8], branches: Sequence[list[tuple[str, str]]]
+    image: str | Path | Image | npt.NDArray[np.uint8] | None, branches: Sequence[list[tuple[str, str]]]
 ) -> Conversation:
     """Return a conversation with a branch for each list of (question, answer) pairs, every answer supervised.
 

@@ -11,7 +11,12 @@ from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.conversation import Conversation, inference_conversation, isolated_conversation
+from sam4mllm.prompts.conversation import (
+    Conversation,
+    inference_conversation,
+    isolated_conversation,
+    training_conversation,
+)
 from sam4mllm.testing import TINY_MLLMS, save_tiny_mllm
 from sam4mllm.training.collator import IGNORED, Collator
 from sam4mllm.training.isolation import BranchRows, isolate_branches
@@ -26,7 +31,7 @@ def images() -> list[np.ndarray]:
 
 
 def conversations(several_answers: bool = True) -> list[Conversation]:
-    """Three, one and two branches of different lengths, the second of the first with two answers."""
+    """Three, one and two branches of different lengths, the second of the first with two answers, and chat."""
     first, second, third = images()
     further = [("c", "[5,6,7,8] +(1,1)")] if several_answers else []
     return [
@@ -41,6 +46,7 @@ def conversations(several_answers: bool = True) -> list[Conversation]:
         isolated_conversation(second, [[("Where?", "[7,7]")]]),
         # Equal questions: the prefix ends before their answers.
         isolated_conversation(third, [[("Box it", "[1,2,3,4]")], [("Box it", "[4,4,4,4]")]]),
+        training_conversation(None, [("Why?", "So.")]),
     ]
 
 
@@ -67,8 +73,10 @@ def check_equal(a, b) -> None:
     assert max(float((a[1][name] - b[1][name]).abs().max()) for name in a[1]) < TOLERANCE
 
 
-@pytest.mark.parametrize("attention", [None, "eager"])
-@pytest.mark.parametrize("family", TINY_MLLMS)
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [*((family, None) for family in TINY_MLLMS), *((family, "eager") for family in ("gemma3", "qwen3_5", "molmo2"))],
+)
 def test_loss_and_gradients_are_those_of_separate_sequences(tmp_path, family, attention):
     mllm = adapted(save_tiny_mllm(family, tmp_path), attn_implementation=attention)
     assert mllm.model.get_base_model().get_decoder().config._attn_implementation == (attention or "sdpa")
@@ -79,7 +87,7 @@ def test_loss_and_gradients_are_those_of_separate_sequences(tmp_path, family, at
     isolate_branches(mllm.model)
     check_equal(loss_and_gradients(mllm.model, packed), expected)
     # The images and their tokens are there once for each conversation.
-    assert packed["input_ids"].shape[0] == 3 and packed["attention_mask"].sum() < separate["attention_mask"].sum()
+    assert packed["input_ids"].shape[0] == 4 and packed["attention_mask"].sum() < separate["attention_mask"].sum()
     assert (packed["labels"] != IGNORED).sum() == (separate["labels"] != IGNORED).sum()
     # Without the branches the phrases would see each other; a batch without branches passes unchanged.
     together = {name: value for name, value in packed.items() if name not in ("branch_ids", "positions")}
