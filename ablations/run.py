@@ -3,6 +3,7 @@
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
     python ablations/run.py packing --work runs/packing --epochs 1 --seeds 3 --json ablations/logs/packing.json
+    python ablations/run.py votes --work runs/votes --json ablations/logs/votes.json
 
 Settings of the recipe are given as key=value after the options. Finished work is recognized by the files in --work, so
 a stopped experiment resumes. `python ablations/run.py EXPERIMENT --help` describes an experiment.
@@ -21,6 +22,7 @@ from typing import Any
 import measure_filter
 import measure_methods
 import measure_packing
+import measure_votes
 import methods_table
 from methods_rows import Row
 
@@ -164,6 +166,25 @@ def run_packing(options: argparse.Namespace) -> list[str]:
     return measure_packing.tables(rows, trainings)
 
 
+def run_votes(options: argparse.Namespace) -> list[str]:
+    """Answer with each number of votes for each seed of scenes unless an earlier start did, and return both tables."""
+    recipe = load_recipe(RECIPE, options.overrides)
+    model = {"model": options.run or recipe.model.base, "device": resolve_device(options.device)}
+    model |= {"temperature": options.temperature, "max_new_tokens": recipe.generation.max_new_tokens}
+    model |= {} if options.run else {"segmenter": recipe.segmenter.checkpoint}
+    rows: dict[str, dict[int, Row]] = {measure_votes.name_of(votes): {} for votes in options.votes}
+    for seed in range(options.seeds):
+        work = options.work / f"seed-{seed}"
+        samples = _samples(shapes_in(work, options.scenes, options.held_out, seed), options.split)
+        for votes in options.votes:
+            name, output = measure_votes.name_of(votes), work / f"votes-{votes}-{options.split}"
+            row = measure_votes.measure_seed(votes, samples, output, **model)
+            rows[name][seed] = row
+            figures = {"model": model["model"], "split": options.split, "temperature": options.temperature}
+            _write_json(options, {**figures, **measure_votes.to_json({n: r for n, r in rows.items() if r})})
+    return measure_votes.tables(rows)
+
+
 def _samples(data: Path | None, split: str) -> dict[str, list[Sample]]:
     """Return the held-out samples of each generated data set under `data`; `split` is a key of `SPLITS`."""
     return {
@@ -197,6 +218,7 @@ EXPERIMENTS = {
     "filter": Experiment(FILTER, run_filter, _training_options),
     "methods": Experiment(METHODS, run_methods, _methods_options),
     "packing": Experiment(PACKING, run_packing, _packing_options),
+    "votes": Experiment(measure_votes.DESCRIPTION, run_votes, measure_votes.add_options),
 }
 
 

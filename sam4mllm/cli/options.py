@@ -50,6 +50,20 @@ def add_model_options(parser: ArgumentParser) -> None:
         "and SGLang do it for --server; default: the run's generation.constrained",
     )
     parser.add_argument(
+        "--votes",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="draw N answers to each phrase at random and merge them by their majority (default: 1, one answer by "
+        "greedy decoding)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=positive_float,
+        metavar="T",
+        help="with --votes: logits are divided by T before an answer is drawn (default: 0.5)",
+    )
+    parser.add_argument(
         "--server",
         metavar="URL",
         help="generate with an OpenAI-compatible server (vLLM, SGLang, transformers serve) instead of RUN's model; "
@@ -71,6 +85,8 @@ def pipeline_arguments(options: Namespace) -> PipelineOptions:
         "server_model": options.server_model,
         "merge_adapter": options.merge_adapter,
         "constrained": options.constrained,
+        "votes": options.votes,
+        "temperature": options.temperature,
     }
 
 

@@ -48,7 +48,7 @@ class Sampling:
     """
 
     samples: int
-    temperature: float = 1.0
+    temperature: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:

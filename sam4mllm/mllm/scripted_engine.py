@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.engine import Reply, Sampling
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery, YesNoQuestion
 
@@ -44,6 +44,14 @@ class ScriptedEngine:
             replies.append(Reply(answer) if isinstance(answer, str) else answer)
             self.asked.append(conversation)
         return replies
+
+    def generate_samples(
+        self, conversations: Sequence[Conversation], max_new_tokens: int, sampling: Sampling
+    ) -> list[list[Reply]]:
+        """Return `sampling.samples` scripted replies to each conversation, as if each were asked so many times."""
+        count = sampling.samples
+        replies = self.generate([each for each in conversations for _ in range(count)], max_new_tokens)
+        return [replies[start : start + count] for start in range(0, len(replies), count)]
 
     def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
         """Return the scripted probabilities."""

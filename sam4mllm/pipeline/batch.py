@@ -124,9 +124,9 @@ def _predict(
     processes: DistributedContext,
 ) -> BatchSummary:
     """Answer all queries into the locked folder `output`; see `predict`."""
-    # 1. Shards hold scores without calibration, which is applied when they are merged.
+    # 1. Shards hold scores without calibration, which is applied when they are merged. Votes need it earlier.
     calibration = None
-    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None:
+    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None and pipeline.votes is None:
         calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
 
     # 2. The main process creates the job before the others open it, and all agree on what is to be done.

@@ -14,7 +14,7 @@ from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.adapters import WEIGHT_FILES
 from sam4mllm.mllm.constrained_engine import constrains_or_warns, why_unconstrained
-from sam4mllm.mllm.engine import Engine
+from sam4mllm.mllm.engine import Engine, Sampling
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import load_mllm, load_processor, resolve_base
 from sam4mllm.mllm.lora import merge_for_inference
@@ -38,6 +38,7 @@ class PipelineParts(TypedDict):
     image_batch: int
     max_new_tokens: int
     constrained: bool
+    votes: Sampling | None
     engine_identity: Callable[[], Mapping[str, Any]]
     calibration: Calibration | None
 
@@ -59,6 +60,7 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
         image_batch=plan.generation.batch_size,
         max_new_tokens=plan.generation.max_new_tokens,
         constrained=_is_constrained(plan, engine, method),
+        votes=plan.votes,
         engine_identity=cache(identity),
         calibration=plan.calibration,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -15,17 +15,18 @@ from typing import Any, Unpack, overload
 import torch
 
 from sam4mllm.data.images import ImageInput, Rgb, as_rgb, image_key
-from sam4mllm.data.predictions import Confidence, Query
+from sam4mllm.data.predictions import Query
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.methods.parsing import require_scoring_engine
 from sam4mllm.mllm.constrained_engine import constrained_engine
-from sam4mllm.mllm.engine import Engine
+from sam4mllm.mllm.engine import Engine, Sampling
 from sam4mllm.pipeline.loading import load_parts
 from sam4mllm.pipeline.plan import PipelineOptions, resolve
-from sam4mllm.pipeline.result import Result
+from sam4mllm.pipeline.result import Result, result_of
+from sam4mllm.pipeline.votes import ask_votes, check_votes, segment_votes
 from sam4mllm.recipe.schema import GenerationSection
-from sam4mllm.runs.calibration import Calibration, scores_of
+from sam4mllm.runs.calibration import Calibration
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.utils.memory import DeviceBatch
 from sam4mllm.utils.side_stream import SideStream
@@ -43,6 +44,8 @@ class Pipeline:
         max_new_tokens: The length limit of an answer; by default that of a recipe.
         image_batch: The number of images whose phrases are asked together.
         constrained: Whether answers are constrained to the method's form; only those cut off are malformed then.
+        votes: How several answers to a phrase are drawn, which are merged by their majority (`votes.py`); None, also
+            for a single vote, for one answer by greedy decoding.
         calibration: The calibration that computes scores from confidences; None for uncalibrated scores.
     """
 
@@ -55,6 +58,7 @@ class Pipeline:
         max_new_tokens: int | None = None,
         image_batch: int = 16,
         constrained: bool = False,
+        votes: Sampling | None = None,
         engine_identity: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
         calibration: Calibration | None = None,
     ) -> None:
@@ -71,6 +75,9 @@ class Pipeline:
         self.image_batch = image_batch
         self.constrained = constrained
         self._answering = constrained_engine(engine, method.answer_form) if constrained else engine
+        self.votes = votes if votes is not None and votes.samples > 1 else None
+        if self.votes is not None:
+            check_votes(method, self._answering)
         self.calibration = calibration
         self._embedded = DeviceBatch(_ENCODER_BATCH, "images", "free memory on the device, or use a smaller segmenter")
         self._engine_identity = engine_identity or {"class": type(engine).__name__}
@@ -98,6 +105,9 @@ class Pipeline:
             server_model: The server's name for the model; None for its only one.
             constrained: Whether only tokens that can become an answer are generated; None for the run's setting
                 `generation.constrained`, but not where the server or tokenizer does not support it.
+            votes: Answers to each phrase that are drawn at random and merged by their majority; None or 1 for one
+                answer by greedy decoding.
+            temperature: The temperature of the draws; None for the default of `Sampling`.
             merge_adapter: Whether the adapter is merged into the weights, which saves the time of its layers in every
                 answer; None merges unless the weights are quantized. Ignored without an adapter.
 
@@ -135,6 +145,8 @@ class Pipeline:
         if self.constrained:
             # Jobs from before there was a constraint can be resumed without it.
             identity["constrained"] = True
+        if self.votes is not None:
+            identity["votes"] = asdict(self.votes)
         if self.calibration is not None:
             identity["calibration"] = self.calibration.to_json()
         return identity
@@ -178,8 +190,14 @@ class Pipeline:
         image_of = [index for index, _ in phrases]
         with torch.no_grad():
             embeddings = self._embed_aside(images)
-            answers = self.method.ask(self._answering, questions, self.max_new_tokens)
-            return self.segment(images, image_of, answers, self.calibration, embeddings)
+
+            def segment(image_of: Sequence[int], answers: Sequence[Answer]) -> list[Result]:
+                return self.segment(images, image_of, answers, self.calibration, embeddings)
+
+            if self.votes is not None:
+                drawn = ask_votes(self.method, self._answering, questions, self.max_new_tokens, self.votes)
+                return segment_votes(segment, image_of, drawn)
+            return segment(image_of, self.method.ask(self._answering, questions, self.max_new_tokens))
 
     def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
         """Return the results of (index of the image, query) pairs, in their order."""
@@ -208,22 +226,8 @@ class Pipeline:
         results, start = [], 0
         for index, answer in zip(image_of, answers, strict=True):
             end = start + len(answer.prompts)
-            height, width = images[index].shape[:2]
-            empty = torch.zeros((0, height, width), dtype=torch.bool, device=self.device)
-            confidence = _with_iou(answer, ious[start:end])
-            scores, score = scores_of(answer.status, confidence, calibration)
-            results.append(
-                Result(
-                    masks=torch.stack(masks[start:end]) if end > start else empty,
-                    prompts=list(answer.prompts),
-                    scores=torch.tensor(scores, dtype=torch.float32, device=self.device),
-                    status=answer.status,
-                    answer=answer.text,
-                    reason=answer.reason,
-                    confidence=confidence,
-                    score=score,
-                )
-            )
+            empty = torch.zeros((0, *images[index].shape[:2]), dtype=torch.bool, device=self.device)
+            results.append(result_of(answer, masks[start:end], ious[start:end], empty, calibration))
             start = end
         return results
 
@@ -273,14 +277,6 @@ class Pipeline:
             answers = self.answer(images, [(number, pairs[index][1]) for number, index in members])
             results.update(zip((index for _, index in members), answers, strict=True))
         return [results[index] for index in range(len(pairs))]
-
-
-def _with_iou(answer: Answer, ious: Sequence[float]) -> tuple[Confidence, ...]:
-    """Return the confidences of an answer, with the predicted IoU of each mask."""
-    if answer.status != "ok":
-        return answer.confidence
-    confidence = answer.confidence or (Confidence(),) * len(ious)
-    return tuple(replace(each, iou=iou) for each, iou in zip(confidence, ious, strict=True))
 
 
 def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from sam4mllm.errors import ModelError
+from sam4mllm.mllm.engine import Sampling
 from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.runs.calibration import Calibration
@@ -34,6 +35,8 @@ class PipelineOptions(TypedDict, total=False):
     server_model: str | None
     merge_adapter: bool | None
     constrained: bool | None
+    votes: int | None
+    temperature: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class PipelinePlan:
 
     `run` is the run folder, if one was named. A merged run is its own `base`, without adapter. `method` is None for the
     run's own; `merge_adapter` is as in `merge_for_inference`; `constrained` is None for `generation.constrained`;
-    `calibration` is the run's, or None if it was fitted with another segmenter or method.
+    `votes` is None for one greedy answer; `calibration` is the run's, or None if it was fitted with another segmenter
+    or method.
     """
 
     run: RunFolder | None
@@ -55,6 +59,7 @@ class PipelinePlan:
     attn_implementation: str | None
     merge_adapter: bool | None
     constrained: bool | None
+    votes: Sampling | None
     method: Mapping[str, Any] | None
     segmenter: SegmenterSection | Segmenter
     server: str | None
@@ -76,6 +81,8 @@ def resolve(
     server_model: str | None = None,
     merge_adapter: bool | None = None,
     constrained: bool | None = None,
+    votes: int | None = None,
+    temperature: float | None = None,
 ) -> PipelinePlan:
     """Decide what a pipeline is loaded from; `Pipeline.from_pretrained` describes the arguments and errors."""
     run = _find_run(model, adapter)
@@ -104,6 +111,7 @@ def resolve(
         attn_implementation=recipe.model.attn_implementation if recipe is not None else None,
         merge_adapter=merge_adapter,
         constrained=constrained,
+        votes=_sampling(votes, temperature),
         method=method,
         segmenter=_segmenter_section(segmenter, base, run),
         server=server,
@@ -111,6 +119,22 @@ def resolve(
         generation=generation.model_copy(update={"batch_size": batch_size or generation.batch_size}),
         calibration=run.calibration if run is not None and own else None,
     )
+
+
+def _sampling(votes: int | None, temperature: float | None) -> Sampling | None:
+    """Return how the answers that are voted on are drawn; None without votes.
+
+    Raises:
+        ModelError: A temperature without votes, or one that is not above 0.
+    """
+    if votes is None or votes == 1:
+        if temperature is not None:
+            raise ModelError("--temperature is that of votes, and one answer is generated greedily; give --votes")
+        return None
+    try:
+        return Sampling(votes) if temperature is None else Sampling(votes, temperature)
+    except ValueError as error:
+        raise ModelError(f"votes: {error}") from error
 
 
 def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None:

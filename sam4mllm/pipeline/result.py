@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,6 +14,8 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.predictions import Confidence, PredictedObject, PredictionLine, Query
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import SamPrompt
+from sam4mllm.methods.base import Answer
+from sam4mllm.runs.calibration import Calibration, scores_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +35,8 @@ class Result:
         reason: Why the answer could not be parsed; None if it could.
         confidence: The quantities that the scores are computed from: of each of the N masks, or one for "no_object".
         score: The score of the complete answer, from 0 to 1, or None; see `calibration.scores_of`.
+
+    With votes, scores are shares of agreement, and prompts and confidence are those of single answers; see `votes.py`.
     """
 
     masks: torch.Tensor
@@ -54,6 +58,39 @@ class Result:
         from sam4mllm.viz.drawing import overlay
 
         return overlay(as_rgb(image), list(self.masks.cpu().numpy()), self.prompts, long_side=long_side)
+
+
+def result_of(
+    answer: Answer,
+    masks: Sequence[torch.Tensor],
+    ious: Sequence[float],
+    empty: torch.Tensor,
+    calibration: Calibration | None,
+) -> Result:
+    """Return the result of a parsed answer.
+
+    Args:
+        answer: The answer.
+        masks: The mask (H, W), bool, of each of its prompts.
+        ious: The predicted IoU of each mask.
+        empty: The masks (0, H, W), bool, of an answer without prompts, on their device.
+        calibration: Computes the scores; None for uncalibrated ones.
+    """
+    confidence = answer.confidence
+    if answer.status == "ok":
+        known = confidence or (Confidence(),) * len(ious)
+        confidence = tuple(replace(each, iou=iou) for each, iou in zip(known, ious, strict=True))
+    scores, score = scores_of(answer.status, confidence, calibration)
+    return Result(
+        masks=torch.stack(list(masks)) if masks else empty,
+        prompts=list(answer.prompts),
+        scores=torch.tensor(scores, dtype=torch.float32, device=empty.device),
+        status=answer.status,
+        answer=answer.text,
+        reason=answer.reason,
+        confidence=confidence,
+        score=score,
+    )
 
 
 def prediction_line(query: Query, result: Result) -> PredictionLine:
