@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -108,9 +109,9 @@ def adapted_modules(mllm: Mllm) -> list[str]:
 
 def has_adapter(mllm: Mllm) -> bool:
     """Return whether the model has an adapter."""
-    from peft import PeftModel
-
-    return isinstance(mllm.model, PeftModel)
+    # Without peft, whose import takes a second, no model can be one of its.
+    peft = sys.modules.get("peft")
+    return peft is not None and isinstance(mllm.model, peft.PeftModel)
 
 
 def is_quantized(mllm: Mllm) -> bool:

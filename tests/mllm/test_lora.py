@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def test_the_user_decides_and_a_model_without_adapter_is_unchanged(fast_vlm: str
     assert merge_for_inference(tuned, True).adapter_merged
     base = load_mllm(fast_vlm)
     assert all(merge_for_inference(base, choice) is base for choice in (None, True, False))
+
+
+def test_a_model_without_adapter_needs_no_peft(fast_vlm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = load_mllm(fast_vlm)
+    # An import of it would raise an ImportError.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "peft"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert not has_adapter(mllm) and merge_for_inference(mllm, None) is mllm
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
