@@ -189,6 +189,13 @@ def test_exactly_as_many_free_pixels_as_negatives_suffice() -> None:
     assert draw(mask, positives=0, negatives=0).labels.dtype == np.int64
 
 
+def test_a_pixel_is_in_the_box_if_its_center_is_which_excludes_the_far_sides() -> None:
+    mask = np.zeros((4, 6), dtype=bool)
+    mask[3, 5] = True
+    drawn = draw_groups(mask, Box(1.5, 0.5, 3.5, 2.5), rng(), groups=8, positives=1, negatives=4, margin=0.0)
+    assert (drawn.xy[:, 1:] == [[1.5, 0.5], [1.5, 1.5], [2.5, 0.5], [2.5, 1.5]]).all()
+
+
 def test_a_poisson_disk_has_thirty_candidates_for_each_point() -> None:
     shapes = []
 
