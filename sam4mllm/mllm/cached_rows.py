@@ -60,6 +60,11 @@ class CachedRows:
         deltas = None if self.rope_deltas is None else self.rope_deltas.to(index.device)[index]
         return CachedRows(self.mllm, cache, self.mask[index], deltas)
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all but the given rows, which may also change their order."""
+        kept = self.select(rows)
+        self.cache, self.mask, self.rope_deltas = kept.cache, kept.mask, kept.rope_deltas
+
     def feed(self, tokens: Sequence[Sequence[int]], columns: Sequence[int]) -> torch.Tensor:
         """Append tokens to the rows, and return the logits (B, len(columns), V) of the tokens after those at `columns`.
 

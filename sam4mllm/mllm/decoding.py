@@ -103,7 +103,7 @@ def decode(
             live, unfed = [live[index] for index in kept], [unfed[index] for index in kept]
             if not live:
                 return
-            rows = rows.select(kept)
+            rows.keep(kept)
         # 3. All tokens that are known are fed in one pass, or as many as every answer has, if the cache requires it.
         counts = [len(tokens) for tokens in unfed]
         if not rows.allows_unequal(max(counts)):

@@ -156,6 +156,10 @@ class SharedPrefixes:
         known = [self._prefixes[id(prompt)].logits for prompt in prompts]
         return rows, torch.stack([logits.get(index, each) for index, each in enumerate(known)])
 
+    def clear(self) -> None:
+        """Free the prefixes that are not in the store; no rows can be made afterwards."""
+        self._prefixes.clear()
+
     def _rows(self, prompts: Sequence[Prompt]) -> tuple[CachedRows, dict[int, torch.Tensor]]:
         """Return the batch of `rows`, and the logits (V,) after those prompts that are longer than their prefix."""
         prefixes = [self._prefixes[id(prompt)] for prompt in prompts]

@@ -140,10 +140,14 @@ class TransformersEngine:
         images = sorted(by_image.values(), key=lambda members: _length_key(conversations[members[0]]))
         replies: dict[tuple[int, int], Reply] = {}
 
-        def decode_batch(prefixes: SharedPrefixes, batch: Sequence[tuple[int, int]]) -> list[Reply]:
-            """Decode the answers (conversation, sample) of one batch."""
-            members = sorted({index for index, _ in batch}, key=[index for index, _ in batch].index)
+        def decode_batch(
+            prefixes: SharedPrefixes, batch: Sequence[tuple[int, int]], *, keep: bool = True
+        ) -> list[Reply]:
+            """Decode the answers (conversation, sample) of one batch; free the prefixes unless they are kept."""
+            members = list(dict.fromkeys(index for index, _ in batch))
             rows, logits = prefixes.rows_and_logits([prompts[index] for index in members])
+            if not keep:
+                prefixes.clear()
             if len(members) < len(batch):
                 copies = [members.index(index) for index, _ in batch]
                 rows, logits = rows.select(copies), logits[copies]
@@ -160,7 +164,10 @@ class TransformersEngine:
             rows = [(index, sample) for index in members for sample in range(samples)]
             if len(rows) > len(part):
                 rows.sort(key=lambda row: (prompts[row[0]].length, row))
-            done = [each for batch in self.batch.map(rows, partial(decode_batch, prefixes)) for each in batch]
+                done = [each for batch in self.batch.map(rows, partial(decode_batch, prefixes)) for each in batch]
+            else:
+                # Nothing is shared, so the prefixes themselves are continued, and not kept beside their copies.
+                done = decode_batch(prefixes, rows, keep=False)
             replies.update(zip(rows, done, strict=True))
 
         # Not inference mode: weights that FSDP gathers in it could not be used by the next training step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -206,3 +207,29 @@ def test_a_session_drops_images_where_memory_runs_out(tmp_path, monkeypatch, ima
         monkeypatch.setattr(CachedRows, "compute", with_room_for_one_batch)
         assert session.generate(questions, 3) == expected
     assert kept == [1, 0] and images_computed == [1, 3] and engine.batch.size == 8
+
+
+def test_prefixes_that_are_not_shared_are_freed_while_answers_are_decoded(tmp_path, monkeypatch) -> None:
+    mllm = load_mllm(str(save_tiny_mllm("qwen2_5_vl", tmp_path, seed=1)))
+    questions = make_questions()
+    compute, tensors, alive = CachedRows.compute, [], []
+
+    def watching(*given: Any) -> Any:
+        rows, logits = compute(*given)
+        tensors.append(weakref.ref(rows.cache.layers[0].keys))
+        return rows, logits
+
+    def noticing(*given: Any) -> None:
+        decode(*given)
+        assert len(given[2][0].tokens) == 3
+        alive.append(tensors[-1]() is not None)
+
+    monkeypatch.setattr(CachedRows, "compute", watching)
+    monkeypatch.setattr(transformers_engine, "decode", noticing)
+    engine = TransformersEngine(mllm, 8)
+    engine.generate(questions[:2], 3)
+    engine.generate(questions, 3)
+    with engine.session() as session:
+        session.generate(questions[:2], 3)
+    assert alive == [False, True, True]
+    assert tensors[-1]() is None
