@@ -47,8 +47,8 @@ _SPLITS = (
 
 _REFCOCO_IMAGES = {"val": 1500, "testA": 750, "testB": 750}
 
-# The numbers of sentences and of images of each benchmark's splits; an image of ReasonSeg has one sentence. Sources: for
-# RefCOCO's sentences FlagEval's page on it; for the sums over the splits of RefCOCO (21,586), RefCOCO+ (21,373) and
+# The numbers of sentences and of images of each benchmark's splits; an image of ReasonSeg has one sentence. Sources:
+# for RefCOCO's sentences FlagEval's page on it; for the sums over the splits of RefCOCO (21,586), RefCOCO+ (21,373) and
 # RefCOCOg (14,498) Ref-L4 (arXiv 2406.16866, README of its data set); for their images jxu124/refcoco-benchmark on the
 # Hub. For gRefCOCO none was found beside its files; with wrong numbers no published row would be printed.
 _SIZES: dict[tuple[str, str], tuple[int, int]] = {
