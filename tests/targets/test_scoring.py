@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sam4mllm.errors import DeviceMemoryError
 from sam4mllm.geometry import Box, SamPrompt, box_of_mask
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.fake import BoxSegmenter
@@ -14,7 +15,7 @@ from sam4mllm.segmenters.frame import InputFrame
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.segmenters.transformers_sam import TransformersSam
 from sam4mllm.targets.sampling import draw_groups, jittered_boxes, seeded_rng
-from sam4mllm.targets.scoring import Candidate, coarse_iou, score_groups
+from sam4mllm.targets.scoring import Candidate, coarse_iou, prompt_batch, score_groups
 from sam4mllm.testing import tiny_sam, tiny_segmenter_model
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (48, 70, 3), dtype=np.uint8)
@@ -137,3 +138,46 @@ def test_ignored_pixels_do_not_count_in_the_iou() -> None:
     coarse[1, :, 2:6] = 1
     torch.testing.assert_close(coarse_iou(coarse, truth, upsampling), torch.tensor([16 / 32, 8 / 40]))
     torch.testing.assert_close(coarse_iou(coarse, truth, upsampling, counted), torch.tensor([1.0, 8 / 24]))
+
+
+def test_one_pixel_in_common_has_iou_1_and_no_pixel_in_common_0() -> None:
+    upsampling = BoxSegmenter(side=8).upsampling((8, 8))
+    truth = torch.zeros(8, 8, dtype=torch.bool)
+    truth[3, 5] = True
+    coarse = torch.full((2, 8, 8), -1.0)
+    coarse[0, 3, 5] = coarse[1, 4, 5] = 1
+    ious = coarse_iou(coarse, truth, upsampling)
+    assert ious.tolist() == [1.0, 0.0] and ious.dtype == torch.float32
+    assert coarse_iou(-coarse.abs(), truth, upsampling).tolist() == [0.0, 0.0]
+
+
+def test_the_scores_of_two_boxes_are_averaged_and_a_batch_of_prompts_is_kept_for_later_images() -> None:
+    segmenter, batch = BoxSegmenter(), prompt_batch(3)
+    truth = np.zeros((48, 70), dtype=bool)
+    truth[10:20, 10:20] = True
+    drawn = draw_groups(
+        truth, Box(10, 10, 20, 20), seeded_rng(0, "", ""), groups=2, positives=1, negatives=0, margin=0.1
+    )
+    boxes = np.array([[10, 10, 20, 20], [10, 10, 20, 15]], dtype=np.float32)
+    ignored = np.zeros((48, 70), dtype=bool)
+    ignored[15:20] = True
+    items = [
+        Candidate(truth, drawn, boxes, boxes[1:]),
+        Candidate(truth & ~ignored, drawn, boxes, boxes[1:], ignored),
+    ]
+    first, second = score_groups(segmenter, segmenter.embed([IMAGE]), items, batch)
+    assert (first.ious.tolist(), first.box_iou) == ([0.75, 0.75], 0.5)
+    assert (second.ious.tolist(), second.box_iou) == ([1.0, 1.0], 1.0)
+    assert first.ious.dtype == np.float32 and isinstance(first.box_iou, float) and batch.size == 3
+
+
+def test_too_little_memory_for_one_prompt_is_an_error_that_names_what_to_do() -> None:
+    batch = prompt_batch(2)
+
+    def fail(part: object) -> None:
+        raise MemoryError("no room")
+
+    with pytest.raises(DeviceMemoryError) as error:
+        list(batch.map([1, 2], fail))
+    advice = "free memory on the device, or use a smaller segmenter or smaller images"
+    assert str(error.value) == f"out of memory with one of the prompts alone: {advice} (no room)"
