@@ -21,12 +21,14 @@ RESERVED = {
     "resume_from_checkpoint": "a run resumes automatically; leave it out",
     "eval_strategy": "training is validated by generating; set training.validate",
     "eval_on_start": "training is validated by generating; set training.validate",
-    "train_sampling_strategy": "the seed decides the order of the data; leave it out",
     "load_best_model_at_end": "the best adapter by validation is kept automatically; leave it out",
     "save_only_model": "resuming needs the optimizer states; leave it out",
     "ignore_data_skip": "resuming keeps the order of the data; leave it out",
 }
 """Keys of TrainingArguments that a recipe may not set, and what to do instead."""
+
+GROUP_BY_LENGTH = "group_by_length"
+"""The value of `train_sampling_strategy` with which batches have rows of similar lengths."""
 
 _GATHER_TO_SAVE = "stage3_gather_16bit_weights_on_model_save"
 
@@ -70,6 +72,11 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
             integration()
     except (ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
         raise RecipeError(f"training: transformers refuses these settings: {error}") from error
+    if arguments.train_sampling_strategy not in ("random", GROUP_BY_LENGTH):
+        raise RecipeError(
+            f"training.train_sampling_strategy: is {arguments.train_sampling_strategy}; set random, or "
+            f"{GROUP_BY_LENGTH} for batches with less padding"
+        )
     if arguments.save_strategy == "best":
         raise RecipeError("training.save_strategy: the best adapter by validation is kept automatically; leave it out")
     check_fsdp(arguments, device)

@@ -7,6 +7,7 @@ only the main process writes.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,17 @@ class LogCallback(TrainerCallback):
             self._log.append({"step": state.global_step, "epoch": state.epoch, **figures})
             if args.disable_tqdm:
                 logger.info("step %d of %d: loss %.4f", state.global_step, state.max_steps, figures["loss"])
+
+
+class EpochOrder(TrainerCallback):
+    """A callback that sets the epoch of an order of the data, also that of a resumed run."""
+
+    def __init__(self, order: Any) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # In a resumed epoch it is a fraction.
+        self._order.set_epoch(math.floor(state.epoch or 0))
 
 
 class ProgressCallback(TrainerCallback):

@@ -35,16 +35,19 @@ _NAMED = 8
 class CheckedTrainer(NamedCheckpointTrainer):
     """A Trainer for `Collator` that checks loss and gradients, and divides batches where memory runs out.
 
+    `order` is a torch sampler of the training set, or None for the trainer's own.
+
     Raises:
         TrainingError: (in `train`) A loss or gradient is not finite; step, batch and last good checkpoint are named.
         DeviceMemoryError: (in `train`) Memory does not suffice for one conversation, or several processes train
             together, which cannot repeat a step alone.
     """
 
-    def __init__(self, *, collator: Collator, callbacks: Sequence[Any], **options: Any) -> None:
+    def __init__(self, *, collator: Collator, callbacks: Sequence[Any], order: Any = None, **options: Any) -> None:
         finite = _FiniteGradients(self)
         super().__init__(data_collator=_KeepConversations(collator), callbacks=[finite, *callbacks], **options)
         self._collator = collator
+        self._order = order
         self._rows: int = self.args.per_device_train_batch_size
         # The batches of the current optimizer step so far, and the states of torch's random generators at its start.
         self._batches: list[Sequence[Conversation]] = []
@@ -64,6 +67,10 @@ class CheckedTrainer(NamedCheckpointTrainer):
                 f"{resume_from_checkpoint}: a file in it is a pickle of other objects than the states of training, and "
                 "was not read; remove that folder to resume from an earlier checkpoint"
             ) from error
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the order that was given, or the trainer's own."""
+        return super()._get_train_sampler(*args, **kwargs) if self._order is None else self._order
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of the next optimizer step."""

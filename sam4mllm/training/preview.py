@@ -25,7 +25,8 @@ SHOWN_PER_SET = 1
 
 # Estimates where there is no processor: characters per token of a question and of an answer (mostly digits), tokens of
 # the template around a turn, and pixels per token of an image (Qwen2.5-VL's).
-_QUESTION, _ANSWER, _TURN, _IMAGE = 4.0, 1.5, 5, 28 * 28
+_QUESTION, _ANSWER, _TURN = 4.0, 1.5, 5
+PIXELS_A_TOKEN = 28 * 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
     if mllm is None:
         area = _area(conversation, recipe)
         text = "\n".join(f"{turn.role}: {turn.text}" for turn in conversation.turns)
-        return ConversationPreview(image, text, round(_text_tokens(conversation) + area / _IMAGE), None)
+        return ConversationPreview(image, text, round(text_tokens(conversation) + area / PIXELS_A_TOKEN), None)
     batch = Collator(mllm)([conversation])
     text = rendered_text(mllm.processor, conversation)
     _, patch = vision_tower_size(mllm.model.get_base_model())
@@ -171,6 +172,6 @@ def _characters(conversation: Conversation) -> int:
     return sum(len(turn.text) for turn in conversation.turns)
 
 
-def _text_tokens(conversation: Conversation) -> float:
+def text_tokens(conversation: Conversation) -> float:
     """Estimate the tokens of the text from its characters."""
     return sum(_TURN + len(turn.text) / (_QUESTION if turn.role == "user" else _ANSWER) for turn in conversation.turns)

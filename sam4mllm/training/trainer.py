@@ -76,10 +76,10 @@ def train(
     device = resolve_device(processes.device(device))
     arguments = training_arguments(recipe, device)
     check_launch(arguments, device, processes)
-    mixture = read_mixture(recipe.data, recipe.seed)
+    mixture = processes.compute_on_machine(lambda: read_mixture(recipe.data, recipe.seed))
     check_text_only(arguments, recipe, mixture, processes)
     is_finished = RunFolder(recipe.output).is_finished_for(recipe)
-    held_out = [] if is_finished else validation_samples(recipe)
+    held_out = processes.compute_on_machine(lambda: [] if is_finished else validation_samples(recipe))
     if not is_finished:
         check_template(recipe, mixture, held_out)
         check_images([*mixture.samples, *mixture.dialogues, *held_out], processes)
@@ -203,7 +203,7 @@ def fit(
 def _create_run(recipe: Recipe) -> RunFolder:
     """Create the run folder, or reopen it; its method.json has the method's settings for training and inference."""
     # The method is built first, because it may be refused, and a refused recipe must not leave a folder behind.
-    method = None if RunFolder(recipe.output).is_started else method_of_recipe(recipe)
+    method = None if RunFolder(recipe.output).keeps_method(recipe) else method_of_recipe(recipe)
     return RunFolder.create(recipe, method)
 
 
@@ -255,19 +255,28 @@ def _make_trainer(
     """Make a CheckedTrainer with our collator and callbacks, and log the number of steps."""
     from transformers import PrinterCallback
 
-    from sam4mllm.training.callbacks import DisableVisionInputGrads, LogCallback, ResumedLearningRate
+    from sam4mllm.training.callbacks import DisableVisionInputGrads, EpochOrder, LogCallback, ResumedLearningRate
     from sam4mllm.training.checked_trainer import CheckedTrainer
     from sam4mllm.training.collator import Collator
     from sam4mllm.training.isolation import isolate_branches
+    from sam4mllm.training.lengths import order_of_conversations
 
     if any(len(conversation.branch_starts) > 1 for conversation in conversations):
         isolate_branches(mllm.model)
+    order = order_of_conversations(conversations, mllm.processor, arguments)
     trainer = CheckedTrainer(
+        order=order,
         model=mllm.model,
         args=arguments,
         train_dataset=list(conversations),
         collator=Collator(mllm),
-        callbacks=[DisableVisionInputGrads(), ResumedLearningRate(), LogCallback(run), *callbacks],
+        callbacks=[
+            *([EpochOrder(order)] if order else []),
+            DisableVisionInputGrads(),
+            ResumedLearningRate(),
+            LogCallback(run),
+            *callbacks,
+        ],
     )
     trainer.remove_callback(PrinterCallback)
     epoch, total = optimizer_steps(len(conversations), arguments)

@@ -21,7 +21,7 @@ from tests.training.helpers import make_recipe, run_fit
         ("training.lr_scheduler_type=nonsense", "transformers refuses these settings: .*nonsense"),
         ("training.fsdp=true", "training.fsdp: FSDP needs GPUs; leave it out"),
         ("training.eval_on_start=true", "training.eval_on_start: training is validated by generating"),
-        ("training.train_sampling_strategy=group_by_length", "the seed decides the order of the data"),
+        ("training.train_sampling_strategy=sequential", "is sequential; set random, or group_by_length"),
         ("training.save_strategy=best", "training.save_strategy: the best adapter by validation is kept automatically"),
         ("training.report_to=comet_ml", "transformers refuses these settings: .*comet"),
     ],
