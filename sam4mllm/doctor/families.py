@@ -34,6 +34,7 @@ FAMILY_CHECKS: dict[str, FamilyCheck] = {
         training_checks.merges,
         training_checks.projector_fully_fine_tuned,
         input_checks.coordinates_round_trip,
+        input_checks.constrained_decoding,
         input_checks.image_size_limits,
         input_checks.images_not_cropped,
         training_checks.isolated_phrases,

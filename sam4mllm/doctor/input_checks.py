@@ -11,11 +11,13 @@ import numpy as np
 
 from sam4mllm.doctor.family_under_test import FamilyUnderTest, random_images
 from sam4mllm.doctor.result import expect
-from sam4mllm.geometry import POSITIVE, Box, Point, ResizedGrid, SamPrompt
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, ResizedGrid, SamPrompt
+from sam4mllm.mllm.constraints import answer_constraints
 from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.shared_prefix import token_ids
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import Conversation, Turn, inference_conversation, training_conversation
 from sam4mllm.prompts.coordinates import PLAIN
@@ -149,6 +151,35 @@ def coordinates_round_trip(family: FamilyUnderTest) -> None:
                 )
             )
             expect(off <= 1, f"{text!r} is {off / 2:.2f} bins off in an image of {size_wh}")
+
+
+def constrained_decoding(family: FamilyUnderTest) -> None:
+    """Check that constrained decoding allows the tokens of answers in training, and forces none but these."""
+    import torch
+
+    mllm = family.mllm
+    grammar = AnswerGrammar(native_coordinates(mllm.family.coordinates, mllm.processor) or PLAIN)
+    constraints, form, size_wh = answer_constraints(mllm), grammar.form(2, 1), (640, 480)
+    points = (Point(90, 70, POSITIVE), Point(111, 33, POSITIVE), Point(600, 5, NEGATIVE))
+    objects = [SamPrompt(Box(5, 10, 77, 200), points[:1]), SamPrompt(Box(0, 0, 640, 480), points)]
+    (prompt,) = token_ids(mllm, [inference_conversation(None, "?").messages()], asks=True)
+    for prompts in ([], objects[:1], objects[1:], objects):
+        text = grammar.write(prompts, size_wh)
+        (ids,) = token_ids(mllm, [training_conversation(None, [("?", text)]).messages()])
+        pending = ids[len(prompt) :]
+        constraint = constraints(form, size_wh)
+        while pending and pending[0] not in mllm.end_ids:
+            forced = constraint.forced()
+            expect(forced == pending[: len(forced)], f"{text!r} has the tokens {pending}, but {forced} are forced")
+            logits = torch.zeros(len(mllm.processor.tokenizer))
+            constraint.restrict(logits)
+            expect(bool(logits[pending[0]].isfinite()), f"{text!r} has the token {pending[0]}, which is not allowed")
+            for token in pending[: len(forced) or 1]:
+                constraint.accept(token)
+            pending = pending[len(forced) or 1 :]
+        logits = torch.zeros(len(mllm.processor.tokenizer))
+        constraint.restrict(logits)
+        expect(bool(logits[mllm.end_ids].isfinite().all()), f"no end token is allowed after {text!r}")
 
 
 def image_size_limits(family: FamilyUnderTest) -> None:

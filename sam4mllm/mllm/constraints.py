@@ -39,7 +39,7 @@ class AnswerConstraint:
 
     def restrict(self, logits: torch.Tensor) -> None:
         """Set the logits (V,) of tokens that cannot come next to -inf, in place."""
-        allowed = self._allowed(self._matcher.compute_bitmask(), logits.device)
+        allowed = self._allowed(self._matcher.compute_bitmask(), logits)
         kept = logits[allowed]
         logits.fill_(float("-inf"))
         logits[allowed] = kept
@@ -101,33 +101,36 @@ class _AllowedTokens:
     """The ids of allowed tokens as tensors, by the bits from which they were read; few masks occur again and again."""
 
     def __init__(self) -> None:
-        self._tensors: dict[tuple[bytes, torch.device], torch.Tensor] = {}
+        self._tensors: dict[tuple[bytes, torch.device, int], torch.Tensor] = {}
 
-    def __call__(self, bits: bytes, device: torch.device) -> torch.Tensor:
+    def __call__(self, bits: bytes, logits: torch.Tensor) -> torch.Tensor:
+        """Return the ids, on the device of the logits (V,); a tokenizer may have tokens that the model does not."""
         import numpy as np
         import torch
 
-        if (bits, device) not in self._tensors:
+        key = (bits, logits.device, len(logits))
+        if key not in self._tensors:
             ids = np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little"))
             if len(self._tensors) >= _MAX_GRAMMARS:
                 self._tensors.clear()
-            self._tensors[bits, device] = torch.from_numpy(ids).to(device)
-        return self._tensors[bits, device]
+            self._tensors[key] = torch.from_numpy(ids[ids < len(logits)]).to(logits.device)
+        return self._tensors[key]
 
 
-_OF_TOKENIZER: WeakKeyDictionary[Any, AnswerConstraints] = WeakKeyDictionary()
+_OF_TOKENIZER: WeakKeyDictionary[Any, dict[object, AnswerConstraints]] = WeakKeyDictionary()
 
 
 def answer_constraints(mllm: Mllm) -> AnswerConstraints:
-    """Return the constraints of a model's answers, the same ones in every call for the same tokenizer.
+    """Return the constraints of a model's answers, the same ones in every call.
 
     Raises:
         ModelError: llguidance does not support the tokenizer.
     """
-    tokenizer = mllm.processor.tokenizer
-    if tokenizer not in _OF_TOKENIZER:
-        _OF_TOKENIZER[tokenizer] = AnswerConstraints(tokenizer, mllm.end_ids, around_answers(mllm.processor))
-    return _OF_TOKENIZER[tokenizer]
+    tokenizer, end_ids, around = mllm.processor.tokenizer, tuple(mllm.end_ids), around_answers(mllm.processor)
+    of_tokenizer = _OF_TOKENIZER.setdefault(tokenizer, {})
+    if (end_ids, around) not in of_tokenizer:
+        of_tokenizer[end_ids, around] = AnswerConstraints(tokenizer, end_ids, around)
+    return of_tokenizer[end_ids, around]
 
 
 def _token_automaton(tokenizer: Any, end_ids: Sequence[int]) -> LLTokenizer:

@@ -157,4 +157,5 @@ def _digits(count: int, at_least: int | None = None) -> str:
 
 
 def _literal(text: str) -> str:
-    return "".join(f"\\{character}" if character in _SPECIAL_CHARACTERS else character for character in text)
+    escaped = "".join(f"\\{character}" if character in _SPECIAL_CHARACTERS else character for character in text)
+    return escaped.replace("\n", r"\n")

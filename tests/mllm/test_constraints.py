@@ -223,3 +223,28 @@ def test_a_tokenizer_without_a_fast_form_is_refused() -> None:
 
     with pytest.raises(ModelError, match="does not support the tokenizer Slow"):
         AnswerConstraints(Slow(), [1])
+
+
+def test_a_token_that_the_model_does_not_have_is_not_allowed() -> None:
+    tokenizer = trained_tokenizer("single")
+    constraint = AnswerConstraints(tokenizer, [1])(AnswerGrammar().form(0, 0), SIZE_WH)
+    first = tokenizer.convert_tokens_to_ids("N")
+    assert first < tokenizer.convert_tokens_to_ids("[")
+    assert allowed_next(constraint, first + 1) == [first]
+
+
+@pytest.mark.parametrize(
+    "coordinates",
+    [
+        Coordinates(box=('{ "box": [', "]}"), point=("/", "/")),
+        Coordinates(box=("[\n", "\n]"), tags=('<"box">', "\\end"), separator=",\t"),
+        Coordinates(Grid((1, 7)), point=("|", "|"), padded=False, far_edge=True, axis_order="yx"),
+    ],
+    ids=["quotes", "newlines", "bars"],
+)
+def test_delimiters_may_be_any_text(coordinates: Coordinates) -> None:
+    tokenizer, grammar = trained_tokenizer("joined"), AnswerGrammar(coordinates)
+    constraints = AnswerConstraints(tokenizer, [1])
+    for text in written_answers(grammar, SIZE_WH):
+        ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], 1]
+        forced_count(constraints(grammar.form(2, 1), SIZE_WH), ids, len(tokenizer))
