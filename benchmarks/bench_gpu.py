@@ -21,11 +21,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from questions import FixedAnswers
 from real_size import MLLMS, SAMS, save_mllm, save_sam
 from script import write_json
 from timing import machine, now
@@ -36,10 +37,9 @@ from sam4mllm.data.predictions import queries_of
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluation.report import text_table
-from sam4mllm.mllm.engine import Engine, Reply
+from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.loading import load_segmenter
@@ -51,7 +51,6 @@ from sam4mllm.training.trainer import train
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 
-ANSWER = "[120, 130, 300, 310] +(200, 210)(220, 230) -(130, 290)"
 WARM_UP = 3
 """Steps, and batches of queries, that are not timed."""
 
@@ -122,19 +121,6 @@ class Clock(TrainerCallback):
         self.end = now(self._device)
 
 
-class FixedAnswers:
-    """An engine that generates, then returns the answer of a trained model in place of the random text."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.tokens = 0
-
-    def generate(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
-        replies = self._engine.generate(conversations, max_new_tokens)
-        self.tokens += sum(len(reply.tokens) if reply.finished else max_new_tokens for reply in replies)
-        return [replace(reply, text=ANSWER, finished=True, tokens=()) for reply in replies]
-
-
 def write_recipe(options: argparse.Namespace, name: str, device: str) -> Path:
     """Write the recipe of the training `name` ("bf16" or "nf4") and return its path."""
     quantized = name == "nf4"
@@ -198,9 +184,10 @@ def time_train(file: Path, device: str, peak_tflops: float | None) -> Stage:
 
 def time_predict(recipe: Recipe, data: Path, queries: int, device: str) -> Stage:
     """Time the predictions of `queries` queries after a warm-up on other ones."""
-    pipeline = Pipeline.from_pretrained(recipe.output, device=device)
-    engine = FixedAnswers(pipeline.engine)
-    pipeline.engine = engine
+    loaded = Pipeline.from_pretrained(recipe.output, device=device)
+    form = loaded.method.answer_form
+    engine = FixedAnswers(constrained_engine(loaded.engine, form) if loaded.constrained else loaded.engine)
+    pipeline = Pipeline(loaded.method, engine, loaded.segmenter, max_new_tokens=loaded.max_new_tokens)
     all_queries = queries_of(read_dataset("refcoco", data, "train"))[: queries + WARM_UP * recipe.generation.batch_size]
     pipeline([(query.image, query.phrase) for query in all_queries[:-queries]])
     engine.tokens = 0

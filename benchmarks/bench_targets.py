@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from plain_code import half_pixel_xy
 from real_size import random_sam
 from script import Figures, add_size, parser_of, positive, report
 from segment_anything import SamPredictor
@@ -104,8 +105,7 @@ def one_by_one(predictor: SamPredictor, works: Sequence[Work]) -> Ious:
     rows = []
     for work in works:
         _set_image(predictor, work.embedded)
-        # segment_anything takes coordinates as pixel indices: it adds a half of its input's pixels after scaling.
-        half_xy = 0.5 * np.divide(predictor.original_size, predictor.input_size)[::-1]
+        half_xy = half_pixel_xy(predictor)
         for candidate in work.candidates:
             box, xy = candidate.box_only_xyxy[0] - np.tile(half_xy, 2), candidate.groups.xy - half_xy
             row = []

@@ -1,7 +1,7 @@
 """Save models of real sizes with random weights, for benchmarks of time and memory.
 
 The sizes are those of the published configs (`config.json` of the Hub id in the comment of each). The tokenizer works
-on bytes, so a question has about four times the tokens that it has for the real model.
+on bytes, so a question has about four times the tokens that it has for the real model; that of `CPU_MLLM` has words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from questions import questions_of
 
+from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.segmenters.segment_anything import save_checkpoint
 from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
 from sam4mllm.testing.tiny_segmenters import TINY_SAM, tiny_sam
@@ -72,10 +74,38 @@ _QWEN2_5_VL_7B = {
     },
     "vision": {**_VISION_2_5, "out_hidden_size": 3584},
 }
+# The proportions of Qwen2.5-VL-3B at a size that a CPU runs in seconds. Unlike the others, it has a tokenizer of words
+# and digits, which generates its tokens alone, and its images have 256 tokens.
+_QWEN2_5_VL_CPU = {
+    "text": {
+        "hidden_size": 768,
+        "intermediate_size": 4128,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "rope": [8, 12, 12],
+        # Large enough that answers depend on image and question, so that different ones are noticed.
+        "initializer_range": 0.1,
+    },
+    "vision": {
+        "depth": 10,
+        "hidden_size": 480,
+        "intermediate_size": 1280,
+        "num_heads": 6,
+        "window_size": 112,
+        "fullatt_block_indexes": [4, 9],
+        "out_hidden_size": 768,
+    },
+}
+CPU_MLLM = "qwen2.5-vl-cpu"
+CPU_PIXELS = 448 * 448
 MLLMS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "qwen3-vl-8b": (save_qwen3_vl, _QWEN3_VL_8B),
     "qwen2.5-vl-7b": (save_qwen2_5_vl, _QWEN2_5_VL_7B),
     "qwen2.5-vl-3b": (save_qwen2_5_vl, _QWEN2_5_VL_3B),
+    CPU_MLLM: (save_qwen2_5_vl, _QWEN2_5_VL_CPU),
     "tiny": (save_qwen3_vl, {"text": {}, "vision": {}}),
 }
 SAMS = ("vit_h", "vit_l", "vit_b", "tiny")
@@ -107,13 +137,40 @@ def save_mllm(name: str, folder: Path, device: str) -> Path:
         return save_tiny(folder)
     tiny = save_tiny(folder / "tiny")
     config, processor = config_of(name, tiny), AutoProcessor.from_pretrained(tiny)
+    if name == CPU_MLLM:
+        use_words(config, processor)
+    torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
+    if name == CPU_MLLM:
+        # The output layer has the same weights, and the most probable token of a random model has a positive logit.
+        model.get_input_embeddings().weight.data[len(processor.tokenizer) :] = 0
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     processor.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def use_words(config: Any, processor: Any) -> None:
+    """Give the processor a tokenizer of the words of questions and of digits, and images of 256 tokens, in place."""
+    texts = [question.turns[0].text for question in questions_of(200, seed=1)]
+    words = ["".join(letter for letter in text if not letter.isdigit()) for text in texts]
+    tokenizer = processor.tokenizer.train_new_from_iterator(words, vocab_size=1000)
+    for key in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id"):
+        token = processor.tokenizer.convert_ids_to_tokens(getattr(config, key))
+        setattr(config, key, tokenizer.convert_tokens_to_ids(token))
+        if hasattr(processor, key):
+            setattr(processor, key, getattr(config, key))
+    config.text_config.eos_token_id = tokenizer.eos_token_id
+    config.text_config.pad_token_id = tokenizer.pad_token_id
+    processor.tokenizer = tokenizer
+    processor.image_processor.size = {"shortest_edge": CPU_PIXELS, "longest_edge": CPU_PIXELS}
+
+
+def load_cpu_mllm(work: Path, device: str) -> Mllm:
+    """Load the model `CPU_MLLM` in float32; it is created in the folder `work` if it is not there."""
+    return load_mllm(str(save_mllm(CPU_MLLM, work / CPU_MLLM, "cpu")), device=device, dtype="float32")
 
 
 def random_sam(name: str, seed: int = 0) -> Any:

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from sam4mllm.errors import DataError
-from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
+from sam4mllm.methods.ppg import Ppg
+from sam4mllm.mllm.loading import load_mllm
+from sam4mllm.segmenters.segment_anything import SegmentAnything
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam, tiny_sam
 from tests.scripts import load_script
 from tests.test_readme import commands
 
@@ -51,17 +54,32 @@ def test_the_requested_number_of_objects_is_timed() -> None:
         assert all(image.shape == (60, 80, 3) for image, _ in scenes)
 
 
-def test_every_batch_size_writes_the_same_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_are_those_of_the_libraries_examples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
-    arguments = ["--base", str(base), "--questions", "5", "--batch-sizes", "3", "8", "--max-new-tokens", "4"]
-    rows = run_small("bench_generate", tmp_path, *arguments)
-    # The batch of one is the baseline and is always timed.
-    assert [row["variant"] for row in rows] == ["batch of 1", "batch of 3", "batch of 8"]
-    assert all(row["same"] == 1.0 and 0 <= row["notes"]["cut off"] <= 5 for row in rows)
-    assert "batch of 8" in capsys.readouterr().out
+    arguments = ["--base", str(base), "--checkpoint", str(save_tiny_sam(tmp_path / "sam.pth")), "--images", "2"]
+    rows = run_small("bench_predict", tmp_path, *arguments, "--phrases", "2", "--max-new-tokens", "4")
+    works = ("generate, 2 phrases an image", "generate, one phrase an image", "predict, 2 phrases an image")
+    assert list(dict.fromkeys(row["work"] for row in rows)) == list(works)
+    assert all(row["same"] == 1.0 for row in rows)
+    assert [row["items"] for row in rows] == [4, 4, 8, 8, 4, 4, 4]
+    assert "parameters: 0." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["bench_targets", "bench_generate"])
+def test_the_masks_of_a_fixed_answer_are_those_of_the_predictor(tmp_path: Path) -> None:
+    tool = load_script("bench_predict")
+    mllm = load_mllm(str(save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)))
+    segmenter = SegmentAnything(tiny_sam())
+    models = tool.Models(mllm, segmenter, Ppg(2, 1, 1000, 1), tool.ANSWER)
+    queries = [(image, text) for image, texts in tool.images_and_phrases(2, 2, 0, (80, 60)) for text in texts]
+    baseline = tool.plain_predict(models, queries, 3, True)
+    assert [len(masks) for _, masks in baseline] == [1] * 4
+    assert tool.same_predictions(baseline, tool.plain_predict(models, queries, 3, False)) == 1.0
+    assert tool.same_predictions(baseline, tool.our_predict(models, queries, 3, 8)) == 1.0
+    inverted = [(text, [~mask for mask in masks]) for text, masks in baseline]
+    assert tool.same_predictions(baseline, inverted) == 0.0
+
+
+@pytest.mark.parametrize("name", ["bench_targets", "bench_predict"])
 def test_bad_options_end_with_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     tool = load_script(name)
     with pytest.raises(SystemExit) as ended:
@@ -167,7 +185,8 @@ def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 # The numbers of parameters in the model cards.
 @pytest.mark.parametrize(
-    ("name", "billions"), [("qwen3-vl-8b", 8.77), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-3b", 3.75)]
+    ("name", "billions"),
+    [("qwen3-vl-8b", 8.77), ("qwen2.5-vl-7b", 8.29), ("qwen2.5-vl-3b", 3.75), ("qwen2.5-vl-cpu", 0.281)],
 )
 def test_models_of_real_size_have_the_sizes_of_real_ones(tmp_path: Path, name: str, billions: float) -> None:
     import torch
