@@ -16,7 +16,19 @@ PACKAGE = ROOT / "sam4mllm"
 FOLDERS = ("sam4mllm", "tests", "toy_models", "benchmarks", "ablations", "examples", "tools")
 LONGEST_FILE, LONGEST_FUNCTION, SHORTEST_MEDIAN = 300, 60, 110
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
-HEAVY = ("torch", "numpy", "transformers", "peft", "accelerate", "datasets", "cv2", "matplotlib", "PIL", "openai")
+HEAVY = (
+    "torch",
+    "numpy",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "cv2",
+    "matplotlib",
+    "PIL",
+    "openai",
+    "llguidance",
+)
 
 SOURCES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
