@@ -111,7 +111,7 @@ def predict(
         LaunchError: Another job writes to `output`.
     """
     output = Path(output)
-    with folder_lock(output, "predicting", subfolders=("shards",), active=processes.is_main):
+    with folder_lock(output, "predicting", subfolders=("shards", "images"), active=processes.is_main):
         return _predict(pipeline, queries, output, shard_size, advance, processes)
 
 

@@ -84,3 +84,13 @@ def test_at_most_two_batches_of_images_are_in_memory(tmp_path: Path, monkeypatch
     pipeline.answer_queries = count
     predict(pipeline, make_queries(tmp_path, images=12, phrases=1), tmp_path / "out", shard_size=3)
     assert len(loaded) == len(answered) == 12
+
+
+def test_temporary_files_of_a_killed_job_are_removed(tmp_path: Path) -> None:
+    queries = make_queries(tmp_path)
+    predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
+    left = [tmp_path / "out" / folder / ".00000.json.123456.tmp.json" for folder in ("shards", "images")]
+    for file in left:
+        file.write_text("half")
+    predict(make_pipeline()[0], queries, tmp_path / "out", shard_size=4)
+    assert not any(file.exists() for file in left)
