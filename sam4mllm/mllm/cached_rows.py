@@ -37,6 +37,7 @@ class CachedRows:
     @classmethod
     def compute(cls, mllm: Mllm, inputs: Any) -> tuple[CachedRows, torch.Tensor]:
         """Return the rows of a left-padded batch, and the logits (B, V) of the token after each."""
+        inputs = _without_padding(inputs)
         mask = inputs["attention_mask"]
         # Models with M-RoPE compute the position ids themselves, and keep the offset of the text in `rope_deltas`.
         inner = _inner_model(mllm.model)
@@ -199,6 +200,16 @@ def join(parts: Sequence[CachedRows]) -> CachedRows:
                         states[key] = torch.cat([getattr(each, name)[key] for each in layers])
     deltas = None if first.rope_deltas is None else torch.cat([part.rope_deltas for part in parts])  # type: ignore[misc]
     return CachedRows(first.mllm, cache, padded((part.mask for part in parts), 1), deltas)
+
+
+def _without_padding(inputs: Any) -> Any:
+    """Return a left-padded batch without the columns that are padding in every row."""
+    shape = inputs["input_ids"].shape
+    start = int(inputs["attention_mask"].any(dim=0).int().argmax())
+    for name, value in inputs.items():
+        if value.shape == shape:
+            inputs[name] = value[:, start:]
+    return inputs
 
 
 def _has_keys(layer: Any) -> bool:

@@ -18,6 +18,7 @@ from sam4mllm.mllm.cached_rows import CachedRows, join
 from sam4mllm.mllm.control_tokens import check_messages
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.sharded_generation import sharded_over_processes
 from sam4mllm.prompts.conversation import Conversation, Turn
 from sam4mllm.utils.memory import is_out_of_memory, release_memory
 
@@ -128,15 +129,17 @@ class SharedPrefixes:
     """
 
     def __init__(self, mllm: Mllm, prompts: Sequence[Prompt], store: PrefixStore | None = None) -> None:
+        # Processes that hold a part of the weights must run the same number of passes, whatever images they have.
+        shares = not sharded_over_processes(mllm.model)
         self._mllm = mllm
-        self._store = store
+        self._store = store if shares else None
         self._prefixes: dict[int, ComputedPrefix] = {}
         groups: dict[object, list[Prompt]] = {}
         for prompt in prompts:
-            groups.setdefault(prompt.key, []).append(prompt)
+            groups.setdefault(prompt.key if shares else id(prompt), []).append(prompt)
         missing = []
         for key, group in groups.items():
-            prefix = _fitting(store[key], group) if store and key in store else None
+            prefix = _fitting(self._store[key], group) if self._store and key in self._store else None
             if prefix is None:
                 missing.append(group)
             else:
@@ -203,7 +206,7 @@ class SharedPrefixes:
             if within[index]:
                 lengths[index] = _complete_length(group[0])
             _drop_tail(inputs, index, len(group[0].tokens) - lengths[index])
-        rows, logits = CachedRows.compute(mllm, _without_padding(inputs))
+        rows, logits = CachedRows.compute(mllm, inputs)
         for index, (group, length, end) in enumerate(zip(groups, lengths, ends, strict=True)):
             first = group[0]
             prefix = ComputedPrefix(first.conversation, first.tokens[:length], end, rows, index, logits[index])
@@ -289,13 +292,3 @@ def _drop_tail(inputs: Any, row: int, count: int) -> None:
     for name, value in inputs.items():
         if value.shape == shape:
             inputs[name][row] = value[row].roll(count)
-
-
-def _without_padding(inputs: Any) -> Any:
-    """Return a left-padded batch without the columns that are padding in every row."""
-    shape = inputs["input_ids"].shape
-    start = int(inputs["attention_mask"].any(dim=0).int().argmax())
-    for name, value in inputs.items():
-        if value.shape == shape:
-            inputs[name] = value[:, start:]
-    return inputs

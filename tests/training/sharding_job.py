@@ -85,8 +85,8 @@ def record_answers(file: Path, *, is_main: bool) -> None:
             with file.open("a") as lines:
                 lines.write(json.dumps(answer) + "\n")
 
-    def generated(self: TransformersEngine, *given: Any) -> Any:
-        replies = generate(self, *given)
+    def generated(self: TransformersEngine, *given: Any, **settings: Any) -> Any:
+        replies = generate(self, *given, **settings)
         record([reply.text for reply in replies])
         return [Reply("[10,10,60,70]") for _ in replies]
 
