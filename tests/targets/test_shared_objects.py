@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm.data.entry import DataSection, data_entry
 from sam4mllm.data.masks import encode
+from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.targets import prepare
 from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.store import TargetStore
+from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
 from tests.targets.examples import SETTINGS, Counting, content, disc, make_samples, mask_object, under_other_ids
 
 
@@ -37,6 +41,34 @@ def test_objects_that_data_sets_share_are_scored_once(samples: list[Sample], tmp
     for object_id, target in expected.items():
         for name in (object_id, f"second/{object_id}", f"third/{object_id}"):
             assert targets[name] == replace(target, object_id=name)
+
+
+def test_an_object_of_several_phrases_and_published_data_sets_is_scored_once(tmp_path: Path) -> None:
+    """RefCOCO, RefCOCO+, RefCOCOg and gRefCOCO refer to the same annotations, each by several sentences."""
+    write_noise(tmp_path, [5, 6])
+    images = [image_record(5, 60, 40), image_record(6, 60, 40)]
+    annotations = [annotation(50, 5), annotation(51, 5, x=20), annotation(60, 6, x=30)]
+    for name, split_by in (("refcoco", "unc"), ("refcoco+", "unc"), ("refcocog", "umd"), ("grefcoco", "unc")):
+        write_instances(tmp_path / name, images, annotations)
+        refs = [
+            ref(1, [50, 51] if name == "grefcoco" else 50, 5, "train", f"{name} left", "the left one", "first"),
+            ref(2, 51, 5, "train", f"{name} right", "the right one"),
+            ref(3, 60, 6, "train", "alone", f"{name} alone"),
+        ]
+        if name == "grefcoco":
+            (tmp_path / name / "grefs(unc).json").write_text(json.dumps(refs))
+        else:
+            write_refs(tmp_path / name, refs, split_by=split_by)
+    entries = [
+        data_entry(name, root=tmp_path, split="train") for name in ("refcoco", "refcoco+", "refcocog", "grefcoco")
+    ]
+    samples = read_mixture(DataSection(train=entries, guard=[]), seed=0).samples
+    assert len(samples) == 4 * 7
+    segmenter = Counting()
+    targets = compute_targets(samples, segmenter, SETTINGS, tmp_path / "store").read()
+    assert (segmenter.images, segmenter.prompts) == (2, 3 * (8 + 1))
+    assert len(targets) == 4 * 3
+    assert len({target.prompts for target in targets.values()}) == 3
 
 
 def test_the_target_of_a_shared_object_does_not_depend_on_which_data_set_is_first(
