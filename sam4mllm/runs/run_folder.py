@@ -55,18 +55,20 @@ class RunFolder:
     def create(cls, recipe: Recipe, method: Method | None = None) -> RunFolder:
         """Create the folder `recipe.output`, or open the one that an earlier start of the same recipe left.
 
-        A finished run is reopened by a recipe that only trains for more steps or epochs.
+        A finished run is reopened by a recipe that only trains for more steps or epochs. A folder in which nothing was
+        trained yet, as a start that ended with an error leaves it, gets the new recipe.
 
         `method` is for recipes whose method depends on the model's family; None builds it from the recipe. An existing
-        folder keeps its own method, which its checkpoints were trained with.
+        folder keeps its own method, which its checkpoints were trained with; see `keeps_method`.
 
         Raises:
             RecipeError: The folder holds a run of another recipe, or a finished one without a checkpoint.
         """
         run = cls(recipe.output)
+        keeps_method = run.keeps_method(recipe)
         if (run.path / RECIPE).is_file():
             changed = run.differences(recipe)
-            if changed:
+            if changed and run.is_trained:
                 raise RecipeError(
                     f"{run.path}: holds a run of another recipe ({'; '.join(changed)}); "
                     "choose another output, or remove that folder's recipe.yaml, adapter and checkpoints"
@@ -74,7 +76,7 @@ class RunFolder:
             if run.is_finished and not run.is_finished_for(recipe):
                 run._reopen()
         run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
-        if run.is_started:
+        if keeps_method:
             method = run.method
         run.write_settings(recipe, method or method_from_settings(recipe.method.model_dump()))
         return run
@@ -159,6 +161,18 @@ class RunFolder:
     def is_started(self) -> bool:
         """Whether the run's method is written."""
         return (self.path / METHOD).is_file()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the folder holds anything that was trained: an adapter, a merged model or a checkpoint."""
+        checkpoints = self.checkpoints
+        return self.is_finished or self.is_merged or checkpoints.exist or checkpoints.best() is not None
+
+    def keeps_method(self, recipe: Recipe) -> bool:
+        """Whether the folder keeps its method for `recipe`: it has one, and no other recipe replaces its own."""
+        if not self.is_started:
+            return False
+        return self.is_trained or not ((self.path / RECIPE).is_file() and self.differences(recipe))
 
     @property
     def is_finished(self) -> bool:

@@ -147,7 +147,7 @@ def _notes_on_run_folder(recipe: Recipe) -> list[str]:
     run = RunFolder(recipe.output)
     if not (run.path / RECIPE).is_file():
         return []
-    if run.differences(recipe):
+    if run.is_trained and run.differences(recipe):
         return [f"{run.path}: contains a run of another recipe, so training will be refused; set another output"]
     if run.is_finished_for(recipe):
         return [f"{run.path}: this recipe has already been trained, so training will do nothing; set another output"]

@@ -24,9 +24,33 @@ def test_a_new_folder_records_recipe_method_and_versions(tmp_path):
     assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
 
 
+def create_with_checkpoint(recipe):
+    run = RunFolder.create(recipe)
+    (run.checkpoints.folder / "checkpoint-2").mkdir()
+    return run
+
+
+@pytest.mark.parametrize("trained", ["checkpoints/checkpoint-2", "checkpoints/best-2", ADAPTER_CONFIG, "config.json"])
+def test_a_folder_gets_another_recipe_only_if_nothing_was_trained_in_it(tmp_path, trained):
+    run = RunFolder.create(make_recipe(tmp_path, "some/base", "method.positives=1", "segmenter.checkpoint=wrong"))
+    corrected = make_recipe(tmp_path, "some/base", "method.positives=2")
+    assert not run.is_trained and not run.keeps_method(corrected) and run.keeps_method(run.recipe)
+    assert RunFolder.create(corrected).recipe == corrected and run.method.settings()["positives"] == 2
+    if trained.startswith("checkpoints"):
+        (run.path / trained).mkdir()
+        (run.path / trained / "validation.json").write_text('{"ciou": 0.5}')
+    else:
+        (run.path / trained).write_text("{}")
+    other = make_recipe(tmp_path, "some/base", "method.positives=3")
+    assert run.is_trained and run.keeps_method(other)
+    with pytest.raises(RecipeError, match=r"method\.positives is 2 there, 3 here"):
+        RunFolder.create(other)
+    assert run.recipe == corrected
+
+
 def test_the_same_recipe_resumes_and_another_is_refused(tmp_path):
     recipe = make_recipe(tmp_path, "some/base")
-    RunFolder.create(recipe)
+    create_with_checkpoint(recipe)
     assert RunFolder.create(recipe).recipe == recipe
     changed = make_recipe(tmp_path, "some/base", "training.learning_rate=0.5", "seed=4")
     with pytest.raises(
@@ -39,7 +63,7 @@ def test_the_same_recipe_resumes_and_another_is_refused(tmp_path):
 
 
 def test_a_run_resumes_with_other_generation_batches_and_workers(tmp_path):
-    RunFolder.create(make_recipe(tmp_path, "some/base"))
+    create_with_checkpoint(make_recipe(tmp_path, "some/base"))
     free = ["generation.batch_size=1", "training.validate.batch_size=1", "training.dataloader_num_workers=2"]
     recipe = make_recipe(tmp_path, "some/base", *free)
     assert RunFolder.create(recipe).recipe == recipe
@@ -57,7 +81,7 @@ def test_a_run_resumes_with_other_generation_batches_and_workers(tmp_path):
     ],
 )
 def test_a_run_may_be_trained_for_longer(tmp_path, before, after, resumes):
-    RunFolder.create(make_recipe(tmp_path, "some/base", *before))
+    create_with_checkpoint(make_recipe(tmp_path, "some/base", *before))
     recipe = make_recipe(tmp_path, "some/base", *after)
     if resumes:
         assert RunFolder.create(recipe).recipe == recipe
@@ -90,7 +114,7 @@ def test_a_run_resumes_with_another_division_of_the_same_step(tmp_path, batch, a
         f"training.per_device_train_batch_size={batch}",
         f"training.gradient_accumulation_steps={accumulation}",
     ]
-    RunFolder.create(recipe)
+    create_with_checkpoint(recipe)
     divided = make_recipe(tmp_path, "some/base", *sizes)
     if resumes:
         assert RunFolder.create(divided).recipe == divided
@@ -131,7 +155,7 @@ def test_checkpoints_of_other_conversations_are_refused(tmp_path):
 
 
 def test_a_moved_run_resumes(tmp_path):
-    RunFolder.create(make_recipe(tmp_path, "some/base"))
+    create_with_checkpoint(make_recipe(tmp_path, "some/base"))
     (tmp_path / "run").rename(tmp_path / "moved")
     moved = f"output={tmp_path / 'moved'}"
     assert RunFolder.create(make_recipe(tmp_path, "some/base", moved)).path == tmp_path / "moved"

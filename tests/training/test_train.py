@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.errors import DataError
+from sam4mllm.errors import DataError, Sam4mllmError
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
@@ -61,6 +61,14 @@ def recipe(tmp_path, fast_vlm) -> Recipe:
     save_checkpoint(tmp_path / "sam.pth", architecture.build(), architecture)
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=tmp_path, base=fast_vlm))
     return load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_start_that_ended_with_an_error_does_not_refuse_the_corrected_recipe(recipe, tmp_path):
+    (tmp_path / "file").touch()
+    for wrong in (f"segmenter.checkpoint={tmp_path}/file", f"targets.store={tmp_path}/file", "lora.target_modules=[x]"):
+        with pytest.raises(Sam4mllmError):
+            trainer.train(load_recipe(tmp_path / "recipe.yaml", [wrong]), device="cpu")
+    assert not RunFolder(recipe.output).is_trained and trainer.train(recipe, device="cpu").is_finished
 
 
 def test_chat_without_an_image_is_trained_on_beside_phrases_and_alone(recipe, tmp_path, caplog):
