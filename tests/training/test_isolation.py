@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
 from transformers import AttentionInterface, TrainerCallback
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm, load_mllm
@@ -153,6 +155,26 @@ def test_branches_are_laid_out_as_rows_behind_copies_of_the_prefix():
     assert joined[branches >= 0].equal(hidden[branches >= 0])
 
 
+def test_flex_attention_gets_the_same_mask(tmp_path, monkeypatch):
+    # Its backward pass needs a GPU, so the function that it compiles is compared with the mask of sdpa.
+    mllm = adapted(save_tiny_mllm("fast_vlm", tmp_path))
+    made = []
+
+    def sdpa_mask_and_function(**options):
+        mask = sdpa_mask(**options)
+        shape = (options["batch_size"], 1, options["q_length"], options["kv_length"])
+        visible = create_mask(options["mask_function"], *shape, device="cpu")
+        made.append((mask, visible & options["attention_mask"][:, None, None, :]))
+        return mask
+
+    monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, "sdpa", sdpa_mask_and_function)
+    isolate_branches(mllm.model)
+    with torch.no_grad():
+        mllm.model(**Collator(mllm)(conversations()))
+    ((mask, of_function),) = made
+    assert mask.equal(of_function) and not mask.all()
+
+
 def test_a_model_whose_masks_are_not_made_by_transformers_is_an_error(tmp_path, monkeypatch):
     mllm = adapted(save_tiny_mllm("fast_vlm", tmp_path))
     isolate_branches(mllm.model)
@@ -160,8 +182,6 @@ def test_a_model_whose_masks_are_not_made_by_transformers_is_an_error(tmp_path, 
     with pytest.raises(ModelError, match=r"does not make its attention masks .*; set method\.packing=turns"):
         mllm.model(**Collator(mllm)(conversations()))
     # The function that was replaced for the forward pass is back, also after an error.
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
-
     assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is sdpa_mask
 
 
