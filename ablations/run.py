@@ -169,7 +169,7 @@ def run_packing(options: argparse.Namespace) -> list[str]:
 def run_votes(options: argparse.Namespace) -> list[str]:
     """Answer with each number of votes for each seed of scenes unless an earlier start did, and return both tables."""
     recipe = load_recipe(RECIPE, options.overrides)
-    model = {"model": options.run or recipe.model.base, "device": resolve_device(options.device)}
+    model: dict[str, Any] = {"model": options.run or recipe.model.base, "device": resolve_device(options.device)}
     model |= {"temperature": options.temperature, "max_new_tokens": recipe.generation.max_new_tokens}
     model |= {} if options.run else {"segmenter": recipe.segmenter.checkpoint}
     rows: dict[str, dict[int, Row]] = {measure_votes.name_of(votes): {} for votes in options.votes}
