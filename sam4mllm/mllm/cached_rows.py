@@ -37,13 +37,21 @@ class CachedRows:
     @classmethod
     def compute(cls, mllm: Mllm, inputs: Any) -> tuple[CachedRows, torch.Tensor]:
         """Return the rows of a left-padded batch, and the logits (B, V) of the token after each."""
+        import torch
+
         inputs = _without_padding(inputs)
         mask = inputs["attention_mask"]
-        # Models with M-RoPE compute the position ids themselves, and keep the offset of the text in `rope_deltas`.
-        inner = _inner_model(mllm.model)
-        position_ids = {} if hasattr(inner, "rope_deltas") else {"position_ids": _position_ids(mask)}
-        output = mllm.model(**inputs, **position_ids, use_cache=True, logits_to_keep=1)
-        rows = cls(mllm, output.past_key_values, mask, getattr(inner, "rope_deltas", None))
+        # Models with M-RoPE compute the position ids of images themselves, and keep the offset of the text after an image
+        # in `rope_deltas`, also after a batch without images, which has no offset.
+        inner, position_ids = _inner_model(mllm.model), _position_ids(mask)
+        own = hasattr(inner, "rope_deltas")
+        if own and any(name.endswith("grid_thw") for name in inputs):
+            output = mllm.model(**inputs, use_cache=True, logits_to_keep=1)
+            rows = cls(mllm, output.past_key_values, mask, inner.rope_deltas)
+        else:
+            ids = position_ids.expand(3, -1, -1) if own else position_ids
+            output = mllm.model(**inputs, position_ids=ids, use_cache=True, logits_to_keep=1)
+            rows = cls(mllm, output.past_key_values, mask, torch.zeros_like(mask[:, :1]) if own else None)
         return rows, output.logits[:, -1]
 
     def __len__(self) -> int:

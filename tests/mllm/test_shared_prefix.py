@@ -86,6 +86,17 @@ def test_answers_of_every_family_equal_those_of_generate(mllm, monkeypatch, imag
     assert images_computed == [1, 1, 1, 3, 3], "an image was computed more than once"
 
 
+def test_chat_without_an_image_shares_a_batch_with_other_questions(mllm) -> None:
+    chat = [Conversation(None, (Turn("user", text),)) for text in ("Why is the sky blue?", "Hi!", "Hi!")]
+    TransformersEngine(mllm, 8).generate(make_questions()[:1], 1)
+    for questions in ([*make_questions()[:3], *chat], chat):
+        expected = [
+            mllm.processor.tokenizer.decode(each.tokens, skip_special_tokens=True) for each in alone(mllm, questions)
+        ]
+        replies = TransformersEngine(mllm, 8).generate(questions, LIMIT)
+        assert [reply.text for reply in replies] == [text.strip() for text in expected]
+
+
 def flat(scored: list[list[list[YesNo]]]) -> list[float]:
     return [each for query in scored for answers in query for probability in answers for each in probability]
 
