@@ -103,7 +103,7 @@ fuzz: $(QUALITY)
 	.venv-quality/bin/python tools/fuzz_coverage.py lines --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
 
 # Benchmarks with --small: less than ten minutes on two cores in all.
-BENCHMARKS ?= targets predict constrained adapter reading score start
+BENCHMARKS ?= targets predict train constrained adapter reading score start
 bench: install
 	set -e; for name in $(BENCHMARKS); do \
 		$(BIN)/python benchmarks/bench_$$name.py --small --json runs/bench/$$name.json; echo; done

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.errors import DataError
+from sam4mllm.errors import DataError, Sam4mllmError
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.mllm.loading import load_mllm
+from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam, tiny_sam
 from tests.scripts import load_script
@@ -161,6 +162,30 @@ def test_tables_have_the_same_cells_as_text_and_in_markdown(monkeypatch: pytest.
         for line, cells in zip(script.table(record)[4:], lines[2:], strict=True)
         for cell in cells.strip("| ").split(" | ")
     )
+
+
+def test_training_has_the_loss_and_gradients_of_separate_sequences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_script("bench_train"), "PADDED_IMAGES", 2)
+    base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
+    arguments = ["--base", str(base), "--images", "2", "--batch-images", "1", "--phrases", "2"]
+    plain, ours = run_small("bench_train", tmp_path, *arguments)
+    assert plain["items"] == ours["items"] == 4
+    assert int(ours["notes"]["tokens"]) < int(plain["notes"]["tokens"])
+
+
+def test_other_gradients_are_not_timed(tmp_path: Path) -> None:
+    tool = load_script("bench_train")
+    base = str(save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1))
+    settings = {"r": 2, "init_lora_weights": False}
+    plain, ours, other = (attach_lora(load_mllm(base), settings, seed=seed) for seed in (0, 0, 1))
+    conversations = tool.conversations_of(1, 2, seed=0)
+    for mllm in (ours, other):
+        tool.isolate_branches(mllm.model)
+    assert tool.check_equal(plain, ours, conversations) < 1e-4
+    with pytest.raises(Sam4mllmError, match="loss or gradients differ"):
+        tool.check_equal(plain, other, conversations)
 
 
 def test_every_stage_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
