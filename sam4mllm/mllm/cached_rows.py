@@ -41,8 +41,8 @@ class CachedRows:
 
         inputs = _without_padding(inputs)
         mask = inputs["attention_mask"]
-        # Models with M-RoPE compute the position ids of images themselves, and keep the offset of the text after an image
-        # in `rope_deltas`, also after a batch without images, which has no offset.
+        # Models with M-RoPE compute the position ids of images themselves, and keep the offset of the text after an
+        # image in `rope_deltas`, also after a batch without images, which has no offset.
         inner, position_ids = _inner_model(mllm.model), _position_ids(mask)
         own = hasattr(inner, "rope_deltas")
         if own and any(name.endswith("grid_thw") for name in inputs):
