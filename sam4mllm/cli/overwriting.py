@@ -14,6 +14,7 @@ from sam4mllm.data.registry import DATASETS, dataset_names
 from sam4mllm.errors import DataError
 from sam4mllm.runs.file_names import CHECKPOINT_FILES, JOB_FILES, WRITTEN_FILES
 from sam4mllm.utils.atomic_io import check_folder_of, remove_leftovers
+from sam4mllm.utils.folder_lock import check_not_file
 
 if TYPE_CHECKING:
     from sam4mllm.recipe.schema import Recipe
@@ -62,7 +63,7 @@ def check_outputs(options: Namespace) -> None:
 
     Raises:
         DataError: An output is an input, a file of a data set, of a checkpoint or of a run, or another output; its
-            folder does not exist; it exists and holds something else than such an output.
+            folder does not exist; it exists and holds something else than such an output; an output folder is a file.
     """
     inputs = _Inputs([Path(value) for name in _INPUT_OPTIONS if (value := getattr(options, name, None))])
     datasets = getattr(options, "dataset", None) or []
@@ -156,7 +157,8 @@ def _check_replaceable(option: str, file: Path, beginning: bytes) -> None:
 
 
 def _check_folder(folder: Path, inputs: _Inputs) -> None:
-    """Check an output that is a folder: it is no data set's, and no input has the name of a file written to it."""
+    """Check an output that is a folder: no file, no data set's, and no input has the name of a file written to it."""
+    check_not_file(folder)
     if _is_within(folder, inputs.data_folders):
         raise DataError(f"{folder}: is the folder of a data set that is read; give another folder with --output")
     for name in WRITTEN_FILES:

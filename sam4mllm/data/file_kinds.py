@@ -14,6 +14,8 @@ _SIGNATURES = (
     (b"PK\x03\x04", "is a zip archive; unpack it first"),
     (b"\xff\xfe", "is text in UTF-16; save it as UTF-8"),
     (b"\xfe\xff", "is text in UTF-16; save it as UTF-8"),
+    (b"\x89PNG", "is a PNG image"),
+    (b"\xff\xd8\xff", "is a JPEG image"),
     (b"PAR1", "is a Parquet file; read it as the data set hub"),
     (b"\x80", "is a pickle"),
     (b"version https://git-lfs", f"is a Git LFS pointer in place of the content; run `git lfs pull`, or {_DOWNLOAD}"),

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sam4mllm.errors import LaunchError
+from sam4mllm.errors import DataError, LaunchError
 from sam4mllm.utils.atomic_io import remove_temporary_files, writing
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def folder_lock(
 
     Raises:
         LaunchError: Another process, or another thread of this one, holds the lock.
+        DataError: The folder, or one above it, is a file.
         OSError: The lock file cannot be created; `filename` is `folder`.
     """
     if not active:
@@ -61,6 +62,7 @@ def folder_lock(
     descriptor = None
     if not depth:
         created = not beside and not folder.exists()
+        check_not_file(folder.parent if beside else folder)
         (folder.parent if beside else folder).mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(file, folder, work)
     _held[file] = (thread, depth + 1)
@@ -80,6 +82,17 @@ def folder_lock(
                 # It fails where the block has written to the folder.
                 with suppress(OSError):
                     target.rmdir()
+
+
+def check_not_file(folder: Path) -> None:
+    """Check that neither a folder that is to be written to nor one above it is a file.
+
+    Raises:
+        DataError: One of them is a file; it is named.
+    """
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise DataError(f"{path}: is a file, and a folder is to be written there; give another output")
 
 
 def remove_stale_lock(folder: Path) -> None:

@@ -125,6 +125,8 @@ def test_the_data_of_a_recipe_are_not_replaced(
         ),
         (["segment", "m", "a.png", "x", "-o", "o.png", "--mask", "o.png"], "o.png: is given for two outputs"),
         (["score", "p.jsonl", *DATA["jsonl"], "--json", "data"], "data: is a folder; give a file"),
+        (["evaluate", "m", *DATA["jsonl"], "--output", "a.png"], "a.png: is a file, and a folder is to be written"),
+        (["predict", "m", "q.jsonl", "--output", "a.png/new"], "a.png: is a file, and a folder is to be written"),
     ],
 )
 def test_outputs_that_collide_get_one_line(

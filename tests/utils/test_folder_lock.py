@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm.errors import LaunchError
+from sam4mllm.errors import DataError, LaunchError
 from sam4mllm.utils import folder_lock as module
 from sam4mllm.utils.folder_lock import LOCK_FILE, folder_lock, remove_stale_lock
 
@@ -91,6 +91,16 @@ def test_nested_blocks_share_the_lock_and_another_thread_does_not(tmp_path: Path
         thread.start()
         thread.join()
     assert len(errors) == 1 and not (tmp_path / LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("below", ["", "new", "new/new"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(DataError, match="/file: is a file, and a folder is to be written there"),
+        folder_lock(tmp_path / "file" / below, "training"),
+    ):
+        pass
 
 
 def test_an_error_in_the_block_releases_the_lock(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ def test_json_of_another_format(tmp_path: Path, content: bytes, message: str) ->
         (b"\n [" + RECORD + b",\n" + RECORD + b"]", "is a JSON list; write one record per line, without brackets"),
         (gzip.compress(RECORD), "is compressed with gzip; decompress it first"),
         (RECORD.decode().encode("utf-16"), "is text in UTF-16; save it as UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00", r"is a PNG image \(lines of JSON were expected\)"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is a JPEG image"),
         (POINTER, "is a Git LFS pointer"),
         (PAGE, "is an HTML or XML page"),
         (
