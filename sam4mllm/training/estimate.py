@@ -16,8 +16,8 @@ Memory of one GPU for the longest batch, with b bytes per value (2 under bf16 or
 
 The activations' formula was compared with the tensors that autograd saves on a CPU in layers of Qwen2.5-VL and Qwen3-VL
 (hidden 512 and 1024, LoRA of rank 8 and 128, bfloat16): it was at most 8 % too high and 3 % too low. Not counted are
-the activations of the frozen vision tower, which are not saved, CUDA's context, and memory that the allocator caches:
-allow a tenth and 1 GiB more.
+the activations of the frozen vision tower, which are not saved, the copies of the prefix in recurrent layers with
+`method.packing: isolated`, CUDA's context, and memory that the allocator caches: allow a tenth and 1 GiB more.
 
 Time: 2 operations forward and 2 backward for each frozen weight of the language model and each token, 2 more for each
 trained weight (its gradient), 2 more for all where checkpointing computes the layers twice; 2 for each weight of the
