@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("sam4mllm", "torch", "transformers", "peft", "accelerate", "datasets", "segment-anything", "timm")
+LIBRARIES = (
+    "sam4mllm",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "llguidance",
+    "segment-anything",
+    "timm",
+)
 
 
 def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str | None]:
