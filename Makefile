@@ -20,7 +20,7 @@ help:
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
 	@echo "make coverage  run all tests and report the lines that none of them runs"
-	@echo "make mutation  change geometry, masks, metrics, grammar and sampling, and list the changes that no test notices"
+	@echo "make mutation  change geometry, masks, metrics, grammar, sampling and scoring, and list the changes that no test notices"
 	@echo "make fuzz      search for texts and files that break the answer parser and the readers, for 20 minutes"
 	@echo "make bench     compare the speed with that of the libraries' own examples, at small sizes, into runs/bench/"
 	@echo "make static    check format, lint, types and import layers"
@@ -103,7 +103,7 @@ fuzz: $(QUALITY)
 	.venv-quality/bin/python tools/fuzz_coverage.py lines --seconds $(FUZZ_SECONDS) --faults .venv-quality/faults
 
 # Benchmarks with --small: less than ten minutes on two cores in all.
-BENCHMARKS ?= targets predict train constrained adapter reading score start
+BENCHMARKS ?= targets predict pqpp train constrained adapter reading score start
 bench: install
 	set -e; for name in $(BENCHMARKS); do \
 		$(BIN)/python benchmarks/bench_$$name.py --small --json runs/bench/$$name.json; echo; done
