@@ -164,6 +164,15 @@ def test_tables_have_the_same_cells_as_text_and_in_markdown(monkeypatch: pytest.
     )
 
 
+def test_points_have_the_probabilities_of_single_passes(tmp_path: Path) -> None:
+    base = save_tiny_mllm("fast_vlm", tmp_path / "base", seed=1)
+    rows = run_small("bench_pqpp", tmp_path, "--base", str(base), "--images", "1", "--max-new-tokens", "2")
+    assert [(row["work"], row["items"], row["same"]) for row in rows[::2]] == [
+        ("round two", 25, 1.0),
+        ("round one and two", 25, 1.0),
+    ]
+
+
 def test_training_has_the_loss_and_gradients_of_separate_sequences(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
