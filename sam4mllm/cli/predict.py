@@ -93,15 +93,16 @@ def _predict(options: Namespace) -> int:
 
     if (options.queries is None) == (options.dataset is None):
         raise DataError("predict reads either a file QUERIES.jsonl or a data set named by --dataset; give one of them")
+    processes = options.processes
     if options.queries is None:
+        arguments = data_arguments(options)
         with errors_name_options():
-            queries = queries_of(read_dataset(options.dataset, **data_arguments(options)))
+            queries = processes.compute_on_machine(lambda: queries_of(read_dataset(options.dataset, **arguments)))
     else:
         if given := ", ".join(given_data_options(options)):
             raise DataError(f"{given}: belongs to a data set, but {options.queries} is a file of queries; leave it out")
         queries = read_queries(options.queries)
     pipeline = _load_pipeline(options)
-    processes = options.processes
     with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
     if not processes.is_main:

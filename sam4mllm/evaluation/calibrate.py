@@ -150,7 +150,7 @@ def calibrate_pipeline(
     processes: DistributedContext = SINGLE_PROCESS,
 ) -> CalibrationResult:
     """Calibrate `pipeline`, which is that of `run`, on the split `entry`; see `calibrate`."""
-    samples = read_with_masks(entry)
+    samples = processes.compute_on_machine(lambda: read_with_masks(entry))
     queries = queries_of(samples)
     with bar("calibrate", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict(pipeline.uncalibrated(), queries, output, advance=advance, processes=processes)

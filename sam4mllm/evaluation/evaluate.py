@@ -122,8 +122,8 @@ def evaluate(
     """
     start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
     data_options, pipeline_options = _separate(options, with_chat=chat is not None)
-    suite = choose_suite(datasets, splits, root, **data_options)
-    samples, dialogues = read_suite(suite, settings), _read_chat(chat, chat_images)
+    suite, dialogues = choose_suite(datasets, splits, root, **data_options), _read_chat(chat, chat_images)
+    samples = processes.compute_on_machine(partial(read_suite, suite, settings))
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
     folder = Path(output) if output is not None else suite.default_output(_home(model))
     with folder_lock(folder, "evaluating", subfolders=suite.folders(Path()), active=processes.is_main):

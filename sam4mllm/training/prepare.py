@@ -178,7 +178,7 @@ def prepare_targets(
         raise RecipeError(
             f"{name}: {recipe.method.name} is trained without SAM's targets; nothing to prepare, run train"
         )
-    mixture = read_mixture(recipe.data, recipe.seed)
+    mixture = processes.compute_on_machine(lambda: read_mixture(recipe.data, recipe.seed))
     check_template_if_available(recipe, mixture)
     check_images([*mixture.samples, *mixture.dialogues], processes)
     return PreparedTargets(targets_of(recipe, mixture.samples, device, processes), mixture)

@@ -11,13 +11,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
 from sam4mllm.errors import LaunchError
 from sam4mllm.utils.progress import Advance
+from sam4mllm.utils.shared_result import read_shared, write_shared
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -113,6 +117,36 @@ class DistributedContext:
         self._await(self._store, key)
         return json.loads(self._store.get(key))
 
+    def compute_on_machine(self, compute: Callable[[], T]) -> T:
+        """Call `compute` in one process of each machine and return its result, which pickle can copy, in all processes.
+
+        A file that only this user can read carries the result. Processes that cannot read it, because their folders of
+        temporary files differ, and those of a machine where `compute` raised an error, call `compute` themselves.
+
+        Raises:
+            LaunchError: A process had no result within the time limit.
+        """
+        if self._store is None:
+            return compute()
+        # Of the processes with equal names of machine, the first computes.
+        machines = self.gather(_machine())
+        first = machines.index(machines[self.rank])
+        key = f"{self._next_key()}/{first}"
+        if self.rank != first:
+            self._await(self._store, key)
+            result = read_shared(self._store.get(key).decode(), compute)
+            self.barrier()
+            return result
+        with TemporaryDirectory(prefix="sam4mllm-") as folder:
+            path = ""
+            try:
+                result = compute()
+                path = write_shared(result, Path(folder)) if machines.count(machines[first]) > 1 else ""
+            finally:
+                self._store.set(key, path)
+            self.barrier()
+        return result
+
     def gather(self, value: T) -> list[T]:
         """Return the `value` of every process, plain JSON values, ordered by rank, in all processes.
 
@@ -170,6 +204,12 @@ class DistributedContext:
                 f"{self}: timed out after {self._time_limit.total_seconds():g} s waiting for the other ranks; one "
                 "crashed or hangs: restart the job"
             ) from error
+
+
+def _machine() -> str:
+    """Return what is equal for the processes of one machine: its name, and on Linux the identity of its start."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    return f"{platform.node()} {boot_id.read_text() if boot_id.is_file() else ''}"
 
 
 SINGLE_PROCESS = DistributedContext()
