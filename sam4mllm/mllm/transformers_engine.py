@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from sam4mllm.errors import ModelError
 from sam4mllm.mllm.decoding import Generated, decode
 from sam4mllm.mllm.engine import ConstraintFactory, Reply, Sampling
 from sam4mllm.mllm.loading import Mllm
@@ -95,7 +96,10 @@ class TransformersEngine:
 
         Raises:
             ValueError, DataError, DeviceMemoryError: As in `generate`.
+            ModelError: The weights are sharded over processes, which would have to draw in step.
         """
+        if sharded_over_processes(self.mllm.model):
+            raise ModelError("answers are not drawn from weights that are sharded over processes; load the saved run")
         factories = constraints or [None] * len(conversations)
         seeds = [_seed_text(conversation, sampling.seed) for conversation in conversations]
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from sam4mllm.errors import ModelError
 from sam4mllm.mllm import transformers_engine
 from sam4mllm.mllm.cached_rows import CachedRows
 from sam4mllm.mllm.decoding import Generated, decode
@@ -244,3 +245,16 @@ def test_prefixes_that_are_not_shared_are_freed_while_answers_are_decoded(tmp_pa
         session.generate(questions[:2], 3)
     assert alive == [False, True, True]
     assert tensors[-1]() is None
+
+
+def test_sharded_weights_generate_the_same_answers_by_transformers_loop(tmp_path, monkeypatch, images_computed) -> None:
+    engine = TransformersEngine(load_mllm(str(save_tiny_mllm("qwen2_5_vl", tmp_path, seed=1))), 4)
+    questions = make_questions()
+    factories = [partial(Alternating, engine.mllm.end_ids[0]), *[None] * (len(questions) - 1)]
+    expected = engine.generate(questions, LIMIT, constraints=factories)
+    images_computed.clear()
+    monkeypatch.setattr(transformers_engine, "sharded_over_processes", lambda _: True)
+    assert engine.generate(questions, LIMIT, constraints=factories) == expected
+    assert images_computed == []
+    with pytest.raises(ModelError, match="sharded over processes"):
+        engine.generate_samples(questions, LIMIT, Sampling(2))
