@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -68,7 +69,7 @@ class DecodedImage:
     """An image file's pixels, or the reason why it has none.
 
     `version` is that of the file before it was decoded, so an image that was replaced meanwhile is recognized later;
-    None if there was no file.
+    None if there was no file, or none that can be opened.
     """
 
     path: Path
@@ -79,7 +80,10 @@ class DecodedImage:
     @classmethod
     def load(cls, path: Path) -> DecodedImage:
         """Read and decode a file; an image that cannot be read has an `error`."""
-        version = ImageVersion.of(path) if file_exists(path) else None
+        version = None
+        # A file that cannot be opened, or has no valid name, is an error of `load_image`, which states the reason.
+        with suppress(OSError, ValueError):
+            version = ImageVersion.of(path)
         try:
             return cls(path, version, load_image(path))
         except DataError as error:
@@ -99,11 +103,7 @@ class ReadAhead:
         self._queue: deque[Future[DecodedImage]] = deque()
 
     def first(self, count: int) -> list[DecodedImage]:
-        """Return the next `count` images, which stay in the queue until `drop`, and begin to decode those after them.
-
-        Raises:
-            OSError: A file cannot be read for another reason than its content.
-        """
+        """Return the next `count` images, which stay until `drop`, and begin to decode those after them."""
         for path in islice(self._paths, max(0, count + self._ahead - len(self._queue))):
             self._queue.append(self._pool.submit(DecodedImage.load, path))
         return [future.result() for future in islice(self._queue, count)]

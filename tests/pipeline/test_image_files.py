@@ -73,6 +73,24 @@ def test_an_image_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     assert good.error is None and good.version == ImageVersion.of(file)
 
 
+def test_an_image_that_cannot_be_opened_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file,) = write_images(tmp_path, 1)
+
+    def refuse(self: Path, *arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("sam4mllm.data.images.open_image", refuse)
+    image = DecodedImage.load(file)
+    assert image.pixels is None and image.version is None and "Permission denied" in (image.error or "")
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+def test_a_name_that_the_system_rejects_has_a_reason(tmp_path: Path, name: str) -> None:
+    image = DecodedImage.load(tmp_path / name)
+    assert image.version is None and "no such file" in (image.error or "")
+
+
 def other_bytes(file: Path) -> None:
     file.write_bytes(b"others")
 
