@@ -5,11 +5,13 @@ A process that is killed at any moment leaves the old file or the new one, never
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +29,22 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.[^.]+)?")
 
 
 def check_folder_of(file: Path) -> None:
-    """Check that the folder exists that `file` is to be written to.
+    """Check that the folder that `file` is to be written to exists and can be written to, before any work is done.
 
     Raises:
-        DataError: It does not exist.
+        DataError: It does not exist, or files cannot be created in it; or `file` is a loop of symbolic links.
     """
     if not file.absolute().parent.is_dir():
         raise DataError(f"{file}: its folder {file.parent} does not exist; create it first")
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DataError(f"{file}: is a loop of symbolic links; remove it, or give another file") from error
+        mode = stat.S_IFREG
+    # A pipe or a device is written through. On a file system that is read-only, access is denied to a superuser, too.
+    if stat.S_ISREG(mode) and not os.access(file.absolute().parent, os.W_OK):
+        raise DataError(f"{file}: its folder {file.parent} cannot be written to; give a file elsewhere")
 
 
 @contextmanager

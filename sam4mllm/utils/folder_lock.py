@@ -54,6 +54,7 @@ def folder_lock(
     if not active:
         yield
         return
+    check_not_file(folder.parent if beside else folder)
     target, created = folder.resolve(), False
     file = target.with_name(f".{target.name}{LOCK_FILE}") if beside else target / LOCK_FILE
     thread, (owner, depth) = threading.get_ident(), _held.get(file, (0, 0))
@@ -62,7 +63,6 @@ def folder_lock(
     descriptor = None
     if not depth:
         created = not beside and not folder.exists()
-        check_not_file(folder.parent if beside else folder)
         (folder.parent if beside else folder).mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(file, folder, work)
     _held[file] = (thread, depth + 1)
@@ -88,11 +88,12 @@ def check_not_file(folder: Path) -> None:
     """Check that neither a folder that is to be written to nor one above it is a file.
 
     Raises:
-        DataError: One of them is a file; it is named.
+        DataError: One of them is a file, or a symbolic link that leads nowhere; it is named.
     """
     for path in (folder, *folder.parents):
-        if path.exists() and not path.is_dir():
-            raise DataError(f"{path}: is a file, and a folder is to be written there; give another output")
+        if os.path.lexists(path) and not path.is_dir():
+            kind = "a file" if path.exists() else "a symbolic link that leads nowhere"
+            raise DataError(f"{path}: is {kind}, and a folder is to be written there; give another output")
 
 
 def remove_stale_lock(folder: Path) -> None:

@@ -127,12 +127,16 @@ def test_the_data_of_a_recipe_are_not_replaced(
         (["score", "p.jsonl", *DATA["jsonl"], "--json", "data"], "data: is a folder; give a file"),
         (["evaluate", "m", *DATA["jsonl"], "--output", "a.png"], "a.png: is a file, and a folder is to be written"),
         (["predict", "m", "q.jsonl", "--output", "a.png/new"], "a.png: is a file, and a folder is to be written"),
+        (["predict", "m", "q.jsonl", "--output", "loop"], "loop: is a symbolic link that leads nowhere, and a folder"),
+        (["segment", "m", "a.png", "x", "-o", "loop"], "loop: is a loop of symbolic links; remove it, or give another"),
+        (["convert", *DATA["jsonl"], "-o", "loop"], "loop: is a loop of symbolic links"),
     ],
 )
 def test_outputs_that_collide_get_one_line(
     arguments: list[str], message: str, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "new").mkdir()
+    (home / "loop").symlink_to("loop")
     (home / "out/results.json").write_text("{\n}\n")
     assert main(arguments) == 2
     error = capsys.readouterr().err

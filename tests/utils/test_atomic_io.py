@@ -16,6 +16,7 @@ from sam4mllm.utils import atomic_io
 from sam4mllm.utils.atomic_io import (
     atomic_path,
     atomic_write_text,
+    check_folder_of,
     file_sha256,
     remove_folder,
     remove_leftovers,
@@ -108,6 +109,19 @@ def test_a_folder_without_permission_is_an_error_about_the_file_and_not_the_temp
     with pytest.raises(PermissionError) as raised:
         atomic_write_text(tmp_path / "a.json", "new")
     assert raised.value.filename == str(tmp_path / "a.json")
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("new", "pipe"):
+        check_folder_of(tmp_path / name)
+    # The tests may run as a superuser, who may write to any folder.
+    monkeypatch.setattr(os, "access", lambda path, mode: not (path == tmp_path and mode == os.W_OK))
+    check_folder_of(tmp_path / "pipe")
+    with pytest.raises(DataError, match=r"/new: its folder .* cannot be written to; give a file elsewhere"):
+        check_folder_of(tmp_path / "new")
 
 
 def test_a_symbolic_link_is_written_through(tmp_path: Path) -> None:

@@ -93,11 +93,15 @@ def test_nested_blocks_share_the_lock_and_another_thread_does_not(tmp_path: Path
     assert len(errors) == 1 and not (tmp_path / LOCK_FILE).exists()
 
 
+@pytest.mark.parametrize("kind", ["a file", "a symbolic link that leads nowhere"])
 @pytest.mark.parametrize("below", ["", "new", "new/new"])
-def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, below: str) -> None:
-    (tmp_path / "file").touch()
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, kind: str, below: str) -> None:
+    if kind == "a file":
+        (tmp_path / "file").touch()
+    else:
+        (tmp_path / "file").symlink_to(tmp_path / "file")
     with (
-        pytest.raises(DataError, match="/file: is a file, and a folder is to be written there"),
+        pytest.raises(DataError, match=f"/file: is {kind}, and a folder is to be written there"),
         folder_lock(tmp_path / "file" / below, "training"),
     ):
         pass
