@@ -6,13 +6,13 @@ RLE from a file is checked first: pycocotools reads beyond the end of truncated 
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import lru_cache
-from math import isfinite
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -70,10 +70,9 @@ def _area(height: int, width: int, counts: str) -> int:
 
 def tight_box(rle: Rle) -> Box | None:
     """Return the tight box of a mask without decoding it; None for a mask without a pixel."""
-    encoded = {"size": rle["size"], "counts": rle["counts"].encode("ascii")}
-    if not coco.area(encoded):
+    if not area(rle):
         return None
-    x, y, width, height = map(float, coco.toBbox(encoded))
+    x, y, width, height = coco.toBbox({"size": rle["size"], "counts": rle["counts"].encode("ascii")}).tolist()
     return Box(x, y, x + width, y + height)
 
 
@@ -95,6 +94,7 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
         return rle
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(f"a segmentation is a list of polygons or an RLE; got {shorten(segmentation)}")
+    highest = -math.inf
     for number, polygon in enumerate(segmentation, start=1):
         if not isinstance(polygon, list) or not _are_numbers(polygon):
             raise ValueError(f"a polygon is a list of finite numbers; got {shorten(polygon)}")
@@ -103,17 +103,14 @@ def from_segmentation(segmentation: object, size_hw: tuple[int, int]) -> Rle:
                 f"a polygon has three points (six numbers) or more; got {len(polygon)} numbers in polygon {number} of "
                 f"{len(segmentation)}; remove that polygon, or the object and the phrases about it"
             )
-        if max(max(polygon), -min(polygon)) > _MAX_RELATIVE_COORDINATE * max(size_hw):
+        high = max(polygon)
+        highest = max(highest, high)
+        if max(high, -min(polygon)) > _MAX_RELATIVE_COORDINATE * max(size_hw):
             raise ValueError(
                 f"a polygon is in pixels of its image, which is {(width, height)} (width, height); "
                 f"got {max(polygon, key=abs):g}, which is far outside"
             )
-    # The first condition holds for nearly no segmentation, and costs less than the others.
-    if (
-        all(max(polygon) <= 1 for polygon in segmentation)
-        and min(size_hw) > 1
-        and are_normalized([value for polygon in segmentation for value in polygon])
-    ):
+    if highest <= 1 < min(size_hw) and are_normalized([value for polygon in segmentation for value in polygon]):
         raise ValueError(
             f"the polygons are normalized to the image's size (all of their numbers are from 0 to 1); give pixels of "
             f"{(width, height)} (width, height)"
@@ -129,7 +126,7 @@ def _are_numbers(values: list[Any]) -> bool:
     largest = sys.float_info.max
     # A sum with nan is nan, so minimum and maximum are defined after it; those of integers may be too large for it.
     with suppress(OverflowError):
-        if set(map(type, values)) <= {int, float} and isfinite(sum(values)):
+        if set(map(type, values)) <= {int, float} and math.isfinite(sum(values)):
             return -largest <= min(values, default=0) and max(values, default=0) <= largest
     return all(map(is_number, values))
 

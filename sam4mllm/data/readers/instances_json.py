@@ -19,6 +19,7 @@ _WHAT = "COCO's instances"
 # a quote is escaped.
 _POLYGONS = re.compile(r'(?<="segmentation":)( ?)(\[\[[-+0-9.eE, ]*+\](?:, ?\[[-+0-9.eE, ]*+\])*+\])')
 _CONSTANT = "NaN"
+_DECODER = json.JSONDecoder()
 
 
 class UnparsedPolygons:
@@ -38,7 +39,7 @@ class UnparsedPolygons:
             ValueError: Not JSON.
         """
         try:
-            return json.loads(self._text[self._start : self._end])
+            return _DECODER.raw_decode(self._text, self._start)[0]
         except ValueError as error:
             raise ValueError(f"the segmentation must be JSON: {error}") from error
 

@@ -56,7 +56,8 @@ def load_plain(path: Path, what: str = "the list of refs") -> Any:
     # unpickler in Python reports it.
     if is_plain_pickle(content):
         with suppress(Exception):
-            return _FastUnpickler(io.BytesIO(content), encoding="latin1").load()
+            # The unpickler reads lines one by one from a file that cannot look ahead, which BytesIO cannot.
+            return _FastUnpickler(io.BufferedReader(io.BytesIO(content)), encoding="latin1").load()
     try:
         return _PlainUnpickler(io.BytesIO(content), encoding="latin1").load()
     except Exception as error:
