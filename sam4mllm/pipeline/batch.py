@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import tee
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -151,11 +150,9 @@ def _predict(
 def _answer_shards(pipeline: Predictor, job: Job, shards: Iterator[int], advance: Advance) -> None:
     """Answer and write shards; at most two batches of images and two shards of lines are in memory."""
     at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
-    shards, read_shards = tee(shards)
-    paths = (group[0].image for index in read_shards for group in group_by_image(job.shards[index]))
-    with ReadAhead(paths, pipeline.image_batch) as ahead, ThreadPoolExecutor(1, "write-behind") as writer:
+    with ReadAhead(pipeline.image_batch) as ahead, ThreadPoolExecutor(1, "write-behind") as writer:
         written: Future[None] | None = None
-        for index in shards:
+        for index in _add_images(job, shards, ahead):
             lines: list[str] = []
             versions: dict[str, ImageVersion] = {}
             groups = group_by_image(job.shards[index])
@@ -170,6 +167,21 @@ def _answer_shards(pipeline: Predictor, job: Job, shards: Iterator[int], advance
             written = writer.submit(job.write_shard, index, lines, versions)
         if written is not None:
             written.result()
+
+
+def _add_images(job: Job, shards: Iterator[int], ahead: ReadAhead) -> Iterator[int]:
+    """Yield the shards, after the images of each and of the one behind it are added to `ahead`.
+
+    A process takes no more than one shard ahead, however few images a shard has: other processes may be free for them.
+    """
+    previous: int | None = None
+    for index in shards:
+        ahead.add(group[0].image for group in group_by_image(job.shards[index]))
+        if previous is not None:
+            yield previous
+        previous = index
+    if previous is not None:
+        yield previous
 
 
 @dataclass(frozen=True, slots=True)

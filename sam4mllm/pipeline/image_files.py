@@ -91,21 +91,25 @@ class DecodedImage:
 
 
 class ReadAhead:
-    """A queue of images that worker threads decode in the order of `paths`, `ahead` images before they are asked for.
+    """A queue of images that worker threads decode in the order of their paths, `ahead` images before they are needed.
 
     A context manager: at its end, images that no thread has begun to decode are given up.
     """
 
-    def __init__(self, paths: Iterable[Path], ahead: int) -> None:
-        self._paths = iter(paths)
+    def __init__(self, ahead: int) -> None:
+        self._paths: deque[Path] = deque()
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(_READERS, "read-ahead")
         self._queue: deque[Future[DecodedImage]] = deque()
 
+    def add(self, paths: Iterable[Path]) -> None:
+        """Append images, which are decoded after those before them."""
+        self._paths.extend(paths)
+
     def first(self, count: int) -> list[DecodedImage]:
         """Return the next `count` images, which stay until `drop`, and begin to decode those after them."""
-        for path in islice(self._paths, max(0, count + self._ahead - len(self._queue))):
-            self._queue.append(self._pool.submit(DecodedImage.load, path))
+        while self._paths and len(self._queue) < count + self._ahead:
+            self._queue.append(self._pool.submit(DecodedImage.load, self._paths.popleft()))
         return [future.result() for future in islice(self._queue, count)]
 
     def drop(self, count: int) -> None:

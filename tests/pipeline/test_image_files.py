@@ -41,7 +41,8 @@ def test_images_come_in_order_though_threads_finish_in_reverse(tmp_path, monkeyp
         return pixels
 
     monkeypatch.setattr(image_files, "load_image", after_the_next)
-    with ReadAhead(files, ahead=8) as ahead:
+    with ReadAhead(ahead=8) as ahead:
+        ahead.add(files)
         assert values(ahead.first(3)) == [0, 1, 2]
         assert values(ahead.first(2)) == [0, 1], "images stay until they are dropped"
         ahead.drop(3)
@@ -54,7 +55,9 @@ def test_no_more_than_the_asked_images_and_those_ahead_are_decoded(tmp_path, mon
     begun: list[Path] = []
     load = image_files.load_image
     monkeypatch.setattr(image_files, "load_image", lambda path: begun.append(path) or load(path))
-    with ReadAhead(files, ahead=3) as ahead:
+    with ReadAhead(ahead=3) as ahead:
+        ahead.add(files[:7])
+        ahead.add(files[7:])
         for step in range(5):
             assert values(ahead.first(2)) == [2 * step, 2 * step + 1]
             assert len(begun) <= 2 * step + 5
@@ -66,7 +69,8 @@ def test_no_more_than_the_asked_images_and_those_ahead_are_decoded(tmp_path, mon
 def test_an_image_that_cannot_be_read_has_a_reason(tmp_path: Path) -> None:
     (file,) = write_images(tmp_path, 1)
     (tmp_path / "text.png").write_text("not an image")
-    with ReadAhead([tmp_path / "none.png", tmp_path / "text.png", file], ahead=1) as ahead:
+    with ReadAhead(ahead=1) as ahead:
+        ahead.add([tmp_path / "none.png", tmp_path / "text.png", file])
         missing, text, good = ahead.first(3)
     assert missing.pixels is None and missing.version is None and "no such file" in (missing.error or "")
     assert text.pixels is None and text.version is not None and "not an image" in (text.error or "")

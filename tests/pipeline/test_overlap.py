@@ -10,6 +10,7 @@ import pytest
 from sam4mllm.pipeline import image_files
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.job import Job
+from sam4mllm.utils.distributed import DistributedContext
 from tests.pipeline.test_batch import make_pipeline, make_queries
 
 
@@ -84,6 +85,28 @@ def test_at_most_two_batches_of_images_are_in_memory(tmp_path: Path, monkeypatch
     pipeline.answer_queries = count
     predict(pipeline, make_queries(tmp_path, images=12, phrases=1), tmp_path / "out", shard_size=3)
     assert len(loaded) == len(answered) == 12
+
+
+def test_a_process_takes_one_shard_ahead_whatever_the_batch_is(tmp_path: Path) -> None:
+    """Shards of one image are left for other processes, though a batch of 16 images would hold all of them."""
+    taken: list[int] = []
+
+    class Processes(DistributedContext):
+        def distribute(self, items):  # type: ignore[no-untyped-def]
+            for item in items:
+                taken.append(item)
+                yield item
+
+    pipeline, _ = make_pipeline(image_batch=16)
+    answer_queries, taken_at = pipeline.answer_queries, []
+
+    def count(images, queries):  # type: ignore[no-untyped-def]
+        taken_at.append(len(taken))
+        return answer_queries(images, queries)
+
+    pipeline.answer_queries = count
+    predict(pipeline, make_queries(tmp_path), tmp_path / "out", shard_size=1, processes=Processes())
+    assert taken_at == [2, 3, 4, 5, 6, 6]
 
 
 def test_temporary_files_of_a_killed_job_are_removed(tmp_path: Path) -> None:
