@@ -98,6 +98,22 @@ def test_json_lines_of_questions_and_answers_are_read(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["topic", "profile", "topicId", "specific_domain", "epic"])
+def test_a_field_with_letters_of_a_media_word_is_no_media(folder: Path, name: str) -> None:
+    (folder / "chat.json").write_text(json.dumps([{name: "physics", "question": "Why?", "answer": "Gravity."}]))
+    (dialogue,) = read_chat(folder / "chat.json")
+    assert dialogue.image is None and dialogue.exchanges == (("Why?", "Gravity."),)
+
+
+@pytest.mark.parametrize(
+    "name", ["pic", "cover_pics", "Pictures", "coverPic", "file", "file_name", "filePath", "imageFile"]
+)
+def test_a_field_that_may_name_media_is_refused_in_chat_without_an_image(folder: Path, name: str) -> None:
+    (folder / "chat.json").write_text(json.dumps([{name: "a.jpg", "question": "Why?", "answer": "Gravity."}]))
+    with pytest.raises(DataError, match=f"the field '{name}' is not supported, and no image is named"):
+        read_chat(folder / "chat.json")
+
+
 @pytest.mark.parametrize("as_list", [True, False], ids=["list", "lines"])
 @pytest.mark.parametrize(
     ("entry", "message"),
