@@ -20,6 +20,7 @@ import torch
 from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.architecture import SamArchitecture
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter, weights_fingerprint
+from sam4mllm.segmenters.encoder_attention import with_partial_attention
 from sam4mllm.segmenters.frame import InputFrame, Upsampling, UpsamplingCache
 from sam4mllm.segmenters.shared_decoder import SharedDecoder
 from sam4mllm.utils.atomic_io import atomic_path
@@ -43,6 +44,8 @@ class SegmentAnything(Segmenter):
         self._sam = sam.to(self.device).eval().requires_grad_(False)
         self._sam.image_encoder.to(dtype)
         self._sam.mask_decoder.to(dtype)
+        encoder = self._sam.image_encoder
+        self._encoder = with_partial_attention(encoder) if self.device.type == "cpu" else encoder
         self._frame = InputFrame(int(sam.image_encoder.img_size))
         with torch.inference_mode():
             self._decoder = SharedDecoder(self._sam)
@@ -76,7 +79,7 @@ class SegmentAnything(Segmenter):
         Raises:
             ValueError: There are no images, or one is not (H, W, 3) uint8.
         """
-        features = self._sam.image_encoder(self.pixels(images).to(self.dtype))
+        features = self._encoder(self.pixels(images).to(self.dtype))
         return Embeddings((features,), tuple((image.shape[1], image.shape[0]) for image in images))
 
     @torch.inference_mode()
