@@ -10,7 +10,7 @@ decoder uses the same weights and gives the same masks up to rounding, with six 
 3. In the last attention, only the output tokens attend to the image: the others are not used afterwards.
 4. The two transposed convolutions of the upscaling have kernel 2 and stride 2, so they are linear maps per token.
 5. Only the mask with the highest predicted IoU is computed, not all four, and only where the image is, not its padding.
-6. On a CPU, prompts and rows of tokens are computed one after the other, so that what is computed stays in the cache.
+6. On a CPU, a few prompts and rows of tokens are computed at a time, so that what is computed stays in the cache.
 
 Source: segment_anything's `modeling/mask_decoder.py` and `modeling/transformer.py`.
 """
@@ -25,8 +25,8 @@ from torch.nn import functional
 
 from sam4mllm.segmenters.two_way_attention import AttentionToImage, TwoWayBlock
 
-_CACHED_TOKENS = 1024
-"""Image tokens that are upscaled at once on a CPU. The last layer has 2 KiB of float32 features for each of them."""
+_CACHED_VALUES = 2**20
+"""Values of image tokens that are computed at once on a CPU: 4 MiB in float32, one prompt of SAM ViT-B."""
 
 
 class ImageKeys(NamedTuple):
@@ -86,7 +86,9 @@ class SharedDecoder:
         Returns:
             Logits (N, 4 h, 4 w) and predicted IoU (N,), both float32.
         """
-        at_once = 1 if self._output_tokens.device.type == "cpu" else len(sparse)
+        at_once = len(sparse)
+        if self._output_tokens.device.type == "cpu":
+            at_once = max(_CACHED_VALUES // images.tokens[0].numel(), 1)
         parts = [
             self._decode_part(images, *part, extent_hw or (4 * self._side, 4 * self._side))
             for part in zip(index.split(at_once), sparse.split(at_once), strict=True)
@@ -122,7 +124,8 @@ class SharedDecoder:
         # 1. The rows and columns of tokens that the extent needs; on a CPU, a few rows at once.
         rows, columns = (-(-length // 4) for length in extent_hw)
         grid = tokens.unflatten(1, (self._side, self._side))[:, :rows, :columns]
-        at_once = max(_CACHED_TOKENS // columns, 1) if tokens.device.type == "cpu" else rows
+        # The first upscaling has as many values as the tokens, the second one twice as many.
+        at_once = max(_CACHED_VALUES // (4 * grid[:, :1].numel()), 1) if tokens.device.type == "cpu" else rows
         logits = torch.zeros(len(tokens), 4 * self._side, 4 * self._side, device=tokens.device)
         for first in range(0, rows, at_once):
             part = grid[:, first : first + at_once]

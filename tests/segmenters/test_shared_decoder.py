@@ -53,19 +53,18 @@ def test_masks_and_iou_equal_those_of_segment_anything(
         torch.testing.assert_close(logits[prompt, :height, :width], expected, atol=atol, rtol=1e-4)
 
 
-@pytest.mark.parametrize("cached_tokens", [1, 24])
+# One prompt and one row of tokens at a time, three prompts and one row, and all.
+@pytest.mark.parametrize("cached_values", [1, 3 * 64 * 16, 2**30])
 @torch.inference_mode()
-def test_masks_do_not_depend_on_the_tokens_that_are_upscaled_at_once(
-    cached_tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_masks_do_not_depend_on_what_is_computed_at_once(cached_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sam = tiny_sam()
     decoder = SharedDecoder(sam)
     generator = torch.Generator().manual_seed(1)
-    images = decoder.read_images(torch.randn(1, 16, 8, 8, generator=generator))
-    sparse = torch.randn(2, 3, 16, generator=generator)
-    index = torch.zeros(2, dtype=torch.int64)
+    images = decoder.read_images(torch.randn(2, 16, 8, 8, generator=generator))
+    sparse = torch.randn(7, 3, 16, generator=generator)
+    index = torch.arange(7) % 2
     expected = decoder.decode(images, index, sparse, (27, 32))[0]
-    monkeypatch.setattr("sam4mllm.segmenters.shared_decoder._CACHED_TOKENS", cached_tokens)
+    monkeypatch.setattr("sam4mllm.segmenters.shared_decoder._CACHED_VALUES", cached_values)
     torch.testing.assert_close(decoder.decode(images, index, sparse, (27, 32))[0], expected)
 
 
