@@ -20,6 +20,7 @@ from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, use_cache_if_unr
 WEIGHT_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
 """The names of an adapter's weights, in the order in which peft looks for them."""
 
+_OTHER_BASE = "was it trained on another base?"
 _ON_MODULES = "base_model.model."
 """The prefix of the names of an adapter's tensors."""
 
@@ -63,9 +64,10 @@ def load_adapter(model: Any, adapter: str | Path) -> Any:
         weights = _with_current_names(model, load_peft_weights(str(adapter), device="cpu"))
         _set_weights(model, weights, _weights_file(adapter), trained_on)
     except _LOADING_ERRORS as error:
+        is_damaged = isinstance(error, SafetensorError | EOFError)
+        advice = "its file of weights is damaged or cut short, copy it again" if is_damaged else _OTHER_BASE
         raise ModelError(
-            f"adapter {str(adapter)!r} does not load on {model_type!r}: {loading_problem(error)}; was it trained on "
-            "another base?"
+            f"adapter {str(adapter)!r} does not load on {model_type!r}: {loading_problem(error)}; {advice}"
         ) from error
     return model.eval()
 
