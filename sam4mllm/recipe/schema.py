@@ -98,9 +98,9 @@ class MethodSection(Section):
     """Bins of the coordinate grid on each axis, where the family's own coordinates are not used."""
     phrases: PositiveInt = 5
     """The maximum number of phrases in one training conversation; at inference each phrase has a separate one."""
-    packing: Packing = "turns"
-    """How a training conversation holds its phrases. turns: one after another, and later phrases see earlier ones.
-    isolated: they share the tokens of the image and do not see each other, as at inference."""
+    packing: Packing = "isolated"
+    """How a training conversation holds its phrases. isolated: they share the tokens of the image and do not see each
+    other, as at inference. turns: one after another, and later phrases see earlier ones."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -188,8 +188,9 @@ class GenerationSection(Section):
 class Recipe(Section):
     """All settings of a run."""
 
-    seed: NonNegativeInt = 0
-    """The seed of PPG's point groups, the adapter's initial weights and the order of the data."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """The seed of PPG's point groups, the adapter's initial weights and the order of the data; NumPy's are below 2^32.
+    """
     output: ExpandedPath
     """The run folder."""
     model: ModelSection

@@ -23,6 +23,8 @@ from tests.recipe.conftest import problems
         ("training.learnin_rate=1", "training.learnin_rate: unknown key of TrainingArguments; did you mean learning_r"),
         ("training.validation=1", "training.validation: unknown key of TrainingArguments; did you mean validate?"),
         ("training.learning_rate=fast", "training.learning_rate: input should be a valid number; got 'fast'"),
+        ("seed=-1", "seed: input should be greater than or equal to 0; got -1"),
+        (f"seed={2**32}", "seed: input should be less than 4294967296; got 4294967296"),
         ("training.seed=1", "training.seed: is set by the recipe's seed; set that instead"),
         ("training.output_dir=x", "training.output_dir: is set by the recipe's output; set that instead"),
         ("lora.lora_alph=1", "lora.lora_alph: unknown key of LoraConfig; did you mean lora_alpha?"),
