@@ -80,7 +80,7 @@ def scenes_of(
         image = scene.image
         if size_wh is not None:
             image = np.asarray(Image.fromarray(image).resize(size_wh))
-            masks = [np.asarray(Image.fromarray(mask).resize(size_wh)) for mask in masks]
+            masks = [np.array(Image.fromarray(mask).resize(size_wh)) for mask in masks]
         scenes.append((image, [_candidate(mask, f"{number}/{i}", groups, seed) for i, mask in enumerate(masks)]))
     return scenes
 
