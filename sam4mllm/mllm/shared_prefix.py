@@ -93,8 +93,8 @@ def token_ids(mllm: Mllm, chats: Sequence[list[dict[str, Any]]], *, asks: bool =
     return mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
 
-def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return the number of tokens that two rows have in common from the beginning."""
+def common_length(first: Sequence[object], second: Sequence[object]) -> int:
+    """Return the length of the common beginning of two rows of token ids, or of two texts."""
     for length, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return length

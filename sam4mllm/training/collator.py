@@ -20,6 +20,7 @@ import torch
 from sam4mllm.errors import DataError, ModelError
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.shared_prefix import common_length
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.training.isolation import BRANCH_IDS, POSITIONS
 
@@ -75,8 +76,10 @@ class Collator:
             spans = answer_spans(branch, branch_tokens, self._processor)
             labels.append(label_row(branch, branch_tokens, spans, self._end_ids))
             first_answers.append(min((start for start, end in spans if end), default=len(branch_tokens)))
-        # The token before an answer predicts its first one, so it belongs to the branch.
-        shared = min(common_length(ids_of_branches), min(first_answers) - 1) if len(branches) > 1 else len(ids)
+        shared = len(ids)
+        if len(branches) > 1:
+            # The token before an answer predicts its first one, so it belongs to the branch.
+            shared = min(*(common_length(ids, each) for each in ids_of_branches), min(first_answers) - 1)
         sequence = _Sequence(ids[:shared], labels[0][:shared], [0] * shared, list(range(shared)))
         for number, (branch_tokens, branch_labels) in enumerate(zip(ids_of_branches, labels, strict=True), start=1):
             sequence.ids.extend(branch_tokens[shared:])
@@ -130,7 +133,7 @@ def branch_ids(branches: Sequence[Conversation], ids: Sequence[int], processor: 
     shift = len(ids) - len(first)
     rows = []
     for other in others:
-        shared = common_length([first, other])
+        shared = common_length(first, other)
         if list(ids[shared + shift :]) != list(first[shared:]):
             raise ModelError(
                 "the chat template puts text of a phrase before the image, or the processor's tokens are not those of "
@@ -138,12 +141,6 @@ def branch_ids(branches: Sequence[Conversation], ids: Sequence[int], processor: 
             )
         rows.append([*ids[: shared + shift], *other[shared:]])
     return rows
-
-
-def common_length(rows: Sequence[Sequence[Any]]) -> int:
-    """Return the length of the longest common beginning of several rows of token ids, or of several texts."""
-    shortest = min(map(len, rows))
-    return next((index for index in range(shortest) if len({row[index] for row in rows}) > 1), shortest)
 
 
 def answer_spans(conversation: Conversation, ids: Sequence[int], processor: Any) -> list[Span]:

@@ -121,12 +121,12 @@ def preview_conversation(conversation: Conversation, mllm: Mllm | None, recipe: 
 
 def rendered_text(processor: Any, conversation: Conversation) -> str:
     """Return the text of a conversation; of further branches, the part behind what all have in common."""
-    from sam4mllm.training.collator import common_length
+    from sam4mllm.mllm.shared_prefix import common_length
 
     texts = [processor.apply_chat_template(each.messages(), tokenize=False) for each in conversation.branches]
     if len(texts) == 1:
         return str(texts[0])
-    shared = common_length(texts)
+    shared = min(common_length(texts[0], text) for text in texts)
     branches = [f"\n[isolated phrase {number}] {text[shared:]}" for number, text in enumerate(texts, start=1)]
     return texts[0][:shared] + "".join(branches)
 
