@@ -111,7 +111,7 @@ def test_an_output_that_cannot_be_written_gets_one_line(tmp_path: Path, capsys: 
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("sam4mllm: error: ") and error.count("\n") == 1 and "taken" in error
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(DataError, match="taken"):
         main(["--traceback", *arguments])
 
 

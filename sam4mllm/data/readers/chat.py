@@ -63,7 +63,7 @@ class Dialogue:
 
 
 _OTHER_MEDIA = re.compile(
-    r"image|img|photo|picture|video|audio|(?<![a-z])(pics?(?![a-z])|file)|(?-i:(?<=[a-z])(Pic|File))", re.IGNORECASE
+    r"image|img|photo|pictur|video|audio|(?<![a-z])(pics?(?![a-z])|file)|(?-i:(?<=[a-z])(Pic|File))", re.IGNORECASE
 )
 """Names of fields that probably name an image or other media, in an entry without the fields of images. Those that only
 contain the letters of a short word, as "topic" and "profile" do, are not among them."""
