@@ -126,9 +126,9 @@ def check_packing(packing: str) -> None:
         raise ValueError(f"packing must be {' or '.join(get_args(Packing))}; got {packing!r}")
 
 
-def packing_setting(packing: Packing) -> dict[str, Any]:
-    """Return the setting for method.json, which has only isolated packing: inference does not depend on it."""
-    return {} if packing == "turns" else {"packing": packing}
+def packing_setting(packing: Packing, phrases: int) -> dict[str, Any]:
+    """Return the setting for method.json, which has only isolated packing of several phrases; without it: in turns."""
+    return {} if packing == "turns" or phrases == 1 else {"packing": packing}
 
 
 def packed_conversation(image: Path, exchanges: Sequence[list[tuple[str, str]]], packing: Packing) -> Conversation:

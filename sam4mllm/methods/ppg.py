@@ -69,7 +69,7 @@ class Ppg:
             "grid": self.grid,
             "phrases": self.phrases,
             "coordinates": "grid" if self.coordinates is None else self.coordinates.to_json(),
-            **packing_setting(self.packing),
+            **packing_setting(self.packing, self.phrases),
         }
 
     @property

@@ -109,7 +109,7 @@ class Pqpp:
     def settings(self) -> dict[str, Any]:
         coordinates = "grid" if self.coordinates is None else self.coordinates.to_json()
         fields = {key: value for key, value in asdict(self).items() if key != "packing"}
-        return {"name": self.name, **fields, "coordinates": coordinates, **packing_setting(self.packing)}
+        return {"name": self.name, **fields, "coordinates": coordinates, **packing_setting(self.packing, self.phrases)}
 
     @property
     def grammar(self) -> AnswerGrammar:

@@ -72,6 +72,8 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.model_dump(mode="json", by_alias=True, exclude={"output"})
     flat = {key: leaf for name, part in settings.items() for key, leaf in walk(name, part).items()}
     relevant = {key: value for key, value in flat.items() if key not in _IRRELEVANT}
+    if recipe.method.phrases == 1:
+        del relevant["method.packing"]
     return _with_conversations_per_step(relevant)
 
 

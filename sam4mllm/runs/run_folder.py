@@ -113,8 +113,14 @@ class RunFolder:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe; its keys for other libraries are not checked, because their versions may differ now."""
-        return load_recipe(self.path / RECIPE, to_train=False)
+        """The recipe; its keys for other libraries are not checked, because their versions may differ now.
+
+        Runs of versions without `method.packing` were trained in turns.
+        """
+        recipe = load_recipe(self.path / RECIPE, to_train=False)
+        if "packing" in recipe.method.model_fields_set:
+            return recipe
+        return recipe.model_copy(update={"method": recipe.method.model_copy(update={"packing": "turns"})})
 
     @property
     def method(self) -> Method:

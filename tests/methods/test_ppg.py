@@ -193,7 +193,8 @@ def test_isolated_phrases_are_branches_that_may_be_about_the_same_objects():
 
 def test_packing_is_a_setting_that_is_recorded_where_it_is_isolated():
     assert "packing" not in PPG.settings()
-    isolated = replace(PPG, packing="isolated")
+    assert "packing" not in replace(PPG, packing="isolated", phrases=1).settings()
+    isolated = replace(PPG, packing="isolated", phrases=2)
     assert method_from_settings(isolated.settings()) == isolated
     with pytest.raises(RecipeError, match="packing must be turns or isolated; got 'rows'"):
         method_from_settings({**PPG.settings(), "packing": "rows"})

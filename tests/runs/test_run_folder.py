@@ -19,7 +19,7 @@ def test_a_new_folder_records_recipe_method_and_versions(tmp_path):
     recipe = make_recipe(tmp_path, "some/base", "method.positives=1")
     run = RunFolder.create(recipe)
     assert run.recipe == recipe
-    assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5)
+    assert run.method == Ppg(positives=1, negatives=1, grid=1000, phrases=5, packing="isolated")
     assert not run.is_finished and run.checkpoints.complete() == [] and run.checkpoints.best() is None
     assert json.loads((run.path / "versions.json").read_text()).keys() >= {"python", "torch", "transformers", "peft"}
 
@@ -88,6 +88,22 @@ def test_a_run_may_be_trained_for_longer(tmp_path, before, after, resumes):
     else:
         with pytest.raises(RecipeError, match="holds a run of another recipe"):
             RunFolder.create(recipe)
+
+
+def test_a_run_without_the_setting_of_packing_goes_on_in_turns(tmp_path):
+    recipe = make_recipe(tmp_path, "some/base", "method.phrases=2")
+    run = create_with_checkpoint(recipe)
+    file = run.path / "recipe.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "packing:" not in line))
+    assert run.recipe.method.packing == "turns" and recipe.method.packing == "isolated"
+    with pytest.raises(RecipeError, match=r"method\.packing is 'turns' there, 'isolated' here"):
+        RunFolder.create(recipe)
+    RunFolder.create(make_recipe(tmp_path, "some/base", "method.phrases=2", "method.packing=turns"))
+
+
+def test_packing_is_no_difference_between_conversations_of_one_phrase(tmp_path):
+    one = make_recipe(tmp_path, "some/base", "method.phrases=1")
+    assert not differences(one, make_recipe(tmp_path, "some/base", "method.phrases=1", "method.packing=turns"))
 
 
 def test_a_finished_run_is_reopened_only_for_more_steps_and_with_a_checkpoint(tmp_path):

@@ -45,7 +45,7 @@ def recipe_of(data: Path, base: str, *overrides: str) -> Recipe:
 
 @pytest.mark.parametrize("stage", [prepare_targets, train])
 def test_a_refused_recipe_leaves_no_run_folder_and_computes_no_target(data: Path, one_answer: str, stage) -> None:
-    recipe = recipe_of(data, one_answer)
+    recipe = recipe_of(data, one_answer, "method.packing=turns")
     with pytest.raises(
         RecipeError, match=r"only conversations of one answer .* set method\.packing=isolated"
     ) as caught:
