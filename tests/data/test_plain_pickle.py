@@ -40,6 +40,7 @@ def test_pickles_of_python_2_are_recognized() -> None:
         b"Np4000000000\n.",
         b"\x96\x00\x00\x00\x00\x08\x00\x00\x00.",  # a byte array, which the unpickler allocates before it reads it
         b"X\xff\xff\xff\x7fab.",  # a text longer than the file
+        b"\x80\x04\x95\x00\x00\x00\x00\x02\x00\x00\x00N.",  # a frame longer than the file
         b"cos\nmkdir\n.",
         b"\x8c\x02os\x8c\x05mkdir\x93.",
         b"I007\n.",  # octal in C, an error in Python
