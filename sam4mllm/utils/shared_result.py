@@ -27,7 +27,7 @@ def write_shared(result: object, folder: Path) -> str:
 def read_shared(path: str, compute: Callable[[], T]) -> T:
     """Return the result in a file of `write_shared`; that of `compute` where there is no such file of this user.
 
-    A pickle may run any code, so a file of another user is not opened.
+    A pickle may run any code, so a file of another user is not read.
     """
     try:
         with open(path, "rb") as file:
