@@ -116,7 +116,9 @@ class _DecodedMasks(Sequence[Mask]):
 # The sentences about one object are usually scored one after the other.
 @lru_cache(maxsize=4)
 def _decoded(height: int, width: int, counts: str) -> Mask:
-    return decode(Rle(size=[height, width], counts=counts))
+    mask = decode(Rle(size=[height, width], counts=counts))
+    mask.setflags(write=False)
+    return mask
 
 
 def annotated_rles(sample: Sample) -> tuple[list[Rle], Rle | None]:

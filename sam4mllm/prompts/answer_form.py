@@ -59,7 +59,10 @@ class AnswerForm:
         return MAX_COORDINATES // (1 + self.positives + self.negatives)
 
     def regex(self, size_wh: tuple[int, int]) -> str:
-        """Return the regular expression of the answers about an image of `size_wh` pixels.
+        """Return the regular expression of the answers about an image of `size_wh` pixels, with any number of objects.
+
+        Servers write counted repetitions out, so `max_objects` would make the automaton large; an answer is limited by
+        its tokens.
 
         Raises:
             DataError: An image of a shape that has no grid in this format.
@@ -67,7 +70,7 @@ class AnswerForm:
         box, points = self._object(size_wh)
         tag, end_tag = map(_literal, self.coordinates.tags)
         item = f"({tag}{box}{end_tag}{points})"
-        return f"{_literal(NO_OBJECT)}|{item}({_literal(OBJECT_SEPARATOR)}{item}){{0,{self.max_objects - 1}}}"
+        return f"{_literal(NO_OBJECT)}|{item}({_literal(OBJECT_SEPARATOR)}{item})*"
 
     def lark(self, size_wh: tuple[int, int], tags: tuple[str, str], lead: str = "", tail: str = "") -> str:
         """Return the grammar in llguidance's dialect of Lark, with `lead` before each answer and `tail` after it.

@@ -115,12 +115,15 @@ class RunFolder:
     def recipe(self) -> Recipe:
         """The recipe; its keys for other libraries are not checked, because their versions may differ now.
 
-        Runs of versions without `method.packing` were trained in turns.
+        Settings that it lacks have the values with which versions before them trained and validated.
         """
         recipe = load_recipe(self.path / RECIPE, to_train=False)
-        if "packing" in recipe.method.model_fields_set:
-            return recipe
-        return recipe.model_copy(update={"method": recipe.method.model_copy(update={"packing": "turns"})})
+        method, generation = recipe.method, recipe.generation
+        if "packing" not in method.model_fields_set:
+            method = method.model_copy(update={"packing": "turns"})
+        if "constrained" not in generation.model_fields_set:
+            generation = generation.model_copy(update={"constrained": False})
+        return recipe.model_copy(update={"method": method, "generation": generation})
 
     @property
     def method(self) -> Method:

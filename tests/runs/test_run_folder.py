@@ -1,6 +1,7 @@
 """Run folders: what training records, what may resume, and what is refused."""
 
 import json
+import re
 
 import pytest
 
@@ -90,15 +91,19 @@ def test_a_run_may_be_trained_for_longer(tmp_path, before, after, resumes):
             RunFolder.create(recipe)
 
 
-def test_a_run_without_the_setting_of_packing_goes_on_in_turns(tmp_path):
+def test_a_run_of_a_version_before_packing_and_constraints_goes_on_without_them(tmp_path):
     recipe = make_recipe(tmp_path, "some/base", "method.phrases=2")
     run = create_with_checkpoint(recipe)
     file = run.path / "recipe.yaml"
-    file.write_text("".join(line for line in file.read_text().splitlines(True) if "packing:" not in line))
-    assert run.recipe.method.packing == "turns" and recipe.method.packing == "isolated"
-    with pytest.raises(RecipeError, match=r"method\.packing is 'turns' there, 'isolated' here"):
+    lines = [line for line in file.read_text().splitlines(True) if not re.match(r" +(packing|constrained):", line)]
+    file.write_text("".join(lines))
+    assert (recipe.method.packing, recipe.generation.constrained) == ("isolated", True)
+    assert (run.recipe.method.packing, run.recipe.generation.constrained) == ("turns", False)
+    different = r"method\.packing is 'turns' there, 'isolated' here; generation\.constrained is False there, True here"
+    with pytest.raises(RecipeError, match=different):
         RunFolder.create(recipe)
-    RunFolder.create(make_recipe(tmp_path, "some/base", "method.phrases=2", "method.packing=turns"))
+    before = ("method.packing=turns", "generation.constrained=false")
+    RunFolder.create(make_recipe(tmp_path, "some/base", "method.phrases=2", *before))
 
 
 def test_packing_is_no_difference_between_conversations_of_one_phrase(tmp_path):
