@@ -27,6 +27,7 @@ from sam4mllm.testing import TINY_MLLMS, save_tiny_mllm
 from sam4mllm.training.collator import Collator
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.training.dry_run import DryRun, dry_run
+from sam4mllm.training.preview import rendered_text
 
 
 @pytest.fixture
@@ -46,18 +47,18 @@ def files(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
 
 
-def count_for_real(recipe: Recipe) -> tuple[Mllm, dict[str, tuple[int, int]]]:
-    """The model with its weights and adapter; all tokens and supervised tokens of each conversation."""
+def count_for_real(recipe: Recipe) -> tuple[Mllm, dict[tuple[str, str], tuple[int, int]]]:
+    """The model with its weights and adapter; all tokens and supervised ones by a conversation's image and text."""
     model = recipe.model
     mllm = load_mllm(model.base, dtype=model.dtype, image_size=model.image_size)
     mllm = attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=model.tune_projector)
     mixture = read_mixture(recipe.data, recipe.seed)
     targets = placeholder_targets(mixture.samples, TargetSettings.from_recipe(recipe), recipe.targets.store).targets
-    counts: dict[str, tuple[int, int]] = {}
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
     for conversation in make_training_set(mixture, targets, method_of_recipe(recipe)).conversations:
         batch = Collator(mllm)([conversation])
         counted = int(batch["attention_mask"].sum()), int((batch["labels"] >= 0).sum())
-        counts.setdefault(f"{conversation.image}: {conversation.turns[-1].text}", counted)
+        counts[str(conversation.image), rendered_text(mllm.processor, conversation)] = counted
     return mllm, counts
 
 
@@ -68,14 +69,7 @@ def check(recipe: Recipe, report: DryRun) -> None:
     assert report.model["trained"] == sum(p.numel() for p in mllm.model.parameters() if p.requires_grad)
     assert report.shown
     for preview in report.shown:
-        (same,) = [
-            counted
-            for key, counted in counts.items()
-            if key.startswith(f"{preview.image}: ")
-            and key.removeprefix(f"{preview.image}: ") in preview.text[-len(key) :]
-            and key.removeprefix(f"{preview.image}: ") in preview.text[-len(key) :]
-        ]
-        assert (preview.tokens, preview.supervised) == same
+        assert (preview.tokens, preview.supervised) == counts[preview.image, preview.text]
     assert report.tokens["counted_by"] == "processor"
     if report.tokens["conversations"] == report.conversations:
         tokens = [tokens for tokens, _ in counts.values()]
