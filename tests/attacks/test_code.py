@@ -273,12 +273,9 @@ FORBIDDEN = {
     "os.popen",
     "shutil.unpack_archive",
     "yaml.load",
-    "numpy.load",
-    "np.load",
-    "joblib.load",
+    *("numpy.load", "np.load", "joblib.load"),
 }
-
-# It reads what a process of the same job has written into a folder of this user; tests/utils/test_shared_result.py.
+# This file reads what a process of the same job has written into a folder of this user.
 OF_THE_JOB = {"utils/shared_result.py": {"pickle.load"}}
 
 
