@@ -153,6 +153,20 @@ def as_rgb(image: ImageInput) -> Rgb:
     return load_image(image)
 
 
+def size_wh_of(image: ImageInput) -> tuple[int, int] | None:
+    """Return an image's width and height in pixels, a file's as `known_size_wh` does; None if that does.
+
+    Raises:
+        DataError: An array of another shape or dtype than `as_rgb` takes; a file whose image is too large.
+    """
+    if isinstance(image, Image.Image):
+        return image.size
+    if isinstance(image, np.ndarray):
+        height, width = as_rgb(image).shape[:2]
+        return width, height
+    return known_size_wh(Path(image))
+
+
 def known_size_wh(path: Path) -> tuple[int, int] | None:
     """Return an image file's width and height in pixels, with its EXIF orientation applied, without decoding it.
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from sam4mllm.data.images import as_rgb
+from sam4mllm.data.images import as_rgb, size_wh_of
 from sam4mllm.errors import ModelError, ServerError
 from sam4mllm.mllm.constraints import answer_constraints
 from sam4mllm.mllm.engine import ConstraintFactory, Engine, Reply, Sampling
@@ -151,5 +151,9 @@ def _size_wh(conversation: Conversation) -> tuple[int, int]:
     """Return the size of a conversation's image in pixels, after rotation by its EXIF orientation."""
     if conversation.image is None:
         raise ValueError("an answer is constrained to the coordinates of an image; the conversation has none")
-    height, width = as_rgb(conversation.image).shape[:2]
-    return width, height
+    size_wh = size_wh_of(conversation.image)
+    if size_wh is None:
+        # The error of reading the file states the reason.
+        height, width = as_rgb(conversation.image).shape[:2]
+        size_wh = width, height
+    return size_wh

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from sam4mllm.data.images import size_wh_of
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.decoding import Generated, decode
 from sam4mllm.mllm.engine import ConstraintFactory, Reply, Sampling
@@ -157,8 +158,7 @@ class TransformersEngine:
                 rows, logits = rows.select(copies), logits[copies]
             answers = [new_answer(*each) for each in batch]
             decode(rows, logits, answers, max_new_tokens, self.mllm.end_ids)
-            tokenizer = self.mllm.processor.tokenizer
-            return [_reply(tokenizer, each.tokens, each.logprobs, self.mllm.end_ids) for each in answers]
+            return self._replies(answers)
 
         def answer_images(part: Sequence[list[int]]) -> None:
             """Compute the prefixes of a batch of images, and decode all answers about them."""
@@ -180,6 +180,10 @@ class TransformersEngine:
                 pass
         return [[replies[index, sample] for sample in range(samples)] for index in range(len(conversations))]
 
+    def _replies(self, answers: Sequence[Generated]) -> list[Reply]:
+        tokenizer, end_ids = self.mllm.processor.tokenizer, self.mllm.end_ids
+        return [_reply(tokenizer, each.tokens, each.logprobs, end_ids) for each in answers]
+
     def _generate_sharded(
         self, conversations: Sequence[Conversation], factories: Sequence[ConstraintFactory | None], max_new_tokens: int
     ) -> list[Reply]:
@@ -191,8 +195,7 @@ class TransformersEngine:
             answers = generate_sharded(
                 self.mllm, [conversations[index] for index in batch], constraints, max_new_tokens
             )
-            tokenizer = self.mllm.processor.tokenizer
-            return [_reply(tokenizer, each.tokens, each.logprobs, self.mllm.end_ids) for each in answers]
+            return self._replies(answers)
 
         with _evaluation_mode(self.mllm.model):
             replies = [reply for batch in self.batch.map(order, generate_batch) for reply in batch]
@@ -249,20 +252,8 @@ def _length_key(conversation: Conversation) -> tuple[int, int]:
 
 def _area(image: Any) -> int:
     """Return an image's area in pixels, 0 for None; also 0 for a file that cannot be opened, whose batch will raise."""
-    import numpy as np
-    from PIL import Image
-
-    if image is None:
-        return 0
-    if isinstance(image, np.ndarray):
-        return int(np.prod(image.shape[:2]))
-    if isinstance(image, Image.Image):
-        return image.width * image.height
-    try:
-        with Image.open(image) as header:
-            return header.width * header.height
-    except OSError:
-        return 0
+    width, height = (image is not None and size_wh_of(image)) or (0, 0)
+    return width * height
 
 
 @contextmanager

@@ -7,15 +7,13 @@ The order depends on the seed and the epoch alone, so a resumed run continues it
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
 
-from sam4mllm.data.images import ImageInput, known_size_wh
+from sam4mllm.data.images import size_wh_of
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.training.arguments import GROUP_BY_LENGTH
 from sam4mllm.training.preview import PIXELS_A_TOKEN, text_tokens
@@ -29,7 +27,7 @@ _UNKNOWN_WH = (640, 480)
 
 def conversation_lengths(conversations: Sequence[Conversation], processor: Any) -> list[float]:
     """Estimate the tokens of each conversation from its text and the size of its image, which is not decoded."""
-    sizes = [None if each.image is None else _size_wh(each.image) for each in conversations]
+    sizes = [None if each.image is None else size_wh_of(each.image) or _UNKNOWN_WH for each in conversations]
     tokens = _image_tokens(sorted({size for size in sizes if size is not None}), processor)
     return [
         text_tokens(each) + (0 if size is None else tokens[size])
@@ -82,14 +80,6 @@ def padding_share(lengths: Sequence[float], order: Sequence[int], batch_size: in
     rows = [lengths[index] for index in order]
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     return 1 - sum(rows) / sum(max(batch) * len(batch) for batch in batches)
-
-
-def _size_wh(image: ImageInput) -> tuple[int, int]:
-    if isinstance(image, str | os.PathLike):
-        return known_size_wh(Path(image)) or _UNKNOWN_WH
-    if isinstance(image, np.ndarray):
-        return image.shape[1], image.shape[0]
-    return image.size
 
 
 def _image_tokens(sizes_wh: Sequence[tuple[int, int]], processor: Any) -> dict[tuple[int, int], float]:

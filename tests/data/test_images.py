@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm.data.images import as_rgb, check_image, known_size_wh, load_image
+from sam4mllm.data.images import as_rgb, check_image, known_size_wh, load_image, size_wh_of
 from sam4mllm.errors import DataError
 from tests.data.tiny_datasets import write_broken_avif, write_image
 
@@ -183,3 +183,13 @@ def test_the_check_refuses_pixels_of_32_bits(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 5), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif: the image has pixels of 32 bits"):
         check_image(tmp_path / "a.tif")
+
+
+def test_the_size_of_an_image_in_memory_or_of_a_file(tmp_path: Path) -> None:
+    array = np.zeros((3, 5, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    for image in (array, Image.fromarray(array), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert size_wh_of(image) == (5, 3)
+    assert size_wh_of(tmp_path / "missing.png") is None
+    with pytest.raises(DataError, match="an image array is"):
+        size_wh_of(array[..., 0])
