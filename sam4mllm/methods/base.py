@@ -7,7 +7,7 @@ train on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from sam4mllm.prompts.answer_form import AnswerForm
 from sam4mllm.prompts.conversation import Conversation
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 
@@ -50,7 +51,8 @@ class Answer:
 
     `prompts` are the objects, in pixels of the image; empty unless `status` is "ok". `text` is what the model
     generated. `reason` is why an answer is "malformed", None for any other status. `confidence` has one entry for each
-    prompt, in their order, or a single entry for "no_object".
+    prompt, in their order, or a single entry for "no_object". `sam_tokens` is empty or has, for each prompt, further
+    sparse prompt tokens for SAM, (K, C) float32.
     """
 
     status: Literal["ok", "no_object", "malformed"]
@@ -58,6 +60,7 @@ class Answer:
     text: str
     reason: str | None = None
     confidence: tuple[Confidence, ...] = ()
+    sam_tokens: tuple[torch.Tensor, ...] = field(default=(), compare=False)
 
 
 class PromptTarget(Protocol):

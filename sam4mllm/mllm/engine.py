@@ -7,11 +7,27 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from sam4mllm.geometry import Box
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
 
 if TYPE_CHECKING:
     import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedLocation:
+    """What the location heads decode from the state of a location token that a model generated.
+
+    Attributes:
+        box: The box, xyxy, in shares of the image's width and height; ordered and within 0 to 1.
+        sam_tokens: Sparse prompt tokens for SAM, (K, C) float32.
+        end: The position in the reply's text behind the token.
+    """
+
+    box: Box
+    sam_tokens: torch.Tensor
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +36,13 @@ class Reply:
 
     `tokens` has an entry for each token that adds to `text`, in order: the position in `text` at which the token ends,
     and the natural logarithm of its probability. It is empty if the engine does not return log-probabilities.
+    `locations` are those of the location tokens in `text`, in order, if a `LocatingEngine` was asked for them.
     """
 
     text: str
     finished: bool = True
     tokens: tuple[tuple[int, float], ...] = field(default=(), compare=False)
+    locations: tuple[DecodedLocation, ...] = field(default=(), compare=False)
 
     def mean_logprob(self, start: int = 0, end: int | None = None) -> float | None:
         """Return the mean log-probability of the tokens that overlap `text[start:end]`; None if there are none."""
@@ -100,6 +118,19 @@ class ScoringEngine(Protocol):
 
     def score_answers(self, queries: Sequence[YesNoQuery]) -> list[list[list[YesNo]]]:
         """Return, for each query and each of its questions, the probabilities of each of its answers."""
+        ...
+
+
+@runtime_checkable
+class LocatingEngine(Protocol):
+    """An engine that also decodes the states of the location tokens that it generates."""
+
+    def generate_located(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """Return the replies of `Engine.generate`, with the location of each location token.
+
+        Raises:
+            ModelError: The model has no location heads.
+        """
         ...
 
 

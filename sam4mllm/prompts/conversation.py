@@ -7,7 +7,7 @@ see the others; in training they share the tokens of the image in one sequence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -16,15 +16,37 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.geometry import Box
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Role = Literal["user", "assistant"]
 
+LOCATION_TOKEN = "<location>"
+"""The text of the token whose embedding is a location in the image, for methods with location heads."""
+
 
 @dataclass(frozen=True, slots=True)
+class Location:
+    """A region of the image that a turn's text marks, for methods that represent locations as embeddings.
+
+    Attributes:
+        box: The region's box, xyxy, in shares (0 to 1) of the image's width and height.
+        start: The index in the turn's text of the marker's first character.
+        rle: The region's mask as COCO's RLE at the image's size, for the loss of masks; None if it is not known.
+    """
+
+    box: Box
+    start: int
+    rle: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Turn:
     """The text of one role; the loss is taken on the tokens of `supervised` turns only.
+
+    `locations` are the regions that the text marks, in the order of their markers.
 
     Raises:
         ValueError: An unknown role, or a supervised turn that is not the assistant's.
@@ -33,6 +55,12 @@ class Turn:
     role: Role
     text: str
     supervised: bool = False
+    locations: tuple[Location, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return all fields; without locations the text is that of a turn that cannot have any, as digests need."""
+        located = f", locations={self.locations!r}" if self.locations else ""
+        return f"Turn(role={self.role!r}, text={self.text!r}, supervised={self.supervised!r}{located})"
 
     def __post_init__(self) -> None:
         if self.role not in ("user", "assistant"):
