@@ -40,14 +40,19 @@ def run_stage(
 ) -> Run:
     """Run a subcommand in `folder` in a fork of this process.
 
-    After `after_seconds` the signal `sent` is sent to it; before its file operation `at_operation` it is killed.
+    After `after_seconds` the signal `sent` is sent to it; before its file operation `at_operation` it is killed. Times
+    begin directly before the subcommand, so that no signal arrives while the fork is prepared.
     """
     report = folder.with_name("report.json")
     report.unlink(missing_ok=True)
-    start = time.perf_counter()
+    reader, begun = os.pipe()
     process = os.fork()
     if process == 0:
-        _run_in_child(arguments, folder, report, at_operation)
+        _run_in_child(arguments, folder, report, at_operation, begun)
+    os.close(begun)
+    os.read(reader, 1)
+    os.close(reader)
+    start = time.perf_counter()
     signalled = None
     while os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if after_seconds is not None and time.perf_counter() - start >= after_seconds:
@@ -64,8 +69,11 @@ def run_stage(
     return replace(run, operations=content["operations"], modules=tuple(content["modules"]))
 
 
-def _run_in_child(arguments: Sequence[str], folder: Path, report: Path, at_operation: int | None) -> None:
-    """Run the subcommand with its output in a file beside `folder`, write a report, and end the process."""
+def _run_in_child(arguments: Sequence[str], folder: Path, report: Path, at_operation: int | None, begun: int) -> None:
+    """Run the subcommand with its output in a file beside `folder`, write a report, and end the process.
+
+    The file descriptor `begun` is closed directly before the subcommand.
+    """
     status = 99
     try:
         os.chdir(folder)
@@ -74,6 +82,7 @@ def _run_in_child(arguments: Sequence[str], folder: Path, report: Path, at_opera
             os.dup2(log, stream)
         counter = _OperationCounter(folder, at_operation)
         sys.addaudithook(counter)
+        os.close(begun)
         status = run_subcommand(list(arguments))
         content = {"operations": counter.count, "modules": sorted(sys.modules)}
         report.write_text(json.dumps(content), encoding="utf-8")

@@ -17,7 +17,7 @@ from sam4mllm.cli.overwriting import check_outputs
 from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
 from sam4mllm.utils.distributed import join_processes
-from sam4mllm.utils.interruption import INTERRUPTED, exit_soon_after_interrupt
+from sam4mllm.utils.interruption import INTERRUPTED, INTERRUPTED_LINE, exit_soon_after_interrupt
 from sam4mllm.utils.library_logging import silence_libraries
 
 SUBCOMMANDS: dict[str, Subcommand] = {
@@ -86,11 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 when some queries have status "error", or a checked data set has problems; 2 for an error
         that the user can fix; 130 when interrupted; 141 when the reader of standard output has closed it.
     """
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    subcommand = SUBCOMMANDS[options.subcommand]
-    silence_libraries()
-    interrupted = f"sam4mllm: interrupted; run the same command again{' to resume' if subcommand.resumes else ''}"
+    interrupted = INTERRUPTED_LINE
+    options = Namespace(traceback=False)
     try:
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        subcommand = SUBCOMMANDS[options.subcommand]
+        silence_libraries()
+        interrupted += " to resume" if subcommand.resumes else ""
         with exit_soon_after_interrupt(interrupted):
             return _run(subcommand, options)
     except Sam4mllmError as error:

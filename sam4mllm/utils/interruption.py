@@ -11,6 +11,9 @@ from contextlib import contextmanager
 INTERRUPTED = 130
 """The exit status of a process that was interrupted."""
 
+INTERRUPTED_LINE = "sam4mllm: interrupted; run the same command again"
+"""What an interrupted subcommand writes to standard error; " to resume" follows where it resumes."""
+
 
 @contextmanager
 def exit_soon_after_interrupt(message: str, seconds: float = 1.5) -> Iterator[None]:
