@@ -104,6 +104,7 @@ def _score_options(parser: ArgumentParser) -> None:
 
 
 def _score(options: Namespace) -> int:
+    """Score a file of predictions; the exit status is 1 when it holds no prediction of the split."""
     from sam4mllm.evaluation.report import report
     from sam4mllm.evaluation.score import score
 
@@ -118,7 +119,13 @@ def _score(options: Namespace) -> int:
     if options.json != STDOUT:
         print(report({options.predictions.name: scores}, beside_published=scores.comparable), end="")
     write_json(scores.to_json(), options.json)
-    return 0
+    if scores.missing:
+        print(
+            f"{options.predictions}: no prediction for {scores.missing} of {scores.n} queries, which count as empty "
+            "masks",
+            file=sys.stderr,
+        )
+    return 1 if scores.missing == scores.n else 0
 
 
 def _calibrate_options(parser: ArgumentParser) -> None:
@@ -172,6 +179,7 @@ SCORE = Subcommand(
     "score a file of predictions, made by this or any other program",
     _score_options,
     _score,
+    detail="A query without a prediction counts as an empty mask. The exit status is 1 if no query has one.",
 )
 
 CALIBRATE = Subcommand(

@@ -83,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand.
 
     Returns:
-        The exit status: 0; 1 when some queries have status "error", or a checked data set has problems; 2 for an error
-        that the user can fix; 130 when interrupted; 141 when the reader of standard output has closed it.
+        The exit status: 0; 1 when some queries have status "error", a checked data set has problems, or a scored file
+        has no prediction; 2 for an error that the user can fix; 130 when interrupted; 141 when the reader of standard
+        output has closed it.
     """
     interrupted = INTERRUPTED_LINE
     options = Namespace(traceback=False)

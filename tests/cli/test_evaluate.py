@@ -132,6 +132,20 @@ def test_other_data_in_the_format_of_a_benchmark_are_printed_without_published_f
     assert printed.count("cIoU") >= 2 and "LISA" not in printed
 
 
+@pytest.mark.parametrize(("answered", "missing", "status"), [((), 3, 1), (("1/10",), 2, 0)])
+def test_score_reports_queries_without_a_prediction(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], answered: tuple[str, ...], missing: int, status: int
+) -> None:
+    file = tmp_path / "predictions.jsonl"
+    ids = [f"refcoco/val/{each}" for each in answered]
+    file.write_text("".join(json.dumps({"id": each, "status": "no_object", "objects": []}) + "\n" for each in ids))
+    data = ["--dataset", "refcoco", "--root", str(root), "--split", "val"]
+    assert main(["score", str(file), *data, "--json", "-"]) == status
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["missing"] == missing
+    assert printed.err == f"{file}: no prediction for {missing} of 3 queries, which count as empty masks\n"
+
+
 @pytest.mark.usefixtures("scripted")
 def test_generated_data_are_printed_without_published_figures(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
