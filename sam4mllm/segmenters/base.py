@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm.geometry import SamPrompt
+from sam4mllm.errors import ModelError
+from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.segmenters.frame import Upsampling
 from sam4mllm.utils.memory import DeviceBatch
 
@@ -82,7 +83,8 @@ class Segmenter(ABC):
     """A promptable segmentation model.
 
     A subclass sets `device` and implements `fingerprint`, `embed`, `decode_points` and `upsampling`; `decode` and
-    `masks` are built from these.
+    `masks` are built from these. One whose mask decoder takes prompt tokens as embeddings implements `not_a_point` and
+    `decode_embedded`, too; `decode_tokens` is built from that.
     """
 
     device: torch.device
@@ -115,6 +117,43 @@ class Segmenter(ABC):
             labels: (N, K) int64, 1 for points on the object and 0 for points off it.
         """
 
+    @property
+    def not_a_point(self) -> torch.Tensor:
+        """SAM's embedding of a prompt token that is not a point, (C,) float32.
+
+        Raises:
+            ModelError: The mask decoder takes no prompt tokens as embeddings.
+        """
+        raise self._without_tokens()
+
+    def decode_embedded(
+        self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor | None, tokens: torch.Tensor
+    ) -> DecodedMasks:
+        """Decode one mask for each of N prompts, given as embeddings, in one device batch.
+
+        Args:
+            embeddings: The images.
+            index: (N,) int64, the image of each prompt.
+            boxes_xyxy: (N, 4) float32 in pixels of the prompt's image, for prompts of a box and tokens; None for tokens
+                alone.
+            tokens: (N, K, C), sparse prompt tokens in the place of the prompt encoder's, after those of the box.
+
+        Raises:
+            ModelError: The mask decoder takes no prompt tokens as embeddings.
+        """
+        raise self._without_tokens()
+
+    def _without_tokens(self) -> ModelError:
+        return ModelError(
+            f"the segmenter {self.name} takes no prompts as embeddings; use a segment_anything checkpoint or "
+            "transformers' SamModel, or set method.prompt: box"
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of the model's class, for messages."""
+        return type(self).__name__
+
     @abstractmethod
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
         """Return the interpolation from `DecodedMasks.low_res_logits` to an image of `size_wh`, on the device."""
@@ -135,27 +174,73 @@ class Segmenter(ABC):
             IndexError: A request is about an image that `embeddings` does not hold.
             DeviceMemoryError: Memory does not suffice for one prompt.
         """
-        for image, _ in requests:
+        return self._decode_in_buckets(
+            embeddings,
+            [image for image, _ in requests],
+            [(prompt.box is not None, len(prompt.points)) for _, prompt in requests],
+            lambda part: self._decode_batch(embeddings, [requests[position] for position in part]),
+            batch_size,
+        )
+
+    def decode_tokens(
+        self,
+        embeddings: Embeddings,
+        requests: Sequence[tuple[int, Box | None, torch.Tensor]],
+        batch_size: int | None = None,
+    ) -> DecodedMasks:
+        """Decode one mask for each (image index, box or None, prompt tokens (K, C)), as `decode` does for prompts.
+
+        Raises:
+            IndexError, DeviceMemoryError: As `decode`.
+            ModelError: As `decode_embedded`.
+        """
+
+        def decode_part(part: Sequence[int]) -> DecodedMasks:
+            images, boxes, tokens = zip(*(requests[position] for position in part), strict=True)
+            return self.decode_embedded(
+                embeddings,
+                torch.tensor(images, device=self.device),
+                None if boxes[0] is None else torch.tensor(boxes, dtype=torch.float32, device=self.device),
+                torch.stack([each.to(self.device) for each in tokens]),
+            )
+
+        return self._decode_in_buckets(
+            embeddings,
+            [image for image, _, _ in requests],
+            [(box is not None, tokens.shape) for _, box, tokens in requests],
+            decode_part,
+            batch_size,
+        )
+
+    def _decode_in_buckets(
+        self,
+        embeddings: Embeddings,
+        images: Sequence[int],
+        shapes: Sequence[Hashable],
+        decode_part: Callable[[Sequence[int]], DecodedMasks],
+        batch_size: int | None,
+    ) -> DecodedMasks:
+        """Decode requests, each about the image of its index, by `decode_part`, which takes indices of requests.
+
+        The requests of a part have equal shapes. Raises the errors of `decode`.
+        """
+        for image in images:
             if not 0 <= image < len(embeddings):
                 raise IndexError(f"a prompt is for image {image}, but only {len(embeddings)} images are embedded")
-        if not requests:
+        if not images:
             empty = torch.zeros((0, 1, 1), device=self.device)
             index = torch.zeros(0, dtype=torch.int64, device=self.device)
             return DecodedMasks(empty, empty[:, 0, 0], index, embeddings.sizes_wh)
         # 1. Group the requests by shape (box or not, number of points): a batch is one tensor without padding.
-        buckets: dict[tuple[bool, int], list[int]] = {}
-        for position, (_, prompt) in enumerate(requests):
-            buckets.setdefault((prompt.box is not None, len(prompt.points)), []).append(position)
+        buckets: dict[Hashable, list[int]] = {}
+        for position, shape in enumerate(shapes):
+            buckets.setdefault(shape, []).append(position)
         # 2. Decode each group in batches, image by image: prompts of one image share its features in the decoder.
         batch = self._prompts_at_once if batch_size is None else DeviceBatch(batch_size, "prompts", _ADVICE)
         positions: list[int] = []
         parts: list[DecodedMasks] = []
-
-        def decode_part(part: Sequence[int]) -> DecodedMasks:
-            return self._decode_batch(embeddings, [requests[position] for position in part])
-
         for bucket in buckets.values():
-            bucket.sort(key=lambda position: requests[position][0])
+            bucket.sort(key=lambda position: images[position])
             parts += batch.map(bucket, decode_part)
             positions += bucket
         # 3. Restore the order of the requests, by the inverse of the permutation `positions`.

@@ -64,6 +64,16 @@ class EmbeddingCache(Segmenter):
         """Decode by the segmenter; see `Segmenter.decode_points`."""
         return self.segmenter.decode_points(embeddings, index, boxes_xyxy, points_xy, labels)
 
+    @property
+    def not_a_point(self) -> torch.Tensor:
+        return self.segmenter.not_a_point
+
+    def decode_embedded(
+        self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor | None, tokens: torch.Tensor
+    ) -> DecodedMasks:
+        """Decode by the segmenter; see `Segmenter.decode_embedded`."""
+        return self.segmenter.decode_embedded(embeddings, index, boxes_xyxy, tokens)
+
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
         """Return the segmenter's interpolation; see `Segmenter.upsampling`."""
         return self.segmenter.upsampling(size_wh)

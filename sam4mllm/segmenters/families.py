@@ -77,10 +77,12 @@ class SamFamily:
     embeddings: EmbeddingFormat
     processors: tuple[str, str]
     """Names of transformers' processor and image processor, with which the doctor compares our pixels and masks."""
+    takes_tokens: bool = False
+    """Whether prompts may be embeddings (`Segmenter.decode_embedded`), of the form of segment_anything's."""
 
 
 FAMILIES = (
-    SamFamily("sam", ("sam",), "SamModel", InputFrame, _IMAGENET, TENSOR, _SAM),
+    SamFamily("sam", ("sam",), "SamModel", InputFrame, _IMAGENET, TENSOR, _SAM, takes_tokens=True),
     SamFamily("sam_hq", ("sam_hq",), "SamHQModel", InputFrame, _IMAGENET, TENSOR_AND_LIST, _SAM_HQ),
     SamFamily("sam2", ("sam2", "sam2_video"), "Sam2Model", SquareFrame, _IMAGENET, PYRAMID, _SAM2),
     SamFamily("sam3_tracker", ("sam3_tracker", "sam3_video"), "Sam3TrackerModel", SquareFrame, _HALF, PYRAMID, _SAM3),

@@ -92,12 +92,37 @@ class SegmentAnything(Segmenter):
         labels: torch.Tensor,
     ) -> DecodedMasks:
         """Decode N prompts to the mask with the highest predicted IoU of SAM's three; see `Segmenter.decode_points`."""
-        # Features of unused images are left out: with one image, the decoder shares its keys and values.
-        images, local = torch.unique(index, return_inverse=True)
-        scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        scale = self._scale_xy(embeddings, index)
         points = (points_xy * scale[:, None] - 0.5, labels) if points_xy.shape[1] else None
         boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
         sparse, _ = self._sam.prompt_encoder(points=points, boxes=boxes, masks=None)
+        return self._decode_sparse(embeddings, index, sparse)
+
+    @property
+    def not_a_point(self) -> torch.Tensor:
+        weight: torch.Tensor = self._sam.prompt_encoder.not_a_point_embed.weight
+        return weight[0].float()
+
+    @torch.inference_mode()
+    def decode_embedded(
+        self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor | None, tokens: torch.Tensor
+    ) -> DecodedMasks:
+        """Decode N embedded prompts to the best mask of each, as `decode_points`; see `Segmenter.decode_embedded`."""
+        sparse = tokens.to(self.device)
+        if boxes_xyxy is not None:
+            boxes = boxes_xyxy * self._scale_xy(embeddings, index).repeat(1, 2) - 0.5
+            of_boxes, _ = self._sam.prompt_encoder(points=None, boxes=boxes, masks=None)
+            sparse = torch.cat([of_boxes, sparse], dim=1)
+        return self._decode_sparse(embeddings, index, sparse)
+
+    def _scale_xy(self, embeddings: Embeddings, index: torch.Tensor) -> torch.Tensor:
+        """Return the factors (N, 2) from pixels of each prompt's image to pixels of the square."""
+        return self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+
+    def _decode_sparse(self, embeddings: Embeddings, index: torch.Tensor, sparse: torch.Tensor) -> DecodedMasks:
+        """Decode prompts, given by their sparse prompt tokens (N, K, C)."""
+        # Features of unused images are left out: with one image, the decoder shares its keys and values.
+        images, local = torch.unique(index, return_inverse=True)
         # The logits of padding are not computed. They are 0 for each image alone, whatever images share the batch.
         extents = [self._frame.extent_hw(size_wh, self._low_res_side) for size_wh in embeddings.sizes_wh]
         extent_hw = (max(rows for rows, _ in extents), max(columns for _, columns in extents))

@@ -91,14 +91,8 @@ class TransformersSam(Segmenter):
         labels: torch.Tensor,
     ) -> DecodedMasks:
         """Decode N prompts to the mask with the highest predicted IoU of each; see `Segmenter.decode_points`."""
-        # 1. Choose the axes, which are images x prompts in transformers: N prompts of one image, or N images with one
-        #    prompt each.
-        images = torch.unique(index)
-        count, is_one_image = len(index), len(images) == 1
-        axes = (1, count) if is_one_image else (count, 1)
-        features = tuple(feature[images if is_one_image else index] for feature in embeddings.features)
-        # 2. Encode the prompts in the coordinates of the input square.
         scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        axes = _axes(index)
         points = points_xy * scale[:, None] - 0.5
         has_points = points.shape[1] > 0
         boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
@@ -108,7 +102,47 @@ class TransformersSam(Segmenter):
             input_boxes=None if boxes is None else boxes.unflatten(0, axes),
             input_masks=None,
         )
-        # 3. Decode, and keep the mask with the highest predicted IoU.
+        return self._decode_sparse(embeddings, index, sparse, dense)
+
+    @property
+    def name(self) -> str:
+        return self.family.model_class
+
+    @property
+    def not_a_point(self) -> torch.Tensor:
+        if not self.family.takes_tokens:
+            raise self._without_tokens()
+        weight: torch.Tensor = self.model.prompt_encoder.not_a_point_embed.weight
+        return weight[0].float()
+
+    @torch.inference_mode()
+    def decode_embedded(
+        self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor | None, tokens: torch.Tensor
+    ) -> DecodedMasks:
+        """Decode N embedded prompts to the best mask of each, as `decode_points`; see `Segmenter.decode_embedded`."""
+        if not self.family.takes_tokens:
+            raise self._without_tokens()
+        # Without boxes, zeros stand for them: the prompt encoder returns the embedding of "no mask" with them.
+        axes, scale = _axes(index), self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        boxes = torch.zeros(len(index), 4, device=self.device) if boxes_xyxy is None else boxes_xyxy
+        of_boxes, dense = self.model.prompt_encoder(
+            input_points=None,
+            input_labels=None,
+            input_boxes=(boxes * scale.repeat(1, 2) - 0.5).unflatten(0, axes),
+            input_masks=None,
+        )
+        sparse = tokens.to(of_boxes).unflatten(0, axes)
+        if boxes_xyxy is not None:
+            sparse = torch.cat([of_boxes, sparse], dim=2)
+        return self._decode_sparse(embeddings, index, sparse, dense)
+
+    def _decode_sparse(
+        self, embeddings: Embeddings, index: torch.Tensor, sparse: torch.Tensor, dense: torch.Tensor
+    ) -> DecodedMasks:
+        """Decode prompts, given by their prompt tokens, to the mask with the highest predicted IoU of each."""
+        axes, count = _axes(index), len(index)
+        images = torch.unique(index) if axes[0] == 1 else index
+        features = tuple(feature[images] for feature in embeddings.features)
         masks, iou = self.model.mask_decoder(
             image_positional_embeddings=self._position.expand(axes[0], -1, -1, -1),
             sparse_prompt_embeddings=sparse.to(self.dtype),
@@ -123,6 +157,12 @@ class TransformersSam(Segmenter):
     def upsampling(self, size_wh: tuple[int, int]) -> Upsampling:
         """Return the interpolation to an image of `size_wh`; see `Segmenter.upsampling`."""
         return self._upsamplings.get(size_wh)
+
+
+def _axes(index: torch.Tensor) -> tuple[int, int]:
+    """Return the axes images x prompts of a batch in transformers: N prompts of one image, or N images of one each."""
+    count = len(index)
+    return (1, count) if len(torch.unique(index)) == 1 else (count, 1)
 
 
 def _architecture(configuration: Mapping[str, Any]) -> dict[str, Any]:
