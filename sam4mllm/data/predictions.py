@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, Protocol, cast, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
@@ -33,6 +33,14 @@ from sam4mllm.geometry import Box, Point, SamPrompt
 Status = Literal["ok", "no_object", "malformed", "error"]
 
 
+class JsonRecord(Protocol):
+    """A record that is a line of a JSONL file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as plain JSON."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One phrase about one image, to be answered by a model.
@@ -49,6 +57,12 @@ class Query:
     def to_json(self) -> dict[str, Any]:
         """Return the line of queries.jsonl."""
         return {"id": self.id, "image": str(self.image), "phrase": self.phrase}
+
+    def failed(self, message: str) -> JsonRecord:
+        """Return the prediction with the status "error" for a query that could not be answered."""
+        # A message may quote text that a file in UTF-8 cannot hold.
+        text = message.encode("utf-8", "replace").decode("utf-8")
+        return PredictionLine(id=self.id, status="error", image=self.image, phrase=self.phrase, error=text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +272,7 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
     raise_problems(path, problems, PredictionsError)
 
 
-def dump_line(record: Query | PredictionLine) -> str:
+def dump_line(record: JsonRecord) -> str:
     """Return the record as one line of JSON with a line end; equal records give equal bytes."""
     return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
 

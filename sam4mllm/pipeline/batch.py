@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sam4mllm.data.images import Rgb
-from sam4mllm.data.predictions import PredictionLine, Query, dump_line
+from sam4mllm.data.predictions import JsonRecord, Query, dump_line
 from sam4mllm.errors import Sam4mllmError, ServerError
 from sam4mllm.pipeline.image_files import ImageVersion, ReadAhead
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
 from sam4mllm.pipeline.pipeline import Pipeline
-from sam4mllm.pipeline.result import Result, prediction_line
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.memory import DeviceBatch, is_out_of_memory, release_memory
@@ -33,8 +32,18 @@ _ImageQueries = tuple[Rgb, Sequence[Query]]
 """An image and the queries about it."""
 
 
+class Answered(Protocol):
+    """The answer to a query: a `Result`, or a text."""
+
+    def line(self, query: Query) -> JsonRecord:
+        """Return the line of predictions.jsonl for the query that this answers."""
+        ...
+
+
 class Predictor(Protocol):
-    """An object that answers queries: a `Pipeline`, or a baseline that computes masks in another way."""
+    """An object that answers queries: a `Pipeline`, a baseline that computes masks in another way, or one that answers
+    in text.
+    """
 
     image_batch: int
     """The number of images in one call."""
@@ -44,7 +53,7 @@ class Predictor(Protocol):
         """All models and settings that the results depend on, as plain JSON."""
         ...
 
-    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[Result]:
+    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> Sequence[Answered]:
         """Return the results of (index of the image, query) pairs, in their order.
 
         An exception of any class makes the queries be answered one by one; those that fail get error lines. Where
@@ -189,18 +198,18 @@ class _AnsweredImages:
     """The lines about some images, in the order of the queries, and the versions of the files that exist."""
 
     images: int
-    lines: list[PredictionLine]
+    lines: list[JsonRecord]
     versions: dict[str, ImageVersion]
 
 
 def _answer_groups(pipeline: Predictor, ahead: ReadAhead, groups: Sequence[Sequence[Query]]) -> _AnsweredImages:
     """Answer the queries about the next images of `ahead`; unreadable images get error lines."""
     decoded = ahead.first(len(groups))
-    lines: dict[int, list[PredictionLine]] = {}
+    lines: dict[int, list[JsonRecord]] = {}
     images: dict[int, Rgb] = {}
     for index, (image, group) in enumerate(zip(decoded, groups, strict=True)):
         if image.pixels is None:
-            lines[index] = [_error_line(query, image.error or "") for query in group]
+            lines[index] = [query.failed(image.error or "") for query in group]
         else:
             images[index] = image.pixels
     answered = _answer_isolated(pipeline, [(pixels, groups[index]) for index, pixels in images.items()])
@@ -212,7 +221,7 @@ def _answer_groups(pipeline: Predictor, ahead: ReadAhead, groups: Sequence[Seque
     )
 
 
-def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:
+def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[JsonRecord]]:
     """Return the lines of each image's queries; a query that cannot be answered gets an error line.
 
     A model may fail on an image (with a side of one pixel, for example) or on a phrase (which contains its image
@@ -234,19 +243,13 @@ def _answer_isolated(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> li
     ((image, queries),) = groups
     if len(queries) > 1:
         return [[line for query in queries for (line,) in _answer_isolated(pipeline, [(image, [query])])]]
-    return [[_error_line(queries[0], message)]]
+    return [[queries[0].failed(message)]]
 
 
-def _answer(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[PredictionLine]]:
+def _answer(pipeline: Predictor, groups: Sequence[_ImageQueries]) -> list[list[JsonRecord]]:
     pairs = [(index, query) for index, (_, queries) in enumerate(groups) for query in queries]
     results = pipeline.answer_queries([image for image, _ in groups], pairs) if pairs else []
-    lines: list[list[PredictionLine]] = [[] for _ in groups]
+    lines: list[list[JsonRecord]] = [[] for _ in groups]
     for (index, query), result in zip(pairs, results, strict=True):
-        lines[index].append(prediction_line(query, result))
+        lines[index].append(result.line(query))
     return lines
-
-
-def _error_line(query: Query, message: str) -> PredictionLine:
-    # A message may quote text that a file in UTF-8 cannot hold.
-    text = message.encode("utf-8", "replace").decode("utf-8")
-    return PredictionLine(id=query.id, status="error", image=query.image, phrase=query.phrase, error=text)

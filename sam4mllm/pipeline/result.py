@@ -53,6 +53,10 @@ class Result:
         """The union of the masks, (H, W) bool, on their device; all False for N = 0."""
         return self.masks.any(dim=0)
 
+    def line(self, query: Query) -> PredictionLine:
+        """Return the line of predictions.jsonl for the query that this answers; see `prediction_line`."""
+        return prediction_line(query, self)
+
     def draw(self, image: ImageInput, long_side: int = 0) -> Image.Image:
         """Draw masks, boxes and points over the image; see `viz.drawing.overlay`."""
         from sam4mllm.viz.drawing import overlay
