@@ -64,6 +64,21 @@ class Box(NamedTuple):
             min(max(self.y2, 0.0), height),
         )
 
+    def to_shares(self, size_wh: tuple[int, int]) -> Box:
+        """Return the part of the box inside an image of `size_wh` pixels, in shares (0 to 1) of its width and height.
+
+        >>> Box(-5, 10, 50, 25).to_shares((100, 50))
+        Box(x1=0.0, y1=0.2, x2=0.5, y2=0.5)
+        """
+        width, height = size_wh
+        inside = self.clip(size_wh)
+        return Box(inside.x1 / width, inside.y1 / height, inside.x2 / width, inside.y2 / height)
+
+    def from_shares(self, size_wh: tuple[int, int]) -> Box:
+        """Return a box in shares of an image's width and height in pixels of the image, of `size_wh` pixels."""
+        width, height = size_wh
+        return Box(self.x1 * width, self.y1 * height, self.x2 * width, self.y2 * height)
+
     def widen(self, share: float, size_wh: tuple[int, int]) -> Box:
         """Return the box enlarged on each side by `share` of its width and height, clipped to the image."""
         dx, dy = self.width * share, self.height * share

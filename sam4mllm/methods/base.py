@@ -19,7 +19,7 @@ from sam4mllm.data.records import check_phrase
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.engine import Engine
-from sam4mllm.prompts.answer_form import AnswerForm
+from sam4mllm.prompts.answer_form import AnswerForm, LocationForm
 from sam4mllm.prompts.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Answer:
     `prompts` are the objects, in pixels of the image; empty unless `status` is "ok". `text` is what the model
     generated. `reason` is why an answer is "malformed", None for any other status. `confidence` has one entry for each
     prompt, in their order, or a single entry for "no_object". `sam_tokens` is empty or has, for each prompt, further
-    sparse prompt tokens for SAM, (K, C) float32.
+    sparse prompt tokens for SAM, (K, C) float32; with `tokens_alone` SAM gets them without the prompts' boxes.
     """
 
     status: Literal["ok", "no_object", "malformed"]
@@ -61,6 +61,7 @@ class Answer:
     reason: str | None = None
     confidence: tuple[Confidence, ...] = ()
     sam_tokens: tuple[torch.Tensor, ...] = field(default=(), compare=False)
+    tokens_alone: bool = False
 
 
 class PromptTarget(Protocol):
@@ -78,9 +79,11 @@ class Method(Protocol):
     """Whether it trains on the prompts that SAM selects, so that the target store must hold them."""
     needs_probabilities: bool
     """Whether it needs yes/no probabilities, which only a `mllm.engine.ScoringEngine` returns."""
+    needs_locations: bool
+    """Whether its answers hold location tokens, which only a `mllm.engine.LocatingEngine` decodes."""
 
     @property
-    def answer_form(self) -> AnswerForm:
+    def answer_form(self) -> AnswerForm | LocationForm:
         """The form of the answers that `ask` generates, to which they can be constrained."""
         ...
 

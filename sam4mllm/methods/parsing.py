@@ -9,12 +9,12 @@ from statistics import fmean
 from typing import Any, get_args
 
 from sam4mllm.data.predictions import CUT_OFF, Confidence
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods.base import Answer
-from sam4mllm.mllm.engine import Engine, Reply, ScoringEngine
-from sam4mllm.prompts.conversation import Conversation, isolated_conversation, training_conversation
+from sam4mllm.mllm.engine import Engine, LocatingEngine, Reply, ScoringEngine
+from sam4mllm.prompts.conversation import Conversation, Exchange, isolated_conversation, training_conversation
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.recipe.schema import Packing
 
@@ -66,6 +66,20 @@ def require_scoring_engine(engine: Engine) -> ScoringEngine:
     return engine
 
 
+def require_locating_engine(engine: Engine) -> LocatingEngine:
+    """Return `engine` if it can decode the locations of answers.
+
+    Raises:
+        ModelError: The engine does not decode them.
+    """
+    if not isinstance(engine, LocatingEngine):
+        raise ModelError(
+            f"the method pix2emb needs the hidden states of location tokens, which {type(engine).__name__} does not "
+            "return; run the model in this process (without --server)"
+        )
+    return engine
+
+
 def require_box(prompt: SamPrompt) -> Box:
     """Return the prompt's box; every object of an answer that was parsed by the grammar has one.
 
@@ -86,6 +100,11 @@ def reading_order(prompts: Sequence[SamPrompt]) -> list[SamPrompt]:
         ValueError: A prompt without a box.
     """
     return sorted(prompts, key=lambda prompt: (require_box(prompt).x1, require_box(prompt).y1))
+
+
+def objects_in_reading_order(objects: Sequence[MaskObject]) -> list[MaskObject]:
+    """Return the objects sorted as `reading_order` sorts their boxes."""
+    return sorted(objects, key=lambda item: (item.box.x1, item.box.y1))
 
 
 def group_samples(samples: Sequence[Sample], size: int, packing: Packing = "turns") -> list[list[Sample]]:
@@ -131,7 +150,7 @@ def packing_setting(packing: Packing, phrases: int) -> dict[str, Any]:
     return {} if packing == "turns" or phrases == 1 else {"packing": packing}
 
 
-def packed_conversation(image: Path, exchanges: Sequence[list[tuple[str, str]]], packing: Packing) -> Conversation:
+def packed_conversation(image: Path, exchanges: Sequence[Sequence[Exchange]], packing: Packing) -> Conversation:
     """Return one training conversation from the (question, answer) pairs of each phrase, which `packing` arranges.
 
     Raises:

@@ -53,6 +53,7 @@ class Ppg:
     name = "ppg"
     needs_targets = True
     needs_probabilities = False
+    needs_locations = False
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:

@@ -23,6 +23,7 @@ from sam4mllm.methods.base import Answer, PromptTarget, Question
 from sam4mllm.methods.parsing import (
     check_packing,
     group_samples,
+    objects_in_reading_order,
     packed_conversation,
     packing_setting,
     parse_reply,
@@ -90,6 +91,7 @@ class Pqpp:
     name = "pqpp"
     needs_targets = False
     needs_probabilities = True
+    needs_locations = False
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):
@@ -207,7 +209,7 @@ class Pqpp:
         boxes = reading_order([SamPrompt(item.box) for item in sample.objects])
         yield ask_boxes(sample.phrase), self.grammar.write(boxes, sample.size_wh)
         # 2. Round two: points in each box, in the same order.
-        for item in sorted(sample.objects, key=lambda item: (item.box.x1, item.box.y1)):
+        for item in objects_in_reading_order(sample.objects):
             prompt = self._training_prompt(sample, item)
             points_xy, truth = [(point.x, point.y) for point in prompt.points], iter(prompt.points)
             for question in self._point_questions(require_box(prompt), points_xy, sample.size_wh):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.methods.base import Method
+from sam4mllm.methods.pix2emb import Pix2Emb
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.prompts.coordinates import Coordinates
@@ -19,6 +20,7 @@ Built = TypeVar("Built")
 METHODS: dict[str, Callable[[Settings], Method]] = {
     Ppg.name: lambda settings: _build(Ppg, settings),
     Pqpp.name: lambda settings: _build(Pqpp, settings),
+    Pix2Emb.name: lambda settings: _build(Pix2Emb, settings),
 }
 """Each method's name in recipes, with the function that builds the method from the settings of a `method` section.
 
@@ -61,7 +63,7 @@ def method_of_recipe(recipe: Recipe) -> Method:
         RecipeError: A limit in the section `model` that the family's image processor does not have.
     """
     native = None
-    if recipe.method.coordinates == "family":
+    if recipe.method.coordinates == "family" and recipe.method.name != Pix2Emb.name:
         from sam4mllm.mllm.image_size import native_coordinates
         from sam4mllm.mllm.loading import load_processor
 

@@ -20,7 +20,7 @@ from sam4mllm.mllm.constraints import answer_constraints
 from sam4mllm.mllm.engine import ConstraintFactory, Engine, Reply, Sampling
 from sam4mllm.mllm.server_engine import ServerEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
-from sam4mllm.prompts.answer_form import AnswerForm
+from sam4mllm.prompts.answer_form import AnswerForm, LocationForm
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
 
@@ -33,7 +33,7 @@ _SERVER_FIELDS: dict[str, Callable[[str], dict[str, Any]]] = {
 """The fields of a request that constrain the answer, by the owner of the model in the server's list."""
 
 
-def constrained_engine(engine: Engine, form: AnswerForm) -> Engine:
+def constrained_engine(engine: Engine, form: AnswerForm | LocationForm) -> Engine:
     """Return an engine that generates answers of `form` by the model of `engine`.
 
     Raises:
@@ -47,7 +47,7 @@ def constrained_engine(engine: Engine, form: AnswerForm) -> Engine:
     return ConstrainedEngine(engine, form)
 
 
-def why_unconstrained(engine: Engine, form: AnswerForm) -> str | None:
+def why_unconstrained(engine: Engine, form: AnswerForm | LocationForm) -> str | None:
     """Return why the answers of `engine` cannot be constrained to `form`; None if they can.
 
     Raises:
@@ -63,15 +63,15 @@ def why_unconstrained(engine: Engine, form: AnswerForm) -> str | None:
         return f"{type(engine).__name__} has no means for it"
     if engine.owner not in _SERVER_FIELDS:
         return f"the server {engine.url} is neither vLLM nor SGLang (the owner of its model is {engine.owner!r})"
-    if any(form.coordinates.tags):
+    if any(form.tags):
         return (
-            f"boxes are written in {' '.join(form.coordinates.tags)}, which are special tokens, and a server's regular "
+            f"boxes are written in {' '.join(form.tags)}, which are special tokens, and a server's regular "
             "expression cannot have special tokens"
         )
     return None
 
 
-def constrains_or_warns(engine: Engine, form: AnswerForm) -> bool:
+def constrains_or_warns(engine: Engine, form: AnswerForm | LocationForm) -> bool:
     """Return whether the answers of `engine` can be constrained to `form`; a warning states why they cannot.
 
     Raises:
@@ -86,7 +86,7 @@ def constrains_or_warns(engine: Engine, form: AnswerForm) -> bool:
 class ConstrainedEngine:
     """A `TransformersEngine` whose answers have a form; it implements the same protocols."""
 
-    def __init__(self, engine: TransformersEngine, form: AnswerForm) -> None:
+    def __init__(self, engine: TransformersEngine, form: AnswerForm | LocationForm) -> None:
         self._engine = engine
         self._form = form
 
@@ -123,7 +123,7 @@ class ConstrainedEngine:
 class ConstrainedServerEngine:
     """A `ServerEngine` whose requests ask for answers of a form."""
 
-    def __init__(self, engine: ServerEngine, form: AnswerForm) -> None:
+    def __init__(self, engine: ServerEngine, form: AnswerForm | LocationForm) -> None:
         self._engine = engine
         self._form = form
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.chat_template import around_answers
 from sam4mllm.mllm.loading import Mllm
-from sam4mllm.prompts.answer_form import AnswerForm
+from sam4mllm.prompts.answer_form import AnswerForm, LocationForm
 
 if TYPE_CHECKING:
     import torch
@@ -73,13 +73,13 @@ class AnswerConstraints:
         self._allowed = _AllowedTokens()
         self._matcher = functools.lru_cache(_MAX_GRAMMARS)(self._compile)
 
-    def __call__(self, form: AnswerForm, size_wh: tuple[int, int]) -> AnswerConstraint:
+    def __call__(self, form: AnswerForm | LocationForm, size_wh: tuple[int, int]) -> AnswerConstraint:
         """Return the constraint of a new answer about an image of `size_wh` pixels.
 
         Raises:
             DataError: An image of a shape that has no grid in this format.
         """
-        tag, end_tag = (self._expression(tag) for tag in form.coordinates.tags)
+        tag, end_tag = (self._expression(tag) for tag in form.tags)
         grammar = form.lark(size_wh, (tag, end_tag), *self._around)
         return AnswerConstraint(self._matcher(grammar).deep_copy(), self._allowed)
 

@@ -45,6 +45,10 @@ class ScriptedEngine:
             self.asked.append(conversation)
         return replies
 
+    def generate_located(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """Return the scripted replies, with the locations that the script gives them."""
+        return self.generate(conversations, max_new_tokens)
+
     def generate_samples(
         self, conversations: Sequence[Conversation], max_new_tokens: int, sampling: Sampling
     ) -> list[list[Reply]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
+from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.prompts.coordinates import PLAIN, Coordinates
 
 NO_OBJECT = "No object found."
@@ -57,6 +58,11 @@ class AnswerForm:
     def max_objects(self) -> int:
         """The number of objects up to which the answer is parsed, however many of its points each of them has."""
         return MAX_COORDINATES // (1 + self.positives + self.negatives)
+
+    @property
+    def tags(self) -> tuple[str, str]:
+        """The texts before and behind each box that may be tokens of their own."""
+        return self.coordinates.tags
 
     def regex(self, size_wh: tuple[int, int]) -> str:
         """Return the regular expression of the answers about an image of `size_wh` pixels, with any number of objects.
@@ -121,6 +127,31 @@ class AnswerForm:
         if self.coordinates.far_edge:
             alternatives.append(str(bins))
         return alternatives[0] if len(alternatives) == 1 else f"({'|'.join(alternatives)})"
+
+
+@dataclass(frozen=True, slots=True)
+class LocationForm:
+    """The form of answers that mark each object by a location token; it has the interface of `AnswerForm`.
+
+    >>> LocationForm().regex(size_wh=(640, 480))
+    '(No object found\\\\.|(<location>){1,1000})'
+    """
+
+    @property
+    def tags(self) -> tuple[str, str]:
+        """The location token, and no text behind it."""
+        return LOCATION_TOKEN, ""
+
+    def regex(self, size_wh: tuple[int, int]) -> str:
+        """Return the regular expression of the answers, which is the same for images of every size."""
+        return f"({_literal(NO_OBJECT)}|({_literal(LOCATION_TOKEN)}){{1,{MAX_COORDINATES}}})"
+
+    def lark(self, size_wh: tuple[int, int], tags: tuple[str, str], lead: str = "", tail: str = "") -> str:
+        """Return the grammar in llguidance's dialect of Lark; see `AnswerForm.lark`."""
+        return (
+            f"start: {AnswerForm.text(lead)} (NO_OBJECT | {tags[0]}{{1,{MAX_COORDINATES}}}) {AnswerForm.text(tail)}\n"
+            f"NO_OBJECT: /{_literal(NO_OBJECT)}/\n"
+        )
 
 
 def _unpadded_up_to(last: int) -> list[str]:

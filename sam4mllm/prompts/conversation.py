@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,18 @@ class Location:
     box: Box
     start: int
     rle: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedText:
+    """A text with the regions that it marks, in the order of their markers."""
+
+    text: str
+    locations: tuple[Location, ...]
+
+
+Exchange: TypeAlias = "tuple[str | LocatedText, str | LocatedText]"
+"""A question and its answer."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -130,13 +142,15 @@ class Conversation:
         return messages
 
 
-def inference_conversation(image: str | Path | Image | npt.NDArray[np.uint8], question: str) -> Conversation:
+def inference_conversation(
+    image: str | Path | Image | npt.NDArray[np.uint8], question: str | LocatedText
+) -> Conversation:
     """Return a conversation of one question, which the model has to answer."""
-    return Conversation(image, (Turn("user", question),))
+    return Conversation(image, (_turn("user", question),))
 
 
 def training_conversation(
-    image: str | Path | Image | npt.NDArray[np.uint8] | None, exchanges: list[tuple[str, str]]
+    image: str | Path | Image | npt.NDArray[np.uint8] | None, exchanges: Sequence[Exchange]
 ) -> Conversation:
     """Return a conversation of (question, answer) pairs about one image, or none, with every answer supervised.
 
@@ -146,13 +160,13 @@ def training_conversation(
     turns = [
         turn
         for question, answer in exchanges
-        for turn in (Turn("user", question), Turn("assistant", answer, supervised=True))
+        for turn in (_turn("user", question), _turn("assistant", answer, supervised=True))
     ]
     return Conversation(image, tuple(turns))
 
 
 def isolated_conversation(
-    image: str | Path | Image | npt.NDArray[np.uint8] | None, branches: Sequence[list[tuple[str, str]]]
+    image: str | Path | Image | npt.NDArray[np.uint8] | None, branches: Sequence[Sequence[Exchange]]
 ) -> Conversation:
     """Return a conversation with a branch for each list of (question, answer) pairs, every answer supervised.
 
@@ -162,3 +176,9 @@ def isolated_conversation(
     parts = [training_conversation(image, exchanges).turns for exchanges in branches]
     starts = accumulate((len(turns) for turns in parts[:-1]), initial=0)
     return Conversation(image, tuple(turn for turns in parts for turn in turns), tuple(starts))
+
+
+def _turn(role: Role, text: str | LocatedText, supervised: bool = False) -> Turn:
+    if isinstance(text, str):
+        return Turn(role, text, supervised)
+    return Turn(role, text.text, supervised, text.locations)

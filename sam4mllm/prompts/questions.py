@@ -30,6 +30,11 @@ def ask_prompts(phrase: str, positives: int, negatives: int) -> str:
     return f"{_where_is(phrase)} Box each object, with {' and '.join(parts)}."
 
 
+def ask_locations(phrase: str) -> str:
+    """Return the question for the locations of the objects that `phrase` refers to, as location tokens."""
+    return f"{_where_is(phrase)} Mark each object."
+
+
 def ask_points(box: str, points: Sequence[str]) -> str:
     """Return the question of whether each of `points` is on the object in `box`; all are in the text of answers."""
     if len(points) == 1:

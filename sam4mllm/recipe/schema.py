@@ -19,12 +19,27 @@ from sam4mllm.utils.settings import ExpandedPath, Section
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Packing = Literal["turns", "isolated"]
+LocationPrompt = Literal["box", "embedding", "both"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+LossWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 BOTH_REMOVED = (
     "both was removed, because checking PPG's points by yes/no questions did not improve masks; use method: ppg"
 )
 """The message for the method `both` of earlier versions, in a recipe or in method.json."""
+
+
+_OF_LOCATIONS = (
+    "prompt",
+    "sam_tokens",
+    "box_weight",
+    "giou_weight",
+    "cycle",
+    "cycle_weight",
+    "mask_weight",
+    "train_mask_decoder",
+)
+"""The settings of the method pix2emb alone."""
 
 
 class ModelSection(Section):
@@ -74,9 +89,10 @@ class SegmenterSection(Section):
 class MethodSection(Section):
     """The method: which questions the model is trained on and asked."""
 
-    name: Literal["ppg", "pqpp"] = "ppg"
+    name: Literal["ppg", "pqpp", "pix2emb"] = "ppg"
     """ppg: prompt-point generation, the box and the points in one answer. pqpp: the box, then yes or no for points in
-    it. `method: pqpp` is the short form."""
+    it. pix2emb: a location token per object, whose hidden state is decoded to the box and to prompt tokens for SAM.
+    `method: pqpp` is the short form."""
     positives: NonNegativeInt = 2
     """ppg: positive points (on the object) per object."""
     negatives: NonNegativeInt = 1
@@ -96,6 +112,24 @@ class MethodSection(Section):
     grid: always on the grid. The resulting form is saved in the run folder's method.json."""
     grid: Annotated[int, Field(ge=2, le=10000)] = 1000
     """Bins of the coordinate grid on each axis, where the family's own coordinates are not used."""
+    box_loss: LossWeight = 0.0
+    """ppg: the weight of a box regression loss at the token that opens each box, in training only; 0 for none."""
+    prompt: LocationPrompt = "both"
+    """pix2emb: what SAM is prompted with: the decoded box, the tokens projected from the location's state, or both."""
+    sam_tokens: Annotated[int, Field(ge=1, le=16)] = 1
+    """pix2emb: prompt tokens for SAM per location."""
+    box_weight: LossWeight = 1.0
+    """pix2emb: the weight of the box loss, 2 x L1 + giou_weight x (1 - GIoU), beside that of the text, which is 1."""
+    giou_weight: LossWeight = 0.8
+    """pix2emb: the weight of 1 - GIoU within the box loss."""
+    cycle: bool = True
+    """pix2emb: whether the box decoder and the location encoder are trained to invert each other."""
+    cycle_weight: LossWeight = 1.0
+    """pix2emb: the weight of the two cycle losses."""
+    mask_weight: LossWeight = 1.0
+    """pix2emb: the weight of the mask loss, binary cross-entropy and dice; there is none for prompt: box."""
+    train_mask_decoder: bool = False
+    """pix2emb: whether SAM's mask decoder is trained by the mask loss; otherwise SAM is frozen."""
     phrases: PositiveInt = 5
     """The maximum number of phrases in one training conversation; at inference each phrase has a separate one."""
     packing: Packing = "isolated"
@@ -109,6 +143,17 @@ class MethodSection(Section):
         if isinstance(section, dict) and section.get("name") == "both":
             raise ValueError(f"name: {BOTH_REMOVED}")
         return section
+
+    @pydantic.model_validator(mode="after")
+    def _trains_what_prompts(self) -> MethodSection:
+        if self.name != "ppg" and self.box_loss:
+            raise ValueError(f"box_loss: is for ppg, whose boxes are text, not for {self.name}; remove it")
+        if self.name == "pix2emb" and self.train_mask_decoder and (self.prompt == "box" or not self.mask_weight):
+            raise ValueError(
+                "train_mask_decoder: the mask decoder is trained by the mask loss, which needs prompt: embedding or "
+                "both and a mask_weight above 0; set them, or train_mask_decoder: false"
+            )
+        return self
 
 
 class TargetsSection(Section):
@@ -221,7 +266,12 @@ class Recipe(Section):
 
     def hash(self) -> str:
         """Return the SHA-256 of the settings in hex; the order of keys and the form of numbers do not matter."""
-        canonical = json.dumps(self._plain(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        plain = self._plain()
+        # Settings that were added for locations and have no effect on a recipe leave its hash as it was before them.
+        if self.method.name != "pix2emb":
+            unused = _OF_LOCATIONS if self.method.box_loss else (*_OF_LOCATIONS, "box_loss")
+            plain["method"] = {key: value for key, value in plain["method"].items() if key not in unused}
+        canonical = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     def to_yaml(self) -> str:

@@ -45,7 +45,7 @@ _REMOVED: dict[str, tuple[Any, str]] = {
     "targets.only_winning": (False, "points are training targets of all objects"),
 }
 # Up to this many valid keys are listed in a message.
-_FEW = 15
+_FEW = 24
 # Keys of these sections that are ours, not the library's.
 _OURS = {"lora": (), "training": ("validate",)}
 

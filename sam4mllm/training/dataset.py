@@ -19,7 +19,7 @@ from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods.base import Method, PromptTarget, has_targets
-from sam4mllm.prompts.conversation import Conversation, training_conversation
+from sam4mllm.prompts.conversation import Conversation, Turn, training_conversation
 
 Item = TypeVar("Item")
 
@@ -81,7 +81,7 @@ def digest(conversations: Sequence[Conversation]) -> str:
     """Return the SHA-256 of the images' paths, or of the pixels of images without one, and of all turns."""
     sha256 = hashlib.sha256()
     for conversation in conversations:
-        turns = [(turn.role, turn.text, turn.supervised) for turn in conversation.turns]
+        turns = [(turn.role, turn.text, turn.supervised, *_locations(turn)) for turn in conversation.turns]
         # With a single branch it is the digest that earlier versions recorded.
         text = json.dumps([turns, conversation.branch_starts] if len(conversation.branch_starts) > 1 else turns)
         sha256.update(_image_digest(conversation) + text.encode())
@@ -94,9 +94,15 @@ def answer_digests(conversations: Sequence[Conversation]) -> set[str]:
     for conversation in conversations:
         image = _image_digest(conversation)
         for question, answer in zip(conversation.turns[::2], conversation.turns[1::2], strict=True):
-            text = json.dumps([question.text, answer.text, answer.supervised])
+            located = (*_locations(question), *_locations(answer))
+            text = json.dumps([question.text, answer.text, answer.supervised, *located])
             digests.add(hashlib.sha256(image + text.encode()).hexdigest()[:16])
     return digests
+
+
+def _locations(turn: Turn) -> list[str]:
+    """Return the locations of a turn as one text; none for a turn without, as earlier versions recorded it."""
+    return [repr(turn.locations)] if turn.locations else []
 
 
 def _image_digest(conversation: Conversation) -> bytes:

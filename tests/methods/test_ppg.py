@@ -166,7 +166,7 @@ def test_settings_build_an_equal_method():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "pgp"}, "'pgp' is unknown; the methods are: ppg, pqpp"),
+        ({"name": "pgp"}, "'pgp' is unknown; the methods are: pix2emb, ppg, pqpp"),
         ({"name": "both"}, "^method both was removed, because .*; use method: ppg$"),
         ({}, "None is unknown"),
         ({**PPG.settings(), "postives": 3}, "method ppg: unknown setting 'postives'"),

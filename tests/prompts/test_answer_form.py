@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Grid, Point, ResizedGrid, SamPrompt
-from sam4mllm.prompts.answer_form import NO_OBJECT, AnswerForm
+from sam4mllm.prompts.answer_form import NO_OBJECT, AnswerForm, LocationForm
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 
@@ -118,3 +118,19 @@ def test_the_longest_answer_is_parsed_and_the_grammar_of_decoding_has_its_number
 def test_impossible_numbers_of_points_are_refused(positives: int, negatives: int) -> None:
     with pytest.raises(ValueError, match="0 or more points"):
         AnswerForm(positives=positives, negatives=negatives)
+
+
+@pytest.mark.parametrize(
+    ("text", "matches"),
+    [
+        (NO_OBJECT, True),
+        ("<location>", True),
+        ("<location>" * 1000, True),
+        ("", False),
+        ("<location>" * 1001, False),
+        ("<location>; <location>", False),
+        ("<location>No object found.", False),
+    ],
+)
+def test_the_form_of_locations(text: str, matches: bool) -> None:
+    assert bool(re.fullmatch(LocationForm().regex(SIZE_WH), text)) is matches

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_prompts
+from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_locations, ask_prompts
 
 
 def test_ask_boxes() -> None:
     assert ask_boxes("the man in red") == 'Where is "the man in red"? Box each object.'
+
+
+def test_ask_locations() -> None:
+    assert ask_locations(" the man\nin red") == 'Where is "the man in red"? Mark each object.'
 
 
 def test_ask_list() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
+import pytest
 from pydantic import BaseModel
 
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.recipe.schema import TrainingSection
+from tests.recipe.conftest import problems
 
 
 def test_the_defaults_are_those_of_the_paper(small: Path) -> None:
@@ -55,3 +57,30 @@ def test_the_hash_depends_on_the_settings_and_not_on_their_order_or_spelling(sma
     assert load_recipe(small, ["training.max_steps=5", "training.learning_rate=0.0001", "seed=0"]).hash() == plain
     assert load_recipe(small, ["training.max_steps=6", "training.learning_rate=0.0001"]).hash() != plain
     assert len(plain) == 64
+
+
+def test_settings_of_locations_change_only_the_hash_of_recipes_that_use_them(small: Path) -> None:
+    recipe = load_recipe(small)
+    assert load_recipe(small, ["method.prompt=box", "method.cycle=false"]).hash() == recipe.hash()
+    assert load_recipe(small, ["method.box_loss=0.5"]).hash() != recipe.hash()
+    located = [load_recipe(small, ["method=pix2emb", *more]).hash() for more in ([], ["method.prompt=box"])]
+    assert len({*located, recipe.hash()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            ["method=pqpp", "method.box_loss=1"],
+            "method.box_loss: is for ppg, whose boxes are text, not for pqpp",
+        ),
+        (["method=pix2emb", "method.prompt=box", "method.train_mask_decoder=true"], "method.train_mask_decoder: "),
+        (["method=pix2emb", "method.mask_weight=0", "method.train_mask_decoder=true"], "method.train_mask_decoder: "),
+        (["method=pix2emb", "method.prompt=points"], "method.prompt: "),
+        (["method=pix2emb", "method.giou_weight=-1"], "method.giou_weight: "),
+        (["method=pix2emb", "method.sam_tokens=0"], "method.sam_tokens: "),
+    ],
+)
+def test_contradicting_settings_of_locations_are_refused(small: Path, overrides: list[str], problem: str) -> None:
+    (line,) = problems(small, *overrides)
+    assert line.startswith(problem)
