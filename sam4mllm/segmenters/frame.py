@@ -98,6 +98,20 @@ class InputFrame:
             columns=(_linear(resized_width, width) @ to_square[:resized_width]).float(),
         )
 
+    def coverage(self, size_wh: tuple[int, int], coarse_side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the matrices by which a mask of an image becomes the covered share of each cell of the coarse grid.
+
+        Returns:
+            Rows (coarse_side, H) and columns (coarse_side, W), float32: `rows @ mask @ columns.T` is (coarse_side,
+            coarse_side), from 0 to 1. Cells with their center on the padding have only zeros.
+        """
+        (width, height), (resized_width, resized_height) = size_wh, self.resized_wh(size_wh)
+        cell = self.side / coarse_side
+        return (
+            _overlaps(height, cell * height / resized_height, coarse_side),
+            _overlaps(width, cell * width / resized_width, coarse_side),
+        )
+
 
 class SquareFrame(InputFrame):
     """A square of `side` pixels to which both sides of an image are resized, without padding.
@@ -196,6 +210,17 @@ def _linear(source: int, target: int) -> torch.Tensor:
     """Return the matrix (target, source) float64 of 1-D linear interpolation with `align_corners=False`."""
     identity = torch.eye(source, dtype=torch.float64)[None]
     return functional.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T
+
+
+def _overlaps(pixels: int, cell: float, cells: int) -> torch.Tensor:
+    """Return the share (cells, pixels) float32 of each cell of `cell` pixels that each pixel covers; rows sum to 1.
+
+    Rows of cells with their center behind the last pixel are zero.
+    """
+    starts, lows = torch.arange(cells, dtype=torch.float64) * cell, torch.arange(pixels, dtype=torch.float64)
+    shares = (torch.minimum(starts[:, None] + cell, lows + 1) - torch.maximum(starts[:, None], lows)).clamp(min=0)
+    shares[starts + cell / 2 >= pixels] = 0
+    return (shares / shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)).float()
 
 
 def _first_and_last(flags: torch.Tensor) -> torch.Tensor:

@@ -57,6 +57,11 @@ class SegmentAnything(Segmenter):
         """The `segment_anything.modeling.Sam`; it must not be changed."""
         return self._sam
 
+    @property
+    def frame(self) -> InputFrame:
+        """The frame in which images are resized."""
+        return self._frame
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the weights, the hyperparameters that shapes do not determine, and the dtype."""
