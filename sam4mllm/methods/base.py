@@ -83,6 +83,11 @@ class Method(Protocol):
     """Whether its answers hold location tokens, which only a `mllm.engine.LocatingEngine` decodes."""
 
     @property
+    def needs_prompt_tokens(self) -> bool:
+        """Whether SAM gets prompt tokens of locations, which only some segmenters take."""
+        ...
+
+    @property
     def answer_form(self) -> AnswerForm | LocationForm:
         """The form of the answers that `ask` generates, to which they can be constrained."""
         ...

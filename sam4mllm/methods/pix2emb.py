@@ -61,6 +61,10 @@ class Pix2Emb:
             raise ValueError(f"sam_tokens and phrases must be 1 or more; got {self.sam_tokens} and {self.phrases}")
         check_packing(self.packing)
 
+    @property
+    def needs_prompt_tokens(self) -> bool:
+        return self.prompt != "box"
+
     def settings(self) -> dict[str, Any]:
         fields = {key: value for key, value in asdict(self).items() if key != "packing"}
         return {"name": self.name, **fields, **packing_setting(self.packing, self.phrases)}

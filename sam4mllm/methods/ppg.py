@@ -54,6 +54,7 @@ class Ppg:
     needs_targets = True
     needs_probabilities = False
     needs_locations = False
+    needs_prompt_tokens = False
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:

@@ -92,6 +92,7 @@ class Pqpp:
     needs_targets = False
     needs_probabilities = True
     needs_locations = False
+    needs_prompt_tokens = False
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):

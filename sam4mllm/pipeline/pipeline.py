@@ -6,22 +6,25 @@ images, phrases -> the method asks the engine -> prompts -> segmenter -> masks o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import Any, TypeAlias, Unpack, overload
 
 import torch
 
-from sam4mllm.data.images import ImageInput, Rgb, as_rgb, image_key
+from sam4mllm.data.images import ImageInput, Rgb, as_rgb
 from sam4mllm.data.predictions import Query
-from sam4mllm.geometry import SamPrompt
+from sam4mllm.errors import ModelError
+from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.methods.base import Answer, Method, Question
-from sam4mllm.methods.parsing import require_scoring_engine
+from sam4mllm.methods.parsing import require_locating_engine, require_scoring_engine
 from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.mllm.engine import Engine, Sampling
+from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.pipeline.loading import load_parts
+from sam4mllm.pipeline.pairs import answer_pairs, check_pairs
 from sam4mllm.pipeline.plan import PipelineOptions, resolve
 from sam4mllm.pipeline.result import Result, result_of
 from sam4mllm.pipeline.votes import ask_votes, check_votes, segment_votes
@@ -66,6 +69,10 @@ class Pipeline:
             max_new_tokens = GenerationSection().max_new_tokens
         if method.needs_probabilities:
             require_scoring_engine(engine)
+        if method.needs_locations:
+            require_locating_engine(engine)
+        if method.needs_prompt_tokens:
+            _check_prompt_tokens(engine, segmenter)
         if image_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {image_batch=}, {max_new_tokens=}")
         self.method = method
@@ -181,7 +188,7 @@ class Pipeline:
         """
         if phrase is not None:
             return self.answer([as_rgb(image)], [(0, phrase)])[0]  # type: ignore[arg-type]
-        return self._answer_pairs(_check_pairs(image))
+        return answer_pairs(check_pairs(image), self.image_batch, self.answer)
 
     def answer(self, images: Sequence[Rgb], phrases: Sequence[tuple[int, str]]) -> list[Result]:
         """Return the results of (index of the image, phrase) pairs, in their order; all images are embedded at once."""
@@ -218,7 +225,7 @@ class Pipeline:
         """
         # 1. Decode the prompts of all answers, in their order.
         requests = [
-            (index, prompt) for index, answer in zip(image_of, answers, strict=True) for prompt in answer.prompts
+            request for index, answer in zip(image_of, answers, strict=True) for request in _requests(index, answer)
         ]
         masks, ious = self._decode(images, requests, embeddings)
 
@@ -248,49 +255,53 @@ class Pipeline:
         return Embeddings.concat(list(self._embedded.map(images, self.segmenter.embed)))
 
     def _decode(
-        self, images: Sequence[Rgb], requests: Sequence[tuple[int, SamPrompt]], embeddings: Embeddings | None
+        self, images: Sequence[Rgb], requests: Sequence[_Request], embeddings: Embeddings | None
     ) -> tuple[list[torch.Tensor], list[float]]:
-        """Return masks and predicted IoUs for (image index, prompt) requests."""
+        """Return masks and predicted IoUs for requests, all with prompt tokens or all without."""
         if not requests:
             return [], []
         # 1. Embed the images that have prompts, unless all of them are embedded already.
         if embeddings is None:
-            prompted = sorted({index for index, _ in requests})
+            prompted = sorted({index for index, *_ in requests})
             embeddings = self._embed([images[index] for index in prompted])
             position = {index: number for number, index in enumerate(prompted)}
-            requests = [(position[index], prompt) for index, prompt in requests]
+            requests = [(position[index], prompt, tokens) for index, prompt, tokens in requests]
         elif self._side_stream is not None:
             self._side_stream.join(embeddings.features)
 
         # 2. Decode all prompts together.
-        decoded = self.segmenter.decode(embeddings, requests)
+        tokens = [(index, *each) for index, _, each in requests if each is not None]
+        if tokens:
+            decoded = self.segmenter.decode_tokens(embeddings, tokens)
+        else:
+            decoded = self.segmenter.decode(embeddings, [(index, prompt) for index, prompt, _ in requests])
         return self.segmenter.masks(decoded), decoded.iou.tolist()
 
-    def _answer_pairs(self, pairs: Sequence[tuple[ImageInput, str]]) -> list[Result]:
-        by_image: dict[object, list[int]] = {}
-        for index, (image, _) in enumerate(pairs):
-            by_image.setdefault(image_key(image), []).append(index)
-        results: dict[int, Result] = {}
-        for group in batched(list(by_image.values()), self.image_batch):
-            images = [as_rgb(pairs[indices[0]][0]) for indices in group]
-            members = [(number, index) for number, indices in enumerate(group) for index in indices]
-            answers = self.answer(images, [(number, pairs[index][1]) for number, index in members])
-            results.update(zip((index for _, index in members), answers, strict=True))
-        return [results[index] for index in range(len(pairs))]
+
+def _check_prompt_tokens(engine: Engine, segmenter: Segmenter) -> None:
+    """Check that the segmenter takes the prompt tokens that the model's location heads project.
+
+    Raises:
+        ModelError: The segmenter takes no prompt tokens, or those of another width.
+    """
+    width = len(segmenter.not_a_point)
+    heads = engine.mllm.location_heads if isinstance(engine, TransformersEngine) else None
+    if heads is not None and heads.sam_width != width:
+        raise ModelError(
+            f"the model projects prompt tokens of width {heads.sam_width}, but those of the segmenter {segmenter.name} "
+            f"have width {width}; use the segmenter of the training, or set method.prompt: box"
+        )
 
 
-def batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    """Yield batches of `size` items; the last may be smaller."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+_Request: TypeAlias = tuple[int, SamPrompt, tuple[Box | None, torch.Tensor] | None]
+"""The index of an image, a prompt, and, if SAM gets prompt tokens, its box, if it is given, and its tokens (K, C)."""
 
 
-def _check_pairs(value: Any) -> list[tuple[ImageInput, str]]:
-    expected = "a pipeline takes (image, phrase), or a list of such pairs"
-    if not isinstance(value, Iterable) or isinstance(value, str | bytes) or hasattr(value, "shape"):
-        raise TypeError(f"{expected}; got one {type(value).__name__} and no phrase")
-    pairs = list(value)
-    for index, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[1], str):
-            raise TypeError(f"{expected}; item {index} is {pair!r:.80}")
-    return [(image, phrase) for image, phrase in pairs]
+def _requests(index: int, answer: Answer) -> list[_Request]:
+    """Return the requests for the prompts of an answer about the image of this index."""
+    if not answer.sam_tokens:
+        return [(index, prompt, None) for prompt in answer.prompts]
+    return [
+        (index, prompt, (None if answer.tokens_alone else prompt.box, tokens))
+        for prompt, tokens in zip(answer.prompts, answer.sam_tokens, strict=True)
+    ]

@@ -34,10 +34,16 @@ def check_votes(method: Method, engine: Engine) -> None:
     """Check that several answers of `method` can be drawn from `engine` and voted on.
 
     Raises:
-        ModelError: The method asks several questions about a phrase, or the engine does not draw answers.
+        ModelError: The method asks several questions about a phrase or does not answer in plain text, or the engine
+            does not draw answers.
     """
     if method.needs_probabilities:
         raise ModelError(f"votes are for methods with one question per phrase, not {method.name}; leave out --votes")
+    if method.needs_locations:
+        raise ModelError(
+            f"votes are for methods whose answers are plain text, and those of {method.name} differ in hidden states; "
+            "leave out --votes"
+        )
     _sampling_engine(engine)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+REGION = "<region>"
+"""The text in a question that stands for a region; a method replaces it by its own form of the region's box."""
+
 
 def ask_boxes(phrase: str) -> str:
     """Return the question for the boxes of the objects that `phrase` refers to."""
@@ -40,6 +43,16 @@ def ask_points(box: str, points: Sequence[str]) -> str:
     if len(points) == 1:
         return f"Is the point {points[0]} on the object in {box}? Answer yes or no."
     return f"Which points are on the object in {box}? {''.join(points)} Answer yes or no for each."
+
+
+def ask_region_caption() -> str:
+    """Return the question for a phrase that describes a region, which `REGION` marks."""
+    return f"What is at {REGION}?"
+
+
+def ask_grounded_caption() -> str:
+    """Return the question for a caption of the image that marks its objects."""
+    return "Describe the image, and mark each object that you name."
 
 
 def ask_list() -> str:

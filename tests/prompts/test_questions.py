@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from sam4mllm.prompts.questions import ask_boxes, ask_list, ask_locations, ask_prompts
+from sam4mllm.prompts.questions import (
+    ask_boxes,
+    ask_grounded_caption,
+    ask_list,
+    ask_locations,
+    ask_prompts,
+    ask_region_caption,
+)
 
 
 def test_ask_boxes() -> None:
@@ -17,6 +24,11 @@ def test_ask_locations() -> None:
 
 def test_ask_list() -> None:
     assert ask_list() == "Box each object."
+
+
+def test_questions_that_are_answered_in_words() -> None:
+    assert ask_region_caption() == "What is at <region>?"
+    assert ask_grounded_caption() == "Describe the image, and mark each object that you name."
 
 
 @pytest.mark.parametrize(
