@@ -80,15 +80,7 @@ class Tally:
 
     def refuse_bad_ids(self, split: str) -> None:
         """Raise a PredictionsError if there were unknown or repeated ids."""
-        faults = []
-        if self.unknown:
-            faults.append(f"{len(self.unknown)} id(s) are not queries of {split} ({few_ids(self.unknown)})")
-        if self.repeated:
-            faults.append(f"{len(self.repeated)} id(s) occur twice ({few_ids(self.repeated)})")
-        if faults:
-            raise PredictionsError(
-                f"predictions: {'; '.join(faults)}; expected one line per query, from this data set and split"
-            )
+        refuse_bad_ids(self.unknown, self.repeated, split)
 
 
 class _DecodedMasks(Sequence[Mask]):
@@ -140,6 +132,23 @@ def _predicted_rles(line: PredictionLine, sample: Sample) -> list[Rle]:
                 f"{(height, width)}; masks are scored at the original image's size"
             )
     return [] if line.status in ("malformed", "error") else [mergeable(item.segmentation) for item in line.objects]
+
+
+def refuse_bad_ids(unknown: Sequence[str], repeated: Sequence[str], split: str) -> None:
+    """Check that predictions of a split had no ids that are not queries of it, and no id twice.
+
+    Raises:
+        PredictionsError: There are such ids.
+    """
+    faults = []
+    if unknown:
+        faults.append(f"{len(unknown)} id(s) are not queries of {split} ({few_ids(unknown)})")
+    if repeated:
+        faults.append(f"{len(repeated)} id(s) occur twice ({few_ids(repeated)})")
+    if faults:
+        raise PredictionsError(
+            f"predictions: {'; '.join(faults)}; expected one line per query, from this data set and split"
+        )
 
 
 def few_ids(ids: Sequence[str]) -> str:
