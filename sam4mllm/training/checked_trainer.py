@@ -165,15 +165,34 @@ class CheckedTrainer(NamedCheckpointTrainer):
             f"number of conversations per step, and run the same command again to resume ({reason})"
         )
 
-    def _problem(self, what: str, conversations: Sequence[Conversation]) -> str:
-        """Return the message about a number that is not finite, with the batch and the last good checkpoint."""
+    def _problem(self, what: str, conversations: Sequence[Conversation], last_step: int | None = None) -> str:
+        """Return the message about a number that is not finite, with the batch and the last good checkpoint.
+
+        `last_step` is the step whose weights gave the number, if it was the last one; None during a step.
+        """
         named = first_and_more([describe(each) for each in conversations], _NAMED)
-        last = last_finite_checkpoint(Path(self.args.output_dir))
+        last = last_finite_checkpoint(Path(self.args.output_dir), before=last_step)
         return (
-            f"step {self.state.global_step + 1}: {what}, with the batch: {named}; last good checkpoint: "
+            f"step {last_step or self.state.global_step + 1}: {what}, with the batch: {named}; last good checkpoint: "
             f"{last or 'none was saved before'}. Check these samples; if they are right, lower training.learning_rate, "
             "or set model.dtype: float32, and train into another output"
         )
+
+    def check_last_step(self, step: int, conversation: Conversation) -> None:
+        """Check the loss of one conversation with the weights of the last step, of which no step computes the loss.
+
+        All processes call this, with the same conversation.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        model, was_training = self.model_wrapped, self.model.training
+        model.eval()
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(self._collator([conversation])))
+        model.train(was_training)
+        if not torch.isfinite(loss):
+            raise TrainingError(self._problem(f"the loss after the last step is {loss.item()}", [conversation], step))
 
     def check_gradients(self) -> None:
         """Check the gradients of the current optimizer step before they change the weights.
@@ -209,12 +228,14 @@ class _KeepConversations:
         return {**self._collator(conversations), _CONVERSATIONS: list(conversations)}
 
 
-def last_finite_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint in `folder` whose adapter has only finite weights, or None."""
+def last_finite_checkpoint(folder: Path, before: int | None = None) -> Path | None:
+    """Return the latest checkpoint in `folder`, `before` a step, whose adapter has only finite weights, or None."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    for _, path in reversed(numbered_folders(folder, CHECKPOINT)):
+    for step, path in reversed(numbered_folders(folder, CHECKPOINT)):
+        if before is not None and step >= before:
+            continue
         try:
             weights = load_file(path / ADAPTER_WEIGHTS)
         except (OSError, SafetensorError):

@@ -187,6 +187,7 @@ def fit(
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         step = trainer.state.global_step
+    trainer.check_last_step(step, conversations[0])
     # 4. Validate the last step, and save the best adapter, or the last one without validation.
     if validation is not None:
         validation.validate_at(step, mllm.model)

@@ -81,6 +81,18 @@ def test_a_learning_rate_that_is_far_too_high_is_an_error_before_any_checkpoint(
         run_fit(make_recipe(tmp_path, fast_vlm, *overrides))
 
 
+def test_weights_that_the_last_step_made_useless_are_an_error_also_when_resumed(tmp_path, fast_vlm) -> None:
+    """The weights are finite, their products are not; no later step computes a loss with them."""
+    overrides = ("training.max_steps=1", "training.learning_rate=1e30", "training.warmup_steps=0")
+    recipe = make_recipe(tmp_path, fast_vlm, *overrides, "training.save_steps=1")
+    match = r"^step 1: the loss after the last step is nan, with the batch: image .*: none was saved before\. Check"
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=match):
+            run_fit(recipe)
+        assert not RunFolder(recipe.output).is_finished
+    assert last_finite_checkpoint(tmp_path / "run/checkpoints") == tmp_path / "run/checkpoints/checkpoint-1"
+
+
 def test_damaged_checkpoints_are_not_good(tmp_path) -> None:
     assert last_finite_checkpoint(tmp_path) is None
     for name in ("checkpoint-3", "checkpoint-x", "best-9"):
