@@ -11,7 +11,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 from pydantic_core import PydanticCustomError
 
-from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, DatasetRow, suggestion
+from sam4mllm.data.registry import DATASETS, LOCATION_KEYS, DatasetRow, Task, suggestion
 from sam4mllm.errors import ArgumentError
 from sam4mllm.utils.settings import ExpandedPath, Section
 
@@ -29,6 +29,9 @@ class DataEntry(Section):
 
     dataset: Annotated[str, AfterValidator(_registered)]
     """Name of the data set, which decides its format. jsonl, coco and hub are custom data, chat has no masks."""
+    task: Task | None = None
+    """What the data are trained on for: segment (phrase to objects), region-caption (region to phrase),
+    grounded-caption (a caption with a location for each noun phrase) or chat; null for the data set's usual task."""
     root: ExpandedPath | None = None
     """The folder that holds the data set's own folder; for the published data sets."""
     split: str | None = None
@@ -61,6 +64,8 @@ class DataEntry(Section):
         for key in LOCATION_KEYS:
             if getattr(self, key) is not None and key not in row.keys:
                 raise ValueError(f"{key}: has no meaning for {row.name}, which takes {', '.join(row.keys)}")
+        if self.task is not None and self.task not in row.tasks:
+            raise ValueError(f"task: {row.name} has no data for {self.task}; its tasks are {', '.join(row.tasks)}")
         if self.weight is not None and self.count is not None:
             raise ValueError("count: is given beside weight; keep one of them")
         return self
@@ -71,14 +76,19 @@ class DataEntry(Section):
         return DATASETS[self.dataset]
 
     @property
+    def used_task(self) -> Task:
+        """The task that the data are trained on for: the given one, or the data set's usual one."""
+        return self.task or self.row.usual_task
+
+    @property
     def is_chat(self) -> bool:
         """Whether the data set holds dialogues, which have no masks to score against."""
         return self.row.kind == "chat"
 
     @property
     def name(self) -> str:
-        """The entry's name in messages: "refcoco train", "jsonl mine/train.jsonl"."""
-        return f"{self.dataset} {self._source}"
+        """The entry's name in messages: "refcoco train", "jsonl mine/train.jsonl"; with the task if it is given."""
+        return " ".join([self.dataset, self._source, *([f"({self.task})"] if self.task else [])])
 
     @property
     def _source(self) -> str:
@@ -153,6 +163,8 @@ class DataSection(Section):
                     raise ValueError(f"{key}: is trained on as well (data.train.{index}); choose a held-out split")
             if entry.weight is not None or entry.count is not None:
                 raise ValueError(f"{key}: weight and count are for data.train; for fewer samples set limit")
-        if self.validation is not None and self.validation.is_chat:
+            if entry.task is not None:
+                raise ValueError(f"{key}: task is for data.train; remove it")
+        if self.validation is not None and self.validation.row.protocol is None:
             raise ValueError(f"validation: {self.validation.dataset} has no masks to validate on; choose another set")
         return self

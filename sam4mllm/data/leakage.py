@@ -4,8 +4,9 @@ RefCOCO, RefCOCO+ and RefCOCOg split one pool of images in different ways, so th
 images of another. Two images are the same if they are one file, if their names hold the same COCO id, or, unless both
 names are COCO's, if their files hold the same bytes. A name of twelve digits alone may be another program's, such as
 that of a frame of a video, so files of such names and equal ids are compared. Generated images have names in COCO's
-form, but no COCO ids. Only files of equal length are hashed, so the filter costs little more than listing the folders.
-An image that was re-encoded under another name is not found.
+form, but no COCO ids; images of Visual Genome have other names, and their COCO ids are in its `image_data.json`. Only
+files of equal length are hashed, so the filter costs little more than listing the folders. An image that was re-encoded
+under another name is not found.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from sam4mllm.data.entry import DataEntry, DataSection
-from sam4mllm.data.reading import TRAIN, images_of_splits, read_dialogues, read_samples
+from sam4mllm.data.reading import TRAIN, coco_ids_of, images_of_splits, read_dialogues, read_samples
 from sam4mllm.data.registry import is_generated
 from sam4mllm.utils.atomic_io import file_sha256
 
@@ -58,9 +59,11 @@ class LeakageFilter:
 
     Args:
         splits: The images of the held-out splits, by the splits' names.
+        coco_ids: The COCO ids of images whose names do not hold them.
     """
 
-    def __init__(self, splits: Mapping[str, Sequence[Path]]) -> None:
+    def __init__(self, splits: Mapping[str, Sequence[Path]], coco_ids: Mapping[Path, int] | None = None) -> None:
+        self._annotated_coco_ids = coco_ids or {}
         self.images = {name: len(set(images)) for name, images in splits.items()}
         """The number of images of each held-out split."""
         self._held_out = {image for images in splits.values() for image in images}
@@ -86,7 +89,9 @@ class LeakageFilter:
         # 2. The same COCO id.
         image_id = self._coco_id(image)
         for other in [] if image_id is None else self._by_coco_id.get(image_id, ()):
-            if (_has_prefix(image) and _has_prefix(other)) or self._show_one_image(image, other):
+            # An image that was resized shows the same as COCO's, but has another name and other bytes.
+            is_annotated = image in self._annotated_coco_ids or other in self._annotated_coco_ids
+            if is_annotated or (_has_prefix(image) and _has_prefix(other)) or self._show_one_image(image, other):
                 return "coco id"
         # 3. The same bytes, where names do not decide. A missing file is skipped here, and reported where it is loaded.
         if self._by_length is None:
@@ -100,7 +105,9 @@ class LeakageFilter:
         return "content" if any(self._hash(path) == self._hash(image) for path in candidates) else None
 
     def _coco_id(self, image: Path) -> int | None:
-        """Return the COCO id in an image's name; None also for generated images."""
+        """Return the COCO id that is annotated, or that the image's name holds; None also for generated images."""
+        if image in self._annotated_coco_ids:
+            return self._annotated_coco_ids[image]
         folder = image.parent
         if folder not in self._is_generated:
             absolute = folder.absolute()
@@ -141,13 +148,14 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
     """
     if data.guard == []:
         return LeakageFilter({})
+    coco_ids = {image: number for entry in data.train for image, number in coco_ids_of(entry).items()}
     splits: dict[str, list[Path]] = {}
     if data.validation is not None:
         splits[data.validation.name] = _images_of(data.validation.model_copy(update={"limit": None}))
     if data.guard is not None:
         for entry in data.guard:
             splits[entry.name] = [*splits.get(entry.name, ()), *_images_of(entry)]
-        return LeakageFilter(splits)
+        return LeakageFilter(splits, coco_ids)
     trained_on = {(entry.root, _dataset_of_splits(entry), entry.split) for entry in data.train}
     done = set()
     for entry in [*data.train, *([data.validation] if data.validation is not None else [])]:
@@ -159,7 +167,7 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
             if split != TRAIN and (entry.root, _dataset_of_splits(entry), split) not in trained_on:
                 name = f"{_dataset_of_splits(entry)} {split}"
                 splits[name] = [*splits.get(name, ()), *images]
-    return LeakageFilter(splits)
+    return LeakageFilter(splits, coco_ids)
 
 
 def _dataset_of_splits(entry: DataEntry) -> str:

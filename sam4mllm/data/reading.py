@@ -2,18 +2,19 @@
 
 For published data sets, `root` is a folder in the layout of LISA's repository: `refcoco/refs(unc).p` and
 `refcoco/instances.json` (also `refcoco+`, `refcocog`, `grefcoco`), `images/mscoco/images/train2014/*.jpg`,
-`ReasonSeg/{train,val,test}`. Custom data are located by `path`.
+`ReasonSeg/{train,val,test}`; and `flickr30k_entities`. Custom data are located by `path`.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from sam4mllm.data.entry import DataEntry, data_entry
+from sam4mllm.data.grounded_caption import GroundedCaption
 from sam4mllm.data.problems import listing_problems
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.registry import DatasetRow, dataset_names, dataset_row, load_function
@@ -22,6 +23,9 @@ from sam4mllm.errors import DataError
 from sam4mllm.utils.paths import with_start
 
 logger = logging.getLogger(__name__)
+
+AnyItem: TypeAlias = "Sample | GroundedCaption | Dialogue"
+"""What a model is trained on: a phrase with its objects, a caption with its mentions, or chat."""
 
 TRAIN = "train"
 _LISTED = 5
@@ -100,7 +104,21 @@ def read_samples(entry: DataEntry) -> list[Sample]:
         raise DataError(
             f"{entry.name}: chat has no masks; use it for training, or pass it to `sam4mllm evaluate` as --chat"
         )
-    return _read(entry)
+    samples = _read(entry, entry.row.reader)
+    return samples if isinstance(samples, list) else list(samples)
+
+
+def read_items(entry: DataEntry) -> Sequence[AnyItem]:
+    """Read what an entry's task is trained on: samples, grounded captions or dialogues.
+
+    Samples of Visual Genome are made on access, because all of them would take gigabytes.
+
+    Raises:
+        DataError: A folder or file that is missing or malformed; an unknown split.
+    """
+    if entry.used_task == "grounded-caption":
+        return read_captions(entry)
+    return _read(entry, entry.row.reader)
 
 
 def read_with_masks(entry: DataEntry) -> list[Sample]:
@@ -117,6 +135,17 @@ def read_with_masks(entry: DataEntry) -> list[Sample]:
     return samples
 
 
+def read_captions(entry: DataEntry) -> list[GroundedCaption]:
+    """Read the grounded captions of an entry, in the order of the data set's files.
+
+    Raises:
+        DataError: A folder or file that is missing or malformed; a data set without grounded captions.
+    """
+    if entry.row.captions is None:
+        raise DataError(f"{entry.name}: has no grounded captions; those of flickr30k can be read")
+    return _read(entry, entry.row.captions)
+
+
 def read_dialogues(entry: DataEntry) -> list[Dialogue]:
     """Read the dialogues of an entry of chat.
 
@@ -124,7 +153,17 @@ def read_dialogues(entry: DataEntry) -> list[Dialogue]:
         DataError: A folder or file that is missing or malformed.
     """
     assert entry.is_chat, f"{entry.name} holds samples; read them with read_samples"
-    return _read(entry)
+    return _read(entry, entry.row.reader)
+
+
+def coco_ids_of(entry: DataEntry) -> dict[Path, int]:
+    """Return the COCO ids of an entry's images that are COCO's under other names; {} for most data sets.
+
+    Raises:
+        DataError: A file that is missing or malformed.
+    """
+    row = entry.row
+    return {} if row.coco_ids is None else load_function(row.coco_ids)(row, **_keys(row, entry))
 
 
 def images_of_splits(entry: DataEntry) -> dict[str, list[Path]]:
@@ -183,14 +222,14 @@ def split_names(name: str, root: Path, split_by: str | None = None) -> list[str]
     return [split for split in _USUAL_ORDER if split in found] + sorted(found.difference(_USUAL_ORDER))
 
 
-def _read(entry: DataEntry) -> list[Any]:
-    """Call the reader of the entry's data set; with `skip_bad`, log how many records it leaves out.
+def _read(entry: DataEntry, reader: str) -> Any:
+    """Call a reader ("module:function") of the entry's data set; with `skip_bad`, log how many records it leaves out.
 
     Raises:
         DataError: As the reader; with `skip_bad`, no record is left.
     """
     _check_folders(entry)
-    read = load_function(entry.row.reader)
+    read = load_function(reader)
     if not entry.skip_bad:
         return read(entry.row, **_keys(entry.row, entry), limit=entry.limit)
     with listing_problems() as problems:

@@ -5,14 +5,16 @@ user's own module:
 
     register_dataset(DatasetRow("mine", "custom", "my_package.reader:read", needs=("path",), protocol="grefcoco"))
 
-A reader file holds up to three functions:
+A reader file holds up to five functions:
 
     read(row, *, root, split, ..., limit) -> list[Sample]           at most `limit` samples; dialogues for kind "chat"
     splits(row, *, root, ...) -> Collection[str]                    the names of the splits that exist
     images_by_split(row, *, root, ...) -> dict[str, list[Path]]     optional: faster than reading every split
+    captions(row, *, root, split, ..., limit) -> list[GroundedCaption]   optional: the data set has grounded captions
+    coco_ids(row, *, root, split, ...) -> dict[Path, int]           optional: images of COCO under names of their own
 
-Each gets the row, and by keyword those of `LOCATION_KEYS` that the row needs or takes (the last two without `split`). A
-key that was not given is None, but `split_by` falls back to the row's.
+Each gets the row, and by keyword those of `LOCATION_KEYS` that the row needs or takes (`splits` and `images_by_split`
+without `split`). A key that was not given is None, but `split_by` falls back to the row's.
 
 Nothing heavy is imported here, so the parser of the command line can use the table; readers are imported when needed.
 """
@@ -30,7 +32,8 @@ from typing import Any, Literal
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import atomic_write_text
 
-Kind = Literal["benchmark", "generated", "custom", "chat"]
+Kind = Literal["benchmark", "generated", "custom", "boxes", "chat"]
+Task = Literal["segment", "region-caption", "grounded-caption", "chat"]
 
 LOCATION_KEYS = ("root", "split", "split_by", "path", "phrases", "images", "columns")
 """The keys of a recipe's data entry that locate a data set; each has an option of the same name on the command line."""
@@ -45,18 +48,21 @@ class DatasetRow:
 
     name: the value of `dataset` in recipes and of `--dataset`.
     kind: "benchmark" (published, under a root), "generated" (by `sam4mllm.synthetic`), "custom" (a user's own data,
-        located by `path`) or "chat" (dialogues without masks).
+        located by `path`), "boxes" (published, with boxes and no masks) or "chat" (dialogues without masks).
     reader: "module:function".
     needs, takes: the required and the optional keys of `LOCATION_KEYS`.
     folder: the name of the folder under `root`, if it is not the data set's name.
     splits: "module:function"; a data set that needs `root` has it, or is `part_of` one that has it.
     images_by_split: "module:function"; None: the images are found by reading every split.
     split_by: the default of the key `split_by`: the name in brackets in `refs(unc).p`.
-    protocol: the evaluation protocol (a name in `sam4mllm.evaluation.protocols`); None for chat, which is not scored.
+    protocol: the evaluation protocol of masks (a name in `sam4mllm.evaluation.protocols`); None for boxes and chat.
     published: the data set's name in `sam4mllm.evaluation.published`; None if no published figures are comparable.
     coco_images: whether the images are those of COCO's train2014, in one folder that several data sets share.
     creates_images: whether the reader writes to the folder `images`, which then need not exist.
     part_of: the data set whose splits these images belong to, if it is another one.
+    captions: "module:function"; None if the data set has no grounded captions.
+    coco_ids: "module:function"; None if no image is one of COCO's, or if the images have COCO's names.
+    task: what the data set is trained on for unless a recipe names another task; None: "chat" or "segment".
     """
 
     name: str
@@ -73,6 +79,23 @@ class DatasetRow:
     coco_images: bool = False
     creates_images: bool = False
     part_of: str | None = None
+    captions: str | None = None
+    coco_ids: str | None = None
+    task: Task | None = None
+
+    @property
+    def usual_task(self) -> Task:
+        """The task of an entry of a recipe that names none."""
+        return self.task or ("chat" if self.kind == "chat" else "segment")
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the data set can be trained on for."""
+        if self.kind == "chat":
+            return ("chat",)
+        if self.captions is None:
+            return "segment", "region-caption"
+        return "segment", "region-caption", "grounded-caption"
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -149,7 +172,29 @@ _ROWS = (
         protocol="grefcoco",
         creates_images=True,
     ),
+    DatasetRow(
+        "flickr30k",
+        "boxes",
+        reader="sam4mllm.data.readers.flickr30k:read",
+        splits="sam4mllm.data.readers.flickr30k:splits",
+        images_by_split="sam4mllm.data.readers.flickr30k:images_by_split",
+        captions="sam4mllm.data.readers.flickr30k:captions",
+        needs=("root", "split"),
+        takes=("images",),
+        folder="flickr30k_entities",
+        task="grounded-caption",
+    ),
+    DatasetRow(
+        "visual-genome",
+        "boxes",
+        reader="sam4mllm.data.readers.visual_genome:read",
+        coco_ids="sam4mllm.data.readers.visual_genome:coco_ids",
+        needs=("path",),
+        takes=("images",),
+        task="region-caption",
+    ),
     DatasetRow("chat", "chat", reader="sam4mllm.data.readers.chat:read", needs=("path",), takes=("images",)),
+    DatasetRow("pope", "chat", reader="sam4mllm.data.readers.pope:read", needs=("path",), takes=("images",)),
     DatasetRow(
         "reasonseg-explanations",
         "chat",
@@ -179,8 +224,10 @@ def register_dataset(row: DatasetRow) -> None:
         raise ValueError(f"data set {row.name!r}: it must need either root or path; found needs={row.needs}")
     if "root" in row.needs and row.splits is None and row.part_of is None:
         raise ValueError(f"data set {row.name!r}: it needs root, so name a function that lists its splits")
-    if (row.protocol is None) != (row.kind == "chat"):
-        raise ValueError(f"data set {row.name!r}: name an evaluation protocol, unless its kind is chat")
+    if (row.protocol is None) != (row.kind in ("boxes", "chat")):
+        raise ValueError(f"data set {row.name!r}: name an evaluation protocol, unless its kind is boxes or chat")
+    if row.usual_task not in row.tasks:
+        raise ValueError(f"data set {row.name!r}: its task is one of {', '.join(row.tasks)}; found {row.task}")
     DATASETS[row.name] = row
 
 

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 from sam4mllm.data.contradictions import contradiction_note, contradictions
 from sam4mllm.data.entry import data_entry
+from sam4mllm.data.grounded_caption import GroundedCaption
 from sam4mllm.data.images import load_image
 from sam4mllm.data.problems import kind_of, listing_problems
 from sam4mllm.data.readers.chat import Dialogue
-from sam4mllm.data.reading import read_dialogues, read_samples, split_names
+from sam4mllm.data.reading import AnyItem, read_items, split_names
 from sam4mllm.data.registry import dataset_row
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.training.data_check import image_problems
@@ -47,14 +48,14 @@ class DatasetCheck:
     """What a check found.
 
     name: the data set and its split or file.
-    items: the samples, or the dialogues of chat, that can be read.
+    items: the samples, captions or dialogues that can be read.
     images: the number of their images.
     problems: all problems, those of the records before those of the images.
     notes: what may be intended, such as one phrase with different objects in two records.
     """
 
     name: str
-    items: tuple[Sample | Dialogue, ...]
+    items: Sequence[AnyItem]
     images: int
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
@@ -67,7 +68,12 @@ class DatasetCheck:
         """Return one line: what can be read, and the number of problems."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.counts().items())
         problems = "no problem" if not self.problems else f"{len(self.problems)} problem(s): {kinds}"
-        return f"{self.name}: {len(self.items)} phrases or chats about {self.images} images can be read; {problems}"
+        return f"{self.name}: {len(self.items)} {self._unit} about {self.images} images can be read; {problems}"
+
+    @property
+    def _unit(self) -> str:
+        are_captions = bool(self.items) and isinstance(self.items[0], GroundedCaption)
+        return "captions" if are_captions else "phrases or chats"
 
     def summary(self, examples: int) -> str:
         """Return the headline, and the first `examples` problems of each kind, one per line."""
@@ -104,30 +110,32 @@ def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
     Raises:
         ArgumentError: An argument that is missing, or that the data set does not take.
     """
-    items: list[Sample | Dialogue] = []
+    items: Sequence[AnyItem] = ()
+    contradicting: list[tuple[Sample, ...]] = []
     names: list[str] = []
     with listing_problems() as problems:
         for split in _splits(dataset, location, problems):
             entry = data_entry(dataset, **location | {"split": split})
             names.append(entry.name)
             try:
-                items += read_dialogues(entry) if entry.is_chat else read_samples(entry)
+                found_items = read_items(entry)
             except ArgumentError:
                 raise
             except DataError as error:
                 problems.append(error)
+                continue
+            items = [*items, *found_items] if items else found_items
+    if dataset_row(dataset).usual_task == "segment":
+        contradicting = contradictions(item for item in items if isinstance(item, Sample))
     images = {item.image for item in items} - {None}
     found = [Problem(kind_of(error), str(error)) for error in problems]
     found += [Problem("image", text) for text in image_problems(items)]
-    contradicting = contradictions(item for item in items if isinstance(item, Sample))
     notes = [contradiction_note(contradicting)] if contradicting else []
     without_image = [item.where for item in items if item.image is None]
     if without_image:
         notes.append(f"{len(without_image)} chat(s) have no image: {first_and_more(without_image, 5)}")
     # Two splits name a bad annotation of the file that they share.
-    return DatasetCheck(
-        ", ".join(names) or dataset, tuple(items), len(images), tuple(dict.fromkeys(found)), tuple(notes)
-    )
+    return DatasetCheck(", ".join(names) or dataset, items, len(images), tuple(dict.fromkeys(found)), tuple(notes))
 
 
 def _splits(dataset: str, location: dict[str, Any], problems: list[DataError]) -> Sequence[str | None]:
@@ -162,7 +170,7 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
         except DataError as error:
             cards.append(_card(item, f'<div class="why">{escape(str(error))}</div>'))
             continue
-        objects = item.objects if isinstance(item, Sample) else ()
+        objects = _objects(item)
         masks = [each.mask() for each in objects if each.rle is not None]
         image = overlay(pixels, masks, [SamPrompt(each.box) for each in objects], long_side=_LONG_SIDE)
         image.thumbnail((3 * _LONG_SIDE, 3 * _LONG_SIDE))
@@ -182,19 +190,27 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
     return output / PAGE
 
 
-def _card(item: Sample | Dialogue, body: str) -> str:
+def _objects(item: AnyItem) -> Sequence[MaskObject]:
+    if isinstance(item, GroundedCaption):
+        return [each for mention in item.mentions for each in mention.objects]
+    return item.objects if isinstance(item, Sample) else ()
+
+
+def _card(item: AnyItem, body: str) -> str:
     parts = [f"<article>\n{body}", f"<h2>{escape(_title(item))}</h2>"]
     if isinstance(item, Dialogue):
         parts += [f"<pre>{escape(text)}</pre>" for exchange in item.exchanges for text in exchange]
     else:
-        parts.append(f"<div>{len(item.objects)} object(s)</div>")
+        parts.append(f"<div>{len(_objects(item))} object(s)</div>")
     parts.append(
         f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image or "no image"))}</div>\n</article>'
     )
     return "\n".join(parts)
 
 
-def _title(item: Sample | Dialogue) -> str:
+def _title(item: AnyItem) -> str:
+    if isinstance(item, GroundedCaption):
+        return item.text
     return item.phrase if isinstance(item, Sample) else item.exchanges[0][0]
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.data.grounded_caption import GroundedCaption
 from sam4mllm.data.images import check_image
 from sam4mllm.data.readers.chat import Dialogue
+from sam4mllm.data.reading import AnyItem
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.mllm.control_tokens import control_token_error, control_tokens, find_token, special_tokens
@@ -25,7 +28,7 @@ from sam4mllm.utils.progress import bar
 _LISTED = 10
 
 
-def check_images(items: Iterable[Sample | Dialogue], processes: DistributedContext = SINGLE_PROCESS) -> None:
+def check_images(items: Iterable[AnyItem], processes: DistributedContext = SINGLE_PROCESS) -> None:
     """Decode every image once and compare its size with its annotation's; several processes share the images.
 
     Raises:
@@ -34,12 +37,15 @@ def check_images(items: Iterable[Sample | Dialogue], processes: DistributedConte
     _raise_all(image_problems(items, processes), "image", "cannot be used")
 
 
-def image_problems(items: Iterable[Sample | Dialogue], processes: DistributedContext = SINGLE_PROCESS) -> list[str]:
+def image_problems(items: Iterable[AnyItem], processes: DistributedContext = SINGLE_PROCESS) -> list[str]:
     """Return what is wrong with images, as `check_images`; the same list in every process."""
-    users: dict[Path, list[Sample | Dialogue]] = {}
+    users: dict[Path, _Users] = {}
     for item in items:
         if item.image is not None:
-            users.setdefault(item.image, []).append(item)
+            of_image = users.setdefault(item.image, _Users(item))
+            of_image.count += 1
+            if not isinstance(item, Dialogue):
+                of_image.first_of_size.setdefault(item.size_wh, item)
     part = list(users.items())[processes.rank :: processes.world_size]
     problems: list[str] = []
     with (
@@ -56,30 +62,42 @@ def image_problems(items: Iterable[Sample | Dialogue], processes: DistributedCon
     return [each for found in processes.gather(problems) for each in found]
 
 
-def _image_problem(image: Path, users: Sequence[Sample | Dialogue]) -> str | None:
+@dataclass(slots=True)
+class _Users:
+    """The first record about an image, the number of all, and the first one of each annotated size."""
+
+    first: AnyItem
+    count: int = 0
+    first_of_size: dict[tuple[int, int], Sample | GroundedCaption] = field(default_factory=dict)
+
+
+def _image_problem(image: Path, users: _Users) -> str | None:
     """Return what is wrong with an image, with its first record; None if nothing is."""
-    more = f" and {len(users) - 1} more" if len(users) > 1 else ""
+    more = f" and {users.count - 1} more" if users.count > 1 else ""
     try:
         size_wh = check_image(image)
     except DataError as error:
-        return f"{users[0].where}{more}: {error}"
-    other = next((each for each in users if isinstance(each, Sample) and each.size_wh != size_wh), None)
+        return f"{users.first.where}{more}: {error}"
+    other = next((each for size, each in users.first_of_size.items() if size != size_wh), None)
     if other is None:
         return None
     return f"{other.where}: {image} is {size_wh} (W, H), but its annotation is for {other.size_wh}"
 
 
-def check_texts(processor: Any, samples: Iterable[Sample], dialogues: Iterable[Dialogue] = ()) -> None:
-    """Check that no phrase and no chat holds a token that the model reads as the end of a turn, an image or the like.
+def check_texts(
+    processor: Any, annotated: Iterable[Sample | GroundedCaption], dialogues: Iterable[Dialogue] = ()
+) -> None:
+    """Check that no phrase, caption or chat holds a token that the model reads as the end of a turn, an image or so.
 
     Raises:
         DataError: Texts that do; each with its record.
     """
     of_phrases, of_chats = special_tokens(processor), control_tokens(processor)
     problems = []
-    for sample in samples:
-        if token := find_token(sample.phrase, of_phrases):
-            problems.append(f"{sample.where}: {control_token_error(sample.phrase, token, 'the phrase')}")
+    for item in annotated:
+        text, name = (item.phrase, "the phrase") if isinstance(item, Sample) else (item.text, "the caption")
+        if token := find_token(text, of_phrases):
+            problems.append(f"{item.where}: {control_token_error(text, token, name)}")
     for dialogue in dialogues:
         texts = (text for exchange in dialogue.exchanges for text in exchange)
         found = next(((text, token) for text in texts if (token := find_token(text, of_chats))), None)

@@ -70,7 +70,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     notes += mixture.notes()
     held_out = validation_samples(recipe)
     if mllm is not None:
-        check_texts(mllm.processor, [*mixture.samples, *held_out], mixture.dialogues)
+        check_texts(mllm.processor, [*mixture.annotated, *held_out], mixture.dialogues)
         notes += long_chat_notes(mllm.processor, longest_input(mllm.model.config), mixture.dialogues)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
     known = placeholder_targets(samples, settings, recipe.targets.store)
@@ -162,7 +162,7 @@ def _open_first_images(mixture: Mixture) -> None:
     """
     from sam4mllm.targets.prepare import load_annotated_image
 
-    sizes = {sample.image: sample.size_wh for sample in mixture.samples}
+    sizes = {item.image: item.size_wh for item in mixture.annotated}
     for sampled in mixture.sets:
         for image in sampled.images[:IMAGES_PER_SET]:
             if image in sizes:

@@ -180,7 +180,7 @@ def prepare_targets(
         )
     mixture = processes.compute_on_machine(lambda: read_mixture(recipe.data, recipe.seed))
     check_template_if_available(recipe, mixture)
-    check_images([*mixture.samples, *mixture.dialogues], processes)
+    check_images(mixture.items, processes)
     return PreparedTargets(targets_of(recipe, mixture.samples, device, processes), mixture)
 
 

@@ -49,7 +49,7 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
         check_isolation(config, recipe.model.attn_implementation)
         branch_ids([conversation, training_conversation(conversation.image, [("!", "[3]")])], ids, processor)
     # 2. The texts of all records.
-    check_texts(processor, [*mixture.samples, *held_out], mixture.dialogues)
+    check_texts(processor, [*mixture.annotated, *held_out], mixture.dialogues)
     for note in long_chat_notes(processor, longest_input(config), mixture.dialogues):
         logger.warning("%s", note)
     # 3. Several answers. Their number does not depend on the targets, so boxes replace these.

@@ -82,7 +82,7 @@ def train(
     held_out = processes.compute_on_machine(lambda: [] if is_finished else validation_samples(recipe))
     if not is_finished:
         check_template(recipe, mixture, held_out)
-        check_images([*mixture.samples, *mixture.dialogues, *held_out], processes)
+        check_images([*mixture.items, *held_out], processes)
     with folder_lock(recipe.output, "training", subfolders=("checkpoints",), active=processes.is_main):
         return _train_in_folder(recipe, mixture, held_out, device, callbacks, processes)
 

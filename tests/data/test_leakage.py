@@ -20,10 +20,12 @@ from tests.data.tiny_datasets import (
     image_record,
     rectangle,
     ref,
+    region,
     write_image,
     write_instances,
     write_reasonseg,
     write_refs,
+    write_visual_genome,
 )
 
 
@@ -186,3 +188,14 @@ def test_all_of_validation_is_held_out_also_beside_a_list(tmp_path: Path) -> Non
         f"jsonl {tmp_path / 'other.jsonl'}": 1,
     }
     assert leakage_filter_for(DataSection.model_validate(data | {"guard": "off"})).images == {}
+
+
+def test_annotated_coco_ids_find_images_whose_names_and_bytes_do_not(tmp_path: Path) -> None:
+    held = write_noise(tmp_path / "COCO_val2014_000000000005.jpg", seed=5)
+    path = write_visual_genome(tmp_path / "vg", {1: [region(1, "it")], 2: [region(2, "it", 2)]}, of_2=5)
+    guard = [DataEntry(dataset="jsonl", path=tmp_path / "held.jsonl")]
+    (tmp_path / "held.jsonl").write_text(json.dumps({"image": held.name, "phrase": "it"}))
+    data = DataSection(train=[DataEntry(dataset="visual-genome", path=path)], guard=guard)
+    leakage_filter = leakage_filter_for(data)
+    assert leakage_filter.reason(path.parent / "VG_100K_2/2.jpg") == "coco id"
+    assert leakage_filter.reason(path.parent / "VG_100K/1.jpg") is None

@@ -32,7 +32,8 @@ CUSTOM = ("jsonl", "coco", "hub")
 def test_the_names_are_those_that_recipes_and_the_command_line_use() -> None:
     assert set(PUBLISHED) <= set(dataset_names("benchmark")) and set(CUSTOM) <= set(dataset_names("custom"))
     assert dataset_names("generated") == ("shapes",)
-    assert {"chat", "reasonseg-explanations"} <= set(dataset_names("chat"))
+    assert {"chat", "pope", "reasonseg-explanations"} <= set(dataset_names("chat"))
+    assert dataset_names("boxes") == ("flickr30k", "visual-genome")
     in_order = (*PUBLISHED, "shapes", *CUSTOM, "chat", "reasonseg-explanations")
     assert tuple(name for name in dataset_names() if name in in_order) == in_order
     assert set(scored_dataset_names()) == set(dataset_names()) - set(dataset_names("chat"))
@@ -100,6 +101,20 @@ def test_a_registered_data_set_is_scored_by_its_protocol_from_python_and_the_com
 
 
 @pytest.mark.parametrize(
+    ("name", "usual", "others"),
+    [
+        ("refcocog", "segment", {"region-caption"}),
+        ("flickr30k", "grounded-caption", {"segment", "region-caption"}),
+        ("visual-genome", "region-caption", {"segment"}),
+        ("pope", "chat", set()),
+    ],
+)
+def test_a_data_set_has_a_usual_task_and_others(name: str, usual: str, others: set[str]) -> None:
+    row = DATASETS[name]
+    assert row.usual_task == usual and set(row.tasks) == {usual, *others}
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({}, "data set 'toy' is registered already"),
@@ -107,6 +122,8 @@ def test_a_registered_data_set_is_scored_by_its_protocol_from_python_and_the_com
         ({"name": "toy2", "needs": ("split",)}, "must need either root or path"),
         ({"name": "toy2", "splits": None}, "name a function that lists its splits"),
         ({"name": "toy2", "protocol": None}, "name an evaluation protocol"),
+        ({"name": "toy2", "kind": "boxes"}, "name an evaluation protocol, unless its kind is boxes"),
+        ({"name": "toy2", "task": "grounded-caption"}, "its task is one of segment, region-caption; found grounded"),
     ],
 )
 def test_a_row_that_contradicts_itself_is_refused(toy_root: Path, changes: dict[str, Any], message: str) -> None:

@@ -92,3 +92,55 @@ def write_reasonseg(root: Path, split: str, stem: str, texts: list[str], shapes:
 
 def rectangle(label: str, x1: float, y1: float, x2: float, y2: float) -> dict[str, Any]:
     return {"label": label, "points": [[x1, y1], [x2, y1], [x2, y2], [x1, y2]]}
+
+
+def write_flickr30k(root: Path, by_split: dict[str, dict[int, tuple[list[str], list[str]]]]) -> Path:
+    """Flickr30k Entities: for each split and image its captions, and its objects as XML; images of 20 x 10."""
+    folder = root / "flickr30k_entities"
+    for name in ("Sentences", "Annotations"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for split, images in by_split.items():
+        (folder / f"{split}.txt").write_text("".join(f"{image}\n" for image in images))
+        for image, (captions, objects) in images.items():
+            (folder / f"Sentences/{image}.txt").write_text("\n".join(captions) + "\n")
+            size = "<size><width>20</width><height>10</height><depth>3</depth></size>"
+            xml = f"<annotation><filename>{image}.jpg</filename>{size}{''.join(objects)}</annotation>"
+            (folder / f"Annotations/{image}.xml").write_text(xml)
+            write_image(folder / f"flickr30k-images/{image}.jpg")
+    return folder
+
+
+def flickr30k_object(*chains: object, box: tuple[object, ...] | None = None) -> str:
+    """An object of these chains: with a box (xmin, ymin, xmax, ymax) from 1, the last pixel included, or with none."""
+    names = "".join(f"<name>{chain}</name>" for chain in chains)
+    if box is None:
+        return f"<object>{names}<scene>0</scene><nobndbox>1</nobndbox></object>"
+    keys = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    return f"<object>{names}<bndbox>{''.join(f'<{key}>{value}</{key}>' for key, value in keys)}</bndbox></object>"
+
+
+def region(number: object, phrase: object, image_id: int = 1, **changes: Any) -> dict[str, Any]:
+    """A region of Visual Genome, x 2, y 1, 6 x 4 pixels."""
+    box = {"x": 2, "y": 1, "width": 6, "height": 4}
+    return {"region_id": number, "image_id": image_id, **box, "phrase": phrase, "synsets": [{"a": 1}]} | changes
+
+
+def write_visual_genome(folder: Path, by_image: dict[int, list[Any]], **coco_ids: int) -> Path:
+    """Visual Genome: the regions of images of 20 x 10 pixels; odd images are in VG_100K, even ones in VG_100K_2."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = [
+        {
+            "image_id": image,
+            "width": 20,
+            "height": 10,
+            "url": f"https://example.org/rak248/VG_100K{'' if image % 2 else '_2'}/{image}.jpg",
+            "coco_id": coco_ids.get(f"of_{image}"),
+        }
+        for image in by_image
+    ]
+    (folder / "image_data.json").write_text(json.dumps(images))
+    regions = [{"id": image, "regions": found} for image, found in by_image.items()]
+    (folder / "region_descriptions.json").write_text(json.dumps(regions))
+    for image in images:
+        write_image(folder / Path(image["url"]).parent.name / f"{image['image_id']}.jpg")
+    return folder / "region_descriptions.json"

@@ -69,6 +69,19 @@ from tests.recipe.conftest import problems
             "data.train.0={dataset: jsonl, path: a, weight: 2, count: 3}",
             "data.train.0.count: is given beside weight; keep one of them",
         ),
+        ("data.train.0.task=caption", "data.train.0.task: input should be 'segment', 'region-caption',"),
+        (
+            "data.train.0.task=grounded-caption",
+            "data.train.0.task: refcoco has no data for grounded-caption; its tasks are segment, region-caption",
+        ),
+        (
+            "data.validation={dataset: refcoco, root: data, split: val, task: segment}",
+            "data.validation: task is for data.train; remove it",
+        ),
+        (
+            "data.validation={dataset: flickr30k, root: data, split: val}",
+            "data.validation: flickr30k has no masks to validate on; choose another set",
+        ),
         ("data.guard=on", "data.guard: input should be a valid array; got 'on'"),
         ("data.guard=[{dataset: chat}]", "data.guard.0.path: is missing; chat needs path"),
         (
