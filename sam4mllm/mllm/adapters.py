@@ -15,6 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
+from sam4mllm.mllm.location_weights import prepare_for_adapter
 from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, use_cache_if_unreachable
 
 WEIGHT_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
@@ -45,8 +46,8 @@ _LOADING_ERRORS = (
 def load_adapter(model: Any, adapter: str | Path) -> Any:
     """Return `model` with `adapter`, a folder or a Hub id, on it as a `PeftModel` for inference; `model` is modified.
 
-    DoRA, rank and alpha patterns, `modules_to_save` and the kinds in `_KINDS` are loaded. Tensors that are named as in
-    older versions of transformers are renamed.
+    DoRA, rank and alpha patterns, `modules_to_save` and the kinds in `_KINDS` are loaded, and location heads with the
+    rows of their token. Tensors that are named as in older versions of transformers are renamed.
 
     Raises:
         ModelError: Files are missing or damaged, the installed peft lacks a setting of the adapter, it is of a kind or
@@ -60,8 +61,10 @@ def load_adapter(model: Any, adapter: str | Path) -> Any:
         config = _read_config(adapter)
         trained_on, config.base_model_name_or_path = config.base_model_name_or_path, None
         config.inference_mode = True
+        weights = load_peft_weights(str(adapter), device="cpu")
+        prepare_for_adapter(model, config, weights)
         model = get_peft_model(model, config)
-        weights = _with_current_names(model, load_peft_weights(str(adapter), device="cpu"))
+        weights = _with_current_names(model, weights)
         _set_weights(model, weights, _weights_file(adapter), trained_on)
     except _LOADING_ERRORS as error:
         is_damaged = isinstance(error, SafetensorError | EOFError)
@@ -210,3 +213,9 @@ def loading_problem(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     line = next((line for line in lines if "size mismatch" in line), lines[0])
     return " ".join(line.split()).rstrip(".:")[:300]
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; the name of its class if it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,16 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.adapters import load_adapter, loading_problem
+from sam4mllm.mllm.adapters import first_line, load_adapter, loading_problem
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
-from sam4mllm.mllm.decoder import unquantized_modules
 from sam4mllm.mllm.families import FAMILIES, Family, family_of
 from sam4mllm.mllm.image_size import Limits, image_size_rule, limit_images, pad_instead_of_crop, sync_tile_shapes
+from sam4mllm.mllm.location_weights import attach_saved_heads, location_heads_of, restore_token
+from sam4mllm.mllm.quantization import quantization_config
+from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.utils.hub import use_cache_if_unreachable
 from sam4mllm.utils.library_logging import transformers_bars_on_terminals_only
 
 if TYPE_CHECKING:
     import torch
+
+    from sam4mllm.mllm.location_heads import LocationHeads
 
 EMBEDDED = "shapes"
 """The name of the small model that is embedded in the package."""
@@ -36,7 +39,8 @@ class Mllm:
     """A multimodal LLM: model, processor, and the facts about its family.
 
     `model` is a transformers model, or a `PeftModel` around one; with `adapter_merged` it is a transformers model that
-    has an adapter's update in its weights. The processor's tokenizer has a padding token.
+    has an adapter's update in its weights. The processor's tokenizer has a padding token. A model with location heads
+    has the location token in its tokenizer, too.
     """
 
     model: Any
@@ -53,6 +57,19 @@ class Mllm:
     def dtype(self) -> torch.dtype:
         """The dtype of the model's weights and of its image inputs; LoRA's weights are float32."""
         return self.model.dtype
+
+    @property
+    def location_heads(self) -> LocationHeads | None:
+        """The location heads, an adapter's if it has any; None for a model without."""
+        return location_heads_of(self.model)
+
+    @property
+    def location_id(self) -> int | None:
+        """The id of the location token; None for a model without location heads."""
+        if self.location_heads is None:
+            return None
+        token: int = self.processor.tokenizer.convert_tokens_to_ids(LOCATION_TOKEN)
+        return token
 
     @property
     def end_ids(self) -> list[int]:
@@ -80,6 +97,8 @@ def load_mllm(
 ) -> Mllm:
     """Load the model `base` in evaluation mode, with `adapter` (a folder or a Hub id) on it.
 
+    Location heads are attached if base or adapter has them; see `location_weights.py`.
+
     Args:
         base: "shapes" (the embedded model), a folder or a Hub id.
         adapter: An adapter that `load_adapter` loads: a folder, such as a run folder, or a Hub id.
@@ -98,11 +117,16 @@ def load_mllm(
         RecipeError: A limit in `image_size` that the family does not support.
     """
     source = resolve_base(base)
-    quantized = None if quantization is None else _quantization_config(base, source, quantization, quantize_vision)
+    try:
+        quantized = None if quantization is None else quantization_config(source, quantization, quantize_vision)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        raise _base_error(base, error) from error
     model = _load_model(base, source, str(device), dtype, quantized, attn_implementation)
+    attach_saved_heads(model, source)
     if adapter is not None:
         model = load_adapter(model, adapter)
     processor = _load_processor(base, source, adapter)
+    restore_token(model, processor)
     family = _limit_images(processor, family_of(model.config.model_type), image_size)
     sync_tile_shapes(model.config, processor)
     return Mllm(model.eval(), processor, family, quantization)
@@ -235,40 +259,6 @@ def resolve_base(base: str) -> str:
     return str(models.path("mllm"))
 
 
-def _quantization_config(base: str, source: str, quantization: Quantization, quantize_vision: bool) -> Any:
-    """Return transformers' config of the quantization, with the names of the modules that are not quantized.
-
-    4 bits in all layers of the vision tower are known to break small models of the Qwen-VL families.
-
-    Raises:
-        ModelError: bitsandbytes is missing, the config cannot be loaded, or the class does not separate its decoder.
-    """
-    import torch
-    from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ModelError(
-            f"model.quantization {quantization!r} needs bitsandbytes: pip install 'sam4mllm[quantization]'"
-        )
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForImageTextToText.from_config(config)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise _base_error(base, error) from error
-    skipped = unquantized_modules(model, family_of(config.model_type), quantize_vision=quantize_vision)
-    if quantization == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=skipped)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        llm_int8_skip_modules=skipped,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-
-
 def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:
     """Load the processor, and patch its chat template, its cropping of images and its padding token where needed."""
     from transformers import AutoProcessor
@@ -291,9 +281,3 @@ def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return processor
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; the name of its class if it has no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

@@ -14,8 +14,8 @@ class LocationHeads(nn.Module):
     """Heads between the hidden states of a language model and locations in its image, computed in float32.
 
     Boxes are xyxy in shares of the image's width and height. The last layer of the projection begins at zero, with
-    SAM's embedding of "not a point" as its bias (`begin_as_box_prompt`), so training of masks begins as prompting
-    with the box alone.
+    SAM's embedding of "not a point" as its offset (`begin_as_box_prompt`), so training of masks begins as prompting
+    with the box alone. The shapes of the weights determine the arguments.
 
     Args:
         hidden_size: The width d of the language model.
@@ -27,19 +27,20 @@ class LocationHeads(nn.Module):
         super().__init__()
         self.hidden_size, self.sam_token_count, self.sam_width = hidden_size, sam_tokens, sam_width
         half = max(1, hidden_size // 2)
-        self.box_decoder = nn.Sequential(nn.Linear(hidden_size, half), nn.ReLU(), nn.Linear(half, 4))
-        self.location_encoder = nn.Sequential(nn.Linear(4, half), nn.ReLU(), nn.Linear(half, hidden_size))
+        self.box_decoder = nn.Sequential(_Dense(hidden_size, half), nn.ReLU(), _Dense(half, 4))
+        self.location_encoder = nn.Sequential(_Dense(4, half), nn.ReLU(), _Dense(half, hidden_size))
         self.prompt_projection = nn.Sequential(
-            nn.Linear(hidden_size, hidden_size), nn.ReLU(), nn.Linear(hidden_size, sam_tokens * sam_width)
+            _Dense(hidden_size, hidden_size), nn.ReLU(), _Dense(hidden_size, sam_tokens * sam_width, bias=False)
         )
+        self.prompt_offset = nn.Parameter(torch.zeros(sam_tokens, sam_width))
 
     def begin_as_box_prompt(self, not_a_point: torch.Tensor) -> None:
         """Let all prompt tokens be `not_a_point` (C,), whatever the state is, until the projection is trained."""
         last = self.prompt_projection[-1]
-        assert isinstance(last, nn.Linear)
+        assert isinstance(last, _Dense)
         with torch.no_grad():
             last.weight.zero_()
-            last.bias.copy_(not_a_point.float().reshape(1, -1).expand(self.sam_token_count, -1).reshape(-1))
+            self.prompt_offset.copy_(not_a_point.float().expand_as(self.prompt_offset))
 
     def decode_boxes(self, states: torch.Tensor) -> torch.Tensor:
         """Return the boxes (N, 4) of location embeddings (N, d); they need not be ordered or within the image."""
@@ -57,7 +58,19 @@ class LocationHeads(nn.Module):
         """Return the sparse prompt tokens (N, K, C) of location embeddings (N, d)."""
         with _float32(states):
             tokens: torch.Tensor = self.prompt_projection(states.float())
-        return tokens.reshape(-1, self.sam_token_count, self.sam_width)
+            return tokens.reshape(-1, self.sam_token_count, self.sam_width) + self.prompt_offset
+
+
+class _Dense(nn.Module):
+    """A linear layer of torch's initial values that is no `nn.Linear`, so that LoRA's "all-linear" leaves it out."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        layer = nn.Linear(inputs, outputs, bias=bias)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(values, self.weight, self.bias)
 
 
 def _float32(tensor: torch.Tensor) -> torch.autocast:

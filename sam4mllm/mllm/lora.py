@@ -4,49 +4,46 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from sam4mllm.errors import ModelError, RecipeError
-from sam4mllm.mllm.adapters import RANDOM_CHANGE_OF_BASE
+from sam4mllm.mllm.adapters import RANDOM_CHANGE_OF_BASE, first_line
 from sam4mllm.mllm.decoder import outside_pattern
-from sam4mllm.mllm.loading import Mllm, first_line
+from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.locations import LocationSettings, add_locations, location_adapter_settings
 
 
-def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projector: bool = False) -> Mllm:
+def attach_lora(
+    mllm: Mllm,
+    lora: Mapping[str, Any],
+    seed: int,
+    *,
+    tune_projector: bool = False,
+    locations: LocationSettings | None = None,
+) -> Mllm:
     """Return the model with a new, trainable adapter; all other weights are frozen.
 
     `lora` holds the keys of `peft.LoraConfig`; `target_modules` and `exclude_modules` default to the linear layers of
     the model's decoder. With `tune_projector` the modules between vision tower and language model are fully fine-tuned,
-    too, as `modules_to_save`. The adapter's initial values depend on `seed` alone.
+    too, as `modules_to_save`. With `locations` so are location heads, and of the embedding matrices the rows of the
+    location token, all in float32; the model gets those that it lacks. The adapter's initial values depend on `seed`
+    alone.
 
     Raises:
-        RecipeError: The settings are refused by peft or match no layer, or the family's projector is unknown.
-        ModelError: The model's class does not separate its decoder, and `lora` has no `exclude_modules`.
+        RecipeError: The settings are refused by peft or match no layer, the family's projector is unknown, or layers
+            of which `locations` trains a row are trained otherwise.
+        ModelError: The model's class does not separate its decoder, and `lora` has no `exclude_modules`; or as in
+            `add_locations`.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
     from transformers import set_seed
 
-    settings = {
-        "task_type": "CAUSAL_LM",
-        "target_modules": mllm.family.lora_targets,
-        **({} if "exclude_modules" in lora else {"exclude_modules": _outside_decoder(mllm)}),
-        **lora,
-    }
-    if tune_projector:
-        if not mllm.family.projector:
-            raise RecipeError(
-                f"model.tune_projector: no projector is known for {mllm.family.model_type!r}; name its modules in "
-                "lora.modules_to_save"
-            )
-        settings["modules_to_save"] = [*(lora.get("modules_to_save") or []), *mllm.family.projector]
-    if str(lora.get("init_lora_weights")).startswith(RANDOM_CHANGE_OF_BASE):
-        raise RecipeError(
-            f"lora.init_lora_weights: {lora['init_lora_weights']!r} changes the base's weights by a random "
-            "decomposition, so the saved adapter could not be loaded; set 'pissa'"
-        )
+    if locations is not None:
+        add_locations(mllm, locations, seed)
+    settings = _lora_settings(mllm, lora, tune_projector=tune_projector, with_locations=locations is not None)
     base = mllm.model
     if mllm.quantization is not None:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
@@ -58,6 +55,55 @@ def attach_lora(mllm: Mllm, lora: Mapping[str, Any], seed: int, *, tune_projecto
     _freeze_running_statistics(model)
     _tune_in_float32(model)
     return replace(mllm, model=model)
+
+
+def _lora_settings(
+    mllm: Mllm, lora: Mapping[str, Any], *, tune_projector: bool, with_locations: bool
+) -> dict[str, Any]:
+    """Return all settings of `peft.LoraConfig`: those of the recipe, the family's, and those of `attach_lora`."""
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "target_modules": mllm.family.lora_targets,
+        **({} if "exclude_modules" in lora else {"exclude_modules": _outside_decoder(mllm)}),
+        **lora,
+    }
+    if str(lora.get("init_lora_weights")).startswith(RANDOM_CHANGE_OF_BASE):
+        raise RecipeError(
+            f"lora.init_lora_weights: {lora['init_lora_weights']!r} changes the base's weights by a random "
+            "decomposition, so the saved adapter could not be loaded; set 'pissa'"
+        )
+    saved = list(lora.get("modules_to_save") or [])
+    if tune_projector:
+        if not mllm.family.projector:
+            raise RecipeError(
+                f"model.tune_projector: no projector is known for {mllm.family.model_type!r}; name its modules in "
+                "lora.modules_to_save"
+            )
+        saved += mllm.family.projector
+    if with_locations:
+        of_locations = location_adapter_settings(mllm)
+        _check_rows_free(lora, of_locations["trainable_token_indices"])
+        settings["trainable_token_indices"] = of_locations["trainable_token_indices"]
+        saved += of_locations["modules_to_save"]
+    return {**settings, "modules_to_save": saved} if saved else settings
+
+
+def _check_rows_free(lora: Mapping[str, Any], layers: Iterable[str]) -> None:
+    """Check that the recipe trains no other part of the layers of which the location token's row is trained.
+
+    Raises:
+        RecipeError: It does.
+    """
+    if lora.get("trainable_token_indices"):
+        raise RecipeError("lora.trainable_token_indices: the method trains the row of its location token; remove it")
+    for key in ("modules_to_save", "target_modules"):
+        names = lora.get(key) or []
+        for layer in layers if not isinstance(names, str) else ():
+            if name := next((name for name in names if f".{layer}".endswith(f".{name}")), None):
+                raise RecipeError(
+                    f"lora.{key}: the method trains one row of {name!r}, for its location token, and cannot train the "
+                    f"layer otherwise; remove {name!r}"
+                )
 
 
 def _outside_decoder(mllm: Mllm) -> str:
@@ -130,10 +176,14 @@ def adapter_disabled(mllm: Mllm) -> Iterator[None]:
 def _untie_adapted_weights(model: Any) -> None:
     """Copy each adapted weight that another layer shares, such as tied embeddings: merging would change both layers."""
     import torch
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     owners = Counter(id(weight) for module in model.modules() for weight in module.parameters(recurse=False))
     for layer in [module for module in model.modules() if isinstance(module, BaseTunerLayer)]:
+        if isinstance(layer, TrainableTokensLayer):
+            # Its rows are those of both layers, as peft ties them.
+            continue
         base = layer.get_base_layer()
         for name, weight in list(base.named_parameters(recurse=False)):
             if owners[id(weight)] > 1:

@@ -77,7 +77,7 @@ def test_a_checkpoint_of_the_users_is_checked(tmp_path, monkeypatch):
 
 def test_a_quantized_vision_tower_fails_the_check_of_quantization(monkeypatch, tmp_path):
     pytest.importorskip("bitsandbytes")
-    monkeypatch.setattr("sam4mllm.mllm.loading.unquantized_modules", lambda *_, **__: ["lm_head"])
+    monkeypatch.setattr("sam4mllm.mllm.quantization.unquantized_modules", lambda *_, **__: ["lm_head"])
     family = FamilyUnderTest("qwen2_vl", save_tiny_mllm("qwen2_vl", tmp_path / "base"), tmp_path)
     with pytest.raises(CheckError, match="layers outside the language model are quantized, such as"):
         training_checks.nf4(family)
