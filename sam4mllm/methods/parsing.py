@@ -73,11 +73,16 @@ def require_locating_engine(engine: Engine) -> LocatingEngine:
         ModelError: The engine does not decode them.
     """
     if not isinstance(engine, LocatingEngine):
-        raise ModelError(
-            f"the method pix2emb needs the hidden states of location tokens, which {type(engine).__name__} does not "
-            "return; run the model in this process (without --server)"
-        )
+        raise no_locations_error(type(engine).__name__)
     return engine
+
+
+def no_locations_error(engine: str) -> ModelError:
+    """Return the error for a method with locations and an engine, of this name, that decodes none."""
+    return ModelError(
+        f"the method pix2emb needs the hidden states of location tokens, which {engine} does not return; run the model "
+        "in this process (without --server)"
+    )
 
 
 def require_box(prompt: SamPrompt) -> Box:

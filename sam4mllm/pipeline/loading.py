@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 
 from sam4mllm.errors import ModelError
 from sam4mllm.methods.base import Method
+from sam4mllm.methods.parsing import no_locations_error
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.adapters import WEIGHT_FILES
 from sam4mllm.mllm.constrained_engine import constrains_or_warns, why_unconstrained
@@ -25,6 +26,7 @@ from sam4mllm.recipe.schema import SegmenterSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.utils.atomic_io import file_sha256
+from sam4mllm.utils.hub import MASK_DECODER
 
 _WEIGHT_PATTERNS = ("*.safetensors", "*.bin")
 
@@ -68,10 +70,16 @@ def load_parts(plan: PipelinePlan) -> PipelineParts:
 
 def _load_segmenter(plan: PipelinePlan) -> Segmenter:
     from sam4mllm.segmenters.loading import load_segmenter
+    from sam4mllm.segmenters.mask_decoder import with_mask_decoder
 
-    if isinstance(plan.segmenter, SegmenterSection):
-        return load_segmenter(plan.segmenter.checkpoint, plan.device, plan.segmenter.dtype)
-    return plan.segmenter
+    if not isinstance(plan.segmenter, SegmenterSection):
+        return plan.segmenter
+    segmenter = load_segmenter(plan.segmenter.checkpoint, plan.device, plan.segmenter.dtype)
+    # A mask decoder that was trained with the run belongs to the run's segmenter.
+    is_own = plan.run is not None and plan.segmenter == plan.run.recipe.segmenter
+    if plan.run is not None and is_own and (plan.run.path / MASK_DECODER).is_file():
+        return with_mask_decoder(segmenter, plan.run.path / MASK_DECODER)
+    return segmenter
 
 
 def _local_model(plan: PipelinePlan) -> tuple[Engine, Method, Callable[[], Mapping[str, Any]]]:
@@ -108,6 +116,8 @@ def _served_model(plan: PipelinePlan, server: str) -> tuple[Engine, Method, Call
 
     run = plan.run
     assert run is not None, "checked by resolve"
+    if (run.method if plan.method is None else method_from_settings(plan.method)).needs_locations:
+        raise no_locations_error("a server")
     engine = ServerEngine(
         server,
         plan.server_model,

@@ -12,8 +12,11 @@ from typing import Any
 
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.errors import LaunchError, RecipeError
+from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.mllm.locations import LocationSettings
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.utils.distributed import DistributedContext
 
 RESERVED = {
@@ -162,6 +165,37 @@ def check_text_only(arguments: Any, recipe: Recipe, mixture: Mixture, processes:
             "processes, which would wait for the vision tower of the others; leave such chat out, or set neither FSDP "
             "nor ZeRO-3, nor DeepSpeed with model.tune_projector"
         )
+
+
+def check_locations(arguments: Any, recipe: Recipe) -> None:
+    """Refuse a method with location heads where each process holds a part of the weights, which is not tested.
+
+    Raises:
+        RecipeError: FSDP or ZeRO-3 is set for such a method.
+    """
+    if weights_are_sharded(arguments) and method_from_settings(recipe.method.model_dump()).needs_locations:
+        raise RecipeError(
+            f"training: {recipe.method.name} cannot be trained under FSDP or ZeRO-3, which hold its location heads in "
+            "parts; leave them out (processes of torchrun without them work), or train ppg"
+        )
+
+
+def location_settings(recipe: Recipe, segmenter: Segmenter | None = None) -> LocationSettings | None:
+    """Return the settings of the location heads of a recipe's method; None for a method without.
+
+    Prompt tokens have the segmenter's width and begin as its embedding of "not a point". Where they are not used, or
+    the segmenter is not loaded, they have segment_anything's width.
+
+    Raises:
+        ModelError: The segmenter takes no prompt tokens.
+    """
+    method = method_from_settings(recipe.method.model_dump())
+    if not method.needs_locations:
+        return None
+    if segmenter is None or not method.needs_prompt_tokens:
+        return LocationSettings(recipe.method.sam_tokens)
+    not_a_point = segmenter.not_a_point
+    return LocationSettings(recipe.method.sam_tokens, len(not_a_point), not_a_point)
 
 
 def check_fsdp(arguments: Any, device: str) -> None:

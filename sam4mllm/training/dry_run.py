@@ -23,7 +23,7 @@ from sam4mllm.runs.file_names import RECIPE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.training.arguments import training_arguments
+from sam4mllm.training.arguments import location_settings, training_arguments
 from sam4mllm.training.data_check import check_texts, long_chat_notes
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.training.dry_run_report import DryRun
@@ -133,7 +133,13 @@ def _meta_model(recipe: Recipe, notes: list[str]) -> Mllm | None:
         )
         return None
     with torch.device("meta"):
-        return attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
+        return attach_lora(
+            mllm,
+            recipe.lora,
+            recipe.seed,
+            tune_projector=recipe.model.tune_projector,
+            locations=location_settings(recipe),
+        )
 
 
 def _method(recipe: Recipe, mllm: Mllm | None) -> Method:

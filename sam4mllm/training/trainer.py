@@ -27,8 +27,10 @@ from sam4mllm.targets.prepare import compute_targets
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.arguments import (
     check_launch,
+    check_locations,
     check_text_only,
     join_deepspeed,
+    location_settings,
     training_arguments,
     weights_are_sharded,
 )
@@ -76,6 +78,7 @@ def train(
     device = resolve_device(processes.device(device))
     arguments = training_arguments(recipe, device)
     check_launch(arguments, device, processes)
+    check_locations(arguments, recipe)
     mixture = processes.compute_on_machine(lambda: read_mixture(recipe.data, recipe.seed))
     check_text_only(arguments, recipe, mixture, processes)
     is_finished = RunFolder(recipe.output).is_finished_for(recipe)
@@ -106,7 +109,7 @@ def _train_in_folder(
     conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
     # 4. Load the model. The arguments are created before and kept: under ZeRO-3 they shard the weights on loading.
     arguments = training_arguments(recipe, device)
-    mllm = _load_model(recipe, arguments, device)
+    mllm = _load_model(recipe, arguments, device, segmenter)
     # 5. Train. Sharded weights are gathered at every step of generation, so all processes validate the same samples.
     sharing = SINGLE_PROCESS if weights_are_sharded(arguments) else processes
     validate = make_validator(recipe, run.method, mllm, segmenter, held_out, sharing)
@@ -233,8 +236,8 @@ def _training_set(
     return training_set
 
 
-def _load_model(recipe: Recipe, arguments: Any, device: str) -> Mllm:
-    """Load the recipe's base model and attach a new adapter."""
+def _load_model(recipe: Recipe, arguments: Any, device: str, segmenter: Segmenter) -> Mllm:
+    """Load the recipe's base model and attach a new adapter, with location heads where the method needs them."""
     join_deepspeed(arguments)
     # FSDP is for models that do not fit on one GPU, so they are loaded on the CPU; quantized weights are made on a GPU.
     on_cpu = arguments.fsdp and recipe.model.quantization is None
@@ -247,7 +250,13 @@ def _load_model(recipe: Recipe, arguments: Any, device: str) -> Mllm:
         attn_implementation=recipe.model.attn_implementation,
         image_size=recipe.model.image_size,
     )
-    return attach_lora(mllm, recipe.lora, recipe.seed, tune_projector=recipe.model.tune_projector)
+    return attach_lora(
+        mllm,
+        recipe.lora,
+        recipe.seed,
+        tune_projector=recipe.model.tune_projector,
+        locations=location_settings(recipe, segmenter),
+    )
 
 
 def _make_trainer(

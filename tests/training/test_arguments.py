@@ -8,7 +8,15 @@ import torch
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.training.arguments import check_launch, check_text_only, training_arguments
+from sam4mllm.segmenters.loading import load_segmenter
+from sam4mllm.testing import save_tiny_sam
+from sam4mllm.training.arguments import (
+    check_launch,
+    check_locations,
+    check_text_only,
+    location_settings,
+    training_arguments,
+)
 from sam4mllm.utils.distributed import SINGLE_PROCESS
 from tests.training.helpers import make_recipe, run_fit
 
@@ -92,6 +100,46 @@ def test_chat_without_an_image_is_refused_where_processes_would_wait_for_each_ot
         return
     with pytest.raises(RecipeError, match=f"c.jsonl, line 1: chat without an image cannot be .* with {refused} in"):
         check_text_only(arguments, recipe, mixture, processes)
+
+
+@pytest.mark.parametrize(
+    ("method", "fsdp", "zero_stage", "is_refused"),
+    [
+        ("pix2emb", True, None, True),
+        ("pix2emb", None, 3, True),
+        ("pix2emb", None, 2, False),
+        ("pix2emb", None, None, False),
+        ("ppg", True, None, False),
+    ],
+)
+def test_location_heads_are_not_trained_in_parts(tmp_path, fast_vlm, method, fsdp, zero_stage, is_refused):
+    recipe = make_recipe(tmp_path, fast_vlm, f"method={method}")
+    plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
+    arguments = SimpleNamespace(fsdp=fsdp, deepspeed_plugin=plugin)
+    if not is_refused:
+        check_locations(arguments, recipe)
+        return
+    with pytest.raises(RecipeError, match="pix2emb cannot be trained under FSDP or ZeRO-3, which hold its location"):
+        check_locations(arguments, recipe)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens", "width"),
+    [
+        (["method=ppg"], None, None),
+        (["method=pix2emb", "method.sam_tokens=3"], 3, 16),
+        (["method=pix2emb", "method.prompt=box"], 1, 256),
+    ],
+)
+def test_location_heads_have_the_width_of_the_segmenters_prompt_tokens(tmp_path, fast_vlm, overrides, tokens, width):
+    segmenter = load_segmenter(str(save_tiny_sam(tmp_path / "sam.pth")), "cpu", "float32")
+    settings = location_settings(make_recipe(tmp_path, fast_vlm, *overrides), segmenter)
+    if tokens is None:
+        assert settings is None
+        return
+    assert (settings.sam_tokens, settings.sam_width) == (tokens, width)
+    expected = segmenter.not_a_point if width == 16 else None
+    assert settings.not_a_point is expected or torch.equal(settings.not_a_point, expected)
 
 
 def test_another_number_of_processes_than_were_launched_is_refused():
