@@ -79,6 +79,11 @@ class AnswerGrammar:
         """Return the text of a single point in pixels of an image of `size_wh`, as in an answer."""
         return _Writer(self.coordinates, self.coordinates.frame.of_image(size_wh), size_wh).point(x, y)
 
+    @property
+    def box_pattern(self) -> re.Pattern[str]:
+        """The pattern of a box anywhere in a text, which also numbers beyond the grid match."""
+        return _patterns(self.coordinates).any_box
+
     def form(self, positives: int, negatives: int) -> AnswerForm:
         """Return the form of the answers with at most so many points on and off each object, for decoding."""
         return AnswerForm(self.coordinates, positives, negatives)
@@ -134,8 +139,7 @@ class _Writer:
         return text
 
     def point(self, x: float, y: float) -> str:
-        opening, closing = self.coordinates.point
-        return f"{opening}{self._numbers([(x, y)])}{closing}"
+        return self._numbers([(x, y)]).join(self.coordinates.point)
 
     def _numbers(self, points_xy: Iterable[tuple[float, float]]) -> str:
         bins_xy = [self.grid.to_bins(x, y, self.size_wh) for x, y in points_xy]
@@ -172,8 +176,7 @@ class _Reader:
             prompts.append(prompt)
             spans.append(span)
             left -= 1 + len(prompt.points)
-            separator = _SEPARATOR.match(text, position)
-            if separator is None:
+            if (separator := _SEPARATOR.match(text, position)) is None:
                 break
             position = separator.end()
 
@@ -195,14 +198,12 @@ class _Reader:
         x1, y1 = self.grid.to_pixels(min(column_1, column_2), min(row_1, row_2), self.size_wh)
         x2, y2 = self.grid.to_pixels(max(column_1, column_2), max(row_1, row_2), self.size_wh)
         position = box_match.end()
-
         _check_count(left - 1)
 
         # 2. The positive points, then the negative ones; a marker needs at least one point.
         points: list[Point] = []
         for marker, label in ((_POSITIVES, POSITIVE), (_NEGATIVES, NEGATIVE)):
-            marker_match = marker.match(text, position)
-            if marker_match is None:
+            if (marker_match := marker.match(text, position)) is None:
                 continue
             start = marker_match.end()
             point_match = patterns.point.match(text, start)
@@ -241,6 +242,7 @@ class _Patterns:
 
     first_box: re.Pattern[str]
     box: re.Pattern[str]
+    any_box: re.Pattern[str]
     point: re.Pattern[str]
     box_form: str
     point_form: str
@@ -263,6 +265,7 @@ def _patterns(coordinates: Coordinates) -> _Patterns:
     return _Patterns(
         first_box=re.compile(first_tag + opening),
         box=re.compile(tag + numbers(coordinates.box, 4) + end_tag),
+        any_box=re.compile(first_tag + numbers(coordinates.box, 4).removeprefix(r"\s*") + end_tag),
         point=re.compile(numbers(coordinates.point, 2)),
         box_form=comma.join(f"{axis}{corner}" for corner in "12" for axis in order).join(coordinates.box),
         point_form=comma.join(order).join(coordinates.point),
@@ -285,15 +288,13 @@ def _check_prose(text: str, where: str) -> None:
 
 def _unreadable(expected: str, text: str, position: int, where: str) -> _MalformedError:
     rest = text[position:]
-    return _MalformedError(
-        f"{where}: expected {expected}, got {_excerpt(rest) if rest.strip() else 'the end of the answer'}"
-    )
+    found = _excerpt(rest) if rest.strip() else "the end of the answer"
+    return _MalformedError(f"{where}: expected {expected}, got {found}")
 
 
 def _excerpt(text: str) -> str:
     """Return the first characters of `text`, quoted, on one line; unprintable characters are escaped."""
     text = text.strip()
     quoted = repr(text if len(text) <= _EXCERPT_LENGTH else text[: _EXCERPT_LENGTH - 3] + "...")
-    # An escape takes up to ten characters.
-    longest = 3 * _EXCERPT_LENGTH
+    longest = 3 * _EXCERPT_LENGTH  # An escape takes up to ten characters.
     return quoted if len(quoted) <= longest else f"{quoted[: longest - 4]}...{quoted[-1]}"
