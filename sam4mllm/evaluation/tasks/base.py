@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypedDict
 
 from sam4mllm.evaluation.tasks.answers import AnswerLine, TaskQuery
 
@@ -41,7 +41,16 @@ class TaskScores:
         return {"task": self.task, "dataset": self.dataset, "split": self.split, **counts, **self.figures}
 
 
-def count_statuses(answers: Mapping[str, AnswerLine], n: int) -> dict[str, int]:
+class StatusCounts(TypedDict):
+    """The counts of `TaskScores`."""
+
+    n: int
+    missing: int
+    malformed: int
+    errors: int
+
+
+def count_statuses(answers: Mapping[str, AnswerLine], n: int) -> StatusCounts:
     """Return the counts of `TaskScores` for the answers to `n` queries."""
     statuses = [line.status for line in answers.values()]
     return {
