@@ -95,15 +95,26 @@ def captions(
 
 
 def splits(row: DatasetRow, *, root: Path, images: Path | None = None) -> set[str]:
-    """Return the names of the splits whose files exist."""
-    return {split for split in _SPLITS if (row.folder_in(root) / f"{split}.txt").is_file()}
+    """Return the names of the splits whose files exist.
+
+    Raises:
+        DataError: None does.
+    """
+    folder = row.folder_in(root)
+    found = {split for split in _SPLITS if (folder / f"{split}.txt").is_file()}
+    if not found:
+        raise DataError(
+            f"{with_start(folder / 'train.txt')}: no such file, nor val.txt or test.txt; the lists of the splits' "
+            "images were expected there"
+        )
+    return found
 
 
 def images_by_split(row: DatasetRow, *, root: Path, images: Path | None = None) -> dict[str, list[Path]]:
     """Return the images of every split.
 
     Raises:
-        DataError: A split's file is malformed.
+        DataError: A split's file is malformed, or there is none.
     """
     return {
         split: [_image(row, root, images, image_id) for image_id in _image_ids(row, root, split)]
@@ -126,7 +137,7 @@ def _image(row: DatasetRow, root: Path, images: Path | None, image_id: str) -> P
 
 def _image_ids(row: DatasetRow, root: Path, split: str) -> list[str]:
     existing = splits(row, root=root)
-    if existing and split not in existing:
+    if split not in existing:
         raise DataError(f"{row.folder_in(root)}: no split {split!r}; it has: {', '.join(sorted(existing))}")
     path = row.folder_in(root) / f"{split}.txt"
     image_ids = _read_text(path, "the list of a split's images").split()

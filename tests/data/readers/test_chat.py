@@ -73,6 +73,21 @@ def test_a_list_in_llavas_format_is_read(folder: Path) -> None:
     assert read_chat(folder / "chat.json", limit=1) == [first]
 
 
+def test_llavas_instruction_data_mix_images_of_subfolders_and_text(folder: Path) -> None:
+    marked = ["<image>\nWhat is it?", "What is it?\n<image>", "What is <image> it?", "What is it?"]
+    entries: list[dict[str, Any]] = [
+        turns(text, "A cup.", "Sure?", "Yes.", id=f"00000{number}", image="photos/b.jpg")
+        for number, text in enumerate(marked)
+    ]
+    entries.append({"id": "wgByO4Y_0", "model": "", "conversations": turns("Why?", "So.")["conversations"]})
+    (folder / "llava_v1_5_mix665k.json").write_text(json.dumps(entries))
+    *about, text_only = read_chat(folder / "llava_v1_5_mix665k.json")
+    assert {each.image for each in about} == {folder / "photos/b.jpg"}
+    assert [each.exchanges[0][0].split() for each in about] == [["What", "is", "it?"]] * 4
+    assert all(each.exchanges[1] == ("Sure?", "Yes.") for each in about)
+    assert (text_only.image, text_only.exchanges) == (None, (("Why?", "So."),))
+
+
 @pytest.mark.parametrize(
     "entry",
     [

@@ -148,7 +148,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train.txt: no image in it"):
         captions(tmp_path)
     (folder / "train.txt").unlink()
-    with pytest.raises(DataError, match=r"train.txt: no such file"):
+    with pytest.raises(DataError, match=r"train.txt: no such file, nor val.txt or test.txt; the lists"):
         captions(tmp_path)
 
 
