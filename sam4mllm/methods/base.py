@@ -21,6 +21,7 @@ from sam4mllm.geometry import SamPrompt
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.prompts.answer_form import AnswerForm, LocationForm
 from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.schema import Packing
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +82,16 @@ class Method(Protocol):
     """Whether it needs yes/no probabilities, which only a `mllm.engine.ScoringEngine` returns."""
     needs_locations: bool
     """Whether its answers hold location tokens, which only a `mllm.engine.LocatingEngine` decodes."""
+
+    @property
+    def phrases(self) -> int:
+        """The maximum number of phrases in one training conversation."""
+        ...
+
+    @property
+    def packing(self) -> Packing:
+        """How a training conversation holds its phrases."""
+        ...
 
     @property
     def needs_prompt_tokens(self) -> bool:

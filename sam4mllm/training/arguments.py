@@ -14,6 +14,7 @@ from sam4mllm.data.mixture import Mixture
 from sam4mllm.errors import LaunchError, RecipeError
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.locations import LocationSettings
+from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
@@ -178,6 +179,12 @@ def check_locations(arguments: Any, recipe: Recipe) -> None:
             f"training: {recipe.method.name} cannot be trained under FSDP or ZeRO-3, which hold its location heads in "
             "parts; leave them out (processes of torchrun without them work), or train ppg"
         )
+
+
+def added_tokens(recipe: Recipe) -> frozenset[str]:
+    """Return the texts of the tokens that a recipe's method adds to the tokenizer, which no phrase or chat may hold."""
+    method = method_from_settings(recipe.method.model_dump())
+    return frozenset({LOCATION_TOKEN} if method.needs_locations else ())
 
 
 def location_settings(recipe: Recipe, segmenter: Segmenter | None = None) -> LocationSettings | None:

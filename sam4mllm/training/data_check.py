@@ -85,14 +85,20 @@ def _image_problem(image: Path, users: _Users) -> str | None:
 
 
 def check_texts(
-    processor: Any, annotated: Iterable[Sample | GroundedCaption], dialogues: Iterable[Dialogue] = ()
+    processor: Any,
+    annotated: Iterable[Sample | GroundedCaption],
+    dialogues: Iterable[Dialogue] = (),
+    *,
+    added: frozenset[str] = frozenset(),
 ) -> None:
     """Check that no phrase, caption or chat holds a token that the model reads as the end of a turn, an image or so.
+
+    `added` are further tokens that the processor will get.
 
     Raises:
         DataError: Texts that do; each with its record.
     """
-    of_phrases, of_chats = special_tokens(processor), control_tokens(processor)
+    of_phrases, of_chats = special_tokens(processor) | added, control_tokens(processor) | added
     problems = []
     for item in annotated:
         text, name = (item.phrase, "the phrase") if isinstance(item, Sample) else (item.text, "the caption")

@@ -1,14 +1,14 @@
 """TrainingSet: the conversations of one epoch, made from a mixture of data sets and the targets of its objects.
 
-The method makes the conversations about phrases, one image at a time in the order of the samples; chat is used
-unchanged.
+The method makes the conversations about phrases, one image at a time in the order of the samples, and those about
+regions and grounded captions are written in its form of boxes; chat is used unchanged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods.base import Method, PromptTarget, has_targets
+from sam4mllm.methods.text_training import caption_conversations, region_conversations
 from sam4mllm.prompts.conversation import Conversation, Turn, training_conversation
 
 Item = TypeVar("Item")
@@ -29,20 +30,24 @@ class TrainingSet:
     """The conversations of one epoch.
 
     Attributes:
-        conversations: Those about phrases, then those of chat.
+        conversations: Those about phrases, about regions, grounded captions, and those of chat, in this order.
         phrases: Phrases in the conversations, repetitions included.
         chats: Conversations of chat.
         without_target: Phrases left out because an object that they refer to has no target.
+        regions: Regions in the conversations, repetitions included.
+        captions: Grounded captions.
     """
 
     conversations: list[Conversation]
     phrases: int
     chats: int
     without_target: int
+    regions: int = 0
+    captions: int = 0
 
 
 def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], method: Method) -> TrainingSet:
-    """Make the conversations of a mixture: those about phrases, epoch by epoch, then those of chat.
+    """Make the conversations of a mixture: those about phrases, epoch by epoch, then of regions, captions and chat.
 
     Within an epoch, images come in the order of their first sample.
 
@@ -52,22 +57,38 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
     conversations: list[Conversation] = []
     phrases = without_target = 0
     for samples in mixture.epochs:
-        by_image: dict[Path, list[Sample]] = {}
-        for sample in samples:
-            if not method.needs_targets or has_targets(sample, targets):
-                phrases += 1
-                by_image.setdefault(sample.image, []).append(sample)
-            else:
-                without_target += 1
-        for group in by_image.values():
+        usable = [sample for sample in samples if not method.needs_targets or has_targets(sample, targets)]
+        phrases += len(usable)
+        without_target += len(samples) - len(usable)
+        for group in _by_image(usable):
             conversations += method.training_conversations(group, targets)
+    for samples in mixture.regions:
+        for group in _by_image(samples):
+            conversations += region_conversations(method, group)
+    conversations += caption_conversations(method, mixture.captions)
     conversations += [training_conversation(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
     if not conversations:
         raise DataError(
             f"the training set is empty: {without_target} phrases have no target, and there are no other ones; check "
             "data.train and targets.min_iou"
         )
-    return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target)
+    regions = sum(map(len, mixture.regions))
+    return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target, regions, len(mixture.captions))
+
+
+def count_text(phrases: int, regions: int, captions: int, chats: int) -> str:
+    """Return the numbers of what conversations are about; regions and captions only if there are any."""
+    located = [f"{regions:,} regions"] if regions else []
+    located += [f"{captions:,} grounded captions"] if captions else []
+    return ", ".join([f"{phrases:,} phrases", *located]) + f" and {chats:,} chats"
+
+
+def _by_image(samples: Iterable[Sample]) -> list[list[Sample]]:
+    """Return the samples of each image, in the order of their first ones."""
+    groups: dict[Path, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.image, []).append(sample)
+    return list(groups.values())
 
 
 def spread(samples: Sequence[Item], count: int) -> list[Item]:

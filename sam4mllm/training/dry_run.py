@@ -23,7 +23,7 @@ from sam4mllm.runs.file_names import RECIPE
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.targets.placeholders import placeholder_targets
 from sam4mllm.targets.settings import TargetSettings
-from sam4mllm.training.arguments import location_settings, training_arguments
+from sam4mllm.training.arguments import added_tokens, location_settings, training_arguments
 from sam4mllm.training.data_check import check_texts, long_chat_notes
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.training.dry_run_report import DryRun
@@ -70,7 +70,8 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
     notes += mixture.notes()
     held_out = validation_samples(recipe)
     if mllm is not None:
-        check_texts(mllm.processor, [*mixture.annotated, *held_out], mixture.dialogues)
+        texts = [*mixture.annotated, *held_out]
+        check_texts(mllm.processor, texts, mixture.dialogues, added=added_tokens(recipe))
         notes += long_chat_notes(mllm.processor, longest_input(mllm.model.config), mixture.dialogues)
     samples = mixture.samples if recipe_needs_targets(recipe) else []
     known = placeholder_targets(samples, settings, recipe.targets.store)
@@ -87,6 +88,8 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
         ],
         validation=len(held_out),
         phrases=training_set.phrases,
+        regions=training_set.regions,
+        captions=training_set.captions,
         chats=training_set.chats,
         without_target=training_set.without_target,
         conversations=len(training_set.conversations),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sam4mllm.training.dataset import count_text
 from sam4mllm.training.preview import ConversationPreview
 
 _MEMORY_LABELS = {
@@ -28,7 +29,7 @@ class DryRun:
         sets: By data set, how many phrases or chats are `sampled` for an epoch, about how many `images`, and how many
             phrases the leakage filter `removed`.
         validation: Phrases that the run is validated on.
-        phrases, chats, without_target, conversations: As in `TrainingSet`.
+        phrases, regions, captions, chats, without_target, conversations: As in `TrainingSet`.
         targets: Objects whose target is `stored`, those with `placeholders` of the right shape, and those `skipped`.
         shown: Previews of one conversation of each data set.
         tokens: Per conversation: the `mean`, the `longest`, `supervised_mean`, over how many `conversations`, and
@@ -58,6 +59,8 @@ class DryRun:
     tflops: float | None = None
     seconds_per_epoch: float | None = None
     notes: list[str] = field(default_factory=list)
+    regions: int = 0
+    captions: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
@@ -83,7 +86,7 @@ class DryRun:
             removed = f", {each['removed']} removed by the leakage filter" if each["removed"] else ""
             lines.append(f"  {each['set']}: {each['sampled']:,} about {each['images']:,} images{removed}")
         without = f", {self.without_target:,} phrases without a target" if self.without_target else ""
-        counts = f"{self.phrases:,} phrases and {self.chats:,} chats"
+        counts = count_text(self.phrases, self.regions, self.captions, self.chats)
         lines.append(f"  {counts} in {self.conversations:,} conversations{without}")
         lines.append(f"  validation: {self.validation:,} phrases")
         stored, placeholders = self.targets["stored"], self.targets["placeholders"]

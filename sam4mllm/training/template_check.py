@@ -18,6 +18,7 @@ from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import is_hub_id, load_config, load_processor, longest_input
 from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.recipe.schema import Recipe
+from sam4mllm.training.arguments import added_tokens
 from sam4mllm.training.data_check import check_texts, long_chat_notes
 from sam4mllm.training.dataset import make_training_set
 
@@ -49,7 +50,7 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
         check_isolation(config, recipe.model.attn_implementation)
         branch_ids([conversation, training_conversation(conversation.image, [("!", "[3]")])], ids, processor)
     # 2. The texts of all records.
-    check_texts(processor, [*mixture.annotated, *held_out], mixture.dialogues)
+    check_texts(processor, [*mixture.annotated, *held_out], mixture.dialogues, added=added_tokens(recipe))
     for note in long_chat_notes(processor, longest_input(config), mixture.dialogues):
         logger.warning("%s", note)
     # 3. Several answers. Their number does not depend on the targets, so boxes replace these.

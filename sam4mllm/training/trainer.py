@@ -35,7 +35,7 @@ from sam4mllm.training.arguments import (
     weights_are_sharded,
 )
 from sam4mllm.training.data_check import check_images
-from sam4mllm.training.dataset import TrainingSet, answer_digests, digest, make_training_set
+from sam4mllm.training.dataset import TrainingSet, answer_digests, count_text, digest, make_training_set
 from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
 from sam4mllm.training.resuming import load_adapter, rewind
@@ -221,12 +221,8 @@ def _training_set(
         store = compute_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
         targets = store.read()
     training_set = make_training_set(mixture, targets, method)
-    logger.info(
-        "%d phrases and %d chats in %d conversations",
-        training_set.phrases,
-        training_set.chats,
-        len(training_set.conversations),
-    )
+    counts = count_text(training_set.phrases, training_set.regions, training_set.captions, training_set.chats)
+    logger.info("%s in %d conversations", counts, len(training_set.conversations))
     if mixture.duplicates or training_set.without_target:
         logger.info(
             "left out: %d duplicate phrases, %d with an object that has no target",

@@ -125,6 +125,26 @@ def test_a_phrase_with_a_control_token_is_named_before_training(tmp_path: Path, 
         dry_run(recipe)
 
 
+@pytest.mark.parametrize(("method", "is_refused"), [("pix2emb", True), ("pqpp", False)])
+def test_a_phrase_with_the_location_token_is_refused_for_methods_that_add_it(
+    tmp_path: Path, method: str, is_refused: bool
+) -> None:
+    file = write_records(tmp_path, 3)
+    with file.open("a") as lines:
+        record = {"image": "0.jpg", "phrase": "a <location>", "masks": [[2, 2, 20, 2, 20, 20, 2, 20]]}
+        lines.write(json.dumps(record) + "\n")
+    (tmp_path / "r.yaml").write_text(RECIPE.format(folder=tmp_path, method=method))
+    recipe = load_recipe(tmp_path / "r.yaml", ["data.validation=null"])
+    mixture = read_mixture(recipe.data, recipe.seed)
+    if not is_refused:
+        check_template(recipe, mixture)
+        return
+    with pytest.raises(DataError, match=r"line 4: the phrase 'a <location>' holds '<location>', which"):
+        check_template(recipe, mixture)
+    with pytest.raises(DataError, match=r"line 4: the phrase 'a <location>' holds '<location>', which"):
+        dry_run(recipe)
+
+
 def test_a_chat_with_a_control_token_is_named_by_its_entry(tmp_path: Path) -> None:
     processor, _ = load_processor("shapes")
     write_image(tmp_path / "a.jpg")

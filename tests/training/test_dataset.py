@@ -1,9 +1,10 @@
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sam4mllm.data.grounded_caption import GroundedCaption, Mention
 from sam4mllm.data.masks import encode
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.data.readers.chat import Dialogue
@@ -11,8 +12,15 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.prompts.conversation import isolated_conversation, training_conversation
-from sam4mllm.training.dataset import digest, make_training_set, spread
+from sam4mllm.prompts.conversation import (
+    LOCATION_TOKEN,
+    Conversation,
+    LocatedText,
+    Location,
+    isolated_conversation,
+    training_conversation,
+)
+from sam4mllm.training.dataset import answer_digests, count_text, digest, make_training_set, spread
 
 METHOD = Ppg(0, 0, 10, 5)
 
@@ -59,6 +67,37 @@ def test_phrases_with_targets_become_conversations_and_chat_follows():
         ("What else?", False),
         ("Round.", True),
     ]
+
+
+def test_regions_and_captions_come_between_phrases_and_chat():
+    cup = MaskObject("cup", None, Box(1, 2, 5, 6))
+    regions = ((sample("2.jpg", "a ring", "a"), sample("1.jpg", "a star", "b"), sample("2.jpg", "a cross", "b")),)
+    caption = GroundedCaption("c/1", Path("4.jpg"), (10, 10), "A cup.", (Mention(0, 5, (cup,)),))
+    chat = Dialogue("chat/1", Path("3.jpg"), (("Is it red?", "Yes."),))
+    mixed = replace(mixture([sample("1.jpg", "ring", "a")], chats=(chat,)), regions=regions, captions=(caption,))
+    training_set = make_training_set(mixed, TARGETS, METHOD)
+    assert (training_set.phrases, training_set.regions, training_set.captions, training_set.chats) == (1, 3, 1, 1)
+    assert [(str(each.image), each.turns[-1].text) for each in training_set.conversations] == [
+        ("1.jpg", "[1,1,5,5]"),
+        ("2.jpg", "a cross"),
+        ("1.jpg", "a star"),
+        ("4.jpg", "A cup [1,2,5,6]."),
+        ("3.jpg", "Yes."),
+    ]
+    assert count_text(1, 3, 1, 1) == "1 phrases, 3 regions, 1 grounded captions and 1 chats"
+    assert count_text(1200, 0, 0, 1) == "1,200 phrases and 1 chats"
+
+
+def test_the_digests_of_conversations_depend_on_their_locations():
+    def conversation(*locations: Location) -> Conversation:
+        answer = LocatedText(LOCATION_TOKEN, locations) if locations else LOCATION_TOKEN
+        return training_conversation("1.jpg", [("where?", answer)])
+
+    boxes = [Location(Box(0, 0, share, 1), 0) for share in (0.5, 0.6)]
+    conversations = [conversation(), *map(conversation, boxes)]
+    assert len({digest([each]) for each in conversations}) == 3
+    assert len(answer_digests(conversations)) == 3
+    assert digest([conversation(boxes[0])]) == digest([conversation(boxes[0])])
 
 
 def test_the_digest_depends_on_the_branches():
