@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest package sbom audit coverage mutation fuzz check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest test-labeling package sbom audit coverage mutation fuzz check static format-check lint types \
 	imports fix clean help
 .DEFAULT_GOAL := help
 
@@ -16,6 +16,7 @@ help:
 	@echo "make test      run all tests"
 	@echo "make test-oldest  run all tests with the oldest supported versions of the dependencies, in .venv-oldest"
 	@echo "make test-newest  the same with the newest ones, in .venv-newest"
+	@echo "make test-labeling  test exports and the ML backend with label-studio-sdk and datumaro, in .venv-labeling"
 	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
@@ -60,6 +61,19 @@ test-newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[dev]"
 	.venv-newest/bin/python -m pytest $(TESTS)
+
+# label-studio-sdk and datumaro in an environment of their own, which finds all other packages in $(VENV).
+LABELING := .venv-labeling/.ready
+$(LABELING): $(READY) tests/labeling_tools/requirements.txt
+	$(PYTHON) -m venv .venv-labeling
+	.venv-labeling/bin/python -m pip install --disable-pip-version-check --no-deps -r tests/labeling_tools/requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$(.venv-labeling/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	@touch $(LABELING)
+
+test-labeling: $(LABELING)
+	.venv-labeling/bin/python -c "import label_studio_sdk, datumaro"
+	.venv-labeling/bin/python -m pytest tests/labeling_tools
 
 package: install
 	$(BIN)/python tools/check_package.py

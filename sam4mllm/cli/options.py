@@ -140,8 +140,8 @@ def add_dataset_options(
         "--path",
         type=Path,
         metavar="FILE",
-        help="custom data, instead of --root and --split: the JSONL, COCO's instances, or the folder of a data set of "
-        "`datasets`",
+        help="custom data, instead of --root and --split: the JSONL, COCO's instances, the export of a labeling "
+        "program, or the folder of a data set of `datasets`",
     )
     parser.add_argument("--phrases", type=Path, metavar="FILE", help="for coco: the file of phrases")
     parser.add_argument(
@@ -255,6 +255,14 @@ def positive_float(text: str) -> float:
     value = _number(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0; got {text!r}")
+    return value
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1; got {text!r}")
     return value
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from sam4mllm.cli.output import STDOUT
 from sam4mllm.data.registry import DATASETS, dataset_names
 from sam4mllm.errors import DataError
+from sam4mllm.export.formats import FORMATS
 from sam4mllm.runs.file_names import CHECKPOINT_FILES, JOB_FILES, WRITTEN_FILES
 from sam4mllm.utils.atomic_io import check_folder_of, remove_leftovers
 from sam4mllm.utils.folder_lock import check_not_file
@@ -34,7 +35,7 @@ _INPUT_OPTIONS = (
 """The options of all subcommands whose value may be a file that is read."""
 
 _WRITE_ONE_FILE = ("convert", "segment")
-"""The subcommands whose `--output` is a file; that of all others is a folder."""
+"""The subcommands whose `--output` is a file; that of all others is a folder, but for `export` the format decides."""
 
 _JSON_BEGIN, _LINES_BEGIN = b"{\n", b'{"'
 """How the files of `--json` and those of `convert` begin; lines of JSON do not begin as the former do."""
@@ -69,7 +70,7 @@ def check_outputs(options: Namespace) -> None:
     datasets = getattr(options, "dataset", None) or []
     for dataset in [datasets] if isinstance(datasets, str) else datasets:
         inputs.add_data(dataset, options.root, options.path, options.phrases)
-    folder = None if options.subcommand in _WRITE_ONE_FILE else getattr(options, "output", None)
+    folder = None if _writes_one_file(options) else getattr(options, "output", None)
     if folder is not None:
         _check_folder(Path(folder), inputs)
     written: list[Path] = []
@@ -83,6 +84,12 @@ def check_outputs(options: Namespace) -> None:
         written.append(file.resolve())
     for file in written:
         remove_leftovers(file)
+
+
+def _writes_one_file(options: Namespace) -> bool:
+    if options.subcommand == "export":
+        return not FORMATS[options.to].is_folder
+    return options.subcommand in _WRITE_ONE_FILE
 
 
 def check_not_recipe_data(recipe: Recipe, file: str | None) -> None:
@@ -101,7 +108,10 @@ def check_not_recipe_data(recipe: Recipe, file: str | None) -> None:
 
 def _output_files(options: Namespace) -> Iterator[tuple[str, Path, bytes]]:
     """Yield the option and the path of each output that is a file, and how the content of earlier such files begins."""
-    if options.subcommand in _WRITE_ONE_FILE:
+    if options.subcommand == "export":
+        if (beginning := FORMATS[options.to].beginning) is not None:
+            yield "--output", options.output, beginning
+    elif options.subcommand in _WRITE_ONE_FILE:
         if options.output is not None:
             yield "-o", options.output, _LINES_BEGIN if options.subcommand == "convert" else b""
         if getattr(options, "mask", None) is not None:

@@ -193,6 +193,17 @@ _ROWS = (
         takes=("images",),
         task="region-caption",
     ),
+    *(
+        DatasetRow(
+            name,
+            "custom",
+            reader=f"sam4mllm.data.readers.{module}:read",
+            needs=("path",),
+            takes=("images",),
+            protocol="grefcoco",
+        )
+        for name, module in (("labelstudio", "label_studio"), ("cvat", "cvat"), ("labelme", "labelme"))
+    ),
     DatasetRow("chat", "chat", reader="sam4mllm.data.readers.chat:read", needs=("path",), takes=("images",)),
     DatasetRow("pope", "chat", reader="sam4mllm.data.readers.pope:read", needs=("path",), takes=("images",)),
     DatasetRow(

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 
 from sam4mllm.data.images import ImageInput, as_rgb
-from sam4mllm.data.masks import encode
+from sam4mllm.data.masks import encode, tight_box
 from sam4mllm.data.predictions import Confidence, PredictedObject, PredictionLine, Query
-from sam4mllm.errors import DataError
+from sam4mllm.errors import DataError, ModelError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.runs.calibration import Calibration, scores_of
 
 if TYPE_CHECKING:
     from PIL import Image
+    from supervision import Detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,31 @@ class Result:
         from sam4mllm.viz.drawing import overlay
 
         return overlay(as_rgb(image), list(self.masks.cpu().numpy()), self.prompts, long_side=long_side)
+
+    def to_supervision(self) -> Detections:
+        """Return the masks as `supervision.Detections`: N masks with their tight boxes and scores, all of class 0.
+
+        Masks without a pixel are left out, because a Detections has a box for each. `data["prompt_box_xyxy"]` has the
+        boxes of the prompts, in pixels; NaN for a prompt of points alone.
+
+        Raises:
+            ModelError: supervision is not installed.
+        """
+        try:
+            from supervision import Detections
+        except ImportError as error:
+            raise ModelError("to_supervision needs supervision: pip install 'sam4mllm[supervision]'") from error
+        masks = self.masks.cpu().numpy()
+        kept = [index for index, mask in enumerate(masks) if mask.any()]
+        boxes = [tight_box(encode(masks[index])) for index in kept]
+        prompts = [self.prompts[index].box or (math.nan,) * 4 for index in kept]
+        return Detections(
+            xyxy=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            mask=masks[kept],
+            confidence=self.scores.cpu().numpy()[kept],
+            class_id=np.zeros(len(kept), dtype=int),
+            data={"prompt_box_xyxy": np.array(prompts, dtype=np.float32).reshape(-1, 4)},
+        )
 
 
 def result_of(

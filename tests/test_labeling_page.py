@@ -1,0 +1,58 @@
+"""docs/labeling.md: its commands run in order, with scripted answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam4mllm.cli.main import main
+from sam4mllm.data.brush_rle import to_brush
+from sam4mllm.data.masks import encode
+from sam4mllm.data.reading import read_dataset
+from sam4mllm.pipeline.pipeline import Pipeline
+from tests.cli.scripted import scripted_pipeline
+from tests.data.tiny_datasets import write_image
+from tests.test_readme import commands
+
+PAGE = (Path(__file__).parent.parent / "docs" / "labeling.md").read_text(encoding="utf-8")
+
+
+def write_labels(folder: Path) -> None:
+    """What labelers export: one brush region, and one polygon in labelme."""
+    mask = np.zeros((10, 20), dtype=bool)
+    mask[1:5, 2:8] = True
+    region = {"id": "r", "type": "brushlabels", "original_width": 20, "original_height": 10}
+    region["value"] = {"format": "rle", "rle": to_brush(encode(mask)), "brushlabels": ["left"]}
+    tasks = [{"id": 1, "data": {"image": "photos/a.png"}, "annotations": [{"result": [region]}]}]
+    (folder / "label-studio-export.json").write_text(json.dumps(tasks))
+    write_image(folder / "labelme/a.png", 20, 10)
+    shape = {"label": "left", "points": [[2, 1], [8, 1], [8, 5], [2, 5]], "shape_type": "polygon"}
+    record = {"shapes": [shape], "imagePath": "a.png", "imageHeight": 10, "imageWidth": 20}
+    (folder / "labelme/a.json").write_text(json.dumps(record))
+
+
+def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Pipeline, "from_pretrained", scripted_pipeline)
+    write_image(tmp_path / "photos/a.png", 20, 10)
+    queries = [{"id": name, "image": "photos/a.png", "phrase": name} for name in ("left", "right", "dragon")]
+    Path("queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
+    write_labels(tmp_path)
+    run = [words for words in commands(PAGE) if words[0] == "sam4mllm"]
+    assert [words[1] for words in run] == ["predict", *["export"] * 3, "check", *["convert"] * 3]
+    for words in run:
+        if "annotations.xml" in words:
+            shutil.copy("for-cvat/annotations.xml", "annotations.xml")
+        assert main(words[1:]) == 0, words
+    names = ("corrected", "corrected-cvat", "corrected-labelme")
+    corrected = [read_dataset("jsonl", path=Path(f"{name}.jsonl")) for name in names]
+    assert [[(each.phrase, len(each.objects)) for each in samples] for samples in corrected] == [
+        [("left", 1)],
+        [("left", 1), ("right", 1), ("dragon", 0)],
+        [("left", 1)],
+    ]
+    assert [int(samples[0].mask().sum()) for samples in corrected] == [24, 24, 24]
