@@ -16,13 +16,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from questions import images_and_phrases, same_replies
 from real_size import load_cpu_mllm
-from script import Figures, add_size, parser_of, report
+from script import Figures, add_models, add_size, parser_of, report
 from timing import Row, compare
 
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
@@ -189,15 +188,10 @@ def run(options: argparse.Namespace) -> Figures:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark, and print and write its figures."""
     parser = parser_of(__doc__, real=True)
-    parser.add_argument("--base", default="shapes", help="a model folder or Hub id (default: shapes, the embedded one)")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter on it")
+    add_models(parser)
     add_size(parser, "--questions", "questions, four about an image", default=24, small=12, real=4)
     add_size(parser, "--batch-size", "answers decoded together", default=8, small=8, real=4)
     add_size(parser, "--max-new-tokens", "the longest answer", default=100, small=100)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/bench"), metavar="DIR", help="folder of the random model of --real"
-    )
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
     report(parser, run, arguments)
 
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from plain_code import generate_one, yes_probability
 from questions import images_and_phrases
 from real_size import load_cpu_mllm
-from script import Figures, add_size, parser_of, positive, report
+from script import Figures, add_models, add_size, parser_of, positive, report
 from timing import compare
 
 from sam4mllm.geometry import Box, Grid, SamPrompt
@@ -128,15 +127,10 @@ def run(options: argparse.Namespace) -> Figures:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark, and print and write its figures."""
     parser = parser_of(__doc__, real=True)
-    parser.add_argument("--base", default="shapes", help="a model folder or Hub id (default: shapes, the embedded one)")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter on it")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_models(parser)
     add_size(parser, "--images", "images with a box of 25 points", default=4, small=1, real=1)
     parser.add_argument("--batch-size", type=positive, default=25, metavar="N", help="questions at once (default: 25)")
     add_size(parser, "--max-new-tokens", "the longest answer of round one", default=64, small=48)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/bench"), metavar="DIR", help="for random models (default: runs/bench)"
-    )
     report(parser, run, arguments)
 
 

@@ -20,14 +20,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from plain_code import generate_one, predict_mask
 from questions import ANSWER, FixedAnswers, images_and_phrases
 from real_size import load_cpu_mllm, random_sam
-from script import Figures, add_size, parser_of, positive, report
+from script import Figures, add_models, add_phrases, add_size, parser_of, positive, report
 from segment_anything import SamPredictor
 from timing import Row, compare
 
@@ -187,19 +186,13 @@ def run(options: argparse.Namespace) -> Figures:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark, and print and write its figures."""
     parser = parser_of(__doc__, real=True)
-    parser.add_argument("--base", default="shapes", help="a model folder or Hub id (default: shapes, the embedded one)")
-    parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter on it")
-    parser.add_argument("--checkpoint", default="shapes", help="a SAM's .pth (default: shapes, the embedded one)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_models(parser, checkpoint=True)
     works = ("generate", "single", "predict", "repeated")
     parser.add_argument("--works", nargs="+", choices=works, default=list(works), help="what is timed (default: all)")
     add_size(parser, "--images", "images with several phrases", default=4, small=2, real=1)
-    parser.add_argument("--phrases", type=positive, default=5, metavar="N", help="phrases per image (default: 5)")
+    add_phrases(parser)
     parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="answers at once (default: 8)")
     add_size(parser, "--max-new-tokens", "the longest answer", default=64, small=48, real=40)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/bench"), metavar="DIR", help="for random models (default: runs/bench)"
-    )
     report(parser, run, arguments)
 
 

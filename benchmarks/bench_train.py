@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ import torch
 from PIL import Image
 from questions import images_and_phrases
 from real_size import load_cpu_mllm
-from script import Figures, add_size, parser_of, positive, report
+from script import Figures, add_models, add_phrases, add_size, parser_of, report
 from timing import DifferentResultsError, rows_of, take_turns
 
 from sam4mllm.mllm.loading import Mllm, load_mllm
@@ -220,14 +219,10 @@ def separated(conversations: Sequence[Conversation]) -> list[Conversation]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark, and print and write its figures."""
     parser = parser_of(__doc__, real=True)
-    parser.add_argument("--base", default="shapes", help="a model folder or Hub id (default: shapes, the embedded one)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    add_models(parser, adapter=False)
     add_size(parser, "--images", "images in an epoch", default=16, small=4, real=1)
-    parser.add_argument("--phrases", type=positive, default=5, metavar="N", help="phrases per image (default: 5)")
+    add_phrases(parser)
     add_size(parser, "--batch-images", "images whose phrases share a batch", default=4, small=2, real=1)
-    parser.add_argument(
-        "--work", type=Path, default=Path("runs/bench"), metavar="DIR", help="for random models (default: runs/bench)"
-    )
     report(parser, run, arguments)
 
 

@@ -26,6 +26,7 @@ from timing import Row, machine
 
 from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluation.report import text_table
+from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 
@@ -52,6 +53,24 @@ def parser_of(document: str | None, *, real: bool = False) -> argparse.ArgumentP
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     return parser
+
+
+def add_models(parser: argparse.ArgumentParser, *, adapter: bool = True, checkpoint: bool = False) -> None:
+    """Add --base, --dtype and --work (the folder of random models), --adapter, and --checkpoint for SAM."""
+    parser.add_argument("--base", default="shapes", help="a model folder or Hub id (default: shapes, the embedded one)")
+    if adapter:
+        parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter on it")
+    if checkpoint:
+        parser.add_argument("--checkpoint", default="shapes", help="a SAM's .pth (default: shapes, the embedded one)")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"))
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/bench"), metavar="DIR", help="for random models (default: runs/bench)"
+    )
+
+
+def add_phrases(parser: argparse.ArgumentParser) -> None:
+    """Add --phrases, the number of phrases about an image."""
+    parser.add_argument("--phrases", type=positive, default=5, metavar="N", help="phrases per image (default: 5)")
 
 
 def add_size(
@@ -174,7 +193,7 @@ def _words(value: Any) -> str:
 
 
 def write_json(record: Mapping[str, Any], path: Path | None) -> None:
-    """Write the record to `path` and create its folder; do nothing for None."""
+    """Write the record to `path` (atomically) and create its folder; do nothing for None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        atomic_write_text(path, json.dumps(record, indent=2) + "\n")

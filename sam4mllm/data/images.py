@@ -71,7 +71,7 @@ def load_image(path: str | os.PathLike[str]) -> Rgb:
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Check that `load_image` can load an image file, and return its width and height as `known_size_wh` does.
 
-    All data are decoded, but a JPEG at an eighth of its size, which takes a fraction of the time.
+    All data are decoded, but a JPEG at an eighth of its size, which is faster.
 
     Raises:
         DataError: As `load_image`.
@@ -93,7 +93,7 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
 def open_image(source: Path | IO[bytes]) -> Image.Image:
     """Open an image file of any format that Pillow decodes itself; for EPS it would run Ghostscript."""
     Image.init()
-    # Pillow tries the formats in this order, and some of those before JPEG and PNG in its own take ten times as long.
+    # Pillow tries the formats in this order; in its own, slower ones come before JPEG and PNG.
     others = [name for name in Image.ID if name not in ("EPS", *_USUAL_FORMATS)]
     return Image.open(source, formats=[*_USUAL_FORMATS, *others])
 

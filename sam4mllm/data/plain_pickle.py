@@ -1,7 +1,7 @@
 """Recognition of pickles that the unpickler in C may load: plain data alone, and a memo no larger than the file.
 
-The unpickler in C takes a tenth of the time of the one in Python, but allocates as many memo entries as a pickle
-announces. Here its instructions are checked without carrying them out; a file that is not recognized may be valid.
+The unpickler in C is faster than the one in Python, but allocates as many memo entries as a pickle announces. Here its
+instructions are checked without carrying them out; a file that is not recognized may be valid.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm
 
 if TYPE_CHECKING:
@@ -118,11 +119,13 @@ class CachedRows:
     def allows_unequal(self, count: int) -> bool:
         """Return whether the rows may get different numbers of up to `count` tokens in one pass.
 
-        Padding is fed on the right and moved to the left afterwards. Recurrent states cannot be moved, and a sliding
-        window that is full has lost the tokens that would take the place of padding.
+        Padding is fed on the right and moved to the left afterwards. Recurrent states and tensors of unknown layers
+        cannot be moved, and a sliding window that is full has lost the tokens that would take the place of padding.
         """
         return not any(
-            _is_recurrent(layer) or (_is_sliding(layer) and layer.cumulative_length + count >= layer.sliding_window)
+            _is_recurrent(layer)
+            or (_is_sliding(layer) and layer.cumulative_length + count >= layer.sliding_window)
+            or _unknown_tensors(layer)
             for layer in self.cache.layers
         )
 
@@ -177,7 +180,11 @@ class CachedRows:
 
 
 def join(parts: Sequence[CachedRows]) -> CachedRows:
-    """Return all rows of `parts` as one batch, in their order, left-padded to the length of the longest."""
+    """Return all rows of `parts` as one batch, in their order, left-padded to the length of the longest.
+
+    Raises:
+        ModelError: The model's cache has tensors for which no rule of padding is known.
+    """
     import torch
     from torch.nn.functional import pad
 
@@ -195,6 +202,11 @@ def join(parts: Sequence[CachedRows]) -> CachedRows:
     cache = _shallow_copy(first.cache)
     for number, layer in enumerate(cache.layers):
         layers = [part.cache.layers[number] for part in parts]
+        if unknown := _unknown_tensors(layer):
+            raise ModelError(
+                f"the model's cache has layers of the kind {type(layer).__name__}, whose {', '.join(unknown)} cannot "
+                "be joined with those of other rows; compute one row at once (generation.batch_size: 1, --batch-size 1)"
+            )
         if _has_keys(layer):
             layer.keys = padded((each.keys for each in layers), 2)
             layer.values = padded((each.values for each in layers), 2)
@@ -223,6 +235,19 @@ def _without_padding(inputs: Any) -> Any:
 def _has_keys(layer: Any) -> bool:
     """Return whether a layer of a cache holds keys and values; layers that use those of another layer do not."""
     return getattr(layer, "keys", None) is not None
+
+
+def _unknown_tensors(layer: Any) -> list[str]:
+    """Return the names of a layer's tensors other than keys, values and recurrent states, as those of sparse attention.
+
+    The length of a sliding window is a tensor as well, but the same for all rows.
+    """
+    import torch
+
+    known = ("keys", "values", "conv_states", "recurrent_states", "_sliding_window_tensor")
+    return [
+        name for name, value in vars(layer).items() if name not in known and isinstance(value, torch.Tensor | tuple)
+    ]
 
 
 def _is_sliding(layer: Any) -> bool:

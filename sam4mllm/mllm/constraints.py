@@ -121,20 +121,21 @@ _OF_TOKENIZER: WeakKeyDictionary[Any, dict[object, AnswerConstraints]] = WeakKey
 
 
 def answer_constraints(mllm: Mllm) -> AnswerConstraints:
-    """Return the constraints of a model's answers, the same ones in every call.
+    """Return the constraints of a model's answers, the same ones in every call until tokens are added to its tokenizer.
 
     Raises:
         ModelError: llguidance does not support the tokenizer.
     """
     tokenizer, end_ids, around = mllm.processor.tokenizer, tuple(mllm.end_ids), around_answers(mllm.processor)
     of_tokenizer = _OF_TOKENIZER.setdefault(tokenizer, {})
-    if (end_ids, around) not in of_tokenizer:
-        of_tokenizer[end_ids, around] = AnswerConstraints(tokenizer, end_ids, around)
-    return of_tokenizer[end_ids, around]
+    key = (end_ids, around, len(tokenizer), tuple(tokenizer.all_special_ids))
+    if key not in of_tokenizer:
+        of_tokenizer[key] = AnswerConstraints(tokenizer, end_ids, around)
+    return of_tokenizer[key]
 
 
 def _token_automaton(tokenizer: Any, end_ids: Sequence[int]) -> LLTokenizer:
-    """Return llguidance's form of a tokenizer, which takes about a second for 150,000 tokens."""
+    """Return llguidance's form of a tokenizer."""
     from llguidance.hf import from_tokenizer
 
     try:

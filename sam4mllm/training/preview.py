@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sam4mllm.data.images import as_rgb
+from sam4mllm.data.images import as_rgb, size_wh_of
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
@@ -163,7 +164,9 @@ def _area(conversation: Conversation, recipe: Recipe) -> float:
     """Return the pixels of the image within the recipe's limits; 0 if there is no image."""
     if conversation.image is None:
         return 0.0
-    area = float(as_rgb(conversation.image)[..., 0].size)
+    # Of an image whose size is not found, the error of decoding it names the problem.
+    size_wh = size_wh_of(conversation.image) or as_rgb(conversation.image).shape[:2]
+    area = float(math.prod(size_wh))
     return min(max(area, recipe.model.min_pixels or 0.0), recipe.model.max_pixels or area)
 
 

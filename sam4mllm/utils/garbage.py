@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def paused_garbage_collection() -> Iterator[None]:
     """Collect no cyclic garbage in the block, which otherwise examines the objects again and again as they grow more.
 
-    Reading a file of JSON with millions of values takes half of the time in it. Objects without cycles are freed as
-    usual. Nothing changes if collection is disabled already.
+    This is for reading files of JSON with millions of values. Objects without cycles are freed as usual. Nothing
+    changes if collection is disabled already.
     """
     if not gc.isenabled():
         yield

@@ -248,3 +248,15 @@ def test_delimiters_may_be_any_text(coordinates: Coordinates) -> None:
     for text in written_answers(grammar, SIZE_WH):
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], 1]
         forced_count(constraints(grammar.form(2, 1), SIZE_WH), ids, len(tokenizer))
+
+
+def test_constraints_are_made_again_once_tokens_are_added(tmp_path) -> None:
+    mllm = load_mllm(str(save_tiny_mllm("fast_vlm", tmp_path)))
+    before = answer_constraints(mllm)
+    assert answer_constraints(mllm) is before
+    mllm.processor.tokenizer.add_tokens(["<mark>"])
+    after = answer_constraints(mllm)
+    assert after is not before and after is answer_constraints(mllm)
+    # An ordinary token that becomes a special one is written by its id in grammars.
+    mllm.processor.tokenizer.add_special_tokens({"additional_special_tokens": ["<mark>"]})
+    assert answer_constraints(mllm) is not after

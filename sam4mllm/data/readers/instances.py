@@ -1,7 +1,7 @@
 """COCO's instances.json: the images and annotated objects that refs and phrases refer to by id.
 
-An image or an annotation is validated when it is used, and its polygons are parsed then, so that a file of 200,000
-annotations costs little where few of them are used.
+An image or an annotation is validated when it is used, and its polygons are parsed then, so that those that are not
+used cost little.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parsing of instances.json, in which polygons stay text until they are used.
 
-Nearly all of the file is the numbers of polygons, and RefCOCO refers to a quarter of them: parsing all would take twice
-the time and 400 MB more.
+Nearly all of the file is the numbers of polygons, and most of them belong to objects that no phrase of RefCOCO refers
+to: parsing all would take more time and memory.
 """
 
 from __future__ import annotations

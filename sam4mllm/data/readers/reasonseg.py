@@ -28,7 +28,7 @@ _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"
 
 TARGET = 1
 IGNORED = 255
-# OpenCV walks along edges outside the image too: up to this coordinate a polygon takes 0.05 s, at 2**30 seconds.
+# OpenCV walks along edges outside the image too, for as long as the coordinates are large.
 _MAX_COORDINATE = 2**24
 
 
