@@ -35,7 +35,7 @@ def test_every_shipped_recipe_loads_and_opens_with_its_commands(name: str) -> No
     assert recipe.data.validation is not None
     comment = opening(name)
     commands = [parse(shlex.split(line[4:])[1:]) for line in comment if line.startswith("#   sam4mllm ")]
-    prepared = {"prepare"} if recipe.method.name != "pqpp" else set()
+    prepared = {"prepare"} if recipe.method.name == "ppg" else set()
     assert {"inspect", "train", "evaluate"} | prepared <= {command.subcommand for command in commands}
     for command in commands:
         assert getattr(command, "recipe", name) == name
@@ -95,10 +95,11 @@ def test_the_papers_recipe_has_the_settings_of_its_code() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(name for name in shipped_recipes() if not name.startswith("shapes_")))
-def test_recipes_of_benchmarks_have_a_batch_of_80_and_limit_the_size_of_images(name: str) -> None:
+def test_recipes_of_benchmarks_have_the_papers_batch_and_limit_the_size_of_images(name: str) -> None:
     recipe = load_recipe(name)
     arguments = recipe.training.arguments
-    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 80
+    batch = 64 if name.startswith("nextchat_") else 80
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == batch
     # Without a limit, Qwen's processors give an image of 12 megapixels more than 12,000 tokens.
     expected = {"Qwen/Qwen3": 1024 * 32**2, "Qwen/Qwen2.5": 1280 * 28**2}
     for base, max_pixels in expected.items():
@@ -109,4 +110,23 @@ def test_recipes_of_benchmarks_have_a_batch_of_80_and_limit_the_size_of_images(n
     comment = " ".join(line.removeprefix("# ") for line in opening(name))
     if arguments["per_device_train_batch_size"] > 1:
         assert f"--dry-run` for {arguments['per_device_train_batch_size']} conversations of" in comment
-        assert "training.per_device_train_batch_size=1 training.gradient_accumulation_steps=80." in comment
+        assert f"training.per_device_train_batch_size=1 training.gradient_accumulation_steps={batch}." in comment
+
+
+def test_each_stage_of_nextchat_begins_with_the_merged_model_of_the_one_before() -> None:
+    stages = [load_recipe(f"nextchat_stage{number}_qwen3_vl_8b") for number in (1, 2, 3)]
+    for number, (before, after) in enumerate(pairwise(stages), start=1):
+        assert after.model.base == f"{before.output}-merged"
+        merge = f"#   sam4mllm merge {before.output} -o {after.model.base}"
+        assert merge in opening(f"nextchat_stage{number}_qwen3_vl_8b")
+        # Heads of another number of prompt tokens are refused.
+        assert before.method.sam_tokens == after.method.sam_tokens
+    first, second, third = stages
+    tasks = [{entry.used_task for entry in stage.data.train} for stage in stages]
+    assert tasks == [
+        {"segment", "region-caption", "grounded-caption"},
+        {"segment", "region-caption", "grounded-caption", "chat"},
+        {"segment"},
+    ]
+    assert (first.method.mask_weight, second.method.mask_weight) == (0, 0)
+    assert third.method.train_mask_decoder and third.method.mask_weight == 1
