@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
 .PHONY: install demo demo-full test test-oldest test-newest test-labeling package sbom audit coverage mutation fuzz check static format-check lint types \
-	imports fix clean help
+	imports docs fix clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make mutation  change geometry, masks, metrics, grammar, sampling and scoring, and list the changes that no test notices"
 	@echo "make fuzz      search for texts and files that break the answer parser and the readers, for 20 minutes"
 	@echo "make bench     compare the speed with that of the libraries' own examples, at small sizes, into runs/bench/"
+	@echo "make docs      build the documentation site into runs/site/, and check its links"
 	@echo "make static    check format, lint, types and import layers"
 	@echo "make imports   check the import layers only (import-linter)"
 	@echo "make check     static and test: what a change must pass"
@@ -137,6 +138,9 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 fix: install
 	$(BIN)/ruff check --fix .

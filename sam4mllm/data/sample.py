@@ -67,7 +67,7 @@ class Sample:
             image of more pixels than Pillow opens.
         ValueError: A mask whose size is not the image's.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from pathlib import Path
         >>> from sam4mllm import Box, MaskObject, Sample

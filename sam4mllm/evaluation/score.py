@@ -112,7 +112,7 @@ def score(
             image.
         DataError: The data set cannot be read, or the protocol is unknown or does not fit the data set.
 
-    Example:
+    Examples:
         >>> import json, tempfile
         >>> from sam4mllm.synthetic.writer import write_dataset
         >>> root = Path(tempfile.mkdtemp(), "data")

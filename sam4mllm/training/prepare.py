@@ -155,7 +155,7 @@ def prepare_targets(
             store cannot be used.
         ModelError: The segmenter or the base's processor cannot be loaded.
 
-    Example:
+    Examples:
         >>> from tempfile import TemporaryDirectory
         >>> from sam4mllm.synthetic.writer import write_dataset
         >>> folder = TemporaryDirectory()
