@@ -44,7 +44,7 @@ def cider_d(captions: Sequence[str], references: Sequence[Sequence[str]]) -> lis
     Raises:
         ValueError: As many captions as lists of references are needed, and a reference in each list.
 
-    Example:
+    Examples:
         >>> scores = cider_d(["a red ring", "a cat"], [["A red ring.", "the red ring"], ["the green star"]])
         >>> [round(score, 3) for score in scores]
         [5.396, 0.0]

@@ -17,15 +17,14 @@ from typing import Any, Unpack, cast
 from sam4mllm.data.entry import data_entry
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.reading import read_dialogues, read_with_masks
-from sam4mllm.data.records import file_exists
 from sam4mllm.data.sample import Sample
-from sam4mllm.errors import ArgumentError, DataError
+from sam4mllm.errors import ArgumentError
 from sam4mllm.evaluation.chat import ChatScores, ask_chat, chat_record, chat_report, score_chat
 from sam4mllm.evaluation.report import evaluation_report
 from sam4mllm.evaluation.results import results_record, write_results
 from sam4mllm.evaluation.score import checked_protocol
 from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit, predict_split, score_split
-from sam4mllm.evaluation.suite import DataOptions, Suite, choose_suite
+from sam4mllm.evaluation.suite import DataOptions, Suite, check_some_image, choose_suite, home_of
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.plan import PipelineOptions
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
@@ -111,7 +110,7 @@ def evaluate(
         ModelError: The model cannot be loaded.
         LaunchError: Another job writes to `output`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from sam4mllm.synthetic.writer import write_dataset
         >>> root = Path(tempfile.mkdtemp(), "data")
@@ -125,14 +124,14 @@ def evaluate(
     suite, dialogues = choose_suite(datasets, splits, root, **data_options), _read_chat(chat, chat_images)
     samples = processes.compute_on_machine(partial(read_suite, suite, settings))
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
-    folder = Path(output) if output is not None else suite.default_output(_home(model))
+    folder = Path(output) if output is not None else suite.default_output(home_of(model))
     with folder_lock(folder, "evaluating", subfolders=suite.folders(Path()), active=processes.is_main):
         done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
         answers = ask_chat(pipeline.engine, dialogues, processes) if dialogues else {}
         if not processes.is_main:
             return Evaluation(str(model), suite)
         chat_scores = {name: score_chat(pairs) for name, pairs in answers.items()}
-        record = partial(results_record, pipeline, settings, model, adapter, command)
+        record = partial(results_record, pipeline, {"min_pixels": min_pixels}, model, adapter, command)
         _write_splits(record, done, suite.folders(folder))
         content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
         content |= record(done, home=folder, seconds=time.perf_counter() - start)
@@ -157,12 +156,7 @@ def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
     for entry in suite.entries:
         samples = read_with_masks(entry)
         checked_protocol(samples, dataset=entry.dataset, split=entry.split_name, protocol=settings.protocol)
-        images = dict.fromkeys(sample.image for sample in samples)
-        if not any(map(file_exists, images)):
-            raise DataError(
-                f"{entry.name}: none of its {len(images)} images exists (the first would be "
-                f"{next(iter(images))}); give their folder with --images"
-            )
+        check_some_image(entry, (sample.image for sample in samples))
         by_split.append(samples)
     return by_split
 
@@ -186,11 +180,6 @@ def _read_chat(chat: str | Path | None, images: str | Path | None) -> list[Dialo
     if images is not None:
         raise ArgumentError("chat_images", "has no meaning without chat; set chat to the chat file")
     return []
-
-
-def _home(model: str | Path) -> Path:
-    """Return the folder that results go to by default: the run folder, or one in runs/ with the model's name."""
-    return Path(model) if Path(model).is_dir() else Path("runs") / Path(model).name
 
 
 def _evaluate_splits(

@@ -79,7 +79,7 @@ _DASHES_OR_DOTS = re.compile(r"-{3,4}|\.{4,}")
 def caption_tokens(text: str) -> list[str]:
     """Return the tokens of a caption, in lower case and without punctuation.
 
-    Example:
+    Examples:
         >>> caption_tokens("The man's dog (brown) can't reach the 2 red-white balls.")
         ['the', 'man', "'s", 'dog', '-lrb-', 'brown', '-rrb-', 'ca', "n't", 'reach', 'the', '2', 'red-white', 'balls']
     """

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sam4mllm.evaluation.splits import EvalSettings, EvaluatedSplit
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.runs.file_names import RECIPE, RESULTS
 from sam4mllm.utils.atomic_io import atomic_write_text
@@ -22,13 +21,21 @@ if TYPE_CHECKING:
     from sam4mllm.pipeline.pipeline import Pipeline
 
 
+class ScoredSplit(Protocol):
+    """The results of a split."""
+
+    def to_json(self, home: Path) -> dict[str, Any]:
+        """Return the split's part of results.json, with paths relative to the folder `home`."""
+        ...
+
+
 def results_record(
     pipeline: Pipeline,
-    settings: EvalSettings,
+    settings: Mapping[str, Any],
     model: str | Path,
     adapter: str | Path | None,
     command: Sequence[str],
-    splits: Sequence[EvaluatedSplit],
+    splits: Sequence[ScoredSplit],
     *,
     home: Path,
     seconds: float,
@@ -37,7 +44,7 @@ def results_record(
 
     Args:
         pipeline: The pipeline that answered.
-        settings: How the answers were scored.
+        settings: How the answers were scored, as plain JSON; the keys are keys of the record.
         model: The run folder or base model, as it was named.
         adapter: The adapter, as it was named.
         command: The command line; empty for a call from Python.
@@ -59,7 +66,7 @@ def results_record(
         "recipe": None if recipe is None else recipe.hash(),
         "seed": None if recipe is None else recipe.seed,
         "pipeline": pipeline.identity,
-        "min_pixels": settings.min_pixels,
+        **settings,
         "splits": [split.to_json(home) for split in splits],
     }
 

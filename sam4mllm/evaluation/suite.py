@@ -5,14 +5,15 @@ Only the names of splits are read from the data sets' files here, no samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
 
 from sam4mllm.data.entry import DataEntry, data_entry
 from sam4mllm.data.reading import benchmarks_in, held_out_splits
-from sam4mllm.data.registry import dataset_names, dataset_row, is_generated
+from sam4mllm.data.records import file_exists
+from sam4mllm.data.registry import DATASETS, dataset_names, dataset_row, is_generated
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.evaluation.published import has_benchmark_size
@@ -39,9 +40,9 @@ class Suite:
     entries: tuple[DataEntry, ...]
     named: bool
 
-    def default_output(self, home: Path) -> Path:
-        """Return the default output folder: `home`/evaluate, or the split's folder in it if one split was named."""
-        folder = home / "evaluate"
+    def default_output(self, home: Path, name: str = "evaluate") -> Path:
+        """Return the default output folder: `home`/`name`, or the split's folder in it if one split was named."""
+        folder = home / name
         return _split_folder(folder, self.entries[0]) if self.named else folder
 
     def folders(self, output: Path) -> list[Path]:
@@ -58,7 +59,7 @@ def choose_suite(
     """Choose the splits to evaluate.
 
     Args:
-        datasets: Names of data sets; "all" is every benchmark under `root`; one of jsonl, coco and hub is custom data.
+        datasets: Names of data sets; "all" is every benchmark under `root`; those with a `path` are named alone.
         splits: Names of splits; none for every split that is not for training. Under "all", a data set that lacks one
             of them is evaluated on the others.
         root: The folder that holds the data sets' folders; custom data has a `path` in its place.
@@ -69,9 +70,9 @@ def choose_suite(
         DataError: Nothing to evaluate; options that do not fit the data sets; files that are missing or malformed.
     """
     datasets, splits = ([value] if isinstance(value, str) else list(value) for value in (datasets, splits))
-    if custom := set(datasets).intersection(dataset_names("custom")):
+    if with_path := [name for name in datasets if name in DATASETS and "path" in DATASETS[name].needs]:
         if len(datasets) > 1 or len(splits) > 1:
-            raise DataError(f"{min(custom)} is evaluated alone; name one data set and at most one split")
+            raise DataError(f"{min(with_path)} is evaluated alone; name one data set and at most one split")
         split = splits[0] if splits else None
         return Suite((data_entry(datasets[0], root=root, split=split, **options),), named=True)
     names = ", ".join(datasets)
@@ -95,6 +96,25 @@ def is_comparable(entry: DataEntry, samples: Sequence[Sample], protocol: str | N
     images = len({sample.image for sample in samples})
     same_size = has_benchmark_size(entry.row.published, entry.split_name, len(samples), images)
     return usual and same_size and not is_generated(entry.root)
+
+
+def check_some_image(entry: DataEntry, images: Iterable[Path]) -> None:
+    """Check that an image of a split exists, before a model is loaded, because predictions take hours.
+
+    Raises:
+        DataError: None of them exists.
+    """
+    paths = dict.fromkeys(images)
+    if not any(map(file_exists, paths)):
+        raise DataError(
+            f"{entry.name}: none of its {len(paths)} images exists (the first would be "
+            f"{next(iter(paths))}); give their folder with --images"
+        )
+
+
+def home_of(model: str | Path) -> Path:
+    """Return the folder that results go to by default: the run folder, or one in runs/ with the model's name."""
+    return Path(model) if Path(model).is_dir() else Path("runs") / Path(model).name
 
 
 def _choose_benchmarks(datasets: Sequence[str], splits: Sequence[str], root: Path, options: DataOptions) -> Suite:

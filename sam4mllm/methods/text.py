@@ -121,7 +121,7 @@ def region_text(method: Method, text: str, boxes: Sequence[Box], size_wh: tuple[
     Raises:
         ValueError: As many boxes as regions are needed.
 
-    Example:
+    Examples:
         >>> from sam4mllm.methods.ppg import Ppg
         >>> region_text(Ppg(0, 0, grid=1000, phrases=5), "What is at <region>?", [Box(10, 10, 30, 30)], (100, 50))
         'What is at [100,200,300,600]?'
@@ -146,7 +146,7 @@ def mark_text(
             reading order.
         size_wh: The image's size in pixels.
 
-    Example:
+    Examples:
         >>> from sam4mllm.methods.ppg import Ppg
         >>> ring = MaskObject("ring", None, Box(10, 10, 30, 30))
         >>> mark_text(Ppg(0, 0, grid=1000, phrases=5), "A red ring.", [(10, [ring])], (100, 50))
@@ -162,7 +162,7 @@ def parse_text(method: Method, reply: Reply, size_wh: tuple[int, int]) -> TextAn
     Boxes with numbers beyond the grid stay in the text. White space before a mark is removed with it, and so are spaces
     and semicolons between two marks.
 
-    Example:
+    Examples:
         >>> from sam4mllm.methods.ppg import Ppg
         >>> answer = parse_text(Ppg(0, 0, grid=1000, phrases=5), Reply("A red ring [100,200,300,600]."), (1000, 1000))
         >>> answer.text, answer.marks[0].end, answer.marks[0].box

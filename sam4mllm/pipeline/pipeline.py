@@ -31,6 +31,7 @@ from sam4mllm.pipeline.votes import ask_votes, check_votes, segment_votes
 from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.segmenters.base import Embeddings, Segmenter
+from sam4mllm.segmenters.fake import NoSegmenter
 from sam4mllm.utils.memory import DeviceBatch
 from sam4mllm.utils.side_stream import SideStream
 
@@ -71,7 +72,7 @@ class Pipeline:
             require_scoring_engine(engine)
         if method.needs_locations:
             require_locating_engine(engine)
-        if method.needs_prompt_tokens:
+        if method.needs_prompt_tokens and not isinstance(segmenter, NoSegmenter):
             _check_prompt_tokens(engine, segmenter)
         if image_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {image_batch=}, {max_new_tokens=}")
@@ -176,7 +177,7 @@ class Pipeline:
             DataError: An image cannot be read.
             TypeError: The arguments are neither an image with a phrase nor pairs.
 
-        Example:
+        Examples:
             >>> import tempfile
             >>> from sam4mllm.synthetic.writer import write_dataset
             >>> root = Path(tempfile.mkdtemp(), "data")

@@ -1,9 +1,13 @@
-"""BoxSegmenter: a segmenter without weights whose mask is the box of the prompt, for tests (`sam4mllm.testing`)."""
+"""Segmenters without weights: one whose mask is the box of the prompt, for tests, and one that takes no prompts.
+
+`sam4mllm.testing` exports BoxSegmenter.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -80,3 +84,32 @@ class BoxSegmenter(Segmenter):
         width, height = size_wh
         identity = torch.eye(self.side)
         return Upsampling(identity[:height], identity[:width])
+
+
+class NoSegmenter(Segmenter):
+    """Takes the place of a segmenter in a pipeline that is asked for boxes or text alone.
+
+    Args:
+        device: The device of the pipeline.
+    """
+
+    fingerprint = "none"
+
+    def __init__(self, device: str | torch.device) -> None:
+        self.device = torch.device(device)
+
+    def embed(self, images: Sequence[npt.NDArray[np.uint8]]) -> NoReturn:
+        """Raise: there is nothing to embed for."""
+        raise _without_segmenter()
+
+    def decode_points(self, *arguments: object, **options: object) -> NoReturn:
+        """Raise: there is nothing to decode with."""
+        raise _without_segmenter()
+
+    def upsampling(self, size_wh: tuple[int, int]) -> NoReturn:
+        """Raise: there are no masks."""
+        raise _without_segmenter()
+
+
+def _without_segmenter() -> NotImplementedError:
+    return NotImplementedError("this pipeline was loaded without a segmenter, for boxes and text alone")

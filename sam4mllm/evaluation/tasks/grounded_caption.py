@@ -112,7 +112,7 @@ def marked_phrases(text: str, marks: Sequence[tuple[int, Box]]) -> tuple[MarkedP
     A phrase begins behind the previous phrase or the last punctuation mark before it. Several boxes at one position are
     those of one phrase.
 
-    Example:
+    Examples:
         >>> marked_phrases("A red ring, on a star.", [(10, Box(0, 0, 2, 2)), (21, Box(1, 1, 9, 9))])[1].phrase
         'on a star'
     """
