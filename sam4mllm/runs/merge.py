@@ -12,9 +12,11 @@ from typing import Any
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import DType, Mllm, load_mllm
+from sam4mllm.mllm.location_weights import save_model
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.atomic_io import writing
 from sam4mllm.utils.folder_lock import folder_lock
+from sam4mllm.utils.hub import MASK_DECODER
 
 
 def merge(run: str | Path | RunFolder, output: str | Path, *, dtype: DType = "auto", device: str = "cpu") -> RunFolder:
@@ -55,8 +57,10 @@ def _write_merged(model: Any, processor: Any, run: RunFolder, target: Path) -> N
     shutil.rmtree(unfinished.path, ignore_errors=True)
     unfinished.path.mkdir(parents=True)
     with writing(unfinished.path):
-        model.save_pretrained(unfinished.path)
+        save_model(model, unfinished.path)
         processor.save_pretrained(unfinished.path)
+        if (run.path / MASK_DECODER).is_file():
+            shutil.copyfile(run.path / MASK_DECODER, unfinished.path / MASK_DECODER)
     recipe = run.recipe
     settings = recipe.model.model_copy(update={"dtype": "auto", "quantization": None})
     unfinished.write_settings(recipe.model_copy(update={"model": settings}), run.method)

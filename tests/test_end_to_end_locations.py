@@ -1,0 +1,117 @@
+"""pix2emb through all stages by the command line, on tiny random models: each subcommand reads the output before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam4mllm.cli.main import main
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
+from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
+
+RECIPE = """
+output: {home}/run
+model: {{base: {home}/base}}
+segmenter: {{checkpoint: {home}/sam.pth}}
+data:
+  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
+  validation: {{dataset: refcoco, root: {home}/data, split: val}}
+method: pix2emb
+lora: {{r: 2}}
+training:
+  max_steps: 12
+  learning_rate: 1e-2
+  lr_scheduler_type: constant
+  per_device_train_batch_size: 2
+  validate: {{every_steps: 6, samples: 2}}
+generation: {{max_new_tokens: 6}}
+"""
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("locations")
+    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
+    save_tiny_sam(folder / "sam.pth")
+    data = folder / "data"
+    numbers = range(1, 5)
+    write_instances(
+        data / "refcoco",
+        [image_record(number, 60, 40) for number in numbers],
+        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
+    )
+    splits = {1: "train", 2: "train", 3: "train", 4: "val"}
+    write_refs(data / "refcoco", [ref(n, 10 * n, n, splits[n], f"thing {n}", "the only thing") for n in numbers])
+    write_noise(data, numbers)
+    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Path:
+    assert main(["train", str(home / "recipe.yaml"), *CPU]) == 0
+    return home / "run"
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_inspect_and_dry_run_need_no_targets(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = str(home / "recipe.yaml")
+    assert main(["prepare", recipe, *CPU]) == 2
+    assert "pix2emb is trained without SAM's targets; nothing to prepare, run train" in capsys.readouterr().err
+    assert main(["inspect", recipe, *CPU]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert "&lt;location&gt;" in page and "thing 2" in page
+    assert main(["train", recipe, "--dry-run", "--json", "-"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"]["name"] == "pix2emb" and report["phrases"] == 6
+
+
+def test_train_evaluate_calibrate_merge_and_predict(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads((run / "method.json").read_text()) == {
+        "name": "pix2emb",
+        "prompt": "both",
+        "sam_tokens": 1,
+        "phrases": 5,
+        "packing": "isolated",
+    }
+    assert RunFolder.open(run).log.validations().keys() == {6, 12}
+    data = ["--dataset", "refcoco", "--root", str(home / "data"), "--split", "val"]
+    assert main(["evaluate", str(run), *data, *CPU, "--baseline", "box", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 2
+    answered = lines_of(run / "evaluate/refcoco-val")
+    assert [(line["status"], line["answer"]) for line in answered] == [("ok", "<location>")] * 2
+    boxes = [line["objects"][0]["box_xyxy"] for line in answered]
+    assert all(0 <= x1 <= x2 <= 60 and 0 <= y1 <= y2 <= 40 for x1, y1, x2, y2 in boxes)
+    assert main(["calibrate", str(run), *data, *CPU]) == 0
+
+    assert main(["predict", str(run), *data, *CPU, "--batch-size", "1", "--output", str(home / "one_by_one")]) == 0
+    one_by_one = lines_of(home / "one_by_one")
+    assert [line["answer"] for line in one_by_one] == [line["answer"] for line in answered]
+    for line, box in zip(one_by_one, boxes, strict=True):
+        assert line["objects"][0]["box_xyxy"] == pytest.approx(box, abs=1e-3)
+
+    assert main(["merge", str(run), "--output", str(home / "merged"), "--dtype", "float32"]) == 0
+    assert main(["evaluate", str(home / "merged"), *data, *CPU]) == 0
+    merged = lines_of(home / "merged/evaluate/refcoco-val")
+    assert [line["answer"] for line in merged] == [line["answer"] for line in answered]
+    for line, box in zip(merged, boxes, strict=True):
+        assert line["objects"][0]["box_xyxy"] == pytest.approx(box, abs=1e-3)
+
+
+def test_a_server_and_votes_are_refused_in_one_line(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(next((home / "data").rglob("*.jpg")))
+    for option, reason in (
+        (["--server", "http://127.0.0.1:9/v1"], "which a server does not return; run the model in this process"),
+        (["--votes", "3"], "votes are for methods whose answers are plain text"),
+    ):
+        assert main(["segment", str(run), image, "thing", *CPU, *option]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert reason in line
