@@ -15,8 +15,10 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.pipeline.pipeline import Pipeline
 from tests.cli.scripted import scripted_pipeline
+from tests.cli.serving import run_while_serving
 from tests.data.tiny_datasets import write_image
-from tests.test_readme import commands
+from tests.labeling.servers import ask
+from tests.test_readme import blocks, commands
 
 PAGE = (Path(__file__).parent.parent / "docs" / "labeling.md").read_text(encoding="utf-8")
 
@@ -35,6 +37,11 @@ def write_labels(folder: Path) -> None:
     (folder / "labelme/a.json").write_text(json.dumps(record))
 
 
+def check_setup(port: int, body: object) -> None:
+    """The page's configuration is accepted."""
+    assert ask(port, "POST", "/setup", body) == (200, {"model_version": "demo"})
+
+
 def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "from_pretrained", scripted_pipeline)
@@ -43,10 +50,16 @@ def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.Monk
     Path("queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     write_labels(tmp_path)
     run = [words for words in commands(PAGE) if words[0] == "sam4mllm"]
-    assert [words[1] for words in run] == ["predict", *["export"] * 3, "check", *["convert"] * 3]
+    subcommands = ["predict", *["export"] * 3, "label-studio", "check", *["convert"] * 3]
+    assert [words[1] for words in run] == subcommands
     for words in run:
         if "annotations.xml" in words:
             shutil.copy("for-cvat/annotations.xml", "annotations.xml")
+        if words[1] == "label-studio":
+            (config,) = blocks(PAGE, "xml")
+            body = {"schema": config, "project": "1.2"}
+            assert run_while_serving(words[2:], lambda port, body=body: check_setup(port, body), monkeypatch) == 0
+            continue
         assert main(words[1:]) == 0, words
     names = ("corrected", "corrected-cvat", "corrected-labelme")
     corrected = [read_dataset("jsonl", path=Path(f"{name}.jsonl")) for name in names]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,23 +18,55 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from sam4mllm.data.brush_rle import to_brush
 from sam4mllm.data.readers.label_studio import GENERIC_LABEL
+from sam4mllm.data.records import shorten
+from sam4mllm.errors import DataError
 from sam4mllm.export.formats import ExportOptions
-from sam4mllm.export.instances import ImageInstances, Instance, PhraseInstances, phrases_of, unique_names
+from sam4mllm.export.instances import ImageInstances, PhraseInstances, phrases_of, unique_names
 
 MODEL_VERSION = "sam4mllm"
 IMAGE, MASK, TEXT = "image", "mask", "phrase"
 """The names of the image, of the labels and of the regions' text in the configuration that is written."""
 
 
+@dataclass(frozen=True, slots=True)
+class RegionNames:
+    """The names in the configuration of a project that regions refer to.
+
+    image, mask: the image and its brush labels.
+    text: the text of regions (a `TextArea` with `perRegion`); None if there is none.
+    labels: the labels; None if any text may be a label.
+    """
+
+    image: str = IMAGE
+    mask: str = MASK
+    text: str | None = None
+    labels: frozenset[str] | None = None
+
+    def label_of(self, phrase: str) -> str:
+        """Return the label of a phrase's regions: the phrase, or `object` if it is not a label.
+
+        Raises:
+            DataError: Neither is a label.
+        """
+        if self.labels is None or phrase in self.labels:
+            return phrase
+        if GENERIC_LABEL not in self.labels:
+            raise DataError(
+                f"the labeling configuration has neither the label {shorten(phrase)} nor {GENERIC_LABEL!r}; add one"
+            )
+        return GENERIC_LABEL
+
+
 def write(images: Sequence[ImageInstances], output: Path, options: ExportOptions) -> None:
     """Write the files to the folder."""
+    names = RegionNames(text=TEXT, labels=frozenset([GENERIC_LABEL])) if options.as_attribute else RegionNames()
     tasks = [
         {
             "data": {
                 "image": options.url_prefix + quote(name.as_posix()),
                 "phrases": list(dict.fromkeys(phrase.phrase for phrase in image.phrases)),
             },
-            "predictions": [prediction(image.phrases, image.size_wh, options.as_attribute)],
+            "predictions": [prediction(image.phrases, image.size_wh, names, MODEL_VERSION)],
         }
         for image, name in zip(images, unique_names(images), strict=True)
     ]
@@ -43,42 +76,35 @@ def write(images: Sequence[ImageInstances], output: Path, options: ExportOptions
 
 
 def prediction(
-    phrases: Iterable[PhraseInstances],
-    size_wh: tuple[int, int],
-    as_attribute: bool,
-    names: tuple[str, str, str] | None = None,
+    phrases: Iterable[PhraseInstances], size_wh: tuple[int, int], names: RegionNames, model_version: str
 ) -> dict[str, Any]:
-    """Return a prediction of one image: a brush region for each instance, and the mean of their scores.
+    """Return a prediction of one image of `size_wh` pixels: a brush region for each instance, and their mean score.
 
-    Args:
-        phrases: The phrases with their instances.
-        size_wh: The size of the image.
-        as_attribute: Whether the phrase is the text of a region, with the label `object`, or the label.
-        names: The names in the project's configuration of the image, the brush labels and the text of regions; None for
-            those of `labeling_config`.
+    Raises:
+        DataError: The configuration has no label for a phrase.
     """
-    image, mask, text = names or (IMAGE, MASK, TEXT)
     result: list[dict[str, Any]] = []
     scores: list[float] = []
     for phrase in phrases:
+        label = names.label_of(phrase.phrase)
         for number, instance in enumerate(phrase.instances):
             digest = hashlib.sha256(f"{phrase.id}\n{phrase.phrase}\n{number}".encode()).hexdigest()[:10]
             common = {
                 "id": digest,
-                "to_name": image,
+                "to_name": names.image,
                 "original_width": size_wh[0],
                 "original_height": size_wh[1],
                 "image_rotation": 0,
                 **({} if instance.score is None else {"score": instance.score}),
             }
-            label = GENERIC_LABEL if as_attribute else phrase.phrase
             value = {"format": "rle", "rle": to_brush(instance.rle), "brushlabels": [label]}
-            result.append({**common, "from_name": mask, "type": "brushlabels", "value": value})
-            if as_attribute:
-                result.append({**common, "from_name": text, "type": "textarea", "value": {"text": [phrase.phrase]}})
-            scores += _score(instance)
+            result.append({**common, "from_name": names.mask, "type": "brushlabels", "value": value})
+            if label == GENERIC_LABEL and names.text is not None:
+                text = {"text": [phrase.phrase]}
+                result.append({**common, "from_name": names.text, "type": "textarea", "value": text})
+            scores += [] if instance.score is None else [instance.score]
     mean = {"score": sum(scores) / len(scores)} if scores else {}
-    return {"model_version": MODEL_VERSION, "result": result, **mean}
+    return {"model_version": model_version, "result": result, **mean}
 
 
 def labeling_config(images: Sequence[ImageInstances], as_attribute: bool) -> str:
@@ -92,7 +118,3 @@ def labeling_config(images: Sequence[ImageInstances], as_attribute: bool) -> str
         SubElement(view, "TextArea", name=TEXT, toName=IMAGE, perRegion="true", editable="true")
     indent(view)
     return tostring(view, encoding="unicode")
-
-
-def _score(instance: Instance) -> list[float]:
-    return [] if instance.score is None else [instance.score]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree.ElementTree import Element, ParseError, fromstring
+from xml.etree.ElementTree import Element
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from sam4mllm.data.readers.instances import image_path
 from sam4mllm.data.records import check_not_empty, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import Sample
+from sam4mllm.data.xml_text import parse_xml
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from sam4mllm.utils.paths import with_start
@@ -71,12 +72,7 @@ def _parse(path: Path) -> Element:
     head = content[:HEAD_BYTES]
     if not head.lstrip().startswith(b"<") and (kind := wrong_kind(head)):
         raise DataError(f"{path}: {kind} (CVAT's XML was expected)")
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise DataError(f"{path}: defines entities, which CVAT does not write; export the task again")
-    try:
-        root = fromstring(content)
-    except ParseError as error:
-        raise DataError(f"{path}: must be XML: {error}") from error
+    root = parse_xml(content, str(path))
     if root.tag != "annotations" or root.find("track") is not None:
         found = "tracks of a video" if root.tag == "annotations" else f"the element {root.tag!r}"
         raise DataError(f"{path}: holds {found}; export the task as CVAT for images 1.1")

@@ -98,7 +98,7 @@ def test_broken_shapes_are_refused(shape: str, message: str, read: Read) -> None
 
 def test_files_of_other_content_are_refused(read: Read, tmp_path: Path) -> None:
     entity = '<!DOCTYPE a [<!ENTITY b "c">]>'
-    with pytest.raises(DataError, match="defines entities"):
+    with pytest.raises(DataError, match="defines a document type or entities"):
         read(RING, beginning=entity)
     with pytest.raises(DataError, match="leaves the folder of the images"):
         read(RING, name="../a.png")
