@@ -19,6 +19,7 @@ from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.licenses import license_lines
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
@@ -134,7 +135,7 @@ def _open_run(recipe: Recipe, mixture: Mixture, processes: DistributedContext) -
     if not is_finished:
         if processes.is_main:
             run.write_leakage(mixture.leakage())
-        for line in mixture.leakage_lines():
+        for line in [*license_lines(recipe), *mixture.leakage_lines()]:
             logger.info("%s", line)
         for note in mixture.notes():
             logger.warning("note: %s", note)

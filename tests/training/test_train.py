@@ -132,6 +132,7 @@ def test_an_image_of_the_validation_split_is_left_out_of_training(recipe, tmp_pa
         "by": {"file": 0, "coco id": 0, "content": 1},
     }
     assert "leakage filter: reasonseg train: removed 1 phrases about 1 images" in caplog.messages
+    assert any(each.startswith("license of the data ReasonSeg: none stated") for each in caplog.messages)
     assert "3 phrases and 0 chats in 3 conversations" in caplog.messages
 
 
