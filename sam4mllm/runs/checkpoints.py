@@ -156,7 +156,7 @@ class Checkpoints:
         unfinished = folder.with_name(f"unfinished-{folder.name}")
         shutil.rmtree(unfinished, ignore_errors=True)
         with writing(unfinished):
-            model.save_pretrained(unfinished, state_dict=weights)
+            save_adapter(model, unfinished, weights)
         atomic_write_text(unfinished / VALIDATION, json.dumps({"step": step, "ciou": ciou}) + "\n")
         write_calibration(unfinished, calibration)
         if folder.exists():
@@ -171,6 +171,17 @@ class Checkpoints:
         for other, folder in numbered_folders(self.folder, _BEST):
             if other > step:
                 remove_folder(folder)
+
+
+def save_adapter(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write the adapter of `model` to `folder`, and a mask decoder that is trained with it beside it.
+
+    `weights` is as in `Checkpoints.save_best`.
+    """
+    from sam4mllm.segmenters.mask_decoder import save_mask_decoder
+
+    model.save_pretrained(folder, state_dict=weights)
+    save_mask_decoder(model, folder)
 
 
 def write_calibration(folder: Path, calibration: Calibration | None) -> None:

@@ -1,6 +1,7 @@
 """RunFolder: the output of a training run, with all files that inference needs.
 
     adapter_config.json, adapter_model.safetensors   the adapter, as peft saves it; written when training ends
+    mask_decoder.safetensors                         SAM's mask decoder, if the run trained it
     processor and tokenizer files                    as the base's processor saves them
     recipe.yaml                                      every setting of the run, with defaults
     method.json                                      the method that asks the model: `Method.settings()`
@@ -31,7 +32,7 @@ from sam4mllm.recipe.compare import differences, is_longer
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration
-from sam4mllm.runs.checkpoints import Checkpoints, write_calibration
+from sam4mllm.runs.checkpoints import Checkpoints, save_adapter, write_calibration
 from sam4mllm.runs.file_names import (
     CALIBRATION,
     LEAKAGE,
@@ -41,7 +42,7 @@ from sam4mllm.runs.file_names import (
     VERSIONS,
 )
 from sam4mllm.utils.atomic_io import atomic_write_text, writing
-from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_CONFIG
+from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MASK_DECODER, MODEL_CONFIG
 from sam4mllm.utils.versions import versions
 
 
@@ -234,13 +235,16 @@ class RunFolder:
         shutil.rmtree(source, ignore_errors=True)
         with writing(source):
             if best is None:
-                model.save_pretrained(source, state_dict=weights)
+                save_adapter(model, source, weights)
             else:
                 shutil.copytree(best[2], source)
         if (source / CALIBRATION).is_file():
             os.replace(source / CALIBRATION, self.path / CALIBRATION)
         else:
             self.write_calibration(None)
+        (self.path / MASK_DECODER).unlink(missing_ok=True)
+        if (source / MASK_DECODER).is_file():
+            os.replace(source / MASK_DECODER, self.path / MASK_DECODER)
         os.replace(source / ADAPTER_WEIGHTS, self.path / ADAPTER_WEIGHTS)
         config = (source / ADAPTER_CONFIG).read_text(encoding="utf-8")
         shutil.rmtree(source)

@@ -16,23 +16,21 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sam4mllm.errors import ModelError
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.segmenters.embedding_cache import EmbeddingCache
 from sam4mllm.segmenters.segment_anything import SegmentAnything
-
-MASK_DECODER = "mask_decoder.safetensors"
-"""The name of the file of a trained mask decoder in the folder of an adapter."""
+from sam4mllm.utils.hub import MASK_DECODER
 
 
 class MaskTrainer(nn.Module):
     """A copy of a segmenter's mask decoder, in float32, whose masks are differentiable by prompt tokens and weights.
 
     Attributes:
-        decoder: The copy. Its weights require gradients only with `trained`.
+        decoder: The copy. Its weights require gradients only if it `is_trained`.
         side: The rows and columns of its logits.
 
     Args:
@@ -52,6 +50,7 @@ class MaskTrainer(nn.Module):
                 f"{plain.name}: give a .pth file, or set method.prompt: box"
             )
         self.decoder = copy.deepcopy(plain.sam.mask_decoder).float().requires_grad_(trained)
+        self.is_trained = trained
         self.side = 4 * int(plain.sam.prompt_encoder.image_embedding_size[0])
         # In a tuple the segmenter's modules are no modules of this one, so that they are neither moved nor saved.
         self._frozen = (plain,)
@@ -147,3 +146,22 @@ def with_mask_decoder(segmenter: Segmenter, weights: Path | Mapping[str, torch.T
     sam: Any = copy.copy(segmenter.sam)
     sam._modules = {**segmenter.sam._modules, "mask_decoder": decoder}
     return SegmentAnything(sam, segmenter.device, segmenter.dtype)
+
+
+def as_trained(segmenter: Segmenter, model: nn.Module) -> Segmenter:
+    """Return the segmenter with the mask decoder that is trained as a part of `model`; itself if there is none."""
+    decoder = _trained_decoder(model)
+    return segmenter if decoder is None else with_mask_decoder(segmenter, decoder.state_dict())
+
+
+def save_mask_decoder(model: nn.Module, folder: Path) -> None:
+    """Write the mask decoder that is trained as a part of `model` to `folder`; nothing if there is none."""
+    decoder = _trained_decoder(model)
+    if decoder is not None:
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in decoder.state_dict().items()}
+        save_file(weights, folder / MASK_DECODER)
+
+
+def _trained_decoder(model: nn.Module) -> nn.Module | None:
+    trained = [module for module in model.modules() if isinstance(module, MaskTrainer) and module.is_trained]
+    return trained[0].decoder if trained else None

@@ -15,13 +15,14 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
 from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.training.loss_parts import PARTS, TEXT_LOSS
 from sam4mllm.training.validation import Validation
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.progress import Advance
 
 logger = logging.getLogger(__name__)
 
-_LOGGED = ("loss", "learning_rate", "grad_norm")
+_LOGGED = ("loss", "learning_rate", "grad_norm", TEXT_LOSS, *PARTS)
 
 
 class DisableVisionInputGrads(TrainerCallback):

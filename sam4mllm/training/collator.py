@@ -12,7 +12,7 @@ image, and then the other tokens of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ import torch
 from sam4mllm.errors import DataError, ModelError
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.location_passes import check_markers
 from sam4mllm.mllm.shared_prefix import common_length
-from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.prompts.conversation import LOCATION_TOKEN, Conversation
+from sam4mllm.training.batch_locations import LOCATIONS, BatchLocations, LocatedToken, located_tokens
 from sam4mllm.training.isolation import BRANCH_IDS, POSITIONS
 
 IGNORED = -100
@@ -36,10 +38,12 @@ class Collator:
 
     The first three are (B, T) int64, padded on the right. Floating-point tensors are cast to the model's dtype.
     `labels` is IGNORED everywhere but on the supervised answers. If a conversation has several branches, the batch also
-    has the tensors of `training.isolation`, for a model prepared by `isolate_branches`.
+    has the tensors of `training.isolation`, for a model prepared by `isolate_branches`. If turns have locations, it has
+    `BatchLocations` under the name LOCATIONS, which the caller removes.
 
     Raises:
-        DataError: (when called) An image cannot be read, or a conversation has no supervised answer.
+        DataError: (when called) An image cannot be read, a conversation has no supervised answer, or a text has the
+            location token where its turn has no location.
         ModelError: (when called) The answers cannot be located in the text that the chat template renders.
     """
 
@@ -47,8 +51,10 @@ class Collator:
         self._processor = mllm.processor
         self._end_ids = mllm.end_ids
         self._dtype = mllm.dtype
+        self._location_id = mllm.location_id
 
     def __call__(self, conversations: Sequence[Conversation]) -> dict[str, Any]:
+        check_markers(self._processor, [each for each in conversations if _has_only_markers(each)])
         # The processor gets the first branch of each conversation, so that each image is processed once.
         inputs = model_inputs(
             self._processor,
@@ -65,23 +71,31 @@ class Collator:
         }
         if any(len(conversation.branch_starts) > 1 for conversation in conversations):
             batch.update(_branch_tensors(sequences, batch, self._processor.tokenizer.pad_token_id))
+        if any(each.locations for each in sequences):
+            images = [conversation.image for conversation in conversations]
+            batch[LOCATIONS] = BatchLocations.of([each.locations for each in sequences], images)
         return {**batch, "labels": _padded([each.labels for each in sequences], IGNORED)}
 
     def _sequence(self, conversation: Conversation, ids: list[int]) -> _Sequence:
         """Return the sequence of a conversation, of whose first branch the tokens are `ids`."""
         branches = conversation.branches
         ids_of_branches = [ids, *branch_ids(branches, ids, self._processor)]
-        labels, first_answers = [], []
+        labels, located, first_own = [], [], []
         for branch, branch_tokens in zip(branches, ids_of_branches, strict=True):
             spans = answer_spans(branch, branch_tokens, self._processor)
             labels.append(label_row(branch, branch_tokens, spans, self._end_ids))
-            first_answers.append(min((start for start, end in spans if end), default=len(branch_tokens)))
+            located.append(located_tokens(branch, branch_tokens, self._processor, self._location_id))
+            # The token before an answer predicts its first one, so it belongs to the branch; so do regions, because
+            # equal tokens may mean different boxes.
+            starts = [start - 1 for start, end in spans if end]
+            first_own.append(min([*starts, *(token.index for token in located[-1])], default=len(branch_tokens) - 1))
         shared = len(ids)
         if len(branches) > 1:
-            # The token before an answer predicts its first one, so it belongs to the branch.
-            shared = min(*(common_length(ids, each) for each in ids_of_branches), min(first_answers) - 1)
+            shared = min(*(common_length(ids, each) for each in ids_of_branches), *first_own)
         sequence = _Sequence(ids[:shared], labels[0][:shared], [0] * shared, list(range(shared)))
         for number, (branch_tokens, branch_labels) in enumerate(zip(ids_of_branches, labels, strict=True), start=1):
+            moved = len(sequence.ids) - shared
+            sequence.locations.extend(replace(token, index=token.index + moved) for token in located[number - 1])
             sequence.ids.extend(branch_tokens[shared:])
             sequence.labels.extend(branch_labels[shared:])
             sequence.branches.extend([number] * (len(branch_tokens) - shared))
@@ -91,12 +105,22 @@ class Collator:
 
 @dataclass(frozen=True, slots=True)
 class _Sequence:
-    """One row of a batch without padding: token ids, labels, and the branch and position of each token."""
+    """One row of a batch without padding: token ids, labels, branch and position of each token, and locations."""
 
     ids: list[int]
     labels: list[int]
     branches: list[int]
     positions: list[int]
+    locations: list[LocatedToken] = field(default_factory=list)
+
+
+def _has_only_markers(conversation: Conversation) -> bool:
+    """Return whether all locations are those of location tokens, and not of boxes in text."""
+    return all(
+        turn.text.startswith(LOCATION_TOKEN, location.start)
+        for turn in conversation.turns
+        for location in turn.locations
+    )
 
 
 def _branch_tensors(sequences: Sequence[_Sequence], batch: dict[str, Any], pad_id: int) -> dict[str, torch.Tensor]:

@@ -32,7 +32,15 @@ def rewind(run: RunFolder, world_size: int, total: int, *, only_unfinished: bool
 
 
 def load_adapter(model: Any, checkpoint: Path) -> None:
-    """Load the adapter of a checkpoint into a model that has an adapter of the same shape."""
+    """Load the adapter of a checkpoint into a model that has an adapter of the same shape.
+
+    The weights of the losses of locations that are attached to the model are loaded, too.
+    """
     from peft import load_peft_weights, set_peft_model_state_dict
 
+    from sam4mllm.training.location_losses import LocationLosses
+
     set_peft_model_state_dict(model, load_peft_weights(str(checkpoint), device="cpu"))
+    for module in model.modules():
+        if isinstance(module, LocationLosses):
+            module.load(checkpoint)

@@ -19,7 +19,6 @@ from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
-from sam4mllm.recipe.licenses import license_lines
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
@@ -37,7 +36,7 @@ from sam4mllm.training.arguments import (
 )
 from sam4mllm.training.data_check import check_images
 from sam4mllm.training.dataset import TrainingSet, answer_digests, count_text, digest, make_training_set
-from sam4mllm.training.estimate import conversations_per_step, optimizer_steps
+from sam4mllm.training.estimate import optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
 from sam4mllm.training.resuming import load_adapter, rewind
 from sam4mllm.training.template_check import check_template
@@ -123,6 +122,7 @@ def _train_in_folder(
         callbacks=callbacks,
         processes=processes,
         arguments=arguments,
+        segmenter=segmenter,
     )
     return run
 
@@ -135,7 +135,7 @@ def _open_run(recipe: Recipe, mixture: Mixture, processes: DistributedContext) -
     if not is_finished:
         if processes.is_main:
             run.write_leakage(mixture.leakage())
-        for line in [*license_lines(recipe), *mixture.leakage_lines()]:
+        for line in mixture.leakage_lines():
             logger.info("%s", line)
         for note in mixture.notes():
             logger.warning("note: %s", note)
@@ -152,16 +152,19 @@ def fit(
     callbacks: Sequence[Any] = (),
     processes: DistributedContext = SINGLE_PROCESS,
     arguments: Any = None,
+    segmenter: Segmenter | None = None,
 ) -> None:
     """Train the adapter on `mllm` with `conversations` and save it to `run`.
 
-    `arguments` are the recipe's `training_arguments`; None makes them.
+    `arguments` are the recipe's `training_arguments`; None makes them. The loss of masks, for methods that have it,
+    uses the mask decoder of `segmenter`.
 
     Raises:
         RecipeError: `training` has a reserved key or a value that transformers refuses; or the run was started with
             another number of processes or other conversations.
     """
     from sam4mllm.training.callbacks import ValidationCallback
+    from sam4mllm.training.setup import make_trainer
 
     arguments = training_arguments(recipe, mllm.device.type) if arguments is None else arguments
     is_sharded = weights_are_sharded(arguments)
@@ -175,7 +178,8 @@ def fit(
     if validate is not None:
         every_steps = recipe.training.validation.every_steps
         validation = ValidationCallback(run, validate, every_steps, processes, gathered_weights)
-    trainer = _make_trainer(mllm, conversations, run, arguments, [*([validation] if validation else []), *callbacks])
+    callbacks = [*([validation] if validation else []), *callbacks]
+    trainer = make_trainer(mllm, conversations, recipe, run, arguments, callbacks, segmenter)
     # 2. Find the checkpoint to resume from.
     processes.broadcast_result(
         lambda: run.checkpoints.check_resumable(digest(conversations), answer_digests(conversations))
@@ -195,14 +199,19 @@ def fit(
     # 4. Validate the last step, and save the best adapter, or the last one without validation.
     if validation is not None:
         validation.validate_at(step, mllm.model)
-    if (best := run.checkpoints.best()) is not None:
-        logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
     weights = gathered_weights()
     if processes.is_main:
-        run.finish(mllm.model, mllm.processor, weights)
-        if run.calibration is not None and (note := run.calibration.note()):
-            logger.info("note: %s", note)
+        _finish(run, mllm, weights)
     processes.barrier()
+
+
+def _finish(run: RunFolder, mllm: Mllm, weights: dict[str, Any] | None) -> None:
+    """Write the adapter to the run folder, and log which one it is."""
+    if (best := run.checkpoints.best()) is not None:
+        logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
+    run.finish(mllm.model, mllm.processor, weights)
+    if run.calibration is not None and (note := run.calibration.note()):
+        logger.info("note: %s", note)
 
 
 def _create_run(recipe: Recipe) -> RunFolder:
@@ -254,39 +263,3 @@ def _load_model(recipe: Recipe, arguments: Any, device: str, segmenter: Segmente
         tune_projector=recipe.model.tune_projector,
         locations=location_settings(recipe, segmenter),
     )
-
-
-def _make_trainer(
-    mllm: Mllm, conversations: Sequence[Conversation], run: RunFolder, arguments: Any, callbacks: Sequence[Any]
-) -> Any:
-    """Make a CheckedTrainer with our collator and callbacks, and log the number of steps."""
-    from transformers import PrinterCallback
-
-    from sam4mllm.training.callbacks import DisableVisionInputGrads, EpochOrder, LogCallback, ResumedLearningRate
-    from sam4mllm.training.checked_trainer import CheckedTrainer
-    from sam4mllm.training.collator import Collator
-    from sam4mllm.training.isolation import isolate_branches
-    from sam4mllm.training.lengths import order_of_conversations
-
-    if any(len(conversation.branch_starts) > 1 for conversation in conversations):
-        isolate_branches(mllm.model)
-    order = order_of_conversations(conversations, mllm.processor, arguments)
-    trainer = CheckedTrainer(
-        order=order,
-        model=mllm.model,
-        args=arguments,
-        train_dataset=list(conversations),
-        collator=Collator(mllm),
-        callbacks=[
-            *([EpochOrder(order)] if order else []),
-            DisableVisionInputGrads(),
-            ResumedLearningRate(),
-            LogCallback(run),
-            *callbacks,
-        ],
-    )
-    trainer.remove_callback(PrinterCallback)
-    epoch, total = optimizer_steps(len(conversations), arguments)
-    per_step = conversations_per_step(arguments)
-    logger.info("%d conversations per step, %d steps per epoch, %d steps in total", per_step, epoch, total)
-    return trainer

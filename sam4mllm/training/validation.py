@@ -24,6 +24,7 @@ from sam4mllm.pipeline.result import Result
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.calibration import Calibration, Pair, fit_calibration
 from sam4mllm.segmenters.base import Segmenter
+from sam4mllm.segmenters.mask_decoder import as_trained
 from sam4mllm.training.dataset import spread
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
@@ -82,7 +83,12 @@ def make_validator(
         image_batch=settings.batch_size,
         constrained=recipe.generation.constrained and constrains_or_warns(engine, method.answer_form),
     )
-    return lambda: validate(pipeline, chosen, name, processes)
+
+    def validate_now() -> Validation:
+        pipeline.segmenter = as_trained(segmenter, mllm.model)
+        return validate(pipeline, chosen, name, processes)
+
+    return validate_now
 
 
 def validate(

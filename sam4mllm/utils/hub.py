@@ -13,6 +13,8 @@ import threading
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+MASK_DECODER = "mask_decoder.safetensors"
+"""The name of the file, in the folder of an adapter, of a mask decoder of SAM that was trained with it."""
 
 REPLY_LIMIT_S = 5.0
 """Seconds within which the Hub must give any response."""

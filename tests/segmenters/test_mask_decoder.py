@@ -13,9 +13,10 @@ from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.segmenters.embedding_cache import EmbeddingCache
 from sam4mllm.segmenters.fake import BoxSegmenter
-from sam4mllm.segmenters.mask_decoder import MASK_DECODER, MaskTrainer, with_mask_decoder
+from sam4mllm.segmenters.mask_decoder import MaskTrainer, with_mask_decoder
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.testing import tiny_sam
+from sam4mllm.utils.hub import MASK_DECODER
 
 IMAGES = [
     np.random.default_rng(0).integers(0, 256, (75, 100, 3), dtype=np.uint8),
