@@ -162,10 +162,10 @@ def constrained_decoding(family: FamilyUnderTest) -> None:
     constraints, form, size_wh = answer_constraints(mllm), grammar.form(2, 1), (640, 480)
     points = (Point(90, 70, POSITIVE), Point(111, 33, POSITIVE), Point(600, 5, NEGATIVE))
     objects = [SamPrompt(Box(5, 10, 77, 200), points[:1]), SamPrompt(Box(0, 0, 640, 480), points)]
-    (prompt,) = token_ids(mllm, [inference_conversation("", "?").messages()], asks=True)
+    (prompt,) = token_ids(mllm, [inference_conversation("", "?")], asks=True)
     for prompts in ([], objects[:1], objects[1:], objects):
         text = grammar.write(prompts, size_wh)
-        (ids,) = token_ids(mllm, [training_conversation("", [("?", text)]).messages()])
+        (ids,) = token_ids(mllm, [training_conversation("", [("?", text)])])
         pending = ids[len(prompt) :]
         constraint = constraints(form, size_wh)
         while pending and pending[0] not in mllm.end_ids:

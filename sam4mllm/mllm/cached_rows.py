@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.location_passes import boxes_of_rows, region_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,12 @@ class CachedRows:
     rope_deltas: torch.Tensor | None
 
     @classmethod
-    def compute(cls, mllm: Mllm, inputs: Any) -> tuple[CachedRows, torch.Tensor]:
-        """Return the rows of a left-padded batch, and the logits (B, V) of the token after each."""
+    def compute(cls, mllm: Mllm, inputs: Any, tokens: Sequence[Sequence[int]] = ()) -> tuple[CachedRows, torch.Tensor]:
+        """Return the rows of a left-padded batch, and the logits (B, V) of the token after each.
+
+        `tokens` are the tokens of each row, with images as placeholders; those that are `RegionToken` are embedded by
+        their boxes.
+        """
         import torch
 
         inputs = _without_padding(inputs)
@@ -46,14 +51,12 @@ class CachedRows:
         # image in `rope_deltas`, also after a batch without images, which has no offset.
         inner, position_ids = _inner_model(mllm.model), _position_ids(mask)
         own = hasattr(inner, "rope_deltas")
-        if own and any(name.endswith("grid_thw") for name in inputs):
-            output = mllm.model(**inputs, use_cache=True, logits_to_keep=1)
-            rows = cls(mllm, output.past_key_values, mask, inner.rope_deltas)
-        else:
-            ids = position_ids.expand(3, -1, -1) if own else position_ids
-            output = mllm.model(**inputs, position_ids=ids, use_cache=True, logits_to_keep=1)
-            rows = cls(mllm, output.past_key_values, mask, torch.zeros_like(mask[:, :1]) if own else None)
-        return rows, output.logits[:, -1]
+        own_ids = own and any(name.endswith("grid_thw") for name in inputs)
+        positions = {} if own_ids else {"position_ids": position_ids.expand(3, -1, -1) if own else position_ids}
+        with region_inputs(mllm, boxes_of_rows(tokens, inputs["input_ids"], mask)):
+            output = mllm.model(**inputs, **positions, use_cache=True, logits_to_keep=1)
+        deltas = inner.rope_deltas if own_ids else torch.zeros_like(mask[:, :1]) if own else None
+        return cls(mllm, output.past_key_values, mask, deltas), output.logits[:, -1]
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -104,14 +107,15 @@ class CachedRows:
         if self.rope_deltas is not None:
             position_ids = (position_ids + self.rope_deltas.to(device)).expand(3, -1, -1)
         # 2. One pass.
-        output = self.mllm.model(
-            input_ids=ids.to(device),
-            attention_mask=self.mask,
-            position_ids=position_ids,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=torch.tensor(columns, device=device),
-        )
+        with region_inputs(self.mllm, boxes_of_rows(tokens, ids, new)):
+            output = self.mllm.model(
+                input_ids=ids.to(device),
+                attention_mask=self.mask,
+                position_ids=position_ids,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(columns, device=device),
+            )
         self.cache = output.past_key_values
         # A class without `logits_to_keep` (MiniCPM-V 4.6) returns the logits of all positions.
         return output.logits if output.logits.shape[1] == len(columns) else output.logits[:, columns]

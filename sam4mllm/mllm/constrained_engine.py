@@ -98,6 +98,15 @@ class ConstrainedEngine:
         """
         return self._engine.generate(conversations, max_new_tokens, constraints=self._constraints(conversations))
 
+    def generate_located(self, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Reply]:
+        """Return the replies with the locations of their location tokens, as `TransformersEngine` does.
+
+        Raises:
+            ValueError, DataError, ModelError, DeviceMemoryError: As there.
+        """
+        constraints = self._constraints(conversations)
+        return self._engine.generate_located(conversations, max_new_tokens, constraints=constraints)
+
     def generate_samples(
         self, conversations: Sequence[Conversation], max_new_tokens: int, sampling: Sampling
     ) -> list[list[Reply]]:

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from sam4mllm.errors import DataError
-from sam4mllm.prompts.conversation import training_conversation
+from sam4mllm.prompts.conversation import LOCATION_TOKEN, training_conversation
 
 _DELIMITERS = ("<", "[", "\uff5c")
 
@@ -45,10 +45,11 @@ def control_tokens(processor: Any) -> frozenset[str]:
 
 
 def special_tokens(processor: Any) -> frozenset[str]:
-    """Return the control tokens and all other special tokens: none of them belongs in a phrase."""
+    """Return the control tokens, all other special tokens and the location token: none of them belongs in a phrase."""
     added = processor.tokenizer.added_tokens_decoder.values()
     special = {token.content for token in added if token.special and _is_delimited(token.content)}
-    return control_tokens(processor) | special
+    location = {token.content for token in added if token.content == LOCATION_TOKEN}
+    return control_tokens(processor) | special | location
 
 
 def _control_tokens(processor: Any, template: str) -> frozenset[str]:

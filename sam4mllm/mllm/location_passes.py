@@ -1,4 +1,8 @@
-"""Forward passes with locations: embeddings of boxes in place of a question's location tokens, and the last states."""
+"""Forward passes with locations: embeddings of boxes in place of a question's location tokens, and the last states.
+
+In the token rows of prompts the location tokens of questions are `RegionToken`, which hold their boxes: rows are equal
+only if their boxes are, and each pass embeds the boxes of the tokens that it is given.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import DataError, ModelError
+from sam4mllm.geometry import Box
 from sam4mllm.mllm.control_tokens import control_token_error
 from sam4mllm.prompts.conversation import LOCATION_TOKEN, Conversation
 
@@ -15,6 +20,83 @@ if TYPE_CHECKING:
     import torch
 
     from sam4mllm.mllm.loading import Mllm
+
+_NO_HEADS = "the model has no location heads, so no box can be part of its input; train it with method.name=pix2emb"
+
+
+class RegionToken(int):
+    """The id of a question's location token with the box (in shares) that is embedded there; equal only to the same."""
+
+    box: Box
+
+    def __new__(cls, token: int, box: Box) -> RegionToken:
+        made = super().__new__(cls, token)
+        made.box = box
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RegionToken) and int(self) == int(other) and self.box == other.box
+
+    def __ne__(self, other: object) -> bool:
+        # `int` has one of its own, which would compare the ids alone.
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((int(self), self.box))
+
+
+def with_regions(mllm: Mllm, conversation: Conversation, tokens: list[int]) -> list[int]:
+    """Return the tokens of a rendered conversation with the location tokens of its questions as `RegionToken`.
+
+    Raises:
+        ModelError: A question has a location, but the model has no location heads; or the rendered text has not the
+            location tokens of the turns.
+    """
+    token = mllm.location_id
+    if token is None:
+        if any(turn.locations for turn in conversation.turns if turn.role == "user"):
+            raise ModelError(_NO_HEADS)
+        return tokens
+    boxes: list[Box | None] = []
+    for turn in conversation.turns:
+        is_question = turn.role == "user"
+        boxes += [each.box for each in turn.locations] if is_question else [None] * turn.text.count(LOCATION_TOKEN)
+    positions = [index for index, each in enumerate(tokens) if each == token]
+    if len(positions) != len(boxes):
+        raise ModelError(
+            f"the rendered chat has {len(positions)} location tokens, but its turns have {len(boxes)}; the chat "
+            "template or the tokenizer changes them, so boxes cannot be part of the input"
+        )
+    marked = list(tokens)
+    for position, box in zip(positions, boxes, strict=True):
+        if box is not None:
+            marked[position] = RegionToken(token, box)
+    return marked
+
+
+def boxes_of_rows(rows: Sequence[Sequence[int]], ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    """Return the boxes (B, T, 4) for `region_inputs`; None if no row has any.
+
+    Args:
+        rows: The tokens of each row, of which those that are no location token may differ from `ids`, as the
+            placeholder of an image does.
+        ids: The token ids (B, T).
+        mask: The attention mask (B, T), 0 on padding.
+    """
+    import torch
+
+    region = next((token for row in rows for token in row if isinstance(token, RegionToken)), None)
+    if region is None:
+        return None
+    boxes = torch.full((*ids.shape, 4), torch.nan)
+    is_location = ((ids == int(region)) & (mask == 1)).cpu()
+    for index, row in enumerate(rows):
+        columns = is_location[index].nonzero()[:, 0].tolist()
+        tokens = [token for token in row if int(token) == int(region)]
+        for column, token in zip(columns, tokens, strict=True):
+            if isinstance(token, RegionToken):
+                boxes[index, column] = torch.tensor(token.box)
+    return boxes
 
 
 @dataclass(slots=True)
@@ -61,7 +143,7 @@ def region_inputs(mllm: Mllm, boxes_xyxy: torch.Tensor | None) -> Iterator[None]
         return
     heads = mllm.location_heads
     if heads is None:
-        raise ModelError("the model has no location heads, so no box can be part of its input; train it with pix2emb")
+        raise ModelError(_NO_HEADS)
     is_region = ~boxes_xyxy.isnan().any(dim=-1)
     passes = 0
 

@@ -9,10 +9,14 @@ The heads are the submodule `location_heads` of the transformers model; `locatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import ModelError
+from sam4mllm.geometry import Box
+from sam4mllm.mllm.decoding import text_with_ends
+from sam4mllm.mllm.engine import DecodedLocation
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.mllm.location_weights import (
     HEADS_MODULE,
@@ -87,3 +91,21 @@ def location_adapter_settings(mllm: Mllm) -> dict[str, Any]:
     layers = [embeddings] if output.weight is embeddings.weight else [embeddings, output]
     names = [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
     return {"modules_to_save": [HEADS_MODULE], "trainable_token_indices": {name: [token] for name in names}}
+
+
+def decode_locations(mllm: Mllm, tokens: Sequence[int], states: Sequence[torch.Tensor]) -> tuple[DecodedLocation, ...]:
+    """Return the locations of the location tokens in a generated answer, of which `states` (d,) has one for each."""
+    import torch
+
+    heads, token = mllm.location_heads, mllm.location_id
+    assert heads is not None, "checked by generate_located"
+    _, ends = text_with_ends(mllm.processor.tokenizer, tokens)
+    ends = [end for end, each in zip(ends, tokens, strict=True) if each == token]
+    with torch.no_grad():
+        stacked = torch.stack(list(states))
+        corners = heads.decode_boxes(stacked).clamp(0, 1).reshape(-1, 2, 2)
+        sam_tokens = heads.sam_tokens(stacked).cpu()
+    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1).tolist()
+    return tuple(
+        DecodedLocation(Box(*box), prompt, end) for box, prompt, end in zip(boxes, sam_tokens, ends, strict=True)
+    )

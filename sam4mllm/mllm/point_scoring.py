@@ -138,8 +138,7 @@ def _tokenize_guess(mllm: Mllm, row: _Row) -> None:
         for count in range(len(row.guess))
         for answer in (True, False)
     ]
-    texts = mllm.processor.apply_chat_template([variant.messages() for variant in variants], tokenize=False)
-    ids = mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = token_ids(mllm, variants)
     pairs = list(zip(ids[::2], ids[1::2], strict=True))
     # 2. The answer's token is the first one in which the two texts differ.
     positions = [common_length(yes, no) for yes, no in pairs]
@@ -164,7 +163,7 @@ class _Histories:
     ) -> None:
         # 1. The part of each history that it shares with the text of all its questions: where history and question
         #    meet, the tokens may differ.
-        plain = token_ids(mllm, [history.messages() for history in histories])
+        plain = token_ids(mllm, histories)
         self._shared_lengths = [
             min(common_length(ids, row.tokens) for row in rows if row.history == index)
             for index, ids in enumerate(plain)

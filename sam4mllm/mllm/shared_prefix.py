@@ -18,6 +18,7 @@ from sam4mllm.mllm.cached_rows import CachedRows, join
 from sam4mllm.mllm.control_tokens import check_messages
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.location_passes import check_markers, with_regions
 from sam4mllm.mllm.sharded_generation import sharded_over_processes
 from sam4mllm.prompts.conversation import Conversation, Turn
 from sam4mllm.utils.memory import is_out_of_memory, release_memory
@@ -33,7 +34,8 @@ R = TypeVar("R")
 class Prompt:
     """The tokens of a conversation, with the image as a placeholder, of which `length` from the beginning are computed.
 
-    `asks` is whether the generation prompt is among them, so that the model's next token begins an answer.
+    Location tokens of questions are `RegionToken`, so they share a prefix only if their boxes are equal. `asks` is
+    whether the generation prompt is among them, so that the model's next token begins an answer.
     """
 
     conversation: Conversation
@@ -77,20 +79,23 @@ def make_prompts(mllm: Mllm, conversations: Sequence[Conversation]) -> list[Prom
     """Return the prompts of conversations that await an answer.
 
     Raises:
-        DataError: A text holds a control token.
+        DataError: A text holds a control token, or a location token that is none of its turn's locations.
+        ModelError: A question has a location, but the model has no location heads.
     """
-    chats = [conversation.messages() for conversation in conversations]
-    check_messages(mllm.processor, chats)
-    tokens = token_ids(mllm, chats, asks=True)
+    check_messages(mllm.processor, [conversation.messages() for conversation in conversations])
+    check_markers(mllm.processor, conversations)
+    tokens = token_ids(mllm, conversations, asks=True)
     return [Prompt(each, ids, len(ids), True) for each, ids in zip(conversations, tokens, strict=True)]
 
 
-def token_ids(mllm: Mllm, chats: Sequence[list[dict[str, Any]]], *, asks: bool = False) -> list[list[int]]:
-    """Return the tokens of rendered chats, with the image as a placeholder; `asks` adds the generation prompt."""
-    if not chats:
+def token_ids(mllm: Mllm, conversations: Sequence[Conversation], *, asks: bool = False) -> list[list[int]]:
+    """Return the tokens of rendered conversations, as `Prompt` has them; `asks` adds the generation prompt."""
+    if not conversations:
         return []
-    texts = mllm.processor.apply_chat_template(list(chats), tokenize=False, add_generation_prompt=asks)
-    return mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    chats = [conversation.messages() for conversation in conversations]
+    texts = mllm.processor.apply_chat_template(chats, tokenize=False, add_generation_prompt=asks)
+    rows = mllm.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [with_regions(mllm, conversation, row) for conversation, row in zip(conversations, rows, strict=True)]
 
 
 def common_length(first: Sequence[object], second: Sequence[object]) -> int:
@@ -206,7 +211,8 @@ class SharedPrefixes:
             if within[index]:
                 lengths[index] = _complete_length(group[0])
             _drop_tail(inputs, index, len(group[0].tokens) - lengths[index])
-        rows, logits = CachedRows.compute(mllm, inputs)
+        tokens = [group[0].tokens[:length] for group, length in zip(groups, lengths, strict=True)]
+        rows, logits = CachedRows.compute(mllm, inputs, tokens)
         for index, (group, length, end) in enumerate(zip(groups, lengths, ends, strict=True)):
             first = group[0]
             prefix = ComputedPrefix(first.conversation, first.tokens[:length], end, rows, index, logits[index])
@@ -226,7 +232,7 @@ class SharedPrefixes:
         if self._store is None or not first.asks:
             return first.length
         answered = Conversation(first.conversation.image, (*first.conversation.turns, Turn("assistant", "[")))
-        return common_length(first.tokens, token_ids(self._mllm, [answered.messages()])[0])
+        return common_length(first.tokens, token_ids(self._mllm, [answered])[0])
 
 
 def _fitting(prefix: ComputedPrefix, group: Sequence[Prompt]) -> ComputedPrefix | None:
@@ -263,7 +269,7 @@ def _image_end(prompt: Prompt, expanded: Sequence[int]) -> int:
     """
     if prompt.conversation.image is None:
         return 0
-    return len(prompt.tokens) - common_length(prompt.tokens[::-1], expanded[::-1]) + 1
+    return len(prompt.tokens) - common_length([int(token) for token in reversed(prompt.tokens)], expanded[::-1]) + 1
 
 
 def _complete_length(prompt: Prompt) -> int:

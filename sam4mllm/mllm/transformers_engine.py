@@ -8,14 +8,16 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sam4mllm.data.images import size_wh_of
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.decoding import Generated, decode
+from sam4mllm.mllm.decoding import Generated, decode, reply_of
 from sam4mllm.mllm.engine import ConstraintFactory, Reply, Sampling
 from sam4mllm.mllm.loading import Mllm
+from sam4mllm.mllm.locations import decode_locations
 from sam4mllm.mllm.sharded_generation import generate_sharded, sharded_over_processes
 from sam4mllm.mllm.shared_prefix import PrefixStore, SharedPrefixes, compute_with_store, make_prompts
 from sam4mllm.prompts.conversation import Conversation
@@ -78,12 +80,46 @@ class TransformersEngine:
         if sharded_over_processes(self.mllm.model):
             _check_awaiting(conversations)
             return self._generate_sharded(conversations, factories, max_new_tokens)
+        return self._most_probable(conversations, factories, max_new_tokens)
+
+    def generate_located(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        *,
+        constraints: Sequence[ConstraintFactory | None] | None = None,
+    ) -> list[Reply]:
+        """Return the replies of `generate`, with the location of each location token, also in those that are cut off.
+
+        Raises:
+            ValueError, DataError, DeviceMemoryError: As in `generate`.
+            ModelError: The model has no location heads, or its weights are sharded over processes.
+        """
+        if sharded_over_processes(self.mllm.model):
+            raise ModelError(
+                "locations are not decoded from weights that are sharded over processes (FSDP, ZeRO-3); load the run"
+            )
+        if self.mllm.location_heads is None:
+            raise ModelError(
+                "the model has no location heads, so it cannot answer with locations; give a run of method.name=pix2emb"
+            )
+        factories = constraints or [None] * len(conversations)
+        return self._most_probable(conversations, factories, max_new_tokens, self.mllm.location_id)
+
+    def _most_probable(
+        self,
+        conversations: Sequence[Conversation],
+        factories: Sequence[ConstraintFactory | None],
+        max_new_tokens: int,
+        location_id: int | None = None,
+    ) -> list[Reply]:
+        """Return the most probable reply to each conversation; with `location_id` the locations of these tokens."""
 
         def new_answer(conversation: int, _sample: int) -> Generated:
             factory = factories[conversation]
             return Generated(factory() if factory else None)
 
-        return [reply for (reply,) in self._answer(conversations, 1, new_answer, max_new_tokens)]
+        return [reply for (reply,) in self._answer(conversations, 1, new_answer, max_new_tokens, location_id)]
 
     def generate_samples(
         self,
@@ -132,8 +168,12 @@ class TransformersEngine:
         samples: int,
         new_answer: Callable[[int, int], Generated],
         max_new_tokens: int,
+        location_id: int | None = None,
     ) -> list[list[Reply]]:
-        """Return `samples` replies to each conversation; `new_answer` begins that of (conversation, sample)."""
+        """Return `samples` replies to each conversation; `new_answer` begins that of (conversation, sample).
+
+        `location_id` is the token of which the locations are decoded; None for none.
+        """
         import torch
 
         _check_awaiting(conversations)
@@ -157,7 +197,7 @@ class TransformersEngine:
                 copies = [members.index(index) for index, _ in batch]
                 rows, logits = rows.select(copies), logits[copies]
             answers = [new_answer(*each) for each in batch]
-            decode(rows, logits, answers, max_new_tokens, self.mllm.end_ids)
+            decode(rows, logits, answers, max_new_tokens, self.mllm.end_ids, location_id)
             return self._replies(answers)
 
         def answer_images(part: Sequence[list[int]]) -> None:
@@ -182,7 +222,11 @@ class TransformersEngine:
 
     def _replies(self, answers: Sequence[Generated]) -> list[Reply]:
         tokenizer, end_ids = self.mllm.processor.tokenizer, self.mllm.end_ids
-        return [_reply(tokenizer, each.tokens, each.logprobs, end_ids) for each in answers]
+        replies = [reply_of(tokenizer, each.tokens, each.logprobs, end_ids) for each in answers]
+        return [
+            replace(reply, locations=decode_locations(self.mllm, each.tokens, each.states)) if each.states else reply
+            for reply, each in zip(replies, answers, strict=True)
+        ]
 
     def _generate_sharded(
         self, conversations: Sequence[Conversation], factories: Sequence[ConstraintFactory | None], max_new_tokens: int
@@ -224,25 +268,6 @@ def _check_awaiting(conversations: Sequence[Conversation]) -> None:
     for conversation in conversations:
         if not conversation.awaits_answer:
             raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
-
-
-def _reply(tokenizer: Any, tokens: Sequence[int], logprobs: Sequence[float], end_ids: Sequence[int]) -> Reply:
-    """Decode the new tokens of a row, without special tokens, and assign the log-probabilities to parts of the text.
-
-    A reply without an end token was cut off; it gets no log-probabilities, because it is not an answer.
-    """
-    length = next((index + 1 for index, token in enumerate(tokens) if token in end_ids), None)
-    if length is None:
-        return Reply(tokenizer.decode(tokens, skip_special_tokens=True).strip(), finished=False)
-    # A token may add no character by itself (a part of a UTF-8 sequence), so the end of each token is the length of the
-    # text that the tokens up to it decode to.
-    prefixes = tokenizer.batch_decode([tokens[: count + 1] for count in range(length)], skip_special_tokens=True)
-    text = prefixes[-1].strip()
-    stripped = len(prefixes[-1]) - len(prefixes[-1].lstrip())
-    ends = [min(max(len(prefix) - stripped, 0), len(text)) for prefix in prefixes]
-    # Tokens that add nothing to the text (the end token, surrounding white space) are left out.
-    added = [(end, logprob) for start, end, logprob in zip([0, *ends], ends, logprobs, strict=False) if end > start]
-    return Reply(text, tokens=tuple(added))
 
 
 def _length_key(conversation: Conversation) -> tuple[int, int]:

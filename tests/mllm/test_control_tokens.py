@@ -10,7 +10,8 @@ import pytest
 from sam4mllm.errors import DataError
 from sam4mllm.mllm.control_tokens import check_messages, check_unknown_tokenizer, control_tokens, special_tokens
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
-from sam4mllm.mllm.loading import load_processor
+from sam4mllm.mllm.loading import load_mllm, load_processor
+from sam4mllm.mllm.locations import LocationSettings, add_locations
 from sam4mllm.mllm.server_engine import ServerEngine
 from sam4mllm.prompts.conversation import inference_conversation, training_conversation
 from sam4mllm.testing import save_tiny_mllm
@@ -50,6 +51,13 @@ def test_tokens_of_images_turns_and_the_template_are_control_tokens(processors, 
 def test_tokens_of_coordinates_may_be_in_a_conversation_but_not_in_a_phrase(processors) -> None:
     assert not {"<box>", "<ref>"} & control_tokens(processors["internvl"])
     assert {"<box>", "<ref>"} <= special_tokens(processors["internvl"])
+
+
+def test_the_location_token_is_none_in_a_phrase_where_the_tokenizer_has_it(tmp_path: Path) -> None:
+    mllm = load_mllm(str(save_tiny_mllm("qwen2_vl", tmp_path)))
+    assert "<location>" not in special_tokens(mllm.processor)
+    add_locations(mllm, LocationSettings(), seed=0)
+    assert "<location>" in special_tokens(mllm.processor) - control_tokens(mllm.processor)
 
 
 def test_labels_of_roles_without_special_tokens_are_control_tokens(tmp_path: Path) -> None:

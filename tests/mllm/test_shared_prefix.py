@@ -15,7 +15,7 @@ import torch
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm import transformers_engine
 from sam4mllm.mllm.cached_rows import CachedRows
-from sam4mllm.mllm.decoding import Generated, decode
+from sam4mllm.mllm.decoding import Generated, decode, reply_of
 from sam4mllm.mllm.engine import Sampling
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.sharded_generation import generate_sharded
@@ -58,9 +58,9 @@ def images_computed(monkeypatch) -> list[int]:
     counts = []
     compute = CachedRows.compute
 
-    def counting(mllm: Mllm, inputs: Any) -> Any:
+    def counting(mllm: Mllm, inputs: Any, tokens: Any) -> Any:
         counts.append(len(inputs["input_ids"]))
-        return compute(mllm, inputs)
+        return compute(mllm, inputs, tokens)
 
     monkeypatch.setattr(CachedRows, "compute", counting)
     return counts
@@ -80,7 +80,7 @@ def test_answers_of_every_family_equal_those_of_generate(mllm, monkeypatch, imag
     replies = {size: TransformersEngine(mllm, size).generate(questions, LIMIT) for size in (1, 4, 8)}
     for answers in replies.values():
         for reply, answer in zip(answers, expected, strict=True):
-            same = transformers_engine._reply(mllm.processor.tokenizer, answer.tokens, answer.logprobs, mllm.end_ids)
+            same = reply_of(mllm.processor.tokenizer, answer.tokens, answer.logprobs, mllm.end_ids)
             assert reply == same
             assert [position for position, _ in reply.tokens] == [position for position, _ in same.tokens]
             np.testing.assert_allclose([each for _, each in reply.tokens], [each for _, each in same.tokens], atol=1e-4)
