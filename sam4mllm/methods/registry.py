@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.methods.base import Method
@@ -13,6 +13,9 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.schema import BOTH_REMOVED, MethodSection, Recipe
+
+if TYPE_CHECKING:
+    from sam4mllm.mllm.families import Family
 
 Settings = Mapping[str, Any]
 Built = TypeVar("Built")
@@ -55,8 +58,10 @@ def method_from_settings(settings: Settings, native: Coordinates | None = None) 
         raise RecipeError(f"method {name}: {error}") from error
 
 
-def method_of_recipe(recipe: Recipe) -> Method:
-    """Build the method of a recipe; for `coordinates: family` the base model's config and processor are read.
+def method_of_recipe(recipe: Recipe, loaded: tuple[Any, Family] | None = None) -> Method:
+    """Build the method of a recipe; for `coordinates: family` the base model's processor is needed.
+
+    `loaded` is what `load_processor` returned for the base; None to load it.
 
     Raises:
         ModelError: Config or processor cannot be loaded.
@@ -67,7 +72,7 @@ def method_of_recipe(recipe: Recipe) -> Method:
         from sam4mllm.mllm.image_size import native_coordinates
         from sam4mllm.mllm.loading import load_processor
 
-        processor, family = load_processor(recipe.model.base, recipe.model.image_size)
+        processor, family = loaded or load_processor(recipe.model.base, recipe.model.image_size)
         native = native_coordinates(family.coordinates, processor)
     return method_from_settings(recipe.method.model_dump(), native)
 

@@ -94,6 +94,7 @@ def load_mllm(
     quantize_vision: bool = False,
     attn_implementation: str | None = None,
     image_size: Limits | None = None,
+    processor: Any = None,
 ) -> Mllm:
     """Load the model `base` in evaluation mode, with `adapter` (a folder or a Hub id) on it.
 
@@ -110,6 +111,7 @@ def load_mllm(
         attn_implementation: As in `from_pretrained`; None for transformers' choice.
         image_size: Limits that replace those of the processor. The processor is the adapter's if it has one, as in a
             run folder, else the base's.
+        processor: The processor that `load_processor` loaded for the same base, limits and adapter; None to load it.
 
     Raises:
         ModelError: Base, processor or adapter cannot be loaded, weights of the base are missing, or the processor has
@@ -125,7 +127,7 @@ def load_mllm(
     attach_saved_heads(model, source)
     if adapter is not None:
         model = load_adapter(model, adapter)
-    processor = _load_processor(base, source, adapter)
+    processor = _load_processor(base, source, adapter) if processor is None else processor
     restore_token(model, processor)
     family = _limit_images(processor, family_of(model.config.model_type), image_size)
     sync_tile_shapes(model.config, processor)

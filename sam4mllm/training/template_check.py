@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.mllm.chat_template import renders_several_answers
+from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.inputs import messages_with_image, model_inputs
 from sam4mllm.mllm.loading import is_hub_id, load_config, load_processor, longest_input
 from sam4mllm.prompts.conversation import training_conversation
@@ -25,10 +27,11 @@ from sam4mllm.training.dataset import make_training_set
 logger = logging.getLogger(__name__)
 
 
-def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] = ()) -> None:
+def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] = ()) -> tuple[Any, Family]:
     """Check that the answers of the recipe's training conversations can be trained on with the base's chat template.
 
-    Only config and processor of the base are loaded. `held_out` are the samples for validation.
+    It returns what `load_processor` returned, for the training; only config and processor of the base are loaded.
+    `held_out` are the samples for validation.
 
     Raises:
         RecipeError: A conversation has several answers, which the template cannot render.
@@ -41,7 +44,7 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
 
     # 1. One answer: the processor's tokens are those of the rendered text.
     config = load_config(recipe.model.base)
-    processor, _ = load_processor(recipe.model.base, recipe.model.image_size)
+    processor, family = load_processor(recipe.model.base, recipe.model.image_size)
     conversation = training_conversation(np.zeros((224, 224, 3), dtype=np.uint8), [("?", "[1,2]")])
     inputs = model_inputs(processor, [messages_with_image(conversation)], padding_side="right")
     ids = inputs["input_ids"][0].tolist()
@@ -55,11 +58,11 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
         logger.warning("%s", note)
     # 3. Several answers. Their number does not depend on the targets, so boxes replace these.
     if renders_several_answers(processor):
-        return
+        return processor, family
     targets = {
         item.id: SimpleNamespace(prompts=[SamPrompt(item.box)]) for sample in mixture.samples for item in sample.objects
     }
-    conversations = make_training_set(mixture, targets, method_of_recipe(recipe)).conversations
+    conversations = make_training_set(mixture, targets, method_of_recipe(recipe, (processor, family))).conversations
     several = [each for each in conversations if any(len(branch.turns) > 2 for branch in each.branches)]
     if several:
         raise RecipeError(
@@ -67,6 +70,7 @@ def check_template(recipe: Recipe, mixture: Mixture, held_out: Sequence[Sample] 
             f"follow, so only conversations of one answer can be trained on, but {len(several)} of "
             f"{len(conversations)} have more (the first is about {several[0].image}); {_advice(recipe, mixture)}"
         )
+    return processor, family
 
 
 def check_template_if_available(recipe: Recipe, mixture: Mixture) -> None:

@@ -16,6 +16,7 @@ from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods.base import Method, PromptTarget
 from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
+from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
@@ -83,24 +84,26 @@ def train(
     check_text_only(arguments, recipe, mixture, processes)
     is_finished = RunFolder(recipe.output).is_finished_for(recipe)
     held_out = processes.compute_on_machine(lambda: [] if is_finished else validation_samples(recipe))
+    loaded = None
     if not is_finished:
-        check_template(recipe, mixture, held_out)
+        loaded = check_template(recipe, mixture, held_out)
         check_images([*mixture.items, *held_out], processes)
     with folder_lock(recipe.output, "training", subfolders=("checkpoints",), active=processes.is_main):
-        return _train_in_folder(recipe, mixture, held_out, device, callbacks, processes)
+        return _train_in_folder(recipe, mixture, held_out, loaded, device, callbacks, processes)
 
 
 def _train_in_folder(
     recipe: Recipe,
     mixture: Mixture,
     held_out: Sequence[Sample],
+    loaded: tuple[Any, Family] | None,
     device: str,
     callbacks: Sequence[Any],
     processes: DistributedContext,
 ) -> RunFolder:
-    """Train in the locked run folder, after the checks of `train`."""
+    """Train in the locked run folder, after the checks of `train`; `loaded` is what `check_template` returned."""
     # 2. Create or reopen the run folder.
-    run, is_finished = _open_run(recipe, mixture, processes)
+    run, is_finished = _open_run(recipe, mixture, loaded, processes)
     if is_finished:
         logger.info("%s: the training has already finished", run.path)
         return run
@@ -109,7 +112,7 @@ def _train_in_folder(
     conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
     # 4. Load the model. The arguments are created before and kept: under ZeRO-3 they shard the weights on loading.
     arguments = training_arguments(recipe, device)
-    mllm = _load_model(recipe, arguments, device, segmenter)
+    mllm = _load_model(recipe, arguments, device, segmenter, loaded)
     # 5. Train. Sharded weights are gathered at every step of generation, so all processes validate the same samples.
     sharing = SINGLE_PROCESS if weights_are_sharded(arguments) else processes
     validate = make_validator(recipe, run.method, mllm, segmenter, held_out, sharing)
@@ -127,9 +130,11 @@ def _train_in_folder(
     return run
 
 
-def _open_run(recipe: Recipe, mixture: Mixture, processes: DistributedContext) -> tuple[RunFolder, bool]:
+def _open_run(
+    recipe: Recipe, mixture: Mixture, loaded: tuple[Any, Family] | None, processes: DistributedContext
+) -> tuple[RunFolder, bool]:
     """Create or reopen the run folder, record the data in it, and return it and whether its training has finished."""
-    is_finished = processes.broadcast_result(lambda: _create_run(recipe).is_finished)
+    is_finished = processes.broadcast_result(lambda: _create_run(recipe, loaded).is_finished)
     run = RunFolder(recipe.output)
     processes.broadcast_result(lambda: run.checkpoints.record_data_digest(mixture.digest(), is_finished=is_finished))
     if not is_finished:
@@ -214,10 +219,10 @@ def _finish(run: RunFolder, mllm: Mllm, weights: dict[str, Any] | None) -> None:
         logger.info("note: %s", note)
 
 
-def _create_run(recipe: Recipe) -> RunFolder:
+def _create_run(recipe: Recipe, loaded: tuple[Any, Family] | None) -> RunFolder:
     """Create the run folder, or reopen it; its method.json has the method's settings for training and inference."""
     # The method is built first, because it may be refused, and a refused recipe must not leave a folder behind.
-    method = None if RunFolder(recipe.output).keeps_method(recipe) else method_of_recipe(recipe)
+    method = None if RunFolder(recipe.output).keeps_method(recipe) else method_of_recipe(recipe, loaded)
     return RunFolder.create(recipe, method)
 
 
@@ -242,7 +247,13 @@ def _training_set(
     return training_set
 
 
-def _load_model(recipe: Recipe, arguments: Any, device: str, segmenter: Segmenter) -> Mllm:
+def _load_model(
+    recipe: Recipe,
+    arguments: Any,
+    device: str,
+    segmenter: Segmenter,
+    loaded: tuple[Any, Family] | None = None,
+) -> Mllm:
     """Load the recipe's base model and attach a new adapter, with location heads where the method needs them."""
     join_deepspeed(arguments)
     # FSDP is for models that do not fit on one GPU, so they are loaded on the CPU; quantized weights are made on a GPU.
@@ -255,6 +266,7 @@ def _load_model(recipe: Recipe, arguments: Any, device: str, segmenter: Segmente
         quantize_vision=recipe.model.quantize_vision,
         attn_implementation=recipe.model.attn_implementation,
         image_size=recipe.model.image_size,
+        processor=None if loaded is None else loaded[0],
     )
     return attach_lora(
         mllm,

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from transformers import AutoProcessor
 
 from sam4mllm.errors import DataError, Sam4mllmError
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -88,7 +89,14 @@ def test_chat_without_an_image_is_trained_on_beside_phrases_and_alone(recipe, tm
 
 
 def test_from_files_to_a_run_folder_and_a_pipeline(recipe, tmp_path, monkeypatch):
-    run = trainer.train(recipe, device="cpu")
+    load, loaded = AutoProcessor.from_pretrained, []
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            AutoProcessor, "from_pretrained", lambda *given, **more: loaded.append(given) or load(*given, **more)
+        )
+        run = trainer.train(recipe, device="cpu")
+    # Once, for the check of the chat template and the training.
+    assert loaded == [(recipe.model.base,)]
     assert RunFolder.open(run.path).recipe == recipe
     leakage = json.loads((run.path / "leakage.json").read_text())
     assert leakage["guarded"] == {"reasonseg val": 2}
@@ -165,7 +173,7 @@ def test_the_vision_tower_is_quantized_only_if_the_recipe_says_so(quantize_visio
         f"model.quantize_vision={str(quantize_vision).lower()}",
     ]
     recipe = load_recipe("shapes_ppg", settings)
-    mllm = trainer._load_model(recipe, training_arguments(recipe, "cpu"), "cpu")
+    mllm = trainer._load_model(recipe, training_arguments(recipe, "cpu"), "cpu", None)
     quantized = {name for name, module in mllm.model.named_modules() if type(module).__name__ == "Linear4bit"}
     assert any(".language_model." in name for name in quantized)
     assert any(".visual.blocks." in name for name in quantized) is quantize_vision
