@@ -20,10 +20,11 @@ from sam4mllm.methods.parsing import (
     packing_setting,
     parse_reply,
     reading_order,
+    require_box,
 )
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.prompts.answer_form import AnswerForm
-from sam4mllm.prompts.conversation import Conversation, inference_conversation
+from sam4mllm.prompts.conversation import Conversation, Exchange, LocatedText, Location, inference_conversation
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.prompts.grammar import AnswerGrammar
 from sam4mllm.prompts.questions import ask_boxes, ask_prompts
@@ -37,10 +38,11 @@ class Ppg:
     With 0 and 0 the training targets and the answers are boxes alone. Coordinates are written in the convention
     `coordinates`, or, where that is None, plainly on a `grid` of that many bins in both directions. `phrases` is the
     maximum number of phrases in one training conversation; at inference each phrase has a conversation of its own.
-    `packing` is "turns" or "isolated": whether the later phrases of a training conversation see the earlier ones.
+    `packing` is "turns" or "isolated": whether the later phrases of a training conversation see the earlier ones. With
+    a `box_loss` above 0, training conversations also have the boxes as locations of the text that opens them.
 
     Raises:
-        ValueError: A negative number of points, `grid` or `phrases` below 1, or an unknown `packing`.
+        ValueError: A negative number of points or `box_loss`, `grid` or `phrases` below 1, or an unknown `packing`.
     """
 
     positives: int
@@ -49,6 +51,7 @@ class Ppg:
     phrases: int
     coordinates: Coordinates | None = None
     packing: Packing = "turns"
+    box_loss: float = 0.0
 
     name = "ppg"
     needs_targets = True
@@ -61,6 +64,8 @@ class Ppg:
             raise ValueError(f"positives and negatives must be 0 or more; got {self.positives} and {self.negatives}")
         if min(self.grid, self.phrases) < 1:
             raise ValueError(f"grid and phrases must be 1 or more; got grid={self.grid}, phrases={self.phrases}")
+        if self.box_loss < 0:
+            raise ValueError(f"box_loss must be 0 or more; got {self.box_loss}")
         check_packing(self.packing)
 
     def settings(self) -> dict[str, Any]:
@@ -72,6 +77,8 @@ class Ppg:
             "phrases": self.phrases,
             "coordinates": "grid" if self.coordinates is None else self.coordinates.to_json(),
             **packing_setting(self.packing, self.phrases),
+            # For training only; runs without it have the settings of earlier versions.
+            **({"box_loss": self.box_loss} if self.box_loss else {}),
         }
 
     @property
@@ -142,7 +149,7 @@ class Ppg:
             for reply, question in zip(replies, questions, strict=True)
         ]
 
-    def _exchange(self, sample: Sample, targets: Mapping[str, PromptTarget], rank: int) -> tuple[str, str]:
+    def _exchange(self, sample: Sample, targets: Mapping[str, PromptTarget], rank: int) -> Exchange:
         """Return question and answer about one phrase, with the prompts of `rank` (0 is the best)."""
         if not sample.has_masks:
             question, prompts = ask_boxes(sample.phrase), [SamPrompt(item.box) for item in sample.objects]
@@ -150,7 +157,19 @@ class Ppg:
             kept = [targets[item.id].prompts for item in sample.objects]
             question = self.question(sample.phrase)
             prompts = [self._limit_points(ranked[min(rank, len(ranked) - 1)]) for ranked in kept]
-        return question, self.grammar.write(reading_order(prompts), sample.size_wh)
+        prompts = reading_order(prompts)
+        answer = self.grammar.write(prompts, sample.size_wh)
+        return question, self._located(answer, prompts, sample.size_wh) if self.box_loss else answer
+
+    def _located(self, answer: str, prompts: Sequence[SamPrompt], size_wh: tuple[int, int]) -> LocatedText:
+        """Return an answer with the prompts' boxes as locations, each where its text opens the box."""
+        opening = self.grammar.coordinates.box[0].strip()
+        spans = self.grammar.parse(answer, size_wh).box_spans
+        locations = [
+            Location(require_box(prompt).to_shares(size_wh), answer.index(opening, start))
+            for prompt, (start, _) in zip(prompts, spans, strict=True)
+        ]
+        return LocatedText(answer, tuple(locations))
 
     def _limit_points(self, prompt: SamPrompt) -> SamPrompt:
         """Return the prompt with the first points of each kind, as many as the question asks for."""

@@ -13,6 +13,7 @@ from sam4mllm.methods.parsing import reading_order
 from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import Reply
+from sam4mllm.mllm.families import FAMILIES
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 
 SIZE_WH = (100, 50)
@@ -198,3 +199,18 @@ def test_packing_is_a_setting_that_is_recorded_where_it_is_isolated():
     assert method_from_settings(isolated.settings()) == isolated
     with pytest.raises(RecipeError, match="packing must be turns or isolated; got 'rows'"):
         method_from_settings({**PPG.settings(), "packing": "rows"})
+
+
+@pytest.mark.parametrize("coordinates", list(dict.fromkeys(family.coordinates for family in FAMILIES.values())))
+def test_a_box_loss_adds_locations_where_the_boxes_begin_and_changes_no_text(coordinates):
+    plain = replace(PPG, coordinates=coordinates)
+    located = replace(plain, box_loss=0.5)
+    samples = [sample("both", "right", "left"), sample("a cloud")]
+    (before,), (after,) = (method.training_conversations(samples, TARGETS) for method in (plain, located))
+    assert texts(after) == texts(before) and not any(turn.locations for turn in before.turns)
+    assert [len(turn.locations) for turn in after.turns] == [0, 2, 0, 0]
+    answer, opening = after.turns[1], plain.grammar.coordinates.box[0]
+    assert [place.box for place in answer.locations] == [Box(0.1, 0.2, 0.3, 0.6), Box(0.6, 0.2, 0.8, 0.6)]
+    first = answer.text.index(opening)
+    assert [place.start for place in answer.locations] == [first, answer.text.index(opening, answer.text.index(";"))]
+    assert method_from_settings(located.settings()) == located and "box_loss" not in plain.settings()
