@@ -48,9 +48,14 @@ _SPLITS = (
 _REFCOCO_IMAGES = {"val": 1500, "testA": 750, "testB": 750}
 
 # The numbers of sentences and of images of each benchmark's splits; an image of ReasonSeg has one sentence. Sources:
-# for RefCOCO's sentences FlagEval's page on it; for the sums over the splits of RefCOCO (21,586), RefCOCO+ (21,373) and
-# RefCOCOg (14,498) Ref-L4 (arXiv 2406.16866, README of its data set); for their images jxu124/refcoco-benchmark on the
-# Hub. For gRefCOCO none was found beside its files; with wrong numbers no published row would be printed.
+# - sentences of RefCOCO: FlagEval's page on it; those of RefCOCO+, rounded to three digits: the viewer of
+#   Kangheng/refcocop on the Hub; the sums over the splits of RefCOCO (21,586), RefCOCO+ (21,373) and RefCOCOg (14,498):
+#   Ref-L4 (arXiv 2406.16866, README of its data set);
+# - images of these three: jxu124/refcoco-benchmark on the Hub;
+# - gRefCOCO: none was found for the splits of the release that published rows are on, which has 259,859 sentences with
+#   those for training (henghuiding/gRefCOCO, issue 6). No rows are printed beside the later release on the Hub, whose
+#   testA has 19,200 and testB 16,063 (Mikehuntisbald/PIVOT, tools/arrow_grefcoco_common.py).
+# With wrong numbers no published row would be printed.
 _SIZES: dict[tuple[str, str], tuple[int, int]] = {
     **{
         (dataset, split): (count, _REFCOCO_IMAGES[split])
