@@ -54,7 +54,7 @@ def with_regions(mllm: Mllm, conversation: Conversation, tokens: list[int]) -> l
     """
     token = mllm.location_id
     if token is None:
-        if any(turn.locations for turn in conversation.turns if turn.role == "user"):
+        if conversation.has_regions:
             raise ModelError(_NO_HEADS)
         return tokens
     boxes: list[Box | None] = []

@@ -112,12 +112,14 @@ class ServerEngine:
         Raises:
             ValueError: The last turn of a conversation is not the user's.
             DataError: An image cannot be read, or a text holds a control token of a common family.
-            ModelError: The server rejects a question, or fails on it in every attempt.
+            ModelError: The server rejects a question, or fails on it in every attempt; or a question has a region.
             ServerError: The server does not answer, or rejects all requests.
         """
         for conversation in conversations:
             if not conversation.awaits_answer:
                 raise ValueError(f"the last turn must be the user's; got {conversation.turns[-1]}")
+            if conversation.has_regions:
+                raise ModelError("a server takes no regions as embeddings; run the model in this process")
             for turn in conversation.turns:
                 check_unknown_tokenizer(turn.text)
         pool = ThreadPoolExecutor(self.concurrency)

@@ -231,7 +231,13 @@ class TransformersEngine:
     def _generate_sharded(
         self, conversations: Sequence[Conversation], factories: Sequence[ConstraintFactory | None], max_new_tokens: int
     ) -> list[Reply]:
-        """Return the replies by transformers' loop, which keeps processes that hold a part of the weights in step."""
+        """Return the replies by transformers' loop, which keeps processes that hold a part of the weights in step.
+
+        Raises:
+            ModelError: A question has a region, which that loop does not embed.
+        """
+        if any(conversation.has_regions for conversation in conversations):
+            raise ModelError("regions are not embedded by weights that are sharded over processes; load the run")
         order = sorted(range(len(conversations)), key=lambda index: _length_key(conversations[index]))
 
         def generate_batch(batch: Sequence[int]) -> list[Reply]:

@@ -121,6 +121,11 @@ class Conversation:
         """Whether the last turn is the user's, so that the model has to answer."""
         return self.turns[-1].role == "user"
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether a question marks a region of the image, of which the model gets the embedding."""
+        return any(turn.locations for turn in self.turns if turn.role == "user")
+
     def messages(self, turns: int | None = None) -> list[dict[str, Any]]:
         """Return the first `turns` turns (all for None) as messages for a chat template; the image begins the first.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.location_passes import captured_states, region_inputs
 from sam4mllm.mllm.locations import LocationSettings
 from sam4mllm.mllm.lora import attach_lora
+from sam4mllm.mllm.server_engine import ServerEngine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.prompts.conversation import LOCATION_TOKEN, Conversation, Location, Turn
 from sam4mllm.prompts.yes_no import YesNoQuery, YesNoQuestion
@@ -252,3 +254,41 @@ def test_what_has_no_location_heads_or_no_box_is_refused(fast_vlm: str) -> None:
     unmarked = Conversation(None, (Turn("user", f"What is at {LOCATION_TOKEN}?"),))
     with pytest.raises(DataError, match="holds '<location>', which the model reads as a control token"):
         TransformersEngine(mllm, 2).generate([unmarked], 2)
+
+
+def test_weights_that_are_sharded_and_servers_are_refused(fast_vlm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mllm = attach_lora(load_mllm(fast_vlm), {"r": 2}, 0, locations=LocationSettings())
+    monkeypatch.setattr(transformers_engine, "sharded_over_processes", lambda _: True)
+    engine = TransformersEngine(mllm, 2)
+    with pytest.raises(ModelError, match=r"sharded over processes \(FSDP, ZeRO-3\); load the run"):
+        engine.generate_located(questions()[4:5], 2)
+    with pytest.raises(ModelError, match="regions are not embedded by weights that are sharded"):
+        engine.generate(questions()[:1], 2)
+    assert not isinstance(ServerEngine, LocatingEngine)
+    with pytest.raises(ModelError, match="a server takes no regions"):
+        ServerEngine.generate(object.__new__(ServerEngine), questions()[:1], 2)
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit"])
+def test_a_quantized_base_has_float32_heads_and_rows_and_reloads_equal(
+    fast_vlm: str, tmp_path: Path, quantization: Any
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    base = load_mllm(fast_vlm, quantization=quantization)
+    mllm = attach_lora(base, {"r": 2}, 0, locations=LocationSettings(sam_tokens=2, sam_width=4))
+    trained = [weight for weight in mllm.model.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
+    for weight in trained:
+        weight.data += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    mllm.model.eval()
+    mllm.model.save_pretrained(tmp_path)
+    mllm.processor.save_pretrained(tmp_path)
+    reloaded = load_mllm(fast_vlm, tmp_path, quantization=quantization)
+    replies = [
+        TransformersEngine(each, 3).generate_located(questions()[:3], 9, constraints=scripts(each)[:3])
+        for each in (mllm, reloaded)
+    ]
+    for one, other in zip(*replies, strict=True):
+        assert one.text == other.text and len(one.locations) == len(other.locations) > 0
+        for first, second in zip(one.locations, other.locations, strict=True):
+            assert first.box == second.box and torch.equal(first.sam_tokens, second.sam_tokens)
