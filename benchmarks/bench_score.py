@@ -25,8 +25,9 @@ from refcoco_size import SENTENCES_A_REF, SPLITS, write_refcoco
 from script import Figures, add_size, parser_of, report
 from timing import compare
 
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.masks import encode
-from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line, read_predictions
+from sam4mllm.data.predictions import PredictedObject, PredictionLine, read_predictions
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import Sample
 from sam4mllm.evaluation.score import score_predictions

@@ -86,8 +86,9 @@ def check_lines(data: bytes) -> None:
     Raises:
         FaultError: What was read cannot be written, read again, or decoded.
     """
+    from sam4mllm.data.json_lines import dump_line
     from sam4mllm.data.masks import decode
-    from sam4mllm.data.predictions import dump_line, read_predictions, read_queries
+    from sam4mllm.data.predictions import read_predictions, read_queries
     from sam4mllm.errors import Sam4mllmError
 
     for read in (read_queries, read_predictions):
@@ -108,7 +109,8 @@ def check_lines(data: bytes) -> None:
 
 def line_seeds() -> Iterable[bytes]:
     """Return lines of queries and predictions of every status."""
-    from sam4mllm.data.predictions import PredictedObject, PredictionLine, Query, dump_line
+    from sam4mllm.data.json_lines import dump_line
+    from sam4mllm.data.predictions import PredictedObject, PredictionLine, Query
     from sam4mllm.geometry import Box, Point, SamPrompt
 
     prompt = SamPrompt(Box(1, 2, 3, 4), (Point(2.5, 3.5, 1), Point(0.5, 0.5, 0)))

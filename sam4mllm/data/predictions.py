@@ -7,14 +7,14 @@ Predictions are read line by line, so that memory does not depend on the length 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, cast, get_args
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from sam4mllm.data.json_lines import JsonRecord, encodable
 from sam4mllm.data.masks import Rle, check_rle
 from sam4mllm.data.records import (
     Record,
@@ -31,14 +31,6 @@ from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.geometry import Box, Point, SamPrompt
 
 Status = Literal["ok", "no_object", "malformed", "error"]
-
-
-class JsonRecord(Protocol):
-    """A record that is a line of a JSONL file."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the line as plain JSON."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +52,9 @@ class Query:
 
     def failed(self, message: str) -> JsonRecord:
         """Return the prediction with the status "error" for a query that could not be answered."""
-        # A message may quote text that a file in UTF-8 cannot hold.
-        text = message.encode("utf-8", "replace").decode("utf-8")
-        return PredictionLine(id=self.id, status="error", image=self.image, phrase=self.phrase, error=text)
+        return PredictionLine(
+            id=self.id, status="error", image=self.image, phrase=self.phrase, error=encodable(message)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,11 +262,6 @@ def read_predictions(path: Path) -> Iterator[PredictionLine]:
     for _, prediction in read_lines(path, prediction_from_json, problems, PredictionsError):
         yield prediction
     raise_problems(path, problems, PredictionsError)
-
-
-def dump_line(record: JsonRecord) -> str:
-    """Return the record as one line of JSON with a line end; equal records give equal bytes."""
-    return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def prediction_from_json(value: object) -> PredictionLine:

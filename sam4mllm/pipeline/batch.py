@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sam4mllm.data.images import Rgb
-from sam4mllm.data.predictions import JsonRecord, Query, dump_line
+from sam4mllm.data.json_lines import JsonRecord, dump_line
+from sam4mllm.data.predictions import Query
 from sam4mllm.errors import Sam4mllmError, ServerError
 from sam4mllm.pipeline.image_files import ImageVersion, ReadAhead
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image

@@ -19,11 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.predictions import (
     Confidence,
     PredictionLine,
     Query,
-    dump_line,
     is_cut_off,
     prediction_from_json,
 )

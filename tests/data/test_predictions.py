@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.masks import encode
 from sam4mllm.data.predictions import (
     Confidence,
@@ -17,7 +18,6 @@ from sam4mllm.data.predictions import (
     PredictionLine,
     Query,
     Status,
-    dump_line,
     prediction_from_json,
     queries_of,
     read_predictions,

@@ -15,9 +15,10 @@ from PIL import Image
 
 from sam4mllm.cli.main import main
 from sam4mllm.data.entry import DataEntry, DataSection
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.masks import encode
 from sam4mllm.data.mixture import read_mixture
-from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line
+from sam4mllm.data.predictions import PredictedObject, PredictionLine
 from sam4mllm.data.reading import benchmarks_in, held_out_splits, read_dataset
 from sam4mllm.data.registry import DATASETS, DatasetRow, dataset_names, register_dataset, scored_dataset_names
 from sam4mllm.data.sample import MaskObject, Sample

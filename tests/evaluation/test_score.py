@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.masks import encode
 from sam4mllm.data.predictions import (
     PredictedObject,
     PredictionLine,
     Status,
-    dump_line,
     prediction_from_json,
 )
 from sam4mllm.data.registry import DATASETS

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.masks import encode
-from sam4mllm.data.predictions import PredictedObject, PredictionLine, dump_line
+from sam4mllm.data.predictions import PredictedObject, PredictionLine
 from tests.data.tiny_datasets import write_image
 
 WIDTH, HEIGHT = 40, 24

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sam4mllm.data import predictions
+from sam4mllm.data import json_lines
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.prompts.grammar import AnswerGrammar, ParsedAnswer
 from tests.scripts import load_script
@@ -40,8 +40,8 @@ def test_a_defect_of_the_parser_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_predictions_that_are_read_differently_again_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    dump, count = predictions.dump_line, iter(range(100))
-    monkeypatch.setattr(predictions, "dump_line", lambda line: dump(replace(line, id=f"q{next(count)}")))
+    dump, count = json_lines.dump_line, iter(range(100))
+    monkeypatch.setattr(json_lines, "dump_line", lambda line: dump(replace(line, id=f"q{next(count)}")))
     with pytest.raises(fuzz_coverage.FaultError, match="other lines when they are read again"):
         fuzz_coverage.check_lines(b'{"id": "q2", "status": "error"}')
 

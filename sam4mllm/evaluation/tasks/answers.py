@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from pydantic import Field
 
+from sam4mllm.data.json_lines import encodable
 from sam4mllm.data.predictions import Query, Status
 from sam4mllm.data.records import Record, Text, parse_record, raise_problems, read_lines, shorten
 from sam4mllm.errors import DataError, PredictionsError
@@ -96,9 +97,7 @@ class TaskQuery(Query):
 
     def failed(self, message: str) -> AnswerLine:
         """Return the line with the status "error" for a query that could not be answered."""
-        # A message may quote text that a file in UTF-8 cannot hold.
-        text = message.encode("utf-8", "replace").decode("utf-8")
-        return AnswerLine(self.id, "error", image=self.image, question=self.phrase, error=text)
+        return AnswerLine(self.id, "error", image=self.image, question=self.phrase, error=encodable(message))
 
 
 class _PhraseRecord(Record):
