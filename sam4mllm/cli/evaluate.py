@@ -1,10 +1,11 @@
-"""`evaluate`, `score` and `calibrate`: subcommands that compare answers with annotated masks."""
+"""`evaluate`, `score` and `calibrate`: subcommands that compare answers with annotations."""
 
 from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam4mllm.cli.options import (
     add_batch_option,
@@ -22,11 +23,53 @@ from sam4mllm.cli.options import (
 )
 from sam4mllm.cli.output import STDOUT, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
+from sam4mllm.errors import DataError
+
+if TYPE_CHECKING:
+    from sam4mllm.evaluation.evaluate import Evaluation
+    from sam4mllm.evaluation.score import Scores
+    from sam4mllm.evaluation.tasks.base import TaskScores
+    from sam4mllm.evaluation.tasks.evaluate import TaskEvaluation
+
+_RES = "res"
+_TASKS = (_RES, "rec", "region-caption", "pope", "grounded-caption")
+_ONLY_WITH_MASKS: dict[str, object] = {
+    "protocol": None,
+    "min_pixels": 1,
+    "baseline": [],
+    "cases": 8,
+    "chat": None,
+    "chat_images": None,
+}
+"""Options of the task res alone, with their defaults."""
+
+
+def _add_task_option(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--task",
+        choices=_TASKS,
+        default=_RES,
+        help="res: masks of phrases (default); rec: boxes of phrases; region-caption: phrases for boxes; pope: yes/no "
+        "questions; grounded-caption: captions with boxes",
+    )
+
+
+def _check_mask_options(options: Namespace) -> None:
+    """Check that no option of the task res is given with another task.
+
+    Raises:
+        DataError: One is given.
+    """
+    for name, default in _ONLY_WITH_MASKS.items():
+        if getattr(options, name, default) != default:
+            option = f"--{name.replace('_', '-')}"
+            raise DataError(f"{option}: has no meaning with --task {options.task}, which scores no masks; leave it out")
 
 
 def _evaluate_options(parser: ArgumentParser) -> None:
     add_model_options(parser)
-    add_dataset_options(parser, several=True)
+    _add_task_option(parser)
+    add_dataset_options(parser, several=True, with_chat=True)
     add_score_options(parser)
     parser.add_argument(
         "--chat",
@@ -42,7 +85,8 @@ def _evaluate_options(parser: ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="default: evaluate/ in the run folder (or in runs/), with a subfolder DATASET-SPLIT if one split is named",
+        help="default: evaluate/ (evaluate-TASK/) in the run folder or in runs/, with a subfolder DATASET-SPLIT if one "
+        "split is named",
     )
     parser.add_argument(
         "--baseline",
@@ -66,6 +110,8 @@ def _evaluate_options(parser: ArgumentParser) -> None:
 
 def _evaluate(options: Namespace) -> int:
     """Predict and score splits of data sets; the exit status is 1 when a query has status "error"."""
+    if options.task != _RES:
+        return _evaluate_task(options)
     from sam4mllm.evaluation.evaluate import evaluate
 
     with errors_name_options():
@@ -87,6 +133,33 @@ def _evaluate(options: Namespace) -> int:
             **{key: value for key, value in data_arguments(options).items() if key != "split"},
             **pipeline_arguments(options),
         )
+    return _report(evaluation, options)
+
+
+def _evaluate_task(options: Namespace) -> int:
+    """Predict and score splits for a task without masks; the exit status is 1 when a query has status "error"."""
+    from sam4mllm.evaluation.tasks.evaluate import evaluate_task
+
+    with errors_name_options():
+        _check_mask_options(options)
+        evaluation = evaluate_task(
+            options.run,
+            options.adapter,
+            task=options.task,
+            datasets=options.dataset,
+            splits=options.split,
+            output=options.output,
+            on_split=lambda split: print_summary(split.summary),
+            command=["sam4mllm", *options.arguments],
+            processes=options.processes,
+            **{key: value for key, value in data_arguments(options).items() if key != "split"},
+            **pipeline_arguments(options),
+        )
+    return _report(evaluation, options)
+
+
+def _report(evaluation: Evaluation | TaskEvaluation, options: Namespace) -> int:
+    """Print and write the results, in the main process; return the exit status."""
     if not options.processes.is_main:
         return 0
     print(f"{evaluation.results}: the scores, and everything that is needed to reproduce them", file=sys.stderr)
@@ -98,13 +171,16 @@ def _evaluate(options: Namespace) -> int:
 
 def _score_options(parser: ArgumentParser) -> None:
     parser.add_argument("predictions", metavar="PREDICTIONS.jsonl", type=Path)
-    add_dataset_options(parser)
+    _add_task_option(parser)
+    add_dataset_options(parser, with_chat=True)
     add_score_options(parser)
     add_json_option(parser)
 
 
 def _score(options: Namespace) -> int:
     """Score a file of predictions; the exit status is 1 when it holds no prediction of the split."""
+    if options.task != _RES:
+        return _score_task(options)
     from sam4mllm.evaluation.report import report
     from sam4mllm.evaluation.score import score
 
@@ -119,10 +195,29 @@ def _score(options: Namespace) -> int:
     if options.json != STDOUT:
         print(report({options.predictions.name: scores}, beside_published=scores.comparable), end="")
     write_json(scores.to_json(), options.json)
+    return _missing(scores, options, "empty masks")
+
+
+def _score_task(options: Namespace) -> int:
+    """Score a file of predictions for a task without masks; the exit status is as for `_score`."""
+    from sam4mllm.evaluation.tasks.evaluate import score_task
+    from sam4mllm.evaluation.tasks.report import task_report
+
+    with errors_name_options():
+        _check_mask_options(options)
+        scores = score_task(options.predictions, task=options.task, dataset=options.dataset, **data_arguments(options))
+    if options.json != STDOUT:
+        print(task_report({options.predictions.name: scores}), end="")
+    write_json(scores.to_json(), options.json)
+    return _missing(scores, options, "wrong answers")
+
+
+def _missing(scores: Scores | TaskScores, options: Namespace, counted_as: str) -> int:
+    """Report queries without a prediction; return the exit status."""
     if scores.missing:
         print(
-            f"{options.predictions}: no prediction for {scores.missing} of {scores.n} queries, which count as empty "
-            "masks",
+            f"{options.predictions}: no prediction for {scores.missing} of {scores.n} queries, which count as "
+            f"{counted_as}",
             file=sys.stderr,
         )
     return 1 if scores.missing == scores.n else 0

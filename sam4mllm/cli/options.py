@@ -112,7 +112,7 @@ def add_dataset_options(
             "--dataset",
             required=True,
             action="append",
-            choices=(*scored_dataset_names(), "all"),
+            choices=(*(dataset_names() if with_chat else scored_dataset_names()), "all"),
             help=f"data set; may be repeated; all: every benchmark with a folder in the root; {custom} are custom data",
         )
         parser.add_argument(
