@@ -106,6 +106,15 @@ def test_train_evaluate_calibrate_merge_and_predict(home: Path, run: Path, capsy
         assert line["objects"][0]["box_xyxy"] == pytest.approx(box, abs=1e-3)
 
 
+def test_a_region_can_be_asked_about(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = str(next((home / "data").rglob("*.jpg")))
+    asked = ["ask", str(run), image, "What is at <region>?", "--box", "5,5,30,30", *CPU, "--json", "-"]
+    assert main(asked) in (0, 1)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["boxes_xyxy"] == [[5, 5, 30, 30]]
+    assert all(mark["segmentation"]["size"] == [40, 60] for mark in answer["marks"])
+
+
 def test_a_server_and_votes_are_refused_in_one_line(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = str(next((home / "data").rglob("*.jpg")))
     for option, reason in (

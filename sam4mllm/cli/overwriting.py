@@ -34,7 +34,7 @@ _INPUT_OPTIONS = (
 )
 """The options of all subcommands whose value may be a file that is read."""
 
-_WRITE_ONE_FILE = ("convert", "segment")
+_WRITE_ONE_FILE = ("ask", "convert", "segment")
 """The subcommands whose `--output` is a file; that of all others is a folder, but for `export` the format decides."""
 
 _JSON_BEGIN, _LINES_BEGIN = b"{\n", b'{"'

@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, overload
+from typing import Any, Unpack, overload
 
 import torch
 
 from sam4mllm.data.images import ImageInput, Rgb, as_rgb
 from sam4mllm.data.predictions import Query
-from sam4mllm.errors import ModelError
-from sam4mllm.geometry import Box, SamPrompt
+from sam4mllm.geometry import Box
 from sam4mllm.methods.base import Answer, Method, Question
 from sam4mllm.methods.parsing import require_locating_engine, require_scoring_engine
+from sam4mllm.methods.text import ask_text
 from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.mllm.engine import Engine, Sampling
-from sam4mllm.mllm.transformers_engine import TransformersEngine
+from sam4mllm.pipeline.ask import TextResult, answer_of_marks, question_about
 from sam4mllm.pipeline.loading import load_parts
+from sam4mllm.pipeline.mask_requests import MaskRequest, check_prompt_tokens, decode_requests, requests_of
 from sam4mllm.pipeline.pairs import answer_pairs, check_pairs
 from sam4mllm.pipeline.plan import PipelineOptions, resolve
 from sam4mllm.pipeline.result import Result, result_of
@@ -73,7 +74,7 @@ class Pipeline:
         if method.needs_locations:
             require_locating_engine(engine)
         if method.needs_prompt_tokens and not isinstance(segmenter, NoSegmenter):
-            _check_prompt_tokens(engine, segmenter)
+            check_prompt_tokens(engine, segmenter)
         if image_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {image_batch=}, {max_new_tokens=}")
         self.method = method
@@ -211,6 +212,25 @@ class Pipeline:
         """Return the results of (index of the image, query) pairs, in their order."""
         return self.answer(images, [(index, query.phrase) for index, query in queries])
 
+    def ask(self, image: ImageInput, question: str, boxes: Sequence[Box] = ()) -> TextResult:
+        """Answer a question about an image in text, with masks of what the answer marks.
+
+        `<region>` in the question is replaced by a box, once for each of `boxes`, in pixels of the image, in the form
+        that the method is trained on: by its embedding (pix2emb) or as text in the coordinates of its answers. The
+        answer is not constrained to the form of answers about phrases, and there are no votes.
+
+        Raises:
+            DataError: The image cannot be read; the question is empty or has another number of regions than `boxes`; a
+                box is not within the image.
+        """
+        rgb = as_rgb(image)
+        asked = question_about(rgb, question, boxes)
+        with torch.no_grad():
+            (answer,) = ask_text(self.method, self.engine, [asked], self.max_new_tokens)
+            masks, _ = self._decode([rgb], requests_of(0, answer_of_marks(self.method, answer)), None)
+        empty = torch.zeros((0, *rgb.shape[:2]), dtype=torch.bool, device=self.device)
+        return TextResult(answer.text, answer.marks, torch.stack(masks) if masks else empty, answer.finished)
+
     def segment(
         self,
         images: Sequence[Rgb],
@@ -226,7 +246,7 @@ class Pipeline:
         """
         # 1. Decode the prompts of all answers, in their order.
         requests = [
-            request for index, answer in zip(image_of, answers, strict=True) for request in _requests(index, answer)
+            request for index, answer in zip(image_of, answers, strict=True) for request in requests_of(index, answer)
         ]
         masks, ious = self._decode(images, requests, embeddings)
 
@@ -256,53 +276,21 @@ class Pipeline:
         return Embeddings.concat(list(self._embedded.map(images, self.segmenter.embed)))
 
     def _decode(
-        self, images: Sequence[Rgb], requests: Sequence[_Request], embeddings: Embeddings | None
+        self, images: Sequence[Rgb], requests: Sequence[MaskRequest], embeddings: Embeddings | None
     ) -> tuple[list[torch.Tensor], list[float]]:
-        """Return masks and predicted IoUs for requests, all with prompt tokens or all without."""
+        """Return masks and predicted IoUs for requests."""
         if not requests:
             return [], []
+        position = list(range(len(images)))
         # 1. Embed the images that have prompts, unless all of them are embedded already.
         if embeddings is None:
-            prompted = sorted({index for index, *_ in requests})
+            prompted = sorted({request.image for request in requests})
             embeddings = self._embed([images[index] for index in prompted])
-            position = {index: number for number, index in enumerate(prompted)}
-            requests = [(position[index], prompt, tokens) for index, prompt, tokens in requests]
+            for number, index in enumerate(prompted):
+                position[index] = number
         elif self._side_stream is not None:
             self._side_stream.join(embeddings.features)
 
         # 2. Decode all prompts together.
-        tokens = [(index, *each) for index, _, each in requests if each is not None]
-        if tokens:
-            decoded = self.segmenter.decode_tokens(embeddings, tokens)
-        else:
-            decoded = self.segmenter.decode(embeddings, [(index, prompt) for index, prompt, _ in requests])
+        decoded = decode_requests(self.segmenter, embeddings, [position[each.image] for each in requests], requests)
         return self.segmenter.masks(decoded), decoded.iou.tolist()
-
-
-def _check_prompt_tokens(engine: Engine, segmenter: Segmenter) -> None:
-    """Check that the segmenter takes the prompt tokens that the model's location heads project.
-
-    Raises:
-        ModelError: The segmenter takes no prompt tokens, or those of another width.
-    """
-    width = len(segmenter.not_a_point)
-    heads = engine.mllm.location_heads if isinstance(engine, TransformersEngine) else None
-    if heads is not None and heads.sam_width != width:
-        raise ModelError(
-            f"the model projects prompt tokens of width {heads.sam_width}, but those of the segmenter {segmenter.name} "
-            f"have width {width}; use the segmenter of the training, or set method.prompt: box"
-        )
-
-
-_Request: TypeAlias = tuple[int, SamPrompt, tuple[Box | None, torch.Tensor] | None]
-"""The index of an image, a prompt, and, if SAM gets prompt tokens, its box, if it is given, and its tokens (K, C)."""
-
-
-def _requests(index: int, answer: Answer) -> list[_Request]:
-    """Return the requests for the prompts of an answer about the image of this index."""
-    if not answer.sam_tokens:
-        return [(index, prompt, None) for prompt in answer.prompts]
-    return [
-        (index, prompt, (None if answer.tokens_alone else prompt.box, tokens))
-        for prompt, tokens in zip(answer.prompts, answer.sam_tokens, strict=True)
-    ]

@@ -22,6 +22,7 @@ NAMES = (
     "train",
     "segment",
     "predict",
+    "ask",
     "evaluate",
     "calibrate",
     "score",
