@@ -22,7 +22,7 @@ def region_conversations(method: Method, samples: Sequence[Sample]) -> list[Conv
     Raises:
         ValueError: The samples are about several images, or one has another number of objects.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from sam4mllm.data.sample import MaskObject
         >>> from sam4mllm.geometry import Box
