@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from pydantic import Field
+
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.json_list import read_json_list
@@ -47,7 +49,7 @@ class _ImageRegions(Record):
 
 
 class _Region(Record):
-    region_id: int
+    region_id: int = Field(ge=0, lt=2**63)
     image_id: int | None = None
     x: int
     y: int
@@ -72,11 +74,7 @@ class RegionSamples(Sequence[Sample]):
         self._images.append((image_id, path, size_wh))
 
     def add_region(self, region: _Region) -> None:
-        """Add a region of the last image.
-
-        Raises:
-            OverflowError: A number of more than 32 bits.
-        """
+        """Add a region of the last image, whose box is in it."""
         self._boxes_xywh.extend((region.x, region.y, region.width, region.height))
         self._image_of.append(len(self._images) - 1)
         self._region_ids.append(region.region_id)
@@ -140,6 +138,9 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
             on_disk = known_size_wh(image)
             if on_disk is not None and on_disk != size_wh:
                 raise DataError(f"{where}: annotated at {size_mismatch(image, size_wh, on_disk)}", "image")
+            with naming(where):
+                # Its checks of the size, which a later access would otherwise fail by.
+                Sample(f"visual-genome/{image_id}", image, size_wh, "", ())
             samples.add_image(image_id, image, size_wh)
             region_ids: set[int] = set()
             for number, region in enumerate(record.regions):
@@ -172,8 +173,8 @@ def _add_region(
     with naming(f"{where} (region {region.region_id})"):
         if region.image_id not in (None, image_id):
             raise DataError(f"it belongs to image {region.image_id}", "reference")
-        if region.region_id in region_ids or region.region_id < 0:
-            raise DataError("an earlier region has its region_id as well, or it is negative", "duplicate")
+        if region.region_id in region_ids:
+            raise DataError("an earlier region has its region_id as well", "duplicate")
         region_ids.add(region.region_id)
         check_phrase(check_not_empty(region.phrase), "it")
         check_box(Box(region.x, region.y, region.x + region.width, region.y + region.height), size_wh)

@@ -13,7 +13,7 @@ import pytest
 from sam4mllm.data import records
 from sam4mllm.data.entry import data_entry
 from sam4mllm.data.predictions import read_predictions, read_queries
-from sam4mllm.data.reading import images_of_splits, read_dataset, read_dialogues
+from sam4mllm.data.reading import coco_ids_of, images_of_splits, read_dataset, read_dialogues
 from sam4mllm.errors import DataError, Sam4mllmError
 from tests.data.tiny_datasets import (
     IMAGES,
@@ -21,10 +21,12 @@ from tests.data.tiny_datasets import (
     image_record,
     rectangle,
     ref,
+    region,
     write_image,
     write_instances,
     write_reasonseg,
     write_refs,
+    write_visual_genome,
 )
 
 NAN = float("nan")
@@ -51,6 +53,9 @@ GOOD: dict[str, Any] = {
     "phrases": {"id": "1", "phrases": ["it"], "annotation_ids": [50], "image_id": 5},
     "chat": [{"image": "a.png", "conversations": TURNS}, {"image": "a.png", "question": "what?", "answer": "this"}],
     "explanations": [{"image": "s.jpg", "query": "what?", "outputs": "this"}],
+    "regions": [{"id": 1, "image_id": 1, "regions": [region(1, "it"), region(2, "this", image_id=None)]}],
+    "image data": [{"image_id": 1, "width": 20, "height": 10, "url": "https://x/VG_100K/1.jpg", "coco_id": 7}],
+    "pope": {"question_id": 1, "image": "a.png", "text": "Is there a cup?", "label": "no"},
     "queries": QUERY,
     "predictions": {"id": "1", "status": "ok", "answer": "[]", "error": None, "score": 0.5, "confidence": {}}
     | {"objects": [{"segmentation": RLE, "box_xyxy": [1, 2, 3, 4], "points_xy": [[1, 2]], "point_labels": [1]}]},
@@ -95,7 +100,17 @@ def readers(tmp_path: Path) -> dict[str, Callable[[Any], object]]:
     def phrases(value: Any) -> object:
         return read_dataset("coco", path=tmp_path / "instances.json", phrases=written("phrases.jsonl", value))
 
+    write_visual_genome(tmp_path, {1: [region(1, "it")]}, of_1=5)
+    genome = tmp_path / "region_descriptions.json"
+
+    def image_data(value: Any) -> object:
+        written("image_data.json", value)
+        return coco_ids_of(data_entry("visual-genome", path=genome)), read_dataset("visual-genome", path=genome)
+
     return {
+        "regions": lambda value: read_dataset("visual-genome", path=written(genome.name, value)),
+        "image data": image_data,
+        "pope": lambda value: read_dialogues(data_entry("pope", path=written("coco_pope_random.json", value))),
         "instances": instances,
         "refs": refs,
         "grefs": rooted("grefcoco", "grefcoco/grefs(unc).json"),

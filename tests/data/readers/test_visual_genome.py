@@ -60,6 +60,8 @@ def test_coco_ids_are_those_of_image_data(tmp_path: Path) -> None:
         (region(1, "it"), r"\(region 1\): an earlier region has its region_id"),
         (region(2, "it", x=1.5), r"regions\[1\]: the field 'x' must be an integer; found 1.5"),
         (region(2, 3), "the field 'phrase' must be text"),
+        (region(2**64, "it"), "the field 'region_id': input should be less than"),
+        (region(-1, "it"), "the field 'region_id': input should be greater than"),
         ({"region_id": 2}, "the field 'x' is missing"),
         (5, "expected an object"),
     ],
@@ -100,6 +102,9 @@ def test_missing_and_contradicting_files_are_named(tmp_path: Path) -> None:
         read_dataset("visual-genome", path=path)
     (tmp_path / "VG_100K/1.jpg").unlink()
     assert len(read_dataset("visual-genome", path=path)) == 1
+    (tmp_path / "image_data.json").write_text(json.dumps([data[0] | {"width": 10**6, "height": 10**6}]))
+    with pytest.raises(DataError, match=r"region_descriptions.json, image 1: .* has 1000000 x 1000000 pixels"):
+        read_dataset("visual-genome", path=path)
     (tmp_path / "image_data.json").write_text(json.dumps([*data, *data]))
     with pytest.raises(DataError, match=r"image_data.json, entry 1: an earlier entry has the image 1"):
         read_dataset("visual-genome", path=path)
