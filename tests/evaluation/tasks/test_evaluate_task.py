@@ -27,6 +27,7 @@ from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.segmenters.fake import NoSegmenter
 from sam4mllm.synthetic.writer import write_dataset
 from tests.data.tiny_datasets import flickr30k_object, write_flickr30k, write_image
+from tests.launch import in_threads
 
 SHARES = Box(0.2, 0.2, 0.8, 0.8)
 PPG, PIX2EMB = Ppg(0, 0, 10, 1), Pix2Emb(prompt="both", sam_tokens=1, phrases=1)
@@ -148,6 +149,19 @@ def test_several_splits_have_a_folder_each(root: Path, tmp_path: Path) -> None:
         assert own["splits"][0]["predictions"] == "predictions.jsonl"
     assert evaluation.splits[1].scores.figures["acc_50"] is None
     assert evaluation.report().count("rec, ") == 2
+
+
+def test_several_processes_share_the_questions_and_the_main_one_scores(
+    root: Path, tmp_path: Path, engines: list[ScriptedEngine]
+) -> None:
+    options: dict[str, Any] = {"datasets": "refcoco", "root": root, "splits": "val"}
+    alone = run("rec", tmp_path / "alone", **options)
+    first, second = in_threads(2, lambda processes: run("rec", tmp_path / "shared", processes=processes, **options))
+    assert first.to_json() == alone.to_json()
+    assert (second.splits, second.results) == ((), None)
+    lines = [(tmp_path / name / "predictions.jsonl").read_bytes() for name in ("alone", "shared")]
+    assert lines[0] == lines[1]
+    assert sum(len(engine.asked) for engine in engines) == 2 * alone.splits[0].scores.n
 
 
 @pytest.mark.parametrize(
