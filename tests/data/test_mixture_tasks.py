@@ -7,49 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from sam4mllm.data.entry import DataSection
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.errors import DataError
-from tests.data.tiny_datasets import (
-    IMAGES,
-    annotation,
-    flickr30k_object,
-    image_record,
-    ref,
-    region,
-    write_flickr30k,
-    write_image,
-    write_instances,
-    write_refs,
-    write_visual_genome,
-)
-
-CAPTION = "[/EN#1/people A man] by [/EN#2/scene a wall] ."
-BOX = flickr30k_object(1, box=(2, 2, 6, 8))
+from tests.data.tiny_datasets import CAPTION, write_image, write_tasks
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """RefCOCOg by google, Flickr30k Entities, Visual Genome, POPE and a JSONL, of a few images each."""
-    write_instances(tmp_path / "refcocog", [image_record(n) for n in (1, 2)], [annotation(10 * n, n) for n in (1, 2)])
-    refs = [ref(1, 10, 1, "train", "the left cup", "a cup"), ref(2, 20, 2, "val", "a held-out cup")]
-    write_refs(tmp_path / "refcocog", refs, split_by="google")
-    for n in (1, 2):
-        write_image(tmp_path / IMAGES / image_record(n)["file_name"])
-    images = {1: ([CAPTION, "Nothing ."], [BOX]), 2: ([CAPTION], [BOX])}
-    write_flickr30k(tmp_path, {"train": images, "val": {3: ([CAPTION], [BOX])}})
-    write_visual_genome(
-        tmp_path / "vg", {1: [region(n, f"thing {n}") for n in range(10)], 2: [region(1, "it", 2)]}, of_2=2
-    )
+    """The data sets of `write_tasks`, and a JSONL of phrases with one object, two and none."""
+    write_tasks(tmp_path)
     lines = [{"phrase": "one", "boxes": [[1, 1, 5, 5]]}, {"phrase": "two", "boxes": [[1, 1, 5, 5], [2, 2, 6, 6]]}]
     write_image(tmp_path / "own.png")
     lines = [line | {"image": "own.png"} for line in [*lines, {"phrase": "none"}]]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    # Images of equal bytes would be the same ones to the leakage filter.
-    for number, path in enumerate(sorted(tmp_path.rglob("*.jpg"))):
-        Image.new("RGB", (20, 10), (9 * number, 0, 0)).save(path)
     return tmp_path
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 IMAGES = "images/mscoco/images/train2014"
+CAPTION = "[/EN#1/people A man] by [/EN#2/scene a wall] ."
 
 
 def image_record(identity: int, width: int = 20, height: int = 10) -> dict[str, Any]:
@@ -144,3 +145,22 @@ def write_visual_genome(folder: Path, by_image: dict[int, list[Any]], **coco_ids
     for image in images:
         write_image(folder / Path(image["url"]).parent.name / f"{image['image_id']}.jpg")
     return folder / "region_descriptions.json"
+
+
+def write_tasks(root: Path) -> None:
+    """RefCOCOg by google, Flickr30k Entities and Visual Genome, of a few images each, whose bytes differ.
+
+    Image 2 of Visual Genome is the COCO image 2, which RefCOCOg's val split has.
+    """
+    write_instances(root / "refcocog", [image_record(n) for n in (1, 2)], [annotation(10 * n, n) for n in (1, 2)])
+    refs = [ref(1, 10, 1, "train", "the left cup", "a cup"), ref(2, 20, 2, "val", "a held-out cup")]
+    write_refs(root / "refcocog", refs, split_by="google")
+    for n in (1, 2):
+        write_image(root / IMAGES / image_record(n)["file_name"])
+    box = flickr30k_object(1, box=(2, 2, 6, 8))
+    images = {1: ([CAPTION, "Nothing ."], [box]), 2: ([CAPTION], [box])}
+    write_flickr30k(root, {"train": images, "val": {3: ([CAPTION], [box])}})
+    regions = {1: [region(n, f"thing {n}") for n in range(10)], 2: [region(1, "it", 2)]}
+    write_visual_genome(root / "vg", regions, of_2=2)
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        Image.new("RGB", (20, 10), (9 * number, 0, 0)).save(path)

@@ -161,3 +161,17 @@ def test_a_mention_is_a_part_of_its_caption(span: tuple[int, int]) -> None:
         GroundedCaption("c", Path("a.jpg"), (2, 2), "a cat", (Mention(0, 5, ()),))
     with pytest.raises(ValueError, match="behind the previous one"):
         GroundedCaption("c", Path("a.jpg"), (2, 2), "a cat", (Mention(0, 5, (item,)), Mention(2, 5, (item,))))
+
+
+@pytest.mark.parametrize("name", ["Sentences/7.txt", "Annotations/7.xml", "train.txt"])
+def test_a_damaged_file_is_read_or_is_one_error_that_names_a_file(tmp_path: Path, name: str) -> None:
+    folder = write_flickr30k(tmp_path, {"train": {7: (CAPTIONS, OBJECTS)}})
+    content = (folder / name).read_bytes()
+    step = max(1, len(content) // 20)
+    for start in range(0, len(content), step):
+        for changed in (b"", b"[", b"]", b"<", b">", b"\xff", b"&", b"9", b"\x00"):
+            (folder / name).write_bytes(content[:start] + changed + content[start + 1 :])
+            try:
+                captions(tmp_path)
+            except DataError as error:
+                assert str(folder) in str(error) and "\n" not in str(error)
