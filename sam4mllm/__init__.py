@@ -1,13 +1,14 @@
 """Fine-tune a multimodal LLM for referring expression segmentation.
 
-Given an image and a referring expression, the model generates a bounding box and a few point prompts per object as
-plain text; SAM turns them into masks. Every stage of the command line is a function here, in the order of use:
+Given an image and a referring expression, the model generates the location of each object, as plain text (a bounding
+box and a few point prompts) or as an embedding; SAM turns it into a mask. Every stage of the command line is a function here, in the order of use:
 
     write_dataset, read_dataset            data sets -> samples
     load_recipe                            recipe file + overrides -> Recipe
     prepare_targets, inspect_targets       recipe -> training targets scored with SAM, and a page that shows them
     dry_run, train                         recipe -> estimates of memory and time; a run folder with the LoRA adapter
-    Pipeline, predict                      images and phrases -> masks, in one call or as a job that can be resumed
+    Pipeline, predict                      images and phrases -> masks, in one call or as a job that can be resumed;
+                                           Pipeline.ask: a question about an image or a region -> text and masks
     evaluate, score, calibrate             predictions -> cIoU, gIoU ...; calibrated confidence scores
     merge                                  run folder -> one checkpoint for servers
 

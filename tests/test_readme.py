@@ -13,12 +13,21 @@ from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli.main import parse
 from sam4mllm.data.predictions import read_predictions, read_queries
 from sam4mllm.data.reading import read_dataset
+from sam4mllm.data.sample import MaskObject
 from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES
 from sam4mllm.geometry import NEGATIVE, POSITIVE, Box, Point, SamPrompt
 from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.methods.text import mark_text, region_text
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
+from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.prompts.grammar import AnswerGrammar
-from sam4mllm.prompts.questions import ask_points, ask_prompts
+from sam4mllm.prompts.questions import (
+    ask_grounded_caption,
+    ask_locations,
+    ask_points,
+    ask_prompts,
+    ask_region_caption,
+)
 from sam4mllm.prompts.yes_no import write_answers
 from sam4mllm.recipe.schema import MethodSection
 from sam4mllm.segmenters.fake import BoxSegmenter
@@ -158,6 +167,22 @@ def test_docs_method_shows_the_questions_about_points() -> None:
     assert ask_points("[098,351,571,760]", ["(203,402)", "(511,688)", "(333,540)"]) in shown
     assert ask_points("[098,351,571,760]", ["(203,402)"]) in shown
     assert write_answers([True, False, True]) in shown
+
+
+def test_docs_method_shows_the_texts_with_locations() -> None:
+    lines = [line for block in blocks(METHOD, "text") for line in block.splitlines()]
+    assert ask_locations("the left cup") in lines and LOCATION_TOKEN in lines
+    sections = [MethodSection(name=name, coordinates="grid") for name in ("pix2emb", "ppg")]
+    boxes = {"cup": Box(77, 163, 358, 374), "mat": Box(2, 5, 28.4, 47.6)}
+    cup, mat = (MaskObject(name, None, box) for name, box in boxes.items())
+    texts = []
+    for method in (method_from_settings(section.model_dump()) for section in sections):
+        asked = region_text(method, ask_region_caption(), [cup.box], (640, 480))
+        marked = mark_text(method, "A cup on a mat.", [(5, [cup]), (14, [mat])], (640, 480))
+        texts.append([each if isinstance(each, str) else each.text for each in (asked, marked)])
+    for left, right in zip(*texts, strict=True):
+        assert any(re.fullmatch(f"{re.escape(left)} +{re.escape(right)}", line) for line in lines), (left, right)
+    assert ask_grounded_caption() in lines
 
 
 def links(page: str) -> list[str]:

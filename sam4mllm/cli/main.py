@@ -49,8 +49,8 @@ def build_parser() -> Parser:
     """Build the parser of the command line with all subcommands."""
     parser = Parser(
         prog="sam4mllm",
-        description="Fine-tune a multimodal LLM for referring expression segmentation: it generates a bounding box and "
-        "point prompts as plain text, and SAM turns them into masks.",
+        description="Fine-tune a multimodal LLM for referring expression segmentation: it generates the locations of "
+        "objects, as plain text or as embeddings, and SAM turns them into masks.",
         epilog="Try it: sam4mllm demo, then: sam4mllm segment runs/demo IMAGE.jpg 'the red ring' -o out.png",
         allow_abbrev=False,
     )
