@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from sam4mllm import __version__
-from sam4mllm.cli import ask, datasets, demo, evaluate, export, label_studio, predict, prepare, train
+from sam4mllm.cli import ask, datasets, demo, evaluate, export, label_studio, predict, prepare, push, train
 from sam4mllm.cli.overwriting import check_outputs
 from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
@@ -38,6 +38,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         datasets.CHECK,
         datasets.CONVERT,
         train.MERGE,
+        push.PUSH,
         demo.DOCTOR,
         datasets.SHAPES,
     )

@@ -1,4 +1,4 @@
-"""Decide what a pipeline is loaded from, given names and settings; nothing is loaded.
+"""Decide what a pipeline is loaded from, given names and settings; nothing is loaded, but a run on the Hub downloaded.
 
 A run folder names model, adapter, method and segmenter, and so does a merged run, which is its own base model. A base
 model names only itself, so the others are given or have a default. A server takes the place of model and adapter.
@@ -17,6 +17,7 @@ from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.file_names import RECIPE
+from sam4mllm.runs.hub_runs import download_run
 from sam4mllm.runs.run_folder import RunFolder, did_you_mean_run
 from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.utils.device import resolve_device
@@ -85,6 +86,7 @@ def resolve(
     temperature: float | None = None,
 ) -> PipelinePlan:
     """Decide what a pipeline is loaded from; `Pipeline.from_pretrained` describes the arguments and errors."""
+    model, adapter = _downloaded(model), None if adapter is None else _downloaded(adapter)
     run = _find_run(model, adapter)
     device = resolve_device(device)
     if server is not None and run is None:
@@ -135,6 +137,13 @@ def _sampling(votes: int | None, temperature: float | None) -> Sampling | None:
         return Sampling(votes) if temperature is None else Sampling(votes, temperature)
     except ValueError as error:
         raise ModelError(f"votes: {error}") from error
+
+
+def _downloaded(name: str | Path) -> str | Path:
+    """Return the folder of a run on the Hub after its download; any other name unchanged."""
+    if str(name) == EMBEDDED or Path(name).is_dir() or not _may_be_hub_id(str(name)):
+        return name
+    return download_run(str(name)) or name
 
 
 def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None:
