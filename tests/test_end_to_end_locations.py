@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from sam4mllm.cli.main import main
+from sam4mllm.errors import ModelError
+from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
@@ -113,6 +115,19 @@ def test_a_region_can_be_asked_about(home: Path, run: Path, capsys: pytest.Captu
     answer = json.loads(capsys.readouterr().out)
     assert answer["boxes_xyxy"] == [[5, 5, 30, 30]]
     assert all(mark["segmentation"]["size"] == [40, 60] for mark in answer["marks"])
+
+
+def test_a_model_without_location_heads_is_refused_before_it_is_asked(home: Path) -> None:
+    method = {"name": "pix2emb", "prompt": "both", "sam_tokens": 1, "phrases": 1}
+    with pytest.raises(ModelError, match="pix2emb needs location heads, which the model does not have; use a run"):
+        Pipeline.from_pretrained(str(home / "base"), segmenter=str(home / "sam.pth"), method=method, device="cpu")
+
+
+def test_another_width_of_prompt_tokens_is_refused_unless_sam_gets_the_box(run: Path) -> None:
+    with pytest.raises(ModelError, match="projects prompt tokens of width 16, but those of the segmenter Segment"):
+        Pipeline.from_pretrained(run, segmenter="shapes", device="cpu")
+    method = RunFolder.open(run).method.settings() | {"prompt": "box"}
+    Pipeline.from_pretrained(run, segmenter="shapes", method=method, device="cpu")
 
 
 def test_a_server_and_votes_are_refused_in_one_line(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

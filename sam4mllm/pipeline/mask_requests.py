@@ -9,10 +9,12 @@ import torch
 
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, SamPrompt
-from sam4mllm.methods.base import Answer
+from sam4mllm.methods.base import Answer, Method
+from sam4mllm.methods.parsing import require_locating_engine
 from sam4mllm.mllm.engine import Engine
 from sam4mllm.mllm.transformers_engine import TransformersEngine
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings, Segmenter
+from sam4mllm.segmenters.fake import NoSegmenter
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,14 +68,25 @@ def decode_requests(
     return segmenter.decode_tokens(embeddings, located)
 
 
-def check_prompt_tokens(engine: Engine, segmenter: Segmenter) -> None:
-    """Check that the segmenter takes the prompt tokens that the model's location heads project.
+def check_locations(method: Method, engine: Engine, segmenter: Segmenter) -> None:
+    """Check that engine and segmenter have what the locations of a method need, if it has any.
 
     Raises:
-        ModelError: The segmenter takes no prompt tokens, or those of another width.
+        ModelError: The engine decodes no locations, or its model has no location heads; the segmenter takes no prompt
+            tokens, or those of another width than the heads', and the method prompts SAM with them.
     """
-    width = len(segmenter.not_a_point)
+    if not method.needs_locations:
+        return
+    require_locating_engine(engine)
     heads = engine.mllm.location_heads if isinstance(engine, TransformersEngine) else None
+    if heads is None and isinstance(engine, TransformersEngine):
+        raise ModelError(
+            f"the method {method.name} needs location heads, which the model does not have; use a run that was trained "
+            "by it, or a base with location heads"
+        )
+    if not method.needs_prompt_tokens or isinstance(segmenter, NoSegmenter):
+        return
+    width = len(segmenter.not_a_point)
     if heads is not None and heads.sam_width != width:
         raise ModelError(
             f"the model projects prompt tokens of width {heads.sam_width}, but those of the segmenter {segmenter.name} "

@@ -18,13 +18,13 @@ from sam4mllm.data.images import ImageInput, Rgb, as_rgb
 from sam4mllm.data.predictions import Query
 from sam4mllm.geometry import Box
 from sam4mllm.methods.base import Answer, Method, Question
-from sam4mllm.methods.parsing import require_locating_engine, require_scoring_engine
+from sam4mllm.methods.parsing import require_scoring_engine
 from sam4mllm.methods.text import ask_text
 from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.mllm.engine import Engine, Sampling
 from sam4mllm.pipeline.ask import TextResult, answer_of_marks, question_about
 from sam4mllm.pipeline.loading import load_parts
-from sam4mllm.pipeline.mask_requests import MaskRequest, check_prompt_tokens, decode_requests, requests_of
+from sam4mllm.pipeline.mask_requests import MaskRequest, check_locations, decode_requests, requests_of
 from sam4mllm.pipeline.pairs import answer_pairs, check_pairs
 from sam4mllm.pipeline.plan import PipelineOptions, resolve
 from sam4mllm.pipeline.result import Result, result_of
@@ -32,7 +32,6 @@ from sam4mllm.pipeline.votes import ask_votes, check_votes, segment_votes
 from sam4mllm.recipe.schema import GenerationSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.segmenters.base import Embeddings, Segmenter
-from sam4mllm.segmenters.fake import NoSegmenter
 from sam4mllm.utils.memory import DeviceBatch
 from sam4mllm.utils.side_stream import SideStream
 
@@ -71,10 +70,7 @@ class Pipeline:
             max_new_tokens = GenerationSection().max_new_tokens
         if method.needs_probabilities:
             require_scoring_engine(engine)
-        if method.needs_locations:
-            require_locating_engine(engine)
-        if method.needs_prompt_tokens and not isinstance(segmenter, NoSegmenter):
-            check_prompt_tokens(engine, segmenter)
+        check_locations(method, engine, segmenter)
         if image_batch < 1 or max_new_tokens < 1:
             raise ValueError(f"expected 1 or more; got {image_batch=}, {max_new_tokens=}")
         self.method = method
