@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from sam4mllm.cli.main import main
+from sam4mllm.cli.evaluate import _ONLY_WITH_MASKS, _TASKS
+from sam4mllm.cli.main import build_parser, main
 from sam4mllm.evaluation.published import _SIZES
+from sam4mllm.evaluation.tasks.base import TaskName
 from tests.data.tiny_datasets import write_image
 
 
@@ -84,6 +87,12 @@ def test_questions_are_not_scored_by_masks(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "p.jsonl").write_text("")
     assert main(["score", str(tmp_path / "p.jsonl"), "--dataset", "pope", "--path", str(tmp_path / "f.json")]) == 2
     assert "has no masks" in capsys.readouterr().err
+
+
+def test_the_parser_knows_all_tasks_and_the_defaults_of_the_options_of_masks() -> None:
+    assert ("res", *get_args(TaskName)) == _TASKS
+    options = build_parser().parse_args(["evaluate", "run", "--dataset", "refcoco"])
+    assert {name: getattr(options, name) for name in _ONLY_WITH_MASKS} == _ONLY_WITH_MASKS
 
 
 def test_an_unknown_task_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,9 @@ _COLUMNS: dict[str, dict[str, str]] = {
 }
 
 
+_NOTES = {"region-caption": "; CIDEr-D x 100, on tokens by rules for those of Stanford's PTBTokenizer 3.4.1"}
+
+
 def task_report(rows: Mapping[str, TaskScores]) -> str:
     """Return a table of our rows of one split, by name, above the published rows on the same data.
 
@@ -35,7 +38,7 @@ def task_report(rows: Mapping[str, TaskScores]) -> str:
         raise ValueError(f"a report compares rows of one task, data set and split; got {sorted(splits)}")
     task, dataset, split = splits.pop()
     columns = _COLUMNS[task]
-    lines = [f"{task}, {dataset} {split}, percent"]
+    lines = [f"{task}, {dataset} {split}, percent{_NOTES.get(task, '')}"]
     lines += [f"{name}: {_counts(scores)}" for name, scores in rows.items()]
     table = [
         [name, *(_percent(scores.figures.get(key)) for key in columns.values()), ""] for name, scores in rows.items()

@@ -51,7 +51,8 @@ def scores(task: TaskName, dataset: str, split: str, comparable: bool = True, **
 )
 def test_published_rows_are_below_ours_where_the_data_match(own: TaskScores, rows: dict[str, list[str] | None]) -> None:
     lines = task_report({"ours": own}).splitlines()
-    assert lines[0] == f"{own.task}, {own.dataset} {own.split}, percent"
+    heading = f"{own.task}, {own.dataset} {own.split}, percent"
+    assert lines[0] == heading or (own.task == "region-caption" and lines[0].startswith(f"{heading}; CIDEr-D x 100"))
     table = lines[5:]
     assert len(table) == len(rows)
     for line, (name, cells) in zip(table, rows.items(), strict=True):
