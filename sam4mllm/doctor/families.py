@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from sam4mllm.doctor import input_checks, training_checks
+from sam4mllm.doctor import input_checks, location_checks, training_checks
 from sam4mllm.doctor.family_under_test import FamilyUnderTest
 from sam4mllm.doctor.result import NOT_APPLICABLE, CheckResult, run_check
 from sam4mllm.mllm.families import FAMILIES
@@ -37,6 +37,7 @@ FAMILY_CHECKS: dict[str, FamilyCheck] = {
         input_checks.constrained_decoding,
         input_checks.image_size_limits,
         input_checks.images_not_cropped,
+        location_checks.locations,
         training_checks.isolated_phrases,
         training_checks.gradient_checkpointing,
         training_checks.optimizer_8bit,

@@ -14,9 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.geometry import Box
 from sam4mllm.mllm.loading import Mllm, Quantization, load_mllm
+from sam4mllm.mllm.locations import LocationSettings
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.prompts.conversation import Conversation, inference_conversation, training_conversation
+from sam4mllm.prompts.conversation import (
+    LOCATION_TOKEN,
+    Conversation,
+    LocatedText,
+    Location,
+    inference_conversation,
+    training_conversation,
+)
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.collator import Collator
@@ -75,6 +84,16 @@ class FamilyUnderTest:
         ]
 
     @cached_property
+    def located_conversations(self) -> list[Conversation]:
+        """Three training conversations about odd images, with a region in the question and one or two locations."""
+        boxes = (Box(0.1, 0.2, 0.5, 0.9), Box(0.6, 0, 1, 0.4))
+        question = LocatedText(f"What is like {LOCATION_TOKEN}?", (Location(boxes[0], len("What is like ")),))
+        return [
+            training_conversation(image, [(question, located_text(boxes[: 1 + index % 2]))])
+            for index, image in enumerate(random_images([(41, 67), (90, 33), (57, 57)]))
+        ]
+
+    @cached_property
     def questions(self) -> list[Conversation]:
         """Four questions of different lengths, about images of different sizes and aspect ratios."""
         images = random_images([(64, 64), (90, 61), (30, 120), (80, 77)])
@@ -92,9 +111,13 @@ class FamilyUnderTest:
         quantization: Quantization | None = None,
         lora: dict[str, Any] | None = None,
         tune_projector: bool = False,
+        locations: LocationSettings | None = None,
         **arguments: Any,
     ) -> TrainedModel:
-        """Train on `conversations` for some steps into the run folder `name`; `arguments` are keys of `training`."""
+        """Train on `conversations` for some steps into the run folder `name`; `arguments` are keys of `training`.
+
+        With `locations`, location heads are trained with the method pix2emb on `located_conversations`.
+        """
         from transformers import TrainerCallback
 
         optimizers: list[Any] = []
@@ -121,12 +144,14 @@ class FamilyUnderTest:
                 "data": {"train": [{"dataset": "shapes", "root": self.folder, "split": "train"}]},
                 "lora": lora or _LORA,
                 "training": training,
+                **({"method": {"name": "pix2emb", "prompt": "box"}} if locations else {}),
             }
         )
         run = RunFolder.create(recipe)
         base = self.load(quantization=quantization)
-        mllm = attach_lora(base, recipe.lora, recipe.seed, tune_projector=tune_projector)
-        fit(mllm, self.conversations, recipe, run, callbacks=[KeepOptimizer()])
+        mllm = attach_lora(base, recipe.lora, recipe.seed, tune_projector=tune_projector, locations=locations)
+        conversations = self.located_conversations if locations else self.conversations
+        fit(mllm, conversations, recipe, run, callbacks=[KeepOptimizer()])
         mllm.model.eval()
         losses = [record["loss"] for record in run.log.read() if "loss" in record]
         return TrainedModel(run, losses, mllm, optimizers[-1])
@@ -138,6 +163,12 @@ class FamilyUnderTest:
         batch = Collator(self.mllm)(self.conversations if conversations is None else conversations)
         with torch.no_grad():
             return model(**{name: value.to(self.device) for name, value in batch.items()}).logits.float().cpu()
+
+
+def located_text(boxes: Sequence[Box]) -> LocatedText:
+    """Return an answer of a location token for each box."""
+    locations = (Location(box, index * len(LOCATION_TOKEN)) for index, box in enumerate(boxes))
+    return LocatedText(LOCATION_TOKEN * len(boxes), tuple(locations))
 
 
 def random_images(sizes_hw: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.uint8]]:

@@ -79,7 +79,7 @@ def make_prompts(mllm: Mllm, conversations: Sequence[Conversation]) -> list[Prom
     """Return the prompts of conversations that await an answer.
 
     Raises:
-        DataError: A text holds a control token, or a location token that is none of its turn's locations.
+        DataError: A text holds a control token, or a location token that is not one of its turn's.
         ModelError: A question has a location, but the model has no location heads.
     """
     check_messages(mllm.processor, [conversation.messages() for conversation in conversations])
