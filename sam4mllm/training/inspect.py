@@ -1,7 +1,7 @@
 """The inspect stage: an HTML page of training targets, to check them before a long training run.
 
 One card for each sample: the image with the true masks, the boxes and the chosen points; the phrase; the IoUs of its
-targets; and the exact text of question and answer.
+targets; and the exact text of question and answer. Regions and grounded captions follow, with their boxes.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from sam4mllm.data.grounded_caption import GroundedCaption
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
-from sam4mllm.data.sample import Sample
+from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.text_training import caption_conversations, region_conversations
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.store import ObjectTarget
 from sam4mllm.training.dataset import spread
@@ -40,13 +43,14 @@ def inspect_targets(
 ) -> Path:
     """Write an HTML page of a recipe's training targets and return the page's file.
 
-    At most `limit` samples are shown, spread evenly over the training data, and only their targets are computed where
-    the store lacks them. An object's targets depend on the object alone, so they equal those of `prepare_targets`.
+    At most `limit` phrases, regions and captions are shown, spread evenly over the training data, and only their
+    targets are computed where the store lacks them. An object's targets depend on the object alone, so they equal those
+    of `prepare_targets`.
 
     Args:
         recipe: A recipe, or the path or name that `load_recipe` takes.
         output: The page's folder; None for `inspect` in the run folder.
-        limit: The maximum number of samples shown.
+        limit: The maximum number of phrases, regions and captions shown.
         device: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
@@ -56,11 +60,14 @@ def inspect_targets(
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
     method = method_of_recipe(recipe)
-    samples = spread(read_mixture(recipe.data, recipe.seed).samples, limit)
+    mixture = read_mixture(recipe.data, recipe.seed)
+    regions = mixture.regions[0] if mixture.regions else ()
+    shown = spread(range(len(mixture.samples) + len(regions) + len(mixture.captions)), limit)
+    samples, region_samples, captions = _chosen(shown, mixture.samples, regions, mixture.captions)
     output = recipe.output / "inspect" if output is None else Path(output)
     with folder_lock(output, "drawing", subfolders=("images",)):
         store = targets_of(recipe, samples if recipe_needs_targets(recipe) else [], device)
-        with bar("draw", len(samples), unit="phrases") as advance:
+        with bar("draw", len(shown), unit="phrases") as advance:
             return write_page(
                 samples,
                 store.read(),
@@ -68,6 +75,8 @@ def inspect_targets(
                 output,
                 title=f"Training targets of {name}",
                 reasons=store.skipped(),
+                regions=region_samples,
+                captions=captions,
                 advance=advance,
             )
 
@@ -80,9 +89,11 @@ def write_page(
     *,
     title: str,
     reasons: Mapping[str, str] | None = None,
+    regions: Sequence[Sample] = (),
+    captions: Sequence[GroundedCaption] = (),
     advance: Advance = ignore,
 ) -> Path:
-    """Write the page of `samples`, their images and a contact sheet of all images to `output`.
+    """Write the page of `samples`, regions and captions, their images and a contact sheet of all images to `output`.
 
     Args:
         samples: The samples, shown in this order.
@@ -91,7 +102,9 @@ def write_page(
         output: The folder; created if it does not exist.
         title: The page's title.
         reasons: Why an object has no target, by object id, where that is known.
-        advance: Called with 1 for each sample drawn.
+        regions: Samples of one object each, for region captioning.
+        captions: Grounded captions.
+        advance: Called with 1 for each item drawn.
 
     Returns:
         The page's file.
@@ -101,21 +114,55 @@ def write_page(
     """
     (output / "images").mkdir(parents=True, exist_ok=True)
     cards, drawn = [], []
-    for index, sample in enumerate(samples):
-        image = overlay(
-            load_image(sample.image),
-            [item.mask() for item in sample.objects if item.rle is not None],
-            method.preview_prompts(sample, targets),
-            long_side=_LONG_SIDE,
-        )
+    items: list[Sample | GroundedCaption] = [*samples, *regions, *captions]
+    for index, item in enumerate(items):
+        objects = _objects_of(item)
+        prompts = [SamPrompt(each.box) for each in objects]
+        if isinstance(item, Sample) and index < len(samples):
+            prompts = method.preview_prompts(item, targets)
+        masks = [each.mask() for each in objects if each.rle is not None]
+        image = overlay(load_image(item.image), masks, prompts, long_side=_LONG_SIDE)
         file = Path("images") / f"{index:04d}.png"
         save_image(image, output / file)
         drawn.append(image.copy())
         drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
-        cards.append(_card(sample, targets, reasons or {}, method, file.as_posix()))
+        if isinstance(item, Sample) and index < len(samples):
+            cards.append(_card(item, targets, reasons or {}, method, file.as_posix()))
+        else:
+            cards.append(_text_card(item, method, file.as_posix()))
         advance(1)
     if drawn:
         save_image(contact_sheet(drawn, columns=8), output / SHEET)
+    page = output / PAGE
+    summary = _summary(samples, targets, method) + _text_summary(regions, captions)
+    atomic_write_text(page, html_page(title, f"{summary}.", _LEGEND, [("", cards)]))
+    return page
+
+
+def _chosen(
+    positions: Sequence[int],
+    samples: Sequence[Sample],
+    regions: Sequence[Sample],
+    captions: Sequence[GroundedCaption],
+) -> tuple[list[Sample], list[Sample], list[GroundedCaption]]:
+    """Return the samples, regions and captions at these positions of the three, one after the other."""
+    after_samples, after_regions = len(samples), len(samples) + len(regions)
+    return (
+        [samples[index] for index in positions if index < after_samples],
+        [regions[index - after_samples] for index in positions if after_samples <= index < after_regions],
+        [captions[index - after_regions] for index in positions if after_regions <= index],
+    )
+
+
+def _objects_of(item: Sample | GroundedCaption) -> list[MaskObject]:
+    """Return the objects of a sample, or those of all mentions of a caption, in their order."""
+    if isinstance(item, Sample):
+        return list(item.objects)
+    return [each for mention in item.mentions for each in mention.objects]
+
+
+def _summary(samples: Sequence[Sample], targets: Mapping[str, ObjectTarget], method: Method) -> str:
+    """Return the numbers of phrases, objects and targets as text."""
     objects = {item.id for sample in samples for item in sample.objects if item.rle is not None}
     summary = f"{len(samples)} phrases, {len(objects)} objects"
     if targets or method.needs_targets:
@@ -123,22 +170,39 @@ def write_page(
         summary += f", {without} of them without a target (left out)"
         box_only = sum(not targets[name].prompts[0].points for name in objects & targets.keys())
         summary += f", {box_only} with the box alone as the target" if box_only else ""
-    summary += "."
-    page = output / PAGE
-    atomic_write_text(page, html_page(title, summary, _LEGEND, [("", cards)]))
-    return page
+    return summary
+
+
+def _text_summary(regions: Sequence[Sample], captions: Sequence[GroundedCaption]) -> str:
+    parts = [f"; {len(regions)} regions"] if regions else []
+    return "".join([*parts, *([f"; {len(captions)} grounded captions"] if captions else [])])
+
+
+def _text_card(item: Sample | GroundedCaption, method: Method, image: str) -> str:
+    """Return a region or a grounded caption as an <article>."""
+    if isinstance(item, Sample):
+        conversations, title = region_conversations(method, [item]), item.phrase
+    else:
+        conversations, title = caption_conversations(method, [item]), item.text
+    texts = [f"<pre>{escape(turn.text)}</pre>" for conversation in conversations for turn in conversation.turns]
+    return "\n".join([*_opening(item, title, image), *texts, "</article>"])
+
+
+def _opening(item: Sample | GroundedCaption, title: str, image: str) -> list[str]:
+    """Return the first lines of a card: its image, title, and the id and image file of the record."""
+    return [
+        "<article>",
+        f'<img src="{escape(image)}" alt="">',
+        f"<h2>{escape(title)}</h2>",
+        f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image))}</div>',
+    ]
 
 
 def _card(
     sample: Sample, targets: Mapping[str, ObjectTarget], reasons: Mapping[str, str], method: Method, image: str
 ) -> str:
     """Return one sample as an <article>."""
-    parts = [
-        "<article>",
-        f'<img src="{escape(image)}" alt="">',
-        f"<h2>{escape(sample.phrase)}</h2>",
-        f'<div class="id">{escape(sample.id)} &middot; {escape(str(sample.image))}</div>',
-    ]
+    parts = _opening(sample, sample.phrase, image)
     if sample.objects and (targets or method.needs_targets):
         parts.append(_figures(sample, targets, reasons))
     conversations = method.training_conversations([sample], targets)

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm.data.grounded_caption import GroundedCaption, Mention
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.recipe.schema import MethodSection
 from sam4mllm.targets.store import ObjectTarget
-from sam4mllm.training.inspect import write_page
+from sam4mllm.training.dataset import spread
+from sam4mllm.training.inspect import _chosen, write_page
 
 METHOD = method_from_settings(MethodSection().model_dump())
 
@@ -55,6 +57,28 @@ def test_the_page_holds_phrases_figures_and_the_exact_text(samples: list[Sample]
     assert "No object found." in html
     assert all(figure in html for figure in ("0.913", "0.852", "0.871", "0.024"))
     assert "3 phrases, 2 objects, 0 of them without a target" in html and sum(drawn) == 3
+
+
+def test_regions_and_captions_are_shown_with_their_text_and_boxes(samples: list[Sample], tmp_path: Path) -> None:
+    boxed = MaskObject("cup", None, Box(4, 3, 20, 15))
+    caption = GroundedCaption("c/1", samples[0].image, (40, 30), "A <cup>.", (Mention(0, 7, (boxed,)),))
+    page = write_page(samples[2:], {}, METHOD, tmp_path / "out", title="x", regions=samples[:1], captions=[caption])
+    html = page.read_text(encoding="utf-8")
+    assert "1 phrases, 0 objects, 0 of them without a target (left out); 1 regions; 1 grounded captions." in html
+    assert "<pre>What is at [050,166,300,500]?</pre>\n<pre>the &lt;b&gt;left" in html
+    assert "<pre>A &lt;cup&gt; [100,100,500,500].</pre>" in html
+    plain, region, captioned = (
+        np.asarray(Image.open(tmp_path / "out/images" / f"{index:04d}.png")) for index in range(3)
+    )
+    assert not np.array_equal(plain, region) and not np.array_equal(plain, captioned)
+
+
+@pytest.mark.parametrize("limit", [1, 3, 6, 100])
+def test_the_items_shown_are_spread_over_phrases_regions_and_captions(samples: list[Sample], limit: int) -> None:
+    captions = [GroundedCaption(f"c/{n}", samples[0].image, (40, 30), "A cup.", ()) for n in range(2)]
+    positions = spread(range(6), limit)
+    chosen = _chosen(positions, samples, samples[:1], captions)
+    assert [item for items in chosen for item in items] == spread([*samples, samples[0], *captions], limit)
 
 
 def test_phrases_and_titles_are_escaped(samples: list[Sample], tmp_path: Path) -> None:
