@@ -80,15 +80,25 @@ def load_scene(scene: Scene) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode(
-    sam: Any, embedding: Tensor, boxes: Tensor | None, xy: Tensor | None, labels: Tensor | None
+    sam: Any,
+    embedding: Tensor,
+    boxes: Tensor | None,
+    xy: Tensor | None,
+    labels: Tensor | None,
+    tokens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return all four low-resolution masks (n, 4, 64, 64) and predicted IoUs (n, 4) for prompts of one image."""
+    """Return all four low-resolution masks (n, 4, 64, 64) and predicted IoUs (n, 4) for prompts of one image.
+
+    `tokens` (n, k, C) are further prompt tokens.
+    """
     # segment_anything's prompt encoder adds 0.5 to coordinates, and ours are continuous already.
     sparse, dense = sam.prompt_encoder(
         points=None if xy is None or labels is None else (xy - 0.5, labels),
         boxes=None if boxes is None else boxes - 0.5,
         masks=None,
     )
+    if tokens is not None:
+        sparse = torch.cat([sparse, tokens], 1)
     masks, iou = sam.mask_decoder.predict_masks(
         image_embeddings=embedding[None],
         image_pe=sam.prompt_encoder.get_dense_pe(),

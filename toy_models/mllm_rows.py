@@ -5,7 +5,7 @@ A row is a conversation of one or several exchanges about an image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from build_tower import CELLS, owners, pixels, targets
@@ -39,7 +39,8 @@ class Row:
     """One conversation about an image: its tokens, the label of each (-100: none), and the weight of its loss.
 
     `attention_targets` holds (layer, REGION or POINT, position in the row, positions to attend to) for the supervised
-    heads; positions to attend to are in the prefix or, counted on from its end, in the row.
+    heads; positions to attend to are in the prefix or, counted on from its end, in the row. `locations` holds
+    (position in the row, shape, whether it is a region of a question) of location tokens.
     """
 
     ids: list[int]
@@ -47,6 +48,7 @@ class Row:
     weights: list[float]
     attention_targets: list[tuple[int, int, int, list[int]]]
     distance: int = 0
+    locations: list[tuple[int, int, bool]] = field(default_factory=list)
 
 
 @dataclass
@@ -72,8 +74,10 @@ class Packer:
         self.point_end = tokenizer.convert_tokens_to_ids(")")
         self.yes_no = {tokenizer.encode(text)[-1] for text in ("yes", "no", "; yes", "; no")}
 
-    def pack(self, scene: Scene, all_exchanges: list[Exchange], rng: np.random.Generator) -> Packed:
-        """Return the exchanges as at most `MAX_ROWS` rows; exchanges that do not fit are dropped."""
+    def pack(
+        self, scene: Scene, all_exchanges: list[Exchange], rng: np.random.Generator, most_rows: int = MAX_ROWS
+    ) -> Packed:
+        """Return the exchanges as at most `most_rows` rows; exchanges that do not fit are dropped."""
         owner, _ = owners(scene)
         cells = [np.flatnonzero(owner.ravel() == index).tolist() for index in range(len(scene.shapes))]
         rows: list[Row] = []
@@ -88,7 +92,7 @@ class Packer:
                     answers.add(exchange.answer_shapes)
                     break
             else:
-                if len(rows) == MAX_ROWS or len(row.ids) > ROW_LENGTH:
+                if len(rows) == most_rows or len(row.ids) > ROW_LENGTH:
                     continue
                 rows.append(row)
                 answers_of_rows.append({exchange.answer_shapes})
@@ -101,6 +105,7 @@ class Packer:
         earlier.ids += [*self.again, *row.ids]
         earlier.labels += [*[-100] * len(self.again), *row.labels]
         earlier.weights += [*[0.0] * len(self.again), *row.weights]
+        earlier.locations += [(position + shift, shape, is_region) for position, shape, is_region in row.locations]
         prefix = len(self.prefix)
         earlier.attention_targets += [
             (layer, heads, position + shift, [target + shift if target >= prefix else target for target in attend_to])
