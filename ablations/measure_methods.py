@@ -34,6 +34,18 @@ from sam4mllm.utils.progress import Advance, bar
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+DESCRIPTION = """Compare the methods: one base, equal training steps, scored on held-out scenes, over several seeds.
+
+Each seed has its own generated scenes and its own trainings. Rows: the base model without training; the same training
+with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers); PPG with groups of
+points that SAM did not select; PQPP with lists of points and with one point per question, with and without its points;
+the oracle (SAM gets the targets of the held-out objects).
+
+Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
+mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
+earlier, interrupted start generated a part of the answers.
+"""
+
 BASE = "base"
 BOX_ALONE = "box alone"
 PPG = "PPG"

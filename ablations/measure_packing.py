@@ -23,6 +23,13 @@ from sam4mllm.recipe.schema import Recipe
 from sam4mllm.training.dataset import make_training_set
 from sam4mllm.utils.atomic_io import atomic_write_text
 
+DESCRIPTION = """Compare one phrase a conversation with four in turns and four isolated ones, over several seeds.
+
+Every row sees each phrase of the training split equally often, with about as many phrases in each optimizer step (the
+recipe's batch size), and is scored on held-out scenes, where each phrase is asked alone. Figures and differences of two
+rows of one seed are those of the experiment "methods"; a third table has the steps and the seconds of the trainings.
+"""
+
 ONE, TURNS, ISOLATED = "one phrase", "turns", "isolated"
 
 VARIANTS: dict[str, tuple[str, ...]] = {

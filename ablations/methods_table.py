@@ -107,7 +107,7 @@ def tables(rows: Rows, pairs: Pairs = DIFFERENCES) -> list[str]:
     """Return both tables as Markdown: figures and paired differences, as mean ± standard deviation over the seeds."""
     lines = _header("", list(_TITLES.values()))
     for name, figures in summarize_rows(rows).items():
-        cells = [_cell(summary, _DECIMALS.get(key)) for key, summary in figures.items()]
+        cells = [cell(summary, _DECIMALS.get(key)) for key, summary in figures.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", *_header("difference", list(METRICS.values()))]
     for name, figures in differences(rows, pairs).items():
@@ -136,7 +136,7 @@ def _header(first: str, titles: Sequence[str]) -> list[str]:
     return [f"| {first} | {' | '.join(titles)} |", "|---" * (len(titles) + 1) + "|"]
 
 
-def _cell(summary: Summary | None, decimals: int | None) -> str:
+def cell(summary: Summary | None, decimals: int | None) -> str:
     """Return mean ± standard deviation, in percent if `decimals` is None."""
     if summary is None:
         return "-"

@@ -2,6 +2,7 @@
 
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
+    python ablations/run.py nextchat --work runs/nextchat --steps 300 --seeds 3 --json ablations/logs/nextchat.json
     python ablations/run.py packing --work runs/packing --epochs 1 --seeds 3 --json ablations/logs/packing.json
     python ablations/run.py votes --work runs/votes --json ablations/logs/votes.json
 
@@ -21,9 +22,11 @@ from typing import Any
 
 import measure_filter
 import measure_methods
+import measure_nextchat
 import measure_packing
 import measure_votes
 import methods_table
+from measure_nextchat import EQUAL_SECONDS, NextchatRow
 from methods_rows import Row
 
 from sam4mllm.data.entry import DataEntry
@@ -46,32 +49,6 @@ from sam4mllm.utils.library_logging import silence_libraries
 from sam4mllm.utils.progress import bar
 
 RECIPE = "shapes_ppg"
-
-FILTER = """Measure what the selection of point groups by SAM contributes, under each way of scoring them.
-
-Five variants of the training targets: the top group scored with the exact box, with jittered boxes or without a box; a
-random group; the box alone. On the objects of the validation split the table has, for each variant, the mean IoU with
-the true mask as the variant scored it, then with the exact box, with other jittered boxes (of another seed, the same
-for all rows) and without a box. With --train each variant is trained for the same number of steps on the same data with
-the same seed, and the table has the cIoU of the last adapter on that split.
-"""
-METHODS = """Compare the methods: one base model, equal training steps, scored on held-out scenes, over several seeds.
-
-Each seed has its own generated scenes and its own trainings. Rows: the base model without training; the same training
-with questions for boxes only; PPG; PPG without its points (SAM gets the boxes of the same answers); PPG with groups of
-points that SAM did not select; PQPP with lists of points and with one point per question, with and without its points;
-the oracle (SAM gets the targets of the held-out objects).
-
-Figures are means and sample standard deviations over the seeds. A second table has differences of two rows of one seed:
-mean, standard deviation, and how many seeds have the sign of the mean. The seconds per query are left out where an
-earlier, interrupted start generated a part of the answers.
-"""
-PACKING = """Compare one phrase a conversation with four in turns and four isolated ones, over several seeds.
-
-Every row sees each phrase of the training split equally often, with about as many phrases in each optimizer step (the
-recipe's batch size), and is scored on held-out scenes, where each phrase is asked alone. Figures and differences of two
-rows of one seed are those of the experiment "methods"; a third table has the steps and the seconds of the trainings.
-"""
 
 
 @dataclass(frozen=True)
@@ -139,6 +116,29 @@ def run_methods(options: argparse.Namespace) -> list[str]:
             figures = {"steps": options.steps, "split": options.split, "queries": queries}
             _write_json(options, {**figures, **methods_table.to_json(measured)})
     return methods_table.tables(rows)
+
+
+def run_nextchat(options: argparse.Namespace) -> list[str]:
+    """Train and measure each row for equal steps, then for equal seconds, unless an earlier start did."""
+    device = resolve_device(options.device)
+    names = (*measure_nextchat.VARIANTS, *(name + EQUAL_SECONDS for name in measure_nextchat.VARIANTS))
+    rows: dict[str, dict[int, NextchatRow]] = {name: {} for name in names}
+    for seed in range(options.seeds):
+        in_folder = argparse.Namespace(**{**vars(options), "work": options.work / f"seed-{seed}"})
+        # The last adapter is measured, so nothing is validated.
+        fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
+        variants = {name: (*settings, *fixed) for name, settings in measure_nextchat.VARIANTS.items()}
+        recipes = _recipes(in_folder, variants, [f"model.base={measure_nextchat.BASE}"], seed)
+        samples = _samples(recipes[measure_methods.PPG].data.train[0].root, options.split)
+        experiment = measure_nextchat.NextchatExperiment(seed, recipes, samples, options.split, in_folder.work, device)
+        for name in names:
+            row = name.removesuffix(EQUAL_SECONDS)
+            timed = experiment if row == name else experiment.with_equal_seconds(row)
+            rows[name][seed] = timed.nextchat_row(row)
+            measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
+            figures = {"steps": options.steps, "split": options.split}
+            _write_json(options, {**figures, **measure_nextchat.to_json(measured)})
+    return measure_nextchat.tables(rows)
 
 
 def run_packing(options: argparse.Namespace) -> list[str]:
@@ -215,9 +215,10 @@ def _packing_options(parser: argparse.ArgumentParser) -> None:
 
 
 EXPERIMENTS = {
-    "filter": Experiment(FILTER, run_filter, _training_options),
-    "methods": Experiment(METHODS, run_methods, _methods_options),
-    "packing": Experiment(PACKING, run_packing, _packing_options),
+    "filter": Experiment(measure_filter.DESCRIPTION, run_filter, _training_options),
+    "methods": Experiment(measure_methods.DESCRIPTION, run_methods, _methods_options),
+    "nextchat": Experiment(measure_nextchat.DESCRIPTION, run_nextchat, measure_nextchat.add_options),
+    "packing": Experiment(measure_packing.DESCRIPTION, run_packing, _packing_options),
     "votes": Experiment(measure_votes.DESCRIPTION, run_votes, measure_votes.add_options),
 }
 
