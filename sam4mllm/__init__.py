@@ -1,7 +1,8 @@
 """Fine-tune a multimodal LLM for referring expression segmentation.
 
 Given an image and a referring expression, the model generates the location of each object, as plain text (a bounding
-box and a few point prompts) or as an embedding; SAM turns it into a mask. Every stage of the command line is a function here, in the order of use:
+box and a few point prompts) or as an embedding; SAM turns it into a mask. Every stage of the command line is a function
+here, in the order of use:
 
     write_dataset, read_dataset            data sets -> samples
     load_recipe                            recipe file + overrides -> Recipe
@@ -10,6 +11,7 @@ box and a few point prompts) or as an embedding; SAM turns it into a mask. Every
     Pipeline, predict                      images and phrases -> masks, in one call or as a job that can be resumed;
                                            Pipeline.ask: a question about an image or a region -> text and masks
     evaluate, score, calibrate             predictions -> cIoU, gIoU ...; calibrated confidence scores
+    evaluate_task, score_task              boxes or text -> Acc@0.5, CIDEr-D, POPE ..., without masks
     merge                                  run folder -> one checkpoint for servers
 
 The public names are imported on first use (PEP 562), so `import sam4mllm` loads neither torch nor transformers.
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from sam4mllm.evaluation.calibrate import calibrate
     from sam4mllm.evaluation.evaluate import evaluate
     from sam4mllm.evaluation.score import score
+    from sam4mllm.evaluation.tasks.evaluate import evaluate_task, score_task
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.pipeline.pipeline import Pipeline
@@ -71,6 +74,7 @@ __all__ = [
     "calibrate",
     "dry_run",
     "evaluate",
+    "evaluate_task",
     "inspect_targets",
     "load_recipe",
     "merge",
@@ -78,6 +82,7 @@ __all__ = [
     "prepare_targets",
     "read_dataset",
     "score",
+    "score_task",
     "train",
     "write_dataset",
 ]
@@ -102,6 +107,7 @@ _MODULES = {
     "calibrate": "evaluation.calibrate",
     "dry_run": "training.dry_run",
     "evaluate": "evaluation.evaluate",
+    "evaluate_task": "evaluation.tasks.evaluate",
     "inspect_targets": "training.inspect",
     "load_recipe": "recipe.loading",
     "merge": "runs.merge",
@@ -109,6 +115,7 @@ _MODULES = {
     "prepare_targets": "training.prepare",
     "read_dataset": "data.reading",
     "score": "evaluation.score",
+    "score_task": "evaluation.tasks.evaluate",
     "train": "training.trainer",
     "write_dataset": "synthetic.writer",
 }

@@ -62,7 +62,7 @@ def readme_commands(program: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("words", commands(EVALUATION), ids=" ".join)
 def test_each_command_of_docs_evaluation_parses(words: list[str]) -> None:
-    assert words[0] == "sam4mllm" and parse(words[1:]).subcommand in ("evaluate", "calibrate")
+    assert words[0] == "sam4mllm" and parse(words[1:]).subcommand in ("evaluate", "score", "calibrate")
 
 
 def test_the_readme_calls_known_programs_only() -> None:
