@@ -60,6 +60,12 @@ def run(home: Path) -> Path:
     return home / "run"
 
 
+@pytest.fixture(scope="module")
+def merged(home: Path, run: Path) -> Path:
+    assert main(["merge", str(run), "--output", str(home / "merged"), "--dtype", "float32"]) == 0
+    return home / "merged"
+
+
 def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -76,7 +82,10 @@ def test_inspect_and_dry_run_need_no_targets(home: Path, capsys: pytest.CaptureF
     assert report["method"]["name"] == "pix2emb" and report["phrases"] == 6
 
 
-def test_train_evaluate_calibrate_merge_and_predict(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_evaluate_calibrate_merge_and_predict(
+    home: Path, run: Path, merged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
     assert json.loads((run / "method.json").read_text()) == {
         "name": "pix2emb",
         "prompt": "both",
@@ -100,12 +109,33 @@ def test_train_evaluate_calibrate_merge_and_predict(home: Path, run: Path, capsy
     for line, box in zip(one_by_one, boxes, strict=True):
         assert line["objects"][0]["box_xyxy"] == pytest.approx(box, abs=1e-3)
 
-    assert main(["merge", str(run), "--output", str(home / "merged"), "--dtype", "float32"]) == 0
-    assert main(["evaluate", str(home / "merged"), *data, *CPU]) == 0
-    merged = lines_of(home / "merged/evaluate/refcoco-val")
-    assert [line["answer"] for line in merged] == [line["answer"] for line in answered]
-    for line, box in zip(merged, boxes, strict=True):
+    assert main(["evaluate", str(merged), *data, *CPU]) == 0
+    of_merged = lines_of(merged / "evaluate/refcoco-val")
+    assert [line["answer"] for line in of_merged] == [line["answer"] for line in answered]
+    for line, box in zip(of_merged, boxes, strict=True):
         assert line["objects"][0]["box_xyxy"] == pytest.approx(box, abs=1e-3)
+
+
+def test_a_merged_run_is_trained_further_with_its_heads_and_sams_mask_decoder(home: Path, merged: Path) -> None:
+    further = [
+        f"model.base={merged}",
+        f"output={home}/stage_3",
+        "method.train_mask_decoder=true",
+        "training.max_steps=1",
+    ]
+    assert main(["train", str(home / "recipe.yaml"), *CPU, *further, "training.validate.every_steps=0"]) == 0
+    stage_3 = Pipeline.from_pretrained(home / "stage_3", device="cpu")
+    before = Pipeline.from_pretrained(merged, device="cpu")
+    assert stage_3.segmenter.fingerprint != before.segmenter.fingerprint
+    assert stage_3.identity["segmenter"] == stage_3.segmenter.fingerprint
+    # The heads of the merged run were trained further from their values, not from new ones.
+    heads = [pipeline.engine.mllm.location_heads.state_dict() for pipeline in (before, stage_3)]  # type: ignore[attr-defined]
+    differences = [float((a - b).abs().max()) for a, b in zip(*(each.values() for each in heads), strict=True)]
+    assert 0 < max(differences) < 0.05
+
+    assert main(["merge", str(home / "stage_3"), "--output", str(home / "merged_3"), "--dtype", "float32"]) == 0
+    again = Pipeline.from_pretrained(home / "merged_3", device="cpu")
+    assert again.segmenter.fingerprint == stage_3.segmenter.fingerprint
 
 
 def test_a_region_can_be_asked_about(home: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
