@@ -41,7 +41,7 @@ def test_the_mixture_is_one_of_a_recipe() -> None:
 
 def test_the_examples_are_read(tmp_path: Path) -> None:
     sentence = next(text for text in blocks(PAGE, "text") if text.startswith("[/EN#"))
-    (xml,), (regions,), (question,) = (blocks(PAGE, kind) for kind in ("xml", "json", "jsonl"))
+    (xml,), (regions,), (own, question) = (blocks(PAGE, kind) for kind in ("xml", "json", "jsonl"))
     folder = tmp_path / "flickr30k_entities"
     for name, text in (("Sentences/7.txt", sentence), ("Annotations/7.xml", xml), ("val.txt", "7\n")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +49,14 @@ def test_the_examples_are_read(tmp_path: Path) -> None:
     (caption,) = read_captions(data_entry("flickr30k", root=tmp_path, split="val"))
     assert [(caption.phrase(each), each.objects[0].box) for each in caption.mentions] == [
         ("Two young guys", Box(69, 20, 192, 333))
+    ]
+
+    write_image(tmp_path / json.loads(own)["image"], 250, 160)
+    (tmp_path / "captions.jsonl").write_text(own)
+    (caption,) = read_captions(data_entry("jsonl", path=tmp_path / "captions.jsonl", task="grounded-caption"))
+    assert [(caption.phrase(each), len(each.objects)) for each in caption.mentions] == [
+        ("A red car", 1),
+        ("two lamps", 2),
     ]
 
     (tmp_path / "region_descriptions.json").write_text(regions)

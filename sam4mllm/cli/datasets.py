@@ -49,6 +49,11 @@ def _convert(options: Namespace) -> int:
 
 def _check_options(parser: ArgumentParser) -> None:
     add_dataset_options(parser, with_chat=True)
+    parser.add_argument(
+        "--task",
+        choices=("segment", "region-caption", "grounded-caption", "chat"),
+        help="what the data are read for; default: the data set's usual task",
+    )
     add_limit_option(parser)
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="also write a page (index.html) of problems and drawn samples"
@@ -67,7 +72,7 @@ def _check(options: Namespace) -> int:
     from sam4mllm.training.check import check_dataset, write_page
 
     with errors_name_options():
-        check = check_dataset(options.dataset, **data_arguments(options))
+        check = check_dataset(options.dataset, **data_arguments(options), task=options.task)
     if options.json != STDOUT:
         print(check.summary(options.examples), end="")
     write_json(check.to_json(), options.json)

@@ -19,7 +19,7 @@ from sam4mllm.errors import ArgumentError, DataError
 if TYPE_CHECKING:
     from sam4mllm.pipeline.plan import PipelineOptions
 
-_OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "chat_images")}
+_OPTION_OF_KEY = {key: f"--{key.replace('_', '-')}" for key in (*LOCATION_KEYS, "limit", "task", "chat_images")}
 _OPTION_OF_KEY["columns"] = "--column"
 """The option for each argument of the Python API that locates data."""
 

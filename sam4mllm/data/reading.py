@@ -142,7 +142,7 @@ def read_captions(entry: DataEntry) -> list[GroundedCaption]:
         DataError: A folder or file that is missing or malformed; a data set without grounded captions.
     """
     if entry.row.captions is None:
-        raise DataError(f"{entry.name}: has no grounded captions; those of flickr30k can be read")
+        raise DataError(f"{entry.name}: has no grounded captions; those of flickr30k and jsonl can be read")
     return _read(entry, entry.row.captions)
 
 

@@ -151,6 +151,7 @@ _ROWS = (
         "jsonl",
         "custom",
         reader="sam4mllm.data.readers.jsonl:read",
+        captions="sam4mllm.data.readers.jsonl:captions",
         needs=("path",),
         takes=("images",),
         protocol="grefcoco",

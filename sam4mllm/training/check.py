@@ -104,8 +104,8 @@ def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
 
     Args:
         dataset: A data set of the table (`sam4mllm.data.registry.DATASETS`), chat included.
-        location: As in `sam4mllm.data.reading.read_dataset`; without a split, a published data set is checked in all
-            its splits.
+        location: As in `sam4mllm.data.reading.read_dataset`, and `task`, for which it is read; without a split, a
+            published data set is checked in all its splits.
 
     Raises:
         ArgumentError: An argument that is missing, or that the data set does not take.
@@ -125,7 +125,7 @@ def check_dataset(dataset: str, **location: Any) -> DatasetCheck:
                 problems.append(error)
                 continue
             items = [*items, *found_items] if items else found_items
-    if dataset_row(dataset).usual_task == "segment":
+    if (location.get("task") or dataset_row(dataset).usual_task) == "segment":
         contradicting = contradictions(item for item in items if isinstance(item, Sample))
     images = {item.image for item in items} - {None}
     found = [Problem(kind_of(error), str(error)) for error in problems]
