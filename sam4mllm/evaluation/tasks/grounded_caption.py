@@ -1,7 +1,7 @@
 """Grounded captions: does a model that describes an image mark the things that it names where they are?
 
-The model is asked once for each image; the annotated phrases are those of all captions of the image, each with its
-boxes. Boxes are compared at IoU > 0.5:
+The model is asked once for each image; the query has the id of the image's first caption. The annotated phrases are
+those of all captions of the image, each with its boxes. Boxes are compared at IoU > 0.5:
 
 - `recall_any`: the share of annotated phrases one of whose boxes is marked in the answer, whatever its words.
 - `recall_merged`: the box around all boxes of the annotated phrase is that around all boxes of a phrase of the answer.
@@ -56,9 +56,7 @@ class GroundedCaptions:
         by_image: dict[Path, list[GroundedCaption]] = {}
         for caption in captions:
             by_image.setdefault(caption.image, []).append(caption)
-        self._images = [
-            _Image(f"{dataset}/{split}/{path.stem}", path, _annotated(each)) for path, each in by_image.items()
-        ]
+        self._images = [_Image(each[0].id, path, _annotated(each)) for path, each in by_image.items()]
         if not any(image.phrases for image in self._images):
             raise DataError(f"{dataset} {split}: no phrase of a caption has a box")
         self.dataset, self.split = dataset, split

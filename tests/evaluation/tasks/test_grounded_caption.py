@@ -69,11 +69,11 @@ def test_phrases_are_recalled_by_box_and_by_noun(
 def test_an_image_is_asked_for_once_and_its_captions_share_the_phrases() -> None:
     split = GroundedCaptions(CAPTIONS, "flickr30k", "val")
     assert [(query.id, query.image.name) for query in split.queries()] == [
-        ("flickr30k/val/7", "7.jpg"),
-        ("flickr30k/val/8", "8.jpg"),
+        ("flickr30k/val/7/0", "7.jpg"),
+        ("flickr30k/val/7/3", "8.jpg"),
     ]
     phrases = [{"phrase": "a man", "boxes_xyxy": [list(MAN), [30, 0, 40, 5]]}]
-    scores = split.score([{"id": "flickr30k/val/7", "phrases": phrases}])
+    scores = split.score([{"id": "flickr30k/val/7/0", "phrases": phrases}])
     # "A man" occurs in two captions with one box, and counts once. The box around both boxes of the answer is 40 x 20,
     # that of "They" 30 x 20.
     figures = {"recall_any": 2 / 4, "recall_merged": 1 / 4, "recall_phrase": 1 / 4, "precision": 1 / 2}
@@ -82,7 +82,7 @@ def test_an_image_is_asked_for_once_and_its_captions_share_the_phrases() -> None
 
 
 def test_without_answers_recall_is_zero_and_precision_is_not_defined() -> None:
-    scores = GroundedCaptions(CAPTIONS, "flickr30k", "val").score([{"id": "flickr30k/val/7", "status": "error"}])
+    scores = GroundedCaptions(CAPTIONS, "flickr30k", "val").score([{"id": "flickr30k/val/7/0", "status": "error"}])
     figures = {"recall_any": 0, "recall_merged": 0, "recall_phrase": 0, "precision": None}
     assert scores.figures == {"phrases": 4, **figures}
     assert (scores.missing, scores.errors) == (1, 1)
