@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from sam4mllm.evaluation.score import score
     from sam4mllm.evaluation.tasks.evaluate import evaluate_task, score_task
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
+    from sam4mllm.pipeline.ask import TextResult
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.pipeline.pipeline import Pipeline
     from sam4mllm.pipeline.result import Result
@@ -70,6 +71,7 @@ __all__ = [
     "SamPrompt",
     "Sample",
     "ServerError",
+    "TextResult",
     "__version__",
     "calibrate",
     "dry_run",
@@ -104,6 +106,7 @@ _MODULES = {
     "SamPrompt": "geometry",
     "Sample": "data.sample",
     "ServerError": "errors",
+    "TextResult": "pipeline.ask",
     "calibrate": "evaluation.calibrate",
     "dry_run": "training.dry_run",
     "evaluate": "evaluation.evaluate",

@@ -147,6 +147,16 @@ def test_a_region_can_be_asked_about(home: Path, run: Path, capsys: pytest.Captu
     assert all(mark["segmentation"]["size"] == [40, 60] for mark in answer["marks"])
 
 
+@pytest.mark.parametrize("subcommand", ["ask", "segment"])
+def test_the_text_of_the_location_token_is_no_location(
+    subcommand: str, home: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(next((home / "data").rglob("*.jpg")))
+    assert main([subcommand, str(run), image, "what is at <location>", *CPU]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("sam4mllm: error: ") and "'<location>'" in line
+
+
 def test_a_model_without_location_heads_is_refused_before_it_is_asked(home: Path) -> None:
     method = {"name": "pix2emb", "prompt": "both", "sam_tokens": 1, "phrases": 1}
     with pytest.raises(ModelError, match="pix2emb needs location heads, which the model does not have; use a run"):
