@@ -106,6 +106,7 @@ class ValidationCallback(TrainerCallback):
     saved beside the adapter.
 
     `weights` returns the gathered weights where they are sharded over the processes, else None; all processes call it.
+    `report` gets each validation, in the main process.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class ValidationCallback(TrainerCallback):
         every_steps: int,
         processes: DistributedContext = SINGLE_PROCESS,
         weights: Callable[[], dict[str, Any] | None] = lambda: None,
+        report: Callable[[Validation], None] = lambda validation: None,
     ) -> None:
         self._run = run
         self._validate = validate
         self._every_steps = every_steps
         self._processes = processes
         self._weights = weights
+        self._report = report
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         from torch.distributed.fsdp import register_fsdp_forward_method
@@ -154,6 +157,7 @@ class ValidationCallback(TrainerCallback):
                 validation.n,
                 "; the best so far, kept" if is_best else "",
             )
+            self._report(validation)
 
     def _is_best(self, validation: Validation) -> bool:
         best = self._run.checkpoints.best()

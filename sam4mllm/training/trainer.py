@@ -20,6 +20,7 @@ from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
+from sam4mllm.recipe.licenses import license_lines
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.segmenters.base import Segmenter
@@ -41,6 +42,7 @@ from sam4mllm.training.estimate import optimizer_steps
 from sam4mllm.training.prepare import resolve_recipe
 from sam4mllm.training.resuming import load_adapter, rewind
 from sam4mllm.training.template_check import check_template
+from sam4mllm.training.trackers import Trackers
 from sam4mllm.training.validation import Validation, make_validator, validation_samples
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
@@ -140,7 +142,7 @@ def _open_run(
     if not is_finished:
         if processes.is_main:
             run.write_leakage(mixture.leakage())
-        for line in mixture.leakage_lines():
+        for line in [*license_lines(recipe), *mixture.leakage_lines()]:
             logger.info("%s", line)
         for note in mixture.notes():
             logger.warning("note: %s", note)
@@ -179,17 +181,16 @@ def fit(
         return trainer.accelerator.get_state_dict(trainer.model_wrapped) if is_sharded else None
 
     # 1. Set up the trainer.
-    validation = None
-    if validate is not None:
-        every_steps = recipe.training.validation.every_steps
-        validation = ValidationCallback(run, validate, every_steps, processes, gathered_weights)
-    callbacks = [*([validation] if validation else []), *callbacks]
-    trainer = make_trainer(mllm, conversations, recipe, run, arguments, callbacks, segmenter)
+    trackers, steps = Trackers(run), recipe.training.validation.every_steps
+    options = (steps, processes, gathered_weights, trackers.report)
+    validations = [ValidationCallback(run, validate, *options)] if validate is not None else []
+    trainer = make_trainer(mllm, conversations, recipe, run, arguments, [*validations, *callbacks], segmenter)
+    trackers.attach(trainer)
     # 2. Find the checkpoint to resume from.
     processes.broadcast_result(
         lambda: run.checkpoints.check_resumable(digest(conversations), answer_digests(conversations))
     )
-    _, total = optimizer_steps(len(conversations), arguments)
+    total = optimizer_steps(len(conversations), arguments)[1]
     name, step, last_step = processes.broadcast_result(
         lambda: rewind(run, processes.world_size, total, only_unfinished=is_sharded)
     )
@@ -202,21 +203,22 @@ def fit(
         step = trainer.state.global_step
     trainer.check_last_step(step, conversations[0])
     # 4. Validate the last step, and save the best adapter, or the last one without validation.
-    if validation is not None:
+    for validation in validations:
         validation.validate_at(step, mllm.model)
     weights = gathered_weights()
     if processes.is_main:
-        _finish(run, mllm, weights)
+        _finish(run, mllm, weights, trackers)
     processes.barrier()
 
 
-def _finish(run: RunFolder, mllm: Mllm, weights: dict[str, Any] | None) -> None:
-    """Write the adapter to the run folder, and log which one it is."""
+def _finish(run: RunFolder, mllm: Mllm, weights: dict[str, Any] | None, trackers: Trackers) -> None:
+    """Write the adapter to the run folder, log which one it is, and close the trackers."""
     if (best := run.checkpoints.best()) is not None:
         logger.info("kept the adapter of step %d, cIoU %.1f %%", best[0], 100 * best[1])
     run.finish(mllm.model, mllm.processor, weights)
     if run.calibration is not None and (note := run.calibration.note()):
         logger.info("note: %s", note)
+    trackers.close()
 
 
 def _create_run(recipe: Recipe, loaded: tuple[Any, Family] | None) -> RunFolder:

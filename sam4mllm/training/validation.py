@@ -6,7 +6,7 @@ The loss measures next-token prediction; validation measures the masks. The scor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sam4mllm.data.predictions import Confidence
@@ -28,6 +28,16 @@ from sam4mllm.segmenters.mask_decoder import as_trained
 from sam4mllm.training.dataset import spread
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 
+_CASES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationCase:
+    """A held-out sample and its result."""
+
+    sample: Sample
+    result: Result
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -39,6 +49,7 @@ class Validation:
         n: The number of samples.
         calibration: Fitted to these answers; None where none of them could be parsed.
         points_on: The share of positive points on the object, as in an evaluation; None without such points.
+        cases: The first samples of this process with their results, for trackers.
     """
 
     ciou: float
@@ -46,6 +57,7 @@ class Validation:
     n: int
     calibration: Calibration | None = None
     points_on: float | None = None
+    cases: tuple[ValidationCase, ...] = field(default=(), compare=False, repr=False)
 
     def record(self) -> dict[str, Any]:
         """Return the figures without the calibration, for the log."""
@@ -139,6 +151,7 @@ def validate(
         n=len(samples),
         calibration=calibration,
         points_on=on / positives if positives else None,
+        cases=tuple(ValidationCase(*pair) for pair in zip(part[:_CASES], results[:_CASES], strict=True)),
     )
 
 
