@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.location_weights import prepare_for_adapter
+from sam4mllm.mllm.location_weights import location_heads_of, prepare_for_adapter
 from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS, use_cache_if_unreachable
 
 WEIGHT_FILES = (ADAPTER_WEIGHTS, "adapter_model.bin")
@@ -64,6 +64,10 @@ def load_adapter(model: Any, adapter: str | Path) -> Any:
         weights = load_peft_weights(str(adapter), device="cpu")
         prepare_for_adapter(model, config, weights)
         model = get_peft_model(model, config)
+        if location_heads_of(model) is not None:
+            from sam4mllm.mllm.token_rows import insert_rows
+
+            insert_rows(model)
         weights = _with_current_names(model, weights)
         _set_weights(model, weights, _weights_file(adapter), trained_on)
     except _LOADING_ERRORS as error:

@@ -52,6 +52,10 @@ def attach_lora(
         model = get_peft_model(base, LoraConfig(**settings))
     except (ValueError, TypeError) as error:
         raise RecipeError(f"lora: peft refuses these settings: {first_line(error)}") from error
+    if locations is not None:
+        from sam4mllm.mllm.token_rows import insert_rows
+
+        insert_rows(model)
     _freeze_running_statistics(model)
     _tune_in_float32(model)
     return replace(mllm, model=model)

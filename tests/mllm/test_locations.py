@@ -14,7 +14,7 @@ from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.location_weights import HEADS_FILE, save_model
 from sam4mllm.mllm.locations import LocationSettings, add_locations
-from sam4mllm.mllm.lora import adapter_disabled, attach_lora, merge_for_inference
+from sam4mllm.mllm.lora import adapter_disabled, attach_lora, has_adapter, merge_for_inference
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.testing import save_tiny_mllm
 from sam4mllm.utils.hub import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -63,9 +63,14 @@ def outputs(mllm: Mllm) -> list[torch.Tensor]:
 
 
 def assert_equal(first: Mllm, second: Mllm) -> None:
+    """Check for equal outputs: to the bit, or up to the order of additions if one of them has rows beside a matrix."""
     assert first.location_id == second.location_id
     for one, other in zip(outputs(first), outputs(second), strict=True):
-        assert one.dtype == other.dtype and torch.equal(one, other)
+        assert one.dtype == other.dtype and one.shape == other.shape
+        if has_adapter(first) == has_adapter(second):
+            assert torch.equal(one, other)
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
