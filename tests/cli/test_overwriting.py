@@ -144,7 +144,7 @@ def test_outputs_that_collide_get_one_line(
 
 
 def test_a_file_of_json_is_written_anew_and_through_a_link(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "p.jsonl").write_text("")
+    (tmp_path / "p.jsonl").write_text('{"id": "refcoco/val/1/10", "status": "no_object"}\n')
     (tmp_path / "link.json").symlink_to("scores.json")
     command = ["score", str(tmp_path / "p.jsonl"), "--dataset", "refcoco", "--root", str(root), "--split", "val"]
     for _ in range(2):
