@@ -12,7 +12,9 @@ here, in the order of use:
                                            Pipeline.ask: a question about an image or a region -> text and masks
     evaluate, score, calibrate             predictions -> cIoU, gIoU ...; calibrated confidence scores
     evaluate_task, score_task              boxes or text -> Acc@0.5, CIDEr-D, POPE ..., without masks
+    export_predictions                     predictions -> files of COCO, YOLO, Label Studio, CVAT ...; PNG masks
     merge                                  run folder -> one checkpoint for servers
+    push                                   run folder -> a repository of the Hugging Face Hub
 
 The public names are imported on first use (PEP 562), so `import sam4mllm` loads neither torch nor transformers.
 """
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
     )
     from sam4mllm.evaluation.calibrate import calibrate
     from sam4mllm.evaluation.evaluate import evaluate
+    from sam4mllm.evaluation.push import push
     from sam4mllm.evaluation.score import score
     from sam4mllm.evaluation.tasks.evaluate import evaluate_task, score_task
+    from sam4mllm.export.export import export_predictions
     from sam4mllm.geometry import Box, Grid, Point, SamPrompt
     from sam4mllm.pipeline.ask import TextResult
     from sam4mllm.pipeline.batch import predict
@@ -77,11 +81,13 @@ __all__ = [
     "dry_run",
     "evaluate",
     "evaluate_task",
+    "export_predictions",
     "inspect_targets",
     "load_recipe",
     "merge",
     "predict",
     "prepare_targets",
+    "push",
     "read_dataset",
     "score",
     "score_task",
@@ -111,11 +117,13 @@ _MODULES = {
     "dry_run": "training.dry_run",
     "evaluate": "evaluation.evaluate",
     "evaluate_task": "evaluation.tasks.evaluate",
+    "export_predictions": "export.export",
     "inspect_targets": "training.inspect",
     "load_recipe": "recipe.loading",
     "merge": "runs.merge",
     "predict": "pipeline.batch",
     "prepare_targets": "training.prepare",
+    "push": "evaluation.push",
     "read_dataset": "data.reading",
     "score": "evaluation.score",
     "score_task": "evaluation.tasks.evaluate",

@@ -38,9 +38,9 @@ def _export_options(parser: ArgumentParser) -> None:
 
 
 def _export(options: Namespace) -> int:
-    from sam4mllm.export.export import export
+    from sam4mllm.export.export import export_predictions
 
-    counts = export(
+    counts = export_predictions(
         options.predictions,
         options.to,
         options.output,

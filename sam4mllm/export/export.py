@@ -10,7 +10,7 @@ from sam4mllm.export.formats import FORMATS, LOCAL_FILES, ExportOptions, atomic_
 from sam4mllm.export.instances import ExportCounts, read_instances
 
 
-def export(
+def export_predictions(
     predictions: str | os.PathLike[str],
     to: str,
     output: str | os.PathLike[str],

@@ -14,8 +14,9 @@ from ruamel.yaml import YAML
 
 from sam4mllm.cli.main import main
 from sam4mllm.data.reading import read_dataset
-from sam4mllm.errors import PredictionsError
-from sam4mllm.export.export import export
+from sam4mllm.errors import ArgumentError, PredictionsError
+from sam4mllm.export.export import export_predictions
+from sam4mllm.export.formats import FORMATS
 from tests.export.answers import DOT, HEIGHT, PARTS, RING, WIDTH, masks, write_predictions
 
 SCORES = [(RING, 0.75), (PARTS, 0.5), (PARTS, 0.25), (RING, 1.0)]
@@ -50,7 +51,7 @@ def test_pycocotools_reads_coco(to: str, phrase_as: str, predictions: Path, tmp_
 def test_yolo_draws_the_masks(predictions: Path, tmp_path: Path) -> None:
     """As YOLO's data loaders do: shares times the sides, truncated to integers, drawn by cv2.fillPoly."""
     output = tmp_path / "out"
-    export(predictions, "yolo", output)
+    export_predictions(predictions, "yolo", output)
     names = YAML(typ="safe").load(output / "data.yaml")["names"]
     index = [json.loads(line) for line in (output / "instances.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(each["phrase"], each["score"]) for each in index] == SCORES
@@ -71,7 +72,7 @@ def test_yolo_draws_the_masks(predictions: Path, tmp_path: Path) -> None:
 
 
 def test_png_masks_are_exact(predictions: Path, tmp_path: Path) -> None:
-    export(predictions, "png", tmp_path / "out")
+    export_predictions(predictions, "png", tmp_path / "out")
     index = [json.loads(line) for line in (tmp_path / "out/index.jsonl").read_text(encoding="utf-8").splitlines()]
     written = [each for each in index if each["mask"]]
     assert [(each["phrase"], each["score"]) for each in written] == SCORES
@@ -82,7 +83,7 @@ def test_png_masks_are_exact(predictions: Path, tmp_path: Path) -> None:
 
 
 def test_cvat_is_read_again(predictions: Path, tmp_path: Path) -> None:
-    export(predictions, "cvat", tmp_path / "out", as_attribute=True)
+    export_predictions(predictions, "cvat", tmp_path / "out", as_attribute=True)
     samples = read_dataset("cvat", path=tmp_path / "out/annotations.xml", images=tmp_path / "photos")
     assert [sample.phrase for sample in samples] == [RING, PARTS, "the dragon", RING]
     assert [[item.mask().sum() for item in sample.objects] for sample in samples] == [
@@ -96,7 +97,7 @@ def test_cvat_is_read_again(predictions: Path, tmp_path: Path) -> None:
         "object",
         "no object",
     ]
-    export(predictions, "cvat", tmp_path / "categories")
+    export_predictions(predictions, "cvat", tmp_path / "categories")
     samples = read_dataset("cvat", path=tmp_path / "categories/annotations.xml", images=tmp_path / "photos")
     assert [sample.phrase for sample in samples] == [RING, PARTS, RING]
 
@@ -105,7 +106,7 @@ def test_cvat_is_read_again(predictions: Path, tmp_path: Path) -> None:
 def test_accepted_label_studio_predictions_are_read_again(
     as_attribute: bool, predictions: Path, tmp_path: Path
 ) -> None:
-    export(predictions, "labelstudio", tmp_path / "out", as_attribute=as_attribute)
+    export_predictions(predictions, "labelstudio", tmp_path / "out", as_attribute=as_attribute)
     tasks = json.loads((tmp_path / "out/tasks.json").read_text(encoding="utf-8"))
     assert [task["data"]["image"] for task in tasks] == ["/data/local-files/?d=a.png", "/data/local-files/?d=b/c.png"]
     assert [region["score"] for region in tasks[0]["predictions"][0]["result"][:: 1 + as_attribute]] == [
@@ -194,4 +195,20 @@ def test_two_images_of_one_name_are_refused(predictions: Path, tmp_path: Path) -
     line = {"id": "9", "status": "no_object", "image": str(tmp_path / "photos/a.jpg"), "phrase": "x"}
     predictions.write_text(predictions.read_text() + json.dumps(line) + "\n")
     with pytest.raises(PredictionsError, match="2 images are called a and differ in the suffix alone"):
-        export(predictions, "yolo", tmp_path / "out")
+        export_predictions(predictions, "yolo", tmp_path / "out")
+
+
+def test_a_phrase_that_xml_cannot_hold_is_named(predictions: Path, tmp_path: Path) -> None:
+    predictions.write_text(predictions.read_text().replace("the dragon", "the\\u0007dragon"))
+    with pytest.raises(PredictionsError, match="XML cannot hold the control character"):
+        export_predictions(predictions, "cvat", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_file_without_answers_gives_an_empty_export(to: str, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": "1", "status": "malformed", "error": "x"}\n')
+    counts = export_predictions(tmp_path / "p.jsonl", to, tmp_path / "out")
+    assert (counts.images, counts.unanswered) == (0, 1) and (tmp_path / "out").exists()
+    with pytest.raises(ArgumentError, match="unknown format 'x'; the formats are coco, yolo"):
+        export_predictions(tmp_path / "p.jsonl", "x", tmp_path / "other")

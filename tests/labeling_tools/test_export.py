@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sam4mllm.export.export import export
+from sam4mllm.export.export import export_predictions
 from tests.export.answers import DOT, HEIGHT, PARTS, RING, WIDTH, masks, write_predictions
 
 
@@ -31,7 +31,7 @@ def test_the_sdk_of_label_studio_accepts_the_tasks(as_attribute: bool, tmp_path:
     from label_studio_sdk.label_interface import LabelInterface
     from label_studio_sdk.label_interface.objects import PredictionValue, TaskValue
 
-    export(write_predictions(tmp_path), "labelstudio", tmp_path / "out", as_attribute=as_attribute)
+    export_predictions(write_predictions(tmp_path), "labelstudio", tmp_path / "out", as_attribute=as_attribute)
     interface = LabelInterface((tmp_path / "out/labeling_config.xml").read_text(encoding="utf-8"))
     interface.validate()
     drawn = []
@@ -52,7 +52,7 @@ def test_datumaro_reads_cvat(tmp_path: Path) -> None:
     pytest.importorskip("datumaro")
     from datumaro.components.dataset import Dataset
 
-    export(write_predictions(tmp_path), "cvat", tmp_path / "out", as_attribute=True)
+    export_predictions(write_predictions(tmp_path), "cvat", tmp_path / "out", as_attribute=True)
     # As CVAT's own exports, which have the images beside the annotations.
     (tmp_path / "cvat").mkdir()
     shutil.copy(tmp_path / "out/annotations.xml", tmp_path / "cvat")
