@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from sam4mllm.data.mixture import Mixture
+from sam4mllm.data.registry import Task
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError
 from sam4mllm.methods.base import Method, PromptTarget, has_targets
@@ -31,6 +32,7 @@ class TrainingSet:
 
     Attributes:
         conversations: Those about phrases, about regions, grounded captions, and those of chat, in this order.
+        tasks: The task of each conversation.
         phrases: Phrases in the conversations, repetitions included.
         chats: Conversations of chat.
         without_target: Phrases left out because an object that they refer to has no target.
@@ -39,6 +41,7 @@ class TrainingSet:
     """
 
     conversations: list[Conversation]
+    tasks: list[Task]
     phrases: int
     chats: int
     without_target: int
@@ -54,26 +57,34 @@ def make_training_set(mixture: Mixture, targets: Mapping[str, PromptTarget], met
     Raises:
         DataError: No conversation can be made from the mixture.
     """
-    conversations: list[Conversation] = []
+    by_task: dict[Task, list[Conversation]] = {"segment": [], "region-caption": []}
     phrases = without_target = 0
     for samples in mixture.epochs:
         usable = [sample for sample in samples if not method.needs_targets or has_targets(sample, targets)]
         phrases += len(usable)
         without_target += len(samples) - len(usable)
         for group in _by_image(usable):
-            conversations += method.training_conversations(group, targets)
+            by_task["segment"] += method.training_conversations(group, targets)
     for samples in mixture.regions:
         for group in _by_image(samples):
-            conversations += region_conversations(method, group)
-    conversations += caption_conversations(method, mixture.captions)
-    conversations += [training_conversation(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
+            by_task["region-caption"] += region_conversations(method, group)
+    by_task["grounded-caption"] = caption_conversations(method, mixture.captions)
+    by_task["chat"] = [training_conversation(chat.image, list(chat.exchanges)) for chat in mixture.dialogues]
+    conversations = [conversation for of_task in by_task.values() for conversation in of_task]
     if not conversations:
         raise DataError(
             f"the training set is empty: {without_target} phrases have no target, and there are no other ones; check "
             "data.train and targets.min_iou"
         )
-    regions = sum(map(len, mixture.regions))
-    return TrainingSet(conversations, phrases, len(mixture.dialogues), without_target, regions, len(mixture.captions))
+    return TrainingSet(
+        conversations,
+        [task for task, of_task in by_task.items() for _ in of_task],
+        phrases,
+        len(mixture.dialogues),
+        without_target,
+        regions=sum(map(len, mixture.regions)),
+        captions=len(mixture.captions),
+    )
 
 
 def count_text(phrases: int, regions: int, captions: int, chats: int) -> str:

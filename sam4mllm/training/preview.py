@@ -11,6 +11,7 @@ from typing import Any
 
 from sam4mllm.data.images import as_rgb, size_wh_of
 from sam4mllm.data.mixture import Mixture
+from sam4mllm.data.registry import Task
 from sam4mllm.mllm.loading import Mllm
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.recipe.schema import Recipe
@@ -139,17 +140,17 @@ def _first_conversations(mixture: Mixture, training_set: TrainingSet, recipe: Re
 
     If several sets have an image, each set shows another conversation about it, as far as there are several.
     """
-    first_chat = next_chat = len(training_set.conversations) - training_set.chats
-    by_image: dict[bool, dict[Path, list[Conversation]]] = {True: {}, False: {}}
-    for index, conversation in enumerate(training_set.conversations):
+    next_chat = len(training_set.conversations) - training_set.chats
+    by_image: dict[tuple[Task, Path], list[Conversation]] = {}
+    for task, conversation in zip(training_set.tasks, training_set.conversations, strict=True):
         if conversation.image is not None:
             assert isinstance(conversation.image, Path), "conversations of a mixture are about files"
-            by_image[index >= first_chat].setdefault(conversation.image, []).append(conversation)
+            by_image.setdefault((task, conversation.image), []).append(conversation)
     already_shown: set[int] = set()
     first = []
     for entry, sampled in zip(recipe.data.train, mixture.sets, strict=True):
         conversations: list[Conversation] = [
-            each for image in sampled.images[:IMAGES_PER_SET] for each in by_image[entry.is_chat].get(image, [])
+            each for image in sampled.images[:IMAGES_PER_SET] for each in by_image.get((entry.used_task, image), [])
         ]
         if entry.is_chat:
             chats = training_set.conversations[next_chat : next_chat + sampled.count]

@@ -84,6 +84,8 @@ def test_regions_and_captions_come_between_phrases_and_chat():
         ("4.jpg", "A cup [1,2,5,6]."),
         ("3.jpg", "Yes."),
     ]
+    regions_twice = ["region-caption"] * 2
+    assert training_set.tasks == ["segment", *regions_twice, "grounded-caption", "chat"]
     assert count_text(1, 3, 1, 1) == "1 phrases, 3 regions, 1 grounded captions and 1 chats"
     assert count_text(1200, 0, 0, 1) == "1,200 phrases and 1 chats"
 

@@ -68,6 +68,9 @@ def test_every_task_is_counted_and_shown_in_the_form_of_the_method(
         ("pope", 1),
     ]
     assert COUNTS in report.summary()
+    # One conversation of each data set is shown, of the set's task.
+    of_sets = [str(each) for each in report.shown]
+    assert ["What is at" in each for each in of_sets] == [False, True, False, True, False]
     shown = "\n".join(map(str, report.shown))
     assert f"What is at {region}?" in shown and marked in shown and "Is there a cup?" in shown
     assert any("flickr30k train: 1 items are left out" in note for note in report.notes)
