@@ -14,7 +14,7 @@ from sam4mllm.mllm.adapters import first_line, load_adapter, loading_problem
 from sam4mllm.mllm.chat_template import patch_chat_template, turn_end
 from sam4mllm.mllm.families import FAMILIES, Family, family_of
 from sam4mllm.mllm.image_size import Limits, image_size_rule, limit_images, pad_instead_of_crop, sync_tile_shapes
-from sam4mllm.mllm.location_weights import attach_saved_heads, location_heads_of, restore_token
+from sam4mllm.mllm.location_weights import attach_saved_heads, check_complete, location_heads_of, restore_token
 from sam4mllm.mllm.quantization import quantization_config
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.utils.hub import use_cache_if_unreachable
@@ -192,11 +192,12 @@ def _load_model(
     """Load the weights of `source`; `base` is its name in errors. `quantization_config` is None or transformers'.
 
     Raises:
-        ModelError: The base cannot be loaded, or some of its weights are missing.
+        ModelError: The base cannot be loaded, is not complete, or some of its weights are missing.
     """
     import torch
     from transformers import AutoModelForImageTextToText
 
+    check_complete(source)
     extra: dict[str, Any] = {}
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation

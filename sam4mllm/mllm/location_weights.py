@@ -6,6 +6,7 @@ complete model they have a file of their own, which is no part of the model for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam4mllm.errors import ModelError
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
+from sam4mllm.utils.hub import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +105,20 @@ def attach_heads(model: Any, heads: LocationHeads) -> None:
             "give the base that they were trained on"
         )
     setattr(model, HEADS_MODULE, heads.to(model.get_input_embeddings().weight.device))
+
+
+def check_complete(source: str) -> None:
+    """Check that the folder `source` is not a run with location heads, which transformers would load without them.
+
+    Raises:
+        ModelError: It is.
+    """
+    file = Path(source) / ADAPTER_CONFIG
+    if file.is_file() and HEADS_MODULE in (json.loads(file.read_text(encoding="utf-8")).get("modules_to_save") or ()):
+        raise ModelError(
+            f"{source}: is a run folder of pix2emb with an adapter, and no base model; merge it "
+            f"(sam4mllm merge {source} FOLDER), and give that folder"
+        )
 
 
 def attach_saved_heads(model: Any, source: str) -> None:

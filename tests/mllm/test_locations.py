@@ -191,6 +191,12 @@ def test_an_adapter_without_its_processor_gets_the_token_of_the_base(fast_vlm: s
         load_mllm(fast_vlm, tmp_path)
 
 
+def test_a_run_that_is_not_merged_is_refused_as_a_base(fast_vlm: str, tmp_path: Path) -> None:
+    run = save_run(trained(fast_vlm), tmp_path / "run")
+    with pytest.raises(ModelError, match=rf"is a run folder of pix2emb .* \(sam4mllm merge {run} FOLDER\)"):
+        load_mllm(str(run))
+
+
 def test_heads_that_are_damaged_or_of_another_width_are_refused(fast_vlm: str, qwen2_vl: str, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
