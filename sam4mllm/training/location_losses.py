@@ -8,7 +8,7 @@ Of a batch's locations (`BatchLocations`), with states t from the output layer's
              decoder without its padding; the box beside the tokens is the decoded one, without gradients
 
 L1 and MSE are means over coordinates and channels. Each loss is the mean over the locations (masks) of an optimizer
-step, however the step is divided into batches, parts and processes; GIoU is that of ordered corners.
+step, however the step is divided into batches, parts and processes.
 
 Source: NExT-Chat, arXiv 2311.04498, section 3.3.
 """
@@ -226,9 +226,10 @@ class LocationLosses(nn.Module):
     def _box_loss(self, decoded: torch.Tensor, now: _Pass) -> torch.Tensor:
         true = now.batch.boxes.to(decoded.device)
         l1 = (decoded - true).abs().mean(dim=1).sum()
-        ordered = _ordered(decoded)
-        giou = generalized_box_iou_loss(ordered, true, reduction="sum")
-        self.parts.add(len(true), box_l1=l1, box_giou=giou, box_iou=_iou(ordered.detach(), true).sum())
+        # A box whose corners are out of order has no extent, so that GIoU rewards no box that L1 would turn round.
+        extended = torch.cat([decoded[:, :2], torch.maximum(decoded[:, :2], decoded[:, 2:])], dim=1)
+        giou = generalized_box_iou_loss(extended, true, reduction="sum")
+        self.parts.add(len(true), box_l1=l1, box_giou=giou, box_iou=_iou(_ordered(decoded.detach()), true).sum())
         return self.weights.box * now.scales[0] * (_L1_WEIGHT * l1 + self.weights.giou * giou)
 
     def _cycle_loss(

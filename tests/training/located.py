@@ -20,15 +20,16 @@ from sam4mllm.prompts.conversation import (
     Conversation,
     LocatedText,
     Location,
+    Turn,
     isolated_conversation,
     training_conversation,
 )
 from sam4mllm.recipe.loading import Recipe
 from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.segmenters.base import Segmenter
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.testing import tiny_sam
 from sam4mllm.training.trainer import fit
+from sam4mllm.utils.distributed import SINGLE_PROCESS
 from tests.training.helpers import make_recipe
 
 PIX2EMB = "method={name: pix2emb}"
@@ -77,6 +78,18 @@ def located_conversations(count: int = 6, *, isolated: bool = True, seed: int = 
     return conversations
 
 
+def boxes_in_text() -> list[Conversation]:
+    """Images of random pixels with a box in text, which is a location as well."""
+    rng = np.random.default_rng(3)
+    conversations = []
+    for index in range(4):
+        box = Box(0.1 * index, 0.2, 0.1 * index + 0.4, 0.7)
+        answer = Turn("assistant", f"[{index},2,{index + 4},7]", True, (Location(box, 0),))
+        image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        conversations.append(Conversation(image, (Turn("user", f"Where is {index}?"), answer)))
+    return conversations
+
+
 def located_mllm(base: str, recipe: Recipe, segmenter: SegmentAnything) -> Mllm:
     """Return the base with a new adapter and location heads."""
     settings = LocationSettings(recipe.method.sam_tokens, len(segmenter.not_a_point), segmenter.not_a_point)
@@ -89,22 +102,27 @@ def fit_located(
     *overrides: str,
     conversations: Sequence[Conversation] | None = None,
     stop: TrainerCallback | None = None,
-    segmenter: Segmenter | None = None,
-    validate: Any = None,
+    heads: bool = True,
+    **options: Any,
 ) -> RunFolder:
-    """Train `located_conversations()` by the method pix2emb into folder/run, or resume the run."""
+    """Train `located_conversations()` by the method pix2emb into folder/run, or resume the run.
+
+    Without `heads` the model has no location heads. `options` are those of `fit`.
+    """
     folder.mkdir(exist_ok=True)
     recipe = make_recipe(folder, base, PIX2EMB, *overrides)
     sam = SegmentAnything(tiny_sam())
-    run = RunFolder.create(recipe)
+    processes = options.get("processes", SINGLE_PROCESS)
+    processes.broadcast_result(lambda: str(RunFolder.create(recipe).path))
+    run = RunFolder(recipe.output)
     fit(
-        located_mllm(base, recipe, sam),
+        located_mllm(base, recipe, sam) if heads else attach_lora(load_mllm(base), recipe.lora, recipe.seed),
         located_conversations() if conversations is None else conversations,
         recipe,
         run,
-        validate=validate,
         callbacks=[stop] if stop else [],
-        segmenter=sam if segmenter is None else segmenter,
+        segmenter=sam,
+        **options,
     )
     return run
 

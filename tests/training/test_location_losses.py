@@ -86,9 +86,9 @@ def test_the_loss_is_the_sum_of_its_definitions(mllm: Mllm, sam: SegmentAnything
 
 
 def giou(box: list[float], other: list[float]) -> float:
-    """GIoU of a box whose corners may be out of order with another one, by the formula of its paper."""
-    x1, x2 = sorted(box[::2])
-    y1, y2 = sorted(box[1::2])
+    """GIoU by the formula of its paper; a box whose corners are out of order has no extent."""
+    x1, y1 = box[:2]
+    x2, y2 = max(x1, box[2]), max(y1, box[3])
     a1, b1, a2, b2 = other
     overlap = max(0, min(x2, a2) - max(x1, a1)) * max(0, min(y2, b2) - max(y1, b1))
     union = (x2 - x1) * (y2 - y1) + (a2 - a1) * (b2 - b1) - overlap
