@@ -43,12 +43,7 @@ class MaskTrainer(nn.Module):
 
     def __init__(self, segmenter: Segmenter, trained: bool = False) -> None:
         super().__init__()
-        plain = segmenter.segmenter if isinstance(segmenter, EmbeddingCache) else segmenter
-        if not isinstance(plain, SegmentAnything):
-            raise ModelError(
-                f"the loss of masks needs the mask decoder of a segment_anything checkpoint; the segmenter is a "
-                f"{plain.name}: give a .pth file, or set method.prompt: box"
-            )
+        plain = require_segment_anything(segmenter)
         self.decoder = copy.deepcopy(plain.sam.mask_decoder).float().requires_grad_(trained)
         self.is_trained = trained
         self.side = 4 * int(plain.sam.prompt_encoder.image_embedding_size[0])
@@ -116,6 +111,21 @@ class MaskTrainer(nn.Module):
         boxes = boxes_xyxy.detach().float() * scale.repeat(1, 2) - 0.5
         sparse: torch.Tensor = self._frozen[0].sam.prompt_encoder(points=None, boxes=boxes, masks=None)[0]
         return sparse
+
+
+def require_segment_anything(segmenter: Segmenter) -> SegmentAnything:
+    """Return the segmenter, without its cache, if its mask decoder has gradients here.
+
+    Raises:
+        ModelError: It is not one of segment_anything.
+    """
+    plain = segmenter.segmenter if isinstance(segmenter, EmbeddingCache) else segmenter
+    if not isinstance(plain, SegmentAnything):
+        raise ModelError(
+            f"the loss of masks needs the mask decoder of a segment_anything checkpoint; the segmenter is a "
+            f"{plain.name}: give a .pth file, or set method.prompt: box or method.mask_weight: 0"
+        )
+    return plain
 
 
 def with_mask_decoder(segmenter: Segmenter, weights: Path | Mapping[str, torch.Tensor]) -> Segmenter:

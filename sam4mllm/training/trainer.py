@@ -111,6 +111,7 @@ def _train_in_folder(
         return run
     # 3. Compute the targets and make the conversations.
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
+    check_mask_loss(recipe, segmenter)
     conversations = _training_set(recipe, run.method, mixture, segmenter, processes).conversations
     # 4. Load the model. The arguments are created before and kept: under ZeRO-3 they shard the weights on loading.
     arguments = training_arguments(recipe, device)
@@ -219,6 +220,20 @@ def _finish(run: RunFolder, mllm: Mllm, weights: dict[str, Any] | None, trackers
     if run.calibration is not None and (note := run.calibration.note()):
         logger.info("note: %s", note)
     trackers.close()
+
+
+def check_mask_loss(recipe: Recipe, segmenter: Segmenter) -> None:
+    """Check, before the model is loaded, that the segmenter has the mask decoder that the method's losses use.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from sam4mllm.segmenters.mask_decoder import require_segment_anything
+    from sam4mllm.training.location_losses import LocationWeights
+
+    weights = LocationWeights.of(recipe.method)
+    if weights is not None and weights.mask:
+        require_segment_anything(segmenter)
 
 
 def _create_run(recipe: Recipe, loaded: tuple[Any, Family] | None) -> RunFolder:

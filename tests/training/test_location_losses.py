@@ -25,6 +25,7 @@ from sam4mllm.training.collator import Collator
 from sam4mllm.training.isolation import isolate_branches
 from sam4mllm.training.location_losses import LocationLosses, LocationWeights, _iou, _mask_losses
 from sam4mllm.training.loss_parts import LossParts
+from sam4mllm.training.trainer import check_mask_loss
 from tests.training.helpers import make_recipe
 from tests.training.located import PIX2EMB, gradients, located_conversations, located_mllm, location
 
@@ -225,3 +226,13 @@ def test_parts_are_means_of_all_terms_since_the_last_log() -> None:
     parts.add_text(torch.tensor(0.5))
     assert parts.means(lambda total: 2 * total, text_is_divided=False) == {"text_loss": 0.5}
     assert parts.means(lambda total: total, text_is_divided=True) == {}
+
+
+def test_a_segmenter_without_gradients_is_refused_before_the_model_is_loaded(tmp_path: Any) -> None:
+    def check(*overrides: str) -> None:
+        check_mask_loss(make_recipe(tmp_path, "none", *overrides), BoxSegmenter())
+
+    with pytest.raises(ModelError, match=r"is a BoxSegmenter: give a .pth file, or set method.prompt: box or method.m"):
+        check(PIX2EMB)
+    for allowed in ("method=ppg", "method={name: pix2emb, prompt: box}", "method={name: pix2emb, mask_weight: 0}"):
+        check(allowed)
