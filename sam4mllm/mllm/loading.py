@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 EMBEDDED = "shapes"
 """The name of the small model that is embedded in the package."""
+EMBEDDED_LOCATIONS = "shapes-locations"
+"""The name of that model with an embedded adapter merged into it, by which it knows location tokens."""
+EMBEDDED_BASES = (EMBEDDED, EMBEDDED_LOCATIONS)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
@@ -101,7 +104,7 @@ def load_mllm(
     Location heads are attached if base or adapter has them; see `location_weights.py`.
 
     Args:
-        base: "shapes" (the embedded model), a folder or a Hub id.
+        base: "shapes" or "shapes-locations" (the embedded models), a folder or a Hub id.
         adapter: An adapter that `load_adapter` loads: a folder, such as a run folder, or a Hub id.
         device: The device that the model is loaded on.
         dtype: "auto" is the dtype in which the checkpoint was saved.
@@ -123,7 +126,11 @@ def load_mllm(
         quantized = None if quantization is None else quantization_config(source, quantization, quantize_vision)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise _base_error(base, error) from error
-    model = _load_model(base, source, str(device), dtype, quantized, attn_implementation)
+    weights = resolve_base(EMBEDDED) if base == EMBEDDED_LOCATIONS else source
+    check_complete(weights)
+    model = _load_model(base, weights, str(device), dtype, quantized, attn_implementation)
+    if base == EMBEDDED_LOCATIONS:
+        model = load_adapter(model, source).merge_and_unload()
     attach_saved_heads(model, source)
     if adapter is not None:
         model = load_adapter(model, adapter)
@@ -197,7 +204,6 @@ def _load_model(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    check_complete(source)
     extra: dict[str, Any] = {}
     if attn_implementation is not None:
         extra["attn_implementation"] = attn_implementation
@@ -239,7 +245,7 @@ def _base_error(base: str, error: Exception) -> ModelError:
 
 def is_hub_id(base: str) -> bool:
     """Return whether `base` can only be loaded from the Hub or its cache."""
-    return base != EMBEDDED and not Path(base).expanduser().is_dir()
+    return base not in EMBEDDED_BASES and not Path(base).expanduser().is_dir()
 
 
 def resolve_base(base: str) -> str:
@@ -248,7 +254,7 @@ def resolve_base(base: str) -> str:
     Raises:
         ModelError: The path of a folder that does not exist.
     """
-    if base != EMBEDDED:
+    if base not in EMBEDDED_BASES:
         if base.startswith((".", "/", "~")) and not Path(base).expanduser().is_dir():
             raise ModelError(
                 f"base model {base!r}: no such folder{'' if Path(base).is_absolute() else f' in {Path.cwd()}'}; give a "
@@ -259,7 +265,7 @@ def resolve_base(base: str) -> str:
         return str(Path(base).expanduser()) if base.startswith("~") else base
     from sam4mllm import models
 
-    return str(models.path("mllm"))
+    return str(models.path("mllm" if base == EMBEDDED else "mllm_locations"))
 
 
 def _load_processor(base: str, source: str, adapter: str | Path | None) -> Any:

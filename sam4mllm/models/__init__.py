@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_PATHS = {"segmenter": Path("segmenter", "sam_shapes.pth"), "mllm": Path("mllm")}
+_PATHS = {"segmenter": Path("segmenter", "sam_shapes.pth"), "mllm": Path("mllm"), "mllm_locations": Path("mllm_locations")}
 
 
 def path(name: str) -> Path:
-    """Return the path of an embedded model: "segmenter" (a `.pth` as segment_anything saves it) or "mllm" (a folder).
+    """Return the path of an embedded model.
+
+    They are "segmenter" (a `.pth` as segment_anything saves it), "mllm" (a folder) and "mllm_locations" (a folder with
+    an adapter for "mllm").
 
     Raises:
         KeyError: Another name.

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.engine import Sampling
-from sam4mllm.mllm.loading import EMBEDDED, DType, Quantization
+from sam4mllm.mllm.loading import EMBEDDED, EMBEDDED_BASES, DType, Quantization
 from sam4mllm.recipe.schema import GenerationSection, MethodSection, SegmenterSection
 from sam4mllm.runs.calibration import Calibration
 from sam4mllm.runs.file_names import RECIPE
@@ -141,7 +141,7 @@ def _sampling(votes: int | None, temperature: float | None) -> Sampling | None:
 
 def _downloaded(name: str | Path) -> str | Path:
     """Return the folder of a run on the Hub after its download; any other name unchanged."""
-    if str(name) == EMBEDDED or Path(name).is_dir() or not _may_be_hub_id(str(name)):
+    if str(name) in EMBEDDED_BASES or Path(name).is_dir() or not _may_be_hub_id(str(name)):
         return name
     return download_run(str(name)) or name
 
@@ -165,7 +165,7 @@ def _find_run(model: str | Path, adapter: str | Path | None) -> RunFolder | None
                 f"{model}: is an adapter without its base model; give the base model, and the adapter with --adapter"
             )
         return RunFolder.open(path)
-    if not path.is_dir() and str(model) != EMBEDDED and not _may_be_hub_id(str(model)):
+    if not path.is_dir() and str(model) not in EMBEDDED_BASES and not _may_be_hub_id(str(model)):
         if "/" not in str(model):
             raise ModelError(
                 f"{model}: no such run folder, and not the id of a model on the Hub (OWNER/NAME)"
@@ -198,7 +198,7 @@ def _segmenter_section(
         return given
     if run is not None:
         return run.recipe.segmenter
-    if base == EMBEDDED:
+    if base in EMBEDDED_BASES:
         return SegmenterSection(checkpoint=EMBEDDED)
     advice = "" if Path(base).is_dir() else did_you_mean_run(base)
     raise ModelError(

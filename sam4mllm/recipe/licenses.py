@@ -44,7 +44,7 @@ class License:
 
 
 _HUB = "https://huggingface.co/"
-_EMBEDDED = License("shapes (embedded)", "shapes", "Apache-2.0", "yes", False, "this package")
+_EMBEDDED = License("shapes (embedded)", "shapes(-locations)?", "Apache-2.0", "yes", False, "this package")
 
 BASES = (
     License("Qwen3-VL", r"qwen/qwen3-vl-.*", "Apache-2.0", "yes", False, f"{_HUB}Qwen/Qwen3-VL-8B-Instruct"),

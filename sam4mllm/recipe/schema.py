@@ -46,7 +46,7 @@ class ModelSection(Section):
     """The multimodal LLM that is fine-tuned."""
 
     base: str
-    """A Hub id, a folder, or "shapes" for the embedded model."""
+    """A Hub id, a folder, "shapes" for the embedded model, or "shapes-locations" for it with location tokens."""
     dtype: Dtype = "auto"
     """The dtype of the weights; "auto" is the dtype they are stored in."""
     quantization: Literal["4bit", "8bit"] | None = None
