@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm.cli.main import main as run_subcommand
+from sam4mllm.utils.atomic_io import atomic_write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ def _run_in_child(arguments: Sequence[str], folder: Path, report: Path, at_opera
         os.close(begun)
         status = run_subcommand(list(arguments))
         content = {"operations": counter.count, "modules": sorted(sys.modules)}
-        report.write_text(json.dumps(content), encoding="utf-8")
+        # A process that is killed now leaves no report, as one that is killed before.
+        atomic_write_text(report, json.dumps(content))
     except BaseException:
         traceback.print_exc()
     finally:
