@@ -157,7 +157,7 @@ class SessionEngine(Protocol):
 def open_session(engine: Engine) -> AbstractContextManager[Engine]:
     """Return a context with an engine that keeps what it computed about images until the exit, if `engine` can.
 
-    Example:
+    Examples:
         >>> from sam4mllm.mllm.scripted_engine import ScriptedEngine
         >>> with open_session(ScriptedEngine(["No object found."])) as engine:
         ...     reply = engine.generate([], 8)
