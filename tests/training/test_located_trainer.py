@@ -194,3 +194,10 @@ def test_two_processes_train_as_one(tmp_path: Path, fast_vlm: str) -> None:
     decoders = [load_file(run.path / MASK_DECODER) for run in (one, two)]
     moved = [{name: each[name] for name in each if not name.endswith("k_proj.bias")} for each in decoders]
     assert largest_difference(*moved) <= 1e-4
+
+
+def test_gradient_checkpointing_and_workers_that_load_data_change_nothing(
+    tmp_path: Path, fast_vlm: str, uninterrupted_masks: RunFolder
+) -> None:
+    options = ("training.gradient_checkpointing=true", "training.dataloader_num_workers=1")
+    assert_equal(fit_located(tmp_path, fast_vlm, *STEPS[:2], MASKS, *options), uninterrupted_masks)
