@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest test-labeling package sbom audit coverage mutation fuzz check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest test-labeling test-app package sbom audit coverage mutation fuzz check static format-check lint types \
 	imports docs fix clean help
 .DEFAULT_GOAL := help
 
@@ -17,6 +17,7 @@ help:
 	@echo "make test-oldest  run all tests with the oldest supported versions of the dependencies, in .venv-oldest"
 	@echo "make test-newest  the same with the newest ones, in .venv-newest"
 	@echo "make test-labeling  test exports and the ML backend with label-studio-sdk and datumaro, in .venv-labeling"
+	@echo "make test-app  test the page of sam4mllm app with gradio and a headless Chromium, in .venv-app"
 	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
@@ -75,6 +76,20 @@ $(LABELING): $(READY) tests/labeling_tools/requirements.txt
 test-labeling: $(LABELING)
 	.venv-labeling/bin/python -c "import label_studio_sdk, datumaro"
 	.venv-labeling/bin/python -m pytest tests/labeling_tools
+
+# gradio and selenium in an environment of their own, which finds all other packages in $(VENV).
+APP := .venv-app/.ready
+$(APP): $(READY) tests/app_page/requirements.txt
+	$(PYTHON) -m venv .venv-app
+	.venv-app/bin/python -m pip install --disable-pip-version-check --no-deps -r tests/app_page/requirements.txt
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+		"$$(.venv-app/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	@touch $(APP)
+
+# The tests in the browser need Debian's packages chromium and chromium-driver, or the like, and are skipped without.
+test-app: $(APP)
+	.venv-app/bin/python -c "import gradio, selenium"
+	.venv-app/bin/python -m pytest tests/app_page tests/app
 
 package: install
 	$(BIN)/python tools/check_package.py

@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from sam4mllm import __version__
-from sam4mllm.cli import ask, datasets, demo, evaluate, export, label_studio, predict, prepare, push, train
+from sam4mllm.cli import app, ask, datasets, demo, evaluate, export, label_studio, predict, prepare, push, train
 from sam4mllm.cli.overwriting import check_outputs
 from sam4mllm.cli.subcommand import Parser, Subcommand, did_you_mean
 from sam4mllm.errors import LaunchError, Sam4mllmError
@@ -30,6 +30,7 @@ SUBCOMMANDS: dict[str, Subcommand] = {
         predict.SEGMENT,
         predict.PREDICT,
         ask.ASK,
+        app.APP,
         evaluate.EVALUATE,
         evaluate.CALIBRATE,
         evaluate.SCORE,
