@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from sam4mllm.app.saving import CorrectedData
 from sam4mllm.cli.main import main
 from sam4mllm.pipeline.pipeline import Pipeline
+from tests.app.pages import scripted_models
 from tests.app_page.served import LIMITS, Served, free_port, served
 from tests.cli.scripted import scripted_pipeline
 from tests.data.tiny_datasets import write_image
@@ -102,17 +104,16 @@ def test_no_event_takes_a_path_or_an_address_as_an_upload(page: Served) -> None:
         assert b'"success":false' in answer and b'"success":true' not in answer, path
 
 
-def test_an_address_is_not_downloaded(page: Served) -> None:
-    import gradio as gr
-
-    from sam4mllm.app.events import refuse_addresses
+def test_an_address_is_not_downloaded(tmp_path: Path) -> None:
+    from sam4mllm.app.page import build_page
     from sam4mllm.errors import DataError
 
-    image = gr.Image()
-    refuse_addresses(image)
+    built = build_page(scripted_models(), CorrectedData(tmp_path / "a.jsonl"), None, None, tmp_path, LIMITS)
+    (image,) = [each for each in built.blocks.values() if each.elem_id == "image"]
     for address in ("http://127.0.0.1/a.png", "https://host/a.png"):
         with pytest.raises(DataError, match="addresses are not downloaded"):
             asyncio.run(image.async_move_resource_to_block_cache(address))
+    assert asyncio.run(image.async_move_resource_to_block_cache(str(write_image(tmp_path / "a.png"))))
 
 
 def test_large_bodies_and_bodies_without_a_length_are_refused(page: Served) -> None:
