@@ -42,7 +42,7 @@ RANK = 32
 _CODE_VALUES = 6
 # Locations in a step whose masks are decoded.
 _MASKS = 24
-_WEIGHTS = {"point": 4.0, "code": 3.0, "attention": 0.5, "mask": 0.3}
+_WEIGHTS = {"point": 4.0, "code": 3.0, "attention": 0.5}
 
 
 class Pretraining:
@@ -100,8 +100,8 @@ class Pretraining:
         image, position = located.at[~is_region, :2].T
         return hidden, hidden[image, position].float()
 
-    def loss(self, located: LocationBatch, masks: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss of a batch and its parts."""
+    def loss(self, located: LocationBatch, mask_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total loss of a batch and its parts; no masks are decoded for a `mask_weight` of 0."""
         # 1. The next token.
         batch, heads = located.batch, self.heads
         hidden, states = self.states(located, attention=True)
@@ -127,9 +127,9 @@ class Pretraining:
         parts["point_where"] = self._attention.point_losses[ANSWER_LAYER]
         total = text + 2 * l1 + 0.8 * giou + cycle_box + 0.1 * cycle_state
         total = total + sum(_WEIGHTS[name] * parts[name] for name in ("point", "code", "attention"))
-        if masks:
+        if mask_weight:
             parts["mask"] = self._mask_loss(located, ordered(boxes.detach()).clamp(0, 1), tokens)
-            total = total + _WEIGHTS["mask"] * parts["mask"]
+            total = total + mask_weight * parts["mask"]
         return total, parts
 
     def point_tokens(self, points_xy: Tensor) -> Tensor:
@@ -228,6 +228,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("sam4mllm/models/mllm_locations"))
     parser.add_argument("--seconds", type=float, help="the length as time, in place of --steps")
     parser.add_argument("--masks-from", type=float, default=0.5, help="the share of the steps without loss of masks")
+    parser.add_argument("--mask-weight", type=float, default=0.3, help="the weight of the loss of masks")
     parser.add_argument("--held-out", type=int, default=24, help="scenes on which the model is tested while it trains")
     options = parser.parse_args()
     begin(options)
@@ -247,7 +248,7 @@ def train(options: argparse.Namespace, pretraining: Pretraining) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         located = make_batch(pretraining.packer, SCENE_SEED, step * options.batch, options.batch)
-        loss, losses = pretraining.loss(located, masks=progress >= options.masks_from)
+        loss, losses = pretraining.loss(located, options.mask_weight if progress >= options.masks_from else 0.0)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
