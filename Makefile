@@ -48,8 +48,10 @@ demo: install
 demo-full: install
 	$(BIN)/sam4mllm demo --full
 
+# Several processes run the files of tests, each file in one process, because its tests share models and data.
+PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Other tests: make test-oldest TESTS="tests/data tests/cli"
 TESTS ?=

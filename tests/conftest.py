@@ -2,11 +2,17 @@
 
 A shell starts background jobs with SIGINT ignored, and child processes inherit that. The tests of interruptions send
 SIGINT, so it has Python's handler also where the tests run in the background.
+
+Where several processes run the tests (pytest-xdist), each of them and its child processes compute in one thread.
 """
 
+import os
 import signal
 
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("no_deadline", deadline=None)
 # For `make mutation`, which runs the tests once for each of some thousand changes.
