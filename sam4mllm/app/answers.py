@@ -78,11 +78,11 @@ class Column:
 
 def legend_entry(number: str, phrase: str, score: str) -> str:
     """Return one line of a legend as HTML; `number` counts from 1, or is a status for a phrase without objects."""
-    text = escape(f"{number} {phrase}" + (f", score {score}" if score else ""))
+    score = f", score {score}" if score else ""
     if not number.isdecimal():
-        return text
+        return escape(f"{number}: {phrase}{score}")
     color = "rgb({}, {}, {})".format(*PALETTE[(int(number) - 1) % len(PALETTE)])
-    return f'<span style="color: {color}">&#9632;</span> {text}'
+    return f'<span style="color: {color}">&#9632;</span> {escape(f"{number} {phrase}{score}")}'
 
 
 def draw(image: Rgb, masks: Sequence[Mask], prompts: Sequence[SamPrompt]) -> Image.Image:

@@ -43,6 +43,7 @@ def test_the_legend_is_escaped_and_has_the_color_of_each_object() -> None:
     (column,) = scripted_models().answer(grey(), ["left"])
     column = replace(column, phrases=("<b>left",))
     assert "&lt;b&gt;left, score 1.00" in column.legend() and "rgb(230, 159, 0)" in column.legend()
+    assert legend_entry("no object", "a & b", "0.90") == "no object: a &amp; b, score 0.90"
     assert legend_entry("11", "x", "") == legend_entry("1", "x", "").replace("1 x", "11 x")
 
 
