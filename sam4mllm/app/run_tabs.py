@@ -87,6 +87,7 @@ def add_cases_tab(evaluations: Evaluations) -> None:
         columns=2,
         format="png",
         buttons=["download", "fullscreen"],
+        object_fit="contain",
         elem_id="drawings",
     )
     with gr.Row():
