@@ -108,7 +108,9 @@ def settings_page() -> str:
         section = sections.get(name) or schema["$defs"][name]
         heading = f"## {keys[name]}\n\n{_line(section.get('description', ''))}\n\n" if name else "## A recipe\n\n"
         required = section.get("required", [])
-        rows = [_setting_row(key, each, key in required, schema["$defs"]) for key, each in section["properties"].items()]
+        rows = [
+            _setting_row(key, each, key in required, schema["$defs"]) for key, each in section["properties"].items()
+        ]
         parts.append(f"{heading}| key | type | default | meaning |\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
     return "\n".join(parts)
 

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_PATHS = {"segmenter": Path("segmenter", "sam_shapes.pth"), "mllm": Path("mllm"), "mllm_locations": Path("mllm_locations")}
+_PATHS = {
+    "segmenter": Path("segmenter", "sam_shapes.pth"),
+    "mllm": Path("mllm"),
+    "mllm_locations": Path("mllm_locations"),
+}
 
 
 def path(name: str) -> Path:
