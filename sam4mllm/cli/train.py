@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from sam4mllm.cli.output import STDOUT, write_json
 from sam4mllm.cli.overwriting import check_not_recipe_data
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError, LaunchError
+from sam4mllm.utils.library_logging import log_to_stderr
 
 if TYPE_CHECKING:
     from sam4mllm.recipe.schema import Recipe
@@ -42,13 +44,14 @@ def _train_options(parser: ArgumentParser) -> None:
 
 
 def _train(options: Namespace) -> int:
+    with log_to_stderr(logging.INFO) if options.processes.is_main else nullcontext():
+        return _train_or_estimate(options)
+
+
+def _train_or_estimate(options: Namespace) -> int:
     from sam4mllm.recipe.loading import load_recipe
     from sam4mllm.training.trainer import train
 
-    if options.processes.is_main:
-        log = logging.getLogger("sam4mllm")
-        log.setLevel(logging.INFO)
-        log.addHandler(logging.StreamHandler())
     recipe = load_recipe(options.recipe, options.overrides)
     if options.dry_run:
         return _dry_run(recipe, options)

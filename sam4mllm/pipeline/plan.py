@@ -86,9 +86,9 @@ def resolve(
     temperature: float | None = None,
 ) -> PipelinePlan:
     """Decide what a pipeline is loaded from; `Pipeline.from_pretrained` describes the arguments and errors."""
+    device = resolve_device(device)
     model, adapter = _downloaded(model), None if adapter is None else _downloaded(adapter)
     run = _find_run(model, adapter)
-    device = resolve_device(device)
     if server is not None and run is None:
         raise ModelError(f"{model}: --server needs a run folder, which holds the method and the segmenter; give one")
     if server is None and server_model is not None:

@@ -25,6 +25,20 @@ def silence_libraries() -> None:
 
 
 @contextmanager
+def log_to_stderr(level: int) -> Iterator[None]:
+    """Write this package's log messages of at least `level` to standard error inside the block."""
+    logger, handler = logging.getLogger("sam4mllm"), logging.StreamHandler()
+    former = logger.level
+    logger.setLevel(level)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(former)
+
+
+@contextmanager
 def transformers_bars_on_terminals_only() -> Iterator[None]:
     """Hide transformers' own progress bars inside the block where standard error is not a terminal."""
     from transformers.utils import logging

@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.runs.checkpoints import Checkpoints
 
 
-class Model:
+class Model(torch.nn.Module):
     """Saves its number in place of an adapter."""
 
     def __init__(self, number: int) -> None:
+        super().__init__()
         self.number = number
 
     def save_pretrained(self, folder: Path, state_dict: object = None) -> None:
