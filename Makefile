@@ -66,27 +66,28 @@ test-newest:
 	.venv-newest/bin/python -m pip install --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[dev]"
 	.venv-newest/bin/python -m pytest $(TESTS)
 
-# label-studio-sdk and datumaro in an environment of their own, which finds all other packages in $(VENV).
+# An environment (a folder, and what pip installs there) that finds all other packages in $(VENV).
+SITE_PACKAGES := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+define layered_environment
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --disable-pip-version-check $(2)
+	$(BIN)/python $(SITE_PACKAGES) > "$$($(1)/bin/python $(SITE_PACKAGES))/dependencies.pth"
+	@touch $(1)/.ready
+endef
+
+# label-studio-sdk and datumaro.
 LABELING := .venv-labeling/.ready
 $(LABELING): $(READY) tests/labeling_tools/requirements.txt
-	$(PYTHON) -m venv .venv-labeling
-	.venv-labeling/bin/python -m pip install --disable-pip-version-check --no-deps -r tests/labeling_tools/requirements.txt
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$(.venv-labeling/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
-	@touch $(LABELING)
+	$(call layered_environment,.venv-labeling,--no-deps -r tests/labeling_tools/requirements.txt)
 
 test-labeling: $(LABELING)
 	.venv-labeling/bin/python -c "import label_studio_sdk, datumaro"
 	.venv-labeling/bin/python -m pytest tests/labeling_tools
 
-# gradio and selenium in an environment of their own, which finds all other packages in $(VENV).
+# gradio and selenium.
 APP := .venv-app/.ready
 $(APP): $(READY) tests/app_page/requirements.txt
-	$(PYTHON) -m venv .venv-app
-	.venv-app/bin/python -m pip install --disable-pip-version-check --no-deps -r tests/app_page/requirements.txt
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$(.venv-app/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
-	@touch $(APP)
+	$(call layered_environment,.venv-app,--no-deps -r tests/app_page/requirements.txt)
 
 # The tests in the browser need Debian's packages chromium and chromium-driver, or the like, and are skipped without.
 test-app: $(APP)
@@ -110,14 +111,11 @@ sbom: install $(SUPPLY)
 audit: $(SUPPLY)
 	.venv-supply/bin/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip
 
-# mutmut and coverage in an environment of their own, which finds all other packages in $(VENV).
+# mutmut and coverage.
 QUALITY := .venv-quality/.ready
+QUALITY_PACKAGES := "mutmut>=3.8,<4" "coverage>=7.10,<8"
 $(QUALITY): $(READY)
-	$(PYTHON) -m venv .venv-quality
-	.venv-quality/bin/python -m pip install --disable-pip-version-check "mutmut>=3.8,<4" "coverage>=7.10,<8"
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
-		"$$(.venv-quality/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
-	@touch $(QUALITY)
+	$(call layered_environment,.venv-quality,$(QUALITY_PACKAGES))
 
 coverage: $(QUALITY)
 	.venv-quality/bin/coverage run -m pytest $(TESTS)
