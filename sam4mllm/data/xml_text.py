@@ -7,15 +7,16 @@ from xml.etree.ElementTree import Element, ParseError, fromstring
 from sam4mllm.errors import DataError
 
 
-def parse_xml(content: bytes, where: str) -> Element:
-    """Parse XML; `where` names it in errors.
+def parse_xml(text: str, where: str) -> Element:
+    """Parse XML; `where` names it in errors. It is a text, as bytes in other encodings could hide entities.
 
     Raises:
         DataError: Not XML, or XML that defines entities or a document type.
     """
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise DataError(f"{where}: defines a document type or entities; remove them")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise DataError(f"{where}: defines a document type or entities; remove them", "field")
     try:
-        return fromstring(content)
-    except ParseError as error:
-        raise DataError(f"{where}: must be XML: {error}") from error
+        return fromstring(text)
+    # UnicodeEncodeError: lone surrogates.
+    except (ParseError, UnicodeEncodeError) as error:
+        raise DataError(f"{where}: must be XML: {error}", "field") from error

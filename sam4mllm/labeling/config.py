@@ -25,7 +25,7 @@ class LabelingConfig:
         Raises:
             DataError: Not XML; no `Image` whose value is a key of the data, or no `BrushLabels` of it.
         """
-        root = parse_xml(text.encode("utf-8"), _WHERE)
+        root = parse_xml(text, _WHERE)
         image = next(root.iter("Image"), None)
         value = "" if image is None else image.get("value", "")
         if image is None or not value.startswith("$") or not image.get("name"):

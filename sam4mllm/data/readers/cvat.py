@@ -72,7 +72,11 @@ def _parse(path: Path) -> Element:
     head = content[:HEAD_BYTES]
     if not head.lstrip().startswith(b"<") and (kind := wrong_kind(head)):
         raise DataError(f"{path}: {kind} (CVAT's XML was expected)")
-    root = parse_xml(content, str(path))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: CVAT's XML must be UTF-8: {error}") from error
+    root = parse_xml(text, str(path))
     if root.tag != "annotations" or root.find("track") is not None:
         found = "tracks of a video" if root.tag == "annotations" else f"the element {root.tag!r}"
         raise DataError(f"{path}: holds {found}; export the task as CVAT for images 1.1")

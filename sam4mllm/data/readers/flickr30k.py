@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
 
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.grounded_caption import GroundedCaption, Mention
@@ -27,6 +27,7 @@ from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.records import check_phrase, shorten
 from sam4mllm.data.registry import DatasetRow
 from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.data.xml_text import parse_xml
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box
 from sam4mllm.utils.garbage import paused_garbage_collection
@@ -216,14 +217,7 @@ def _read_annotation(path: Path, image: Path) -> _Annotation:
     Raises:
         DataError: No such file; not XML of this form; boxes or a size that do not fit the image.
     """
-    text = _read_text(path, "a file of an image's boxes")
-    try:
-        # Entities could expand to gigabytes; the annotations have none.
-        if "<!" in text.replace("<!--", ""):
-            raise DataError(f"{path}: declarations (<!...) are not supported; remove them", "field")
-        tree = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{path}: the boxes of an image must be XML: {error}", "field") from error
+    tree = parse_xml(_read_text(path, "a file of an image's boxes"), str(path))
     with naming(str(path)):
         size_wh = _integer(tree, "size/width"), _integer(tree, "size/height")
         on_disk = known_size_wh(image)
@@ -244,7 +238,7 @@ def _read_annotation(path: Path, image: Path) -> _Annotation:
     return _Annotation(size_wh, objects)
 
 
-def _box(element: ElementTree.Element) -> Box:
+def _box(element: Element) -> Box:
     """Return a box in pixels from 0, x2 and y2 exclusive; the file's begin with 1 and include the last pixel."""
     x1, y1, x2, y2 = (_integer(element, f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax"))
     if x1 > x2 or y1 > y2:
@@ -252,7 +246,7 @@ def _box(element: ElementTree.Element) -> Box:
     return Box(x1 - 1, y1 - 1, x2, y2)
 
 
-def _integer(element: ElementTree.Element, name: str) -> int:
+def _integer(element: Element, name: str) -> int:
     text = element.findtext(name)
     if text is None or not re.fullmatch(r"\s*-?\d{1,9}\s*", text, re.ASCII):
         raise DataError(f"the field {name!r} must be an integer; found {shorten(text)}", "field")

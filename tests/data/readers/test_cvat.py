@@ -100,6 +100,10 @@ def test_files_of_other_content_are_refused(read: Read, tmp_path: Path) -> None:
     entity = '<!DOCTYPE a [<!ENTITY b "c">]>'
     with pytest.raises(DataError, match="defines a document type or entities"):
         read(RING, beginning=entity)
+    # Expat would parse bytes of UTF-16, too, in which no search for ASCII finds a document type.
+    (tmp_path / "wide.xml").write_bytes(f"{entity}<annotations/>".encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"wide\.xml: must be XML"):
+        read_dataset("cvat", path=tmp_path / "wide.xml")
     with pytest.raises(DataError, match="leaves the folder of the images"):
         read(RING, name="../a.png")
     with pytest.raises(DataError, match=r"no shape in it"):

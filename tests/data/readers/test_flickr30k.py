@@ -112,8 +112,8 @@ def test_a_bad_caption_is_named_and_can_be_left_out(tmp_path: Path, caption: str
         ),
         ([flickr30k_object()], r"object 0: an object has a name, .* found \[\]"),
         ([flickr30k_object("cat")], r"found \['cat'\]"),
-        (["<object>"], "the boxes of an image must be XML: mismatched tag"),
-        (["<!DOCTYPE a>"], "declarations"),
+        (["<object>"], "must be XML: mismatched tag"),
+        (["<!DOCTYPE a>"], "defines a document type or entities; remove them"),
     ],
 )
 def test_bad_boxes_are_named_with_their_file_and_leave_out_the_image(
