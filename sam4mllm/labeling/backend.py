@@ -94,9 +94,11 @@ class LabelStudioBackend:
             DataError: As `train`.
             ServerError: The labeling server does not give the tasks.
         """
-        if body.get("action") == "START_TRAINING" or "annotations" in body:
+        action = body.get("action")
+        # The event ANNOTATIONS_DELETED has annotations, too: the ids of those that were deleted.
+        if action == "START_TRAINING" or (action is None and "annotations" in body):
             return self.train(body)
-        return {"status": "ignored", "action": body.get("action")}
+        return {"status": "ignored", "action": action}
 
     def train(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Write the annotated tasks of a project as a data set; tasks that cannot be read are left out and reported.

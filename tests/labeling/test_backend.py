@@ -102,8 +102,9 @@ def test_training_writes_a_data_set(folder: Path) -> None:
         assert status == 400 and "no annotated task that can be read: none is annotated" in answer["error"]
         status, answer = ask(port, "POST", "/train", {"annotations": tasks, "project": {"id": "../x"}})
         assert status == 400 and "project is the id of a project" in answer["error"]
-        event = {"action": "ANNOTATION_CREATED", "project": {"id": 3}}
-        assert ask(port, "POST", "/webhook", event) == (201, {"status": "ignored", "action": "ANNOTATION_CREATED"})
+        for action, more in (("ANNOTATION_CREATED", {}), ("ANNOTATIONS_DELETED", {"annotations": [{"id": 5}]})):
+            event = {"action": action, "project": {"id": 3}, **more}
+            assert ask(port, "POST", "/webhook", event) == (201, {"status": "ignored", "action": action})
 
 
 @pytest.mark.parametrize(
