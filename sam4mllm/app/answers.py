@@ -20,7 +20,7 @@ from PIL import Image
 
 from sam4mllm.data.images import Rgb
 from sam4mllm.data.predictions import Query
-from sam4mllm.geometry import POSITIVE, SamPrompt
+from sam4mllm.geometry import NEGATIVE, POSITIVE, Point, SamPrompt
 from sam4mllm.methods.base import Answer
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.pipeline.result import Result
@@ -85,9 +85,12 @@ def legend_entry(number: str, phrase: str, score: str) -> str:
     return f'<span style="color: {color}">&#9632;</span> {escape(f"{number} {phrase}{score}")}'
 
 
-def draw(image: Rgb, masks: Sequence[Mask], prompts: Sequence[SamPrompt]) -> Image.Image:
-    """Draw masks (H, W) and prompts over an image, at a size for a page."""
-    drawing = overlay(image, masks, prompts, long_side=_MIN_LONG_SIDE)
+def draw(image: Rgb, masks: Sequence[Mask], prompts: Sequence[SamPrompt | None]) -> Image.Image:
+    """Draw masks (H, W) and prompts over an image, at a size for a page; None is an object without a prompt."""
+    height, width = image.shape[:2]
+    # A prompt outside the image is not visible: it keeps the colors of masks and prompts equal.
+    outside = SamPrompt(None, (Point(-width, -height, NEGATIVE),))
+    drawing = overlay(image, masks, [prompt or outside for prompt in prompts], long_side=_MIN_LONG_SIDE)
     drawing.thumbnail((_MAX_LONG_SIDE, _MAX_LONG_SIDE))
     return drawing
 

@@ -18,7 +18,6 @@ from sam4mllm.data.masks import decode
 from sam4mllm.data.predictions import PredictionLine, read_predictions
 from sam4mllm.data.records import shorten
 from sam4mllm.errors import DataError
-from sam4mllm.geometry import Point, SamPrompt
 from sam4mllm.runs.file_names import PREDICTIONS
 
 MOST_LINES = 5000
@@ -89,10 +88,8 @@ class Evaluations:
         line = next((line for line in self.lines(name) if line.id == line_id), None)
         if line is None or line.image is None:
             raise DataError(f"{shorten(line_id)}: no such answer with an image in {shorten(name)}")
-        # A prompt outside the image is not visible: it keeps the colors of masks and prompts equal.
-        outside = SamPrompt(None, (Point(-1000, -1000, 1),))
         masks = [decode(item.segmentation) for item in line.objects]
-        drawing = draw(load_image(line.image), masks, [item.prompt or outside for item in line.objects])
+        drawing = draw(load_image(line.image), masks, [item.prompt for item in line.objects])
         parts = [f"{line.phrase}: {line.status}", *(text for text in (line.answer, line.error) if text)]
         return drawing, "\n".join(parts)
 

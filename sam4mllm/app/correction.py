@@ -129,7 +129,9 @@ class Correction:
 
     def draw(self) -> Image.Image:
         """Draw the objects over the image; object i has the color `PALETTE[i]`."""
-        return draw(self.image, *self._drawn())
+        nothing = np.zeros(self.image.shape[:2], dtype=bool)
+        masks = [nothing if each.mask is None else each.mask for each in self.objects]
+        return draw(self.image, masks, [_shown(each) for each in self.objects])
 
     def legend(self) -> str:
         """Return the legend of the drawing as HTML."""
@@ -139,13 +141,6 @@ class Correction:
         return "<br>".join(
             legend_entry(str(number), f"{self.phrase}{note}", "") for number, note in enumerate(notes, start=1)
         )
-
-    def _drawn(self) -> tuple[list[Mask], list[SamPrompt]]:
-        """Return a mask and a prompt for each object, so that both have its color."""
-        height, width = self.image.shape[:2]
-        masks = [np.zeros((height, width), dtype=bool) if each.mask is None else each.mask for each in self.objects]
-        outside = SamPrompt(None, (Point(-width, -height, NEGATIVE),))
-        return masks, [_shown(each) or outside for each in self.objects]
 
     def _object(self, index: int) -> EditedObject:
         if not 0 <= index < len(self.objects):
