@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
@@ -161,14 +162,7 @@ def _scores(lines: Lines, samples: Mapping[str, Sequence[Sample]]) -> tuple[dict
 def _parameters(adapter: Path) -> int:
     """Return the number of values in an adapter's file, which are those that were trained."""
     with safe_open(adapter, "pt") as file:
-        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (no mapping)
-    total = 0
-    for shape in shapes:
-        count = 1
-        for length in shape:
-            count *= length
-        total += count
-    return total
+        return sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
 
 
 class _StepTimer(TrainerCallback):
