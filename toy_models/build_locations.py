@@ -1,6 +1,6 @@
 """Pre-train the embedded MLLM on location tokens: a LoRA adapter, the token's row and the location heads, for pix2emb.
 
-    python toy_models/build_locations.py --work runs/build-locations --seconds 3000 --threads 1
+    python toy_models/build_locations.py --work runs/build-locations --seconds 2500 --threads 1
 
 The base's weights do not change; the result is an adapter for them (`sam4mllm/models/mllm_locations`). Besides the
 next-token loss, a location token's state has losses of its box (L1, GIoU), of the cycles between box and state, and of
