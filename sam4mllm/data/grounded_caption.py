@@ -54,6 +54,11 @@ class GroundedCaption:
         """The record of this caption in messages: its source, or its id where the source is not known."""
         return self.source or f"caption {self.id}"
 
+    @property
+    def objects(self) -> tuple[MaskObject, ...]:
+        """The objects of all mentions, in their order; an object of two mentions comes twice."""
+        return tuple(each for mention in self.mentions for each in mention.objects)
+
     def phrase(self, mention: Mention) -> str:
         """Return the text of a mention."""
         return self.text[mention.start : mention.end]

@@ -20,7 +20,7 @@ from sam4mllm.data.problems import kind_of, listing_problems
 from sam4mllm.data.readers.chat import Dialogue
 from sam4mllm.data.reading import AnyItem, read_items, split_names
 from sam4mllm.data.registry import dataset_row
-from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ArgumentError, DataError
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.training.data_check import image_problems
@@ -170,7 +170,7 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
         except DataError as error:
             cards.append(_card(item, f'<div class="why">{escape(str(error))}</div>'))
             continue
-        objects = _objects(item)
+        objects = () if isinstance(item, Dialogue) else item.objects
         masks = [each.mask() for each in objects if each.rle is not None]
         image = overlay(pixels, masks, [SamPrompt(each.box) for each in objects], long_side=_LONG_SIDE)
         image.thumbnail((3 * _LONG_SIDE, 3 * _LONG_SIDE))
@@ -190,18 +190,12 @@ def write_page(check: DatasetCheck, output: Path, *, limit: int, examples: int) 
     return output / PAGE
 
 
-def _objects(item: AnyItem) -> Sequence[MaskObject]:
-    if isinstance(item, GroundedCaption):
-        return [each for mention in item.mentions for each in mention.objects]
-    return item.objects if isinstance(item, Sample) else ()
-
-
 def _card(item: AnyItem, body: str) -> str:
     parts = [f"<article>\n{body}", f"<h2>{escape(_title(item))}</h2>"]
     if isinstance(item, Dialogue):
         parts += [f"<pre>{escape(text)}</pre>" for exchange in item.exchanges for text in exchange]
     else:
-        parts.append(f"<div>{len(_objects(item))} object(s)</div>")
+        parts.append(f"<div>{len(item.objects)} object(s)</div>")
     parts.append(
         f'<div class="id">{escape(item.id)} &middot; {escape(str(item.image or "no image"))}</div>\n</article>'
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from sam4mllm.data.grounded_caption import GroundedCaption
 from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import read_mixture
-from sam4mllm.data.sample import MaskObject, Sample
+from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
@@ -116,11 +116,10 @@ def write_page(
     cards, drawn = [], []
     items: list[Sample | GroundedCaption] = [*samples, *regions, *captions]
     for index, item in enumerate(items):
-        objects = _objects_of(item)
-        prompts = [SamPrompt(each.box) for each in objects]
+        prompts = [SamPrompt(each.box) for each in item.objects]
         if isinstance(item, Sample) and index < len(samples):
             prompts = method.preview_prompts(item, targets)
-        masks = [each.mask() for each in objects if each.rle is not None]
+        masks = [each.mask() for each in item.objects if each.rle is not None]
         image = overlay(load_image(item.image), masks, prompts, long_side=_LONG_SIDE)
         file = Path("images") / f"{index:04d}.png"
         save_image(image, output / file)
@@ -152,13 +151,6 @@ def _chosen(
         [regions[index - after_samples] for index in positions if after_samples <= index < after_regions],
         [captions[index - after_regions] for index in positions if after_regions <= index],
     )
-
-
-def _objects_of(item: Sample | GroundedCaption) -> list[MaskObject]:
-    """Return the objects of a sample, or those of all mentions of a caption, in their order."""
-    if isinstance(item, Sample):
-        return list(item.objects)
-    return [each for mention in item.mentions for each in mention.objects]
 
 
 def _summary(samples: Sequence[Sample], targets: Mapping[str, ObjectTarget], method: Method) -> str:
