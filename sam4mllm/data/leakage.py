@@ -148,7 +148,8 @@ def leakage_filter_for(data: DataSection) -> LeakageFilter:
     """
     if data.guard == []:
         return LeakageFilter({})
-    coco_ids = {image: number for entry in data.train for image, number in coco_ids_of(entry).items()}
+    annotated = [*data.train, *(data.guard or ())]
+    coco_ids = {image: number for entry in annotated for image, number in coco_ids_of(entry).items()}
     splits: dict[str, list[Path]] = {}
     if data.validation is not None:
         splits[data.validation.name] = _images_of(data.validation.model_copy(update={"limit": None}))

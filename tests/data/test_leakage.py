@@ -199,3 +199,5 @@ def test_annotated_coco_ids_find_images_whose_names_and_bytes_do_not(tmp_path: P
     leakage_filter = leakage_filter_for(data)
     assert leakage_filter.reason(path.parent / "VG_100K_2/2.jpg") == "coco id"
     assert leakage_filter.reason(path.parent / "VG_100K/1.jpg") is None
+    swapped = leakage_filter_for(DataSection(train=guard, guard=data.train))
+    assert swapped.reason(held) == "coco id"
