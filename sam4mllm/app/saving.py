@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from sam4mllm.app.limits import check_name
 from sam4mllm.data.images import open_image
+from sam4mllm.data.json_lines import dump_object
 from sam4mllm.data.masks import encode, tight_box
 from sam4mllm.data.readers.custom_record import record_of
 from sam4mllm.data.sample import MaskObject, Sample
@@ -85,7 +86,7 @@ class CorrectedData:
             sample = Sample(line_id, copy, size_wh, phrase, tuple(objects))
             record = record_of(sample, self.file.parent)
             lines = [line for line in self._lines() if not _is_about(line, record)]
-            lines.append((json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n").encode())
+            lines.append(dump_object(record).encode())
             with atomic_path(self.file) as unfinished:
                 unfinished.write_bytes(b"".join(lines))
             return copy, len(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 
@@ -16,7 +17,12 @@ class JsonRecord(Protocol):
 
 def dump_line(record: JsonRecord) -> str:
     """Return the record as one line of JSON with a line end; equal records give equal bytes."""
-    return json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False) + "\n"
+    return dump_object(record.to_json())
+
+
+def dump_object(value: Mapping[str, Any]) -> str:
+    """Return plain JSON as one line with a line end."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def encodable(message: str) -> str:

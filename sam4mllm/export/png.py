@@ -6,7 +6,6 @@ line whose mask is null.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from sam4mllm.data.json_lines import dump_object
 from sam4mllm.data.masks import decode
 from sam4mllm.export.formats import ExportOptions
 from sam4mllm.export.instances import ImageInstances, unique_names
@@ -43,4 +43,4 @@ def write(images: Sequence[ImageInstances], output: Path, options: ExportOptions
                 mask = file.relative_to(output).as_posix()
                 lines.append({"mask": mask, **common, "score": instance.score, "box_xyxy": box})
     with (output / "index.jsonl").open("w", encoding="utf-8") as index:
-        index.writelines(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        index.writelines(map(dump_object, lines))

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm.data.json_lines import dump_object
 from sam4mllm.data.masks import Rle, decode
 from sam4mllm.export.formats import OBJECT_LABEL, ExportOptions
 from sam4mllm.export.instances import ImageInstances, phrases_of, unique_names
@@ -54,7 +55,7 @@ def write(images: Sequence[ImageInstances], output: Path, options: ExportOptions
                 )
         labels.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     with (output / "instances.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in index)
+        file.writelines(map(dump_object, index))
     # JSON is YAML, so quotes and colons in phrases need no rules of their own.
     classes = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for name, number in class_of.items())
     (output / "data.yaml").write_text(f"path: .\ntrain: images\nval: images\nnames:\n{classes}", encoding="utf-8")

@@ -12,7 +12,6 @@ with an optional `id`, `size_wh`, and `object_ids` of a mention. Relative paths 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from sam4mllm.data.grounded_caption import GroundedCaption, Mention
+from sam4mllm.data.json_lines import dump_object
 from sam4mllm.data.problems import SKIP_ADVICE, naming
 from sam4mllm.data.readers.custom_record import CustomRecordParser, record_of, samples_of_lines
 from sam4mllm.data.records import (
@@ -140,4 +140,4 @@ def write_jsonl(samples: Sequence[Sample], path: Path) -> None:
     check_folder_of(path)
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for sample in samples:
-            file.write(json.dumps(record_of(sample, path.parent), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(dump_object(record_of(sample, path.parent)))
