@@ -121,15 +121,14 @@ def read(row: DatasetRow, *, path: Path, images: Path | None = None, limit: int 
     tasks = read_json(path, "Label Studio's JSON export")
     if not isinstance(tasks, list):
         raise DataError(f"{path}: Label Studio's JSON export is a list of tasks; found {shorten(tasks)}")
+    name = f"labelstudio/{path.stem}"
+    parser = CustomRecordParser(name, folder, folder, f"{path}, task")
     samples: list[Sample] = []
     for number, value in enumerate(tasks, start=1):
         with record_errors(), naming(f"{path}, task {number}"):
             task = parse_record(LabeledTask, value)
             image = local_image(task.image_url, folder)
-            name = f"labelstudio/{path.stem}"
-            samples += samples_of_task(
-                task, number, image, CustomRecordParser(name, folder, folder, f"{path}, task"), name
-            )
+            samples += samples_of_task(task, number, image, parser, name)
         if limit is not None and len(samples) >= limit:
             break
     if not samples:
