@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam4mllm.app.limits import Limits
+from sam4mllm.data.images import IMAGE_SUFFIXES
 from sam4mllm.data.predictions import Query
 from sam4mllm.data.records import shorten
 from sam4mllm.errors import DataError
@@ -20,9 +21,6 @@ from sam4mllm.export.export import export_predictions
 from sam4mllm.export.instances import ExportCounts
 from sam4mllm.pipeline.batch import BatchSummary, Predictor, predict
 from sam4mllm.utils.progress import Advance, ignore
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""The suffixes of the image files of a folder."""
 
 _MOST_FOLDERS = 500
 
@@ -79,7 +77,7 @@ class ImageFolders:
             raise DataError(f"{shorten(name)}: no such folder of images below the root")
         images = sorted(self._images(folder))
         if not images:
-            raise DataError(f"{shorten(name)}: no image in it (suffixes: {', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"{shorten(name)}: no image in it (suffixes: {', '.join(sorted(IMAGE_SUFFIXES))})")
         if len(images) > self._limits.folder_images:
             raise DataError(
                 f"{shorten(name)}: {len(images)} images, and the page answers at most {self._limits.folder_images}; "
@@ -126,5 +124,5 @@ class ImageFolders:
         return [
             path
             for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and self._is_within(path) and path.is_file()
+            if path.suffix.lower() in IMAGE_SUFFIXES and self._is_within(path) and path.is_file()
         ]

@@ -25,6 +25,9 @@ Used = TypeVar("Used")
 Rgb: TypeAlias = npt.NDArray[np.uint8]
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | Rgb"
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""The suffixes, in lower case, by which image files are found in folders and addresses."""
+
 _USUAL_FORMATS = ("JPEG", "PNG")
 
 # EXIF's orientation tag, and the transposition that corrects each of its values.

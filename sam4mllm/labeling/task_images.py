@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -18,12 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
+from sam4mllm.data.images import IMAGE_SUFFIXES
 from sam4mllm.data.readers.label_studio import local_image
 from sam4mllm.data.records import file_exists, shorten
 from sam4mllm.errors import DataError, ServerError
 from sam4mllm.utils.atomic_io import atomic_path
 
-_SUFFIX = re.compile(r"\.(jpe?g|png|webp|bmp|tiff?)$", re.IGNORECASE)
 _TIMEOUT_S = 30
 _LARGEST_BYTES = 256 * 2**20
 KEY_VARIABLE = "LABEL_STUDIO_API_KEY"
@@ -68,8 +67,8 @@ class TaskImages:
         if urlsplit(url).scheme not in ("", "http", "https"):
             raise DataError(f"the image {shorten(url)} is not in the folder of --images; sync it to a local folder")
         address = urljoin(self.server, url)
-        suffix = _SUFFIX.search(urlsplit(address).path)
-        name = hashlib.sha256(address.encode()).hexdigest()[:24] + (suffix[0].lower() if suffix else "")
+        suffix = Path(urlsplit(address).path).suffix.lower()
+        name = hashlib.sha256(address.encode()).hexdigest()[:24] + (suffix if suffix in IMAGE_SUFFIXES else "")
         file = self._downloads / name
         if not file_exists(file):
             content = self.download(address)

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pydantic import Field
 
 from sam4mllm.data.brush_rle import from_brush
+from sam4mllm.data.images import IMAGE_SUFFIXES
 from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.readers.custom_record import CustomRecordParser
 from sam4mllm.data.readers.drawn_shapes import DrawnShape, ellipse, polygon, records_of_image, rectangle
@@ -91,7 +92,7 @@ class LabeledTask(Record):
         texts = {key: value for key, value in self.data.items() if isinstance(value, str)}
         if "image" in texts:
             return texts["image"]
-        urls = [value for value in texts.values() if re.search(r"\.(jpe?g|png|webp|bmp|tiff?)$", value, re.IGNORECASE)]
+        urls = [value for value in texts.values() if value.lower().endswith(IMAGE_SUFFIXES)]
         if len(urls) != 1:
             raise DataError(
                 f"the data of a task has the URL of an image in 'image'; found {shorten(self.data)}", "image"

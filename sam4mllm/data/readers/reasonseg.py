@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from sam4mllm.data.images import known_size_wh
+from sam4mllm.data.images import IMAGE_SUFFIXES, known_size_wh
 from sam4mllm.data.masks import are_normalized, encode
 from sam4mllm.data.problems import naming, record_errors
 from sam4mllm.data.records import Record, Text, file_exists, is_number, parse_record, read_json, shorten
@@ -23,8 +23,6 @@ from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import box_of_mask
 from sam4mllm.utils.paths import with_start
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 TARGET = 1
 IGNORED = 255
@@ -106,7 +104,7 @@ def _image_of(path: Path, images: Path) -> Path:
     usual = images / f"{path.stem}.jpg"
     if file_exists(usual) or not images.is_dir():
         return usual
-    others = sorted(each for each in images.glob(f"{escape(path.stem)}.*") if each.suffix.lower() in _SUFFIXES)
+    others = sorted(each for each in images.glob(f"{escape(path.stem)}.*") if each.suffix.lower() in IMAGE_SUFFIXES)
     if len(others) > 1:
         names = ", ".join(each.name for each in others)
         raise DataError(f"{path}: several files can be its image: {names} in {images}; keep one of them", "image")
