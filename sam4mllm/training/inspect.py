@@ -116,19 +116,17 @@ def write_page(
     cards, drawn = [], []
     items: list[Sample | GroundedCaption] = [*samples, *regions, *captions]
     for index, item in enumerate(items):
-        prompts = [SamPrompt(each.box) for each in item.objects]
+        file = f"images/{index:04d}.png"
         if isinstance(item, Sample) and index < len(samples):
-            prompts = method.preview_prompts(item, targets)
+            prompts, card = method.preview_prompts(item, targets), _card(item, targets, reasons or {}, method, file)
+        else:
+            prompts, card = [SamPrompt(each.box) for each in item.objects], _text_card(item, method, file)
+        cards.append(card)
         masks = [each.mask() for each in item.objects if each.rle is not None]
         image = overlay(load_image(item.image), masks, prompts, long_side=_LONG_SIDE)
-        file = Path("images") / f"{index:04d}.png"
         save_image(image, output / file)
         drawn.append(image.copy())
         drawn[-1].thumbnail((_LONG_SIDE // 2, _LONG_SIDE // 2))
-        if isinstance(item, Sample) and index < len(samples):
-            cards.append(_card(item, targets, reasons or {}, method, file.as_posix()))
-        else:
-            cards.append(_text_card(item, method, file.as_posix()))
         advance(1)
     if drawn:
         save_image(contact_sheet(drawn, columns=8), output / SHEET)
@@ -166,8 +164,8 @@ def _summary(samples: Sequence[Sample], targets: Mapping[str, ObjectTarget], met
 
 
 def _text_summary(regions: Sequence[Sample], captions: Sequence[GroundedCaption]) -> str:
-    parts = [f"; {len(regions)} regions"] if regions else []
-    return "".join([*parts, *([f"; {len(captions)} grounded captions"] if captions else [])])
+    counts = {"regions": len(regions), "grounded captions": len(captions)}
+    return "".join(f"; {count} {name}" for name, count in counts.items() if count)
 
 
 def _text_card(item: Sample | GroundedCaption, method: Method, image: str) -> str:
