@@ -185,7 +185,7 @@ def check_markers(processor: Any, conversations: Sequence[Conversation]) -> None
         # Assistant's turns that are not supervised are former replies of the model.
         if (turn.role == "user" or turn.supervised) and (turn.locations or LOCATION_TOKEN in turn.text)
     ]
-    if not turns or LOCATION_TOKEN not in processor.tokenizer.get_vocab():
+    if not turns or LOCATION_TOKEN not in processor.tokenizer.added_tokens_encoder:
         return
     for turn in turns:
         found = [index for index in range(len(turn.text)) if turn.text.startswith(LOCATION_TOKEN, index)]
