@@ -57,6 +57,8 @@ def _teacher_forced(mllm: Mllm, asked: Sequence[Conversation], replies: Sequence
     """Return the boxes and the prompt tokens (N, K, C) of a pass over the questions with the generated answers."""
     import torch
 
+    from sam4mllm.mllm.location_heads import ordered
+
     heads = mllm.location_heads
     assert heads is not None, "attached by training"
     states = []
@@ -74,6 +76,5 @@ def _teacher_forced(mllm: Mllm, asked: Sequence[Conversation], replies: Sequence
         assert captured.states is not None, "the model was run"
         states.append(captured.states[0, located.positions[:, 1]])
     with torch.no_grad():
-        corners = heads.decode_boxes(torch.cat(states)).clamp(0, 1).reshape(-1, 2, 2)
-        boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1).tolist()
+        boxes = ordered(heads.decode_boxes(torch.cat(states))).clamp(0, 1).tolist()
         return boxes, heads.sam_tokens(torch.cat(states)).cpu()

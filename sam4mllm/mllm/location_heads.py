@@ -61,6 +61,12 @@ class LocationHeads(nn.Module):
             return tokens.reshape(-1, self.sam_token_count, self.sam_width) + self.prompt_offset
 
 
+def ordered(boxes_xyxy: torch.Tensor) -> torch.Tensor:
+    """Return boxes (N, 4) with their corners in order."""
+    first, second = boxes_xyxy[:, :2], boxes_xyxy[:, 2:]
+    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
+
+
 class _Dense(nn.Module):
     """A linear layer of torch's initial values that is no `nn.Linear`, so that LoRA's "all-linear" leaves it out."""
 

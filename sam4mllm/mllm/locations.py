@@ -97,15 +97,16 @@ def decode_locations(mllm: Mllm, tokens: Sequence[int], states: Sequence[torch.T
     """Return the locations of the location tokens in a generated answer, of which `states` (d,) has one for each."""
     import torch
 
+    from sam4mllm.mllm.location_heads import ordered
+
     heads, token = mllm.location_heads, mllm.location_id
     assert heads is not None, "checked by generate_located"
     _, ends = text_with_ends(mllm.processor.tokenizer, tokens)
     ends = [end for end, each in zip(ends, tokens, strict=True) if each == token]
     with torch.no_grad():
         stacked = torch.stack(list(states))
-        corners = heads.decode_boxes(stacked).clamp(0, 1).reshape(-1, 2, 2)
+        boxes = ordered(heads.decode_boxes(stacked)).clamp(0, 1).tolist()
         sam_tokens = heads.sam_tokens(stacked).cpu()
-    boxes = torch.cat([corners.amin(1), corners.amax(1)], dim=1).tolist()
     return tuple(
         DecodedLocation(Box(*box), prompt, end) for box, prompt, end in zip(boxes, sam_tokens, ends, strict=True)
     )

@@ -30,7 +30,7 @@ from sam4mllm.data.images import as_rgb
 from sam4mllm.data.masks import decode
 from sam4mllm.errors import ModelError
 from sam4mllm.mllm.loading import Mllm
-from sam4mllm.mllm.location_heads import LocationHeads
+from sam4mllm.mllm.location_heads import LocationHeads, ordered
 from sam4mllm.mllm.location_passes import CapturedStates, captured_states, region_inputs
 from sam4mllm.recipe.schema import MethodSection
 from sam4mllm.segmenters.base import Embeddings, Segmenter
@@ -229,7 +229,7 @@ class LocationLosses(nn.Module):
         # A box whose corners are out of order has no extent, so that GIoU rewards no box that L1 would turn round.
         extended = torch.cat([decoded[:, :2], torch.maximum(decoded[:, :2], decoded[:, 2:])], dim=1)
         giou = generalized_box_iou_loss(extended, true, reduction="sum")
-        self.parts.add(len(true), box_l1=l1, box_giou=giou, box_iou=_iou(_ordered(decoded.detach()), true).sum())
+        self.parts.add(len(true), box_l1=l1, box_giou=giou, box_iou=_iou(ordered(decoded.detach()), true).sum())
         return self.weights.box * now.scales[0] * (_L1_WEIGHT * l1 + self.weights.giou * giou)
 
     def _cycle_loss(
@@ -254,7 +254,7 @@ class LocationLosses(nn.Module):
         boxes = None
         if self.weights.prompt == "both":
             sizes_wh = torch.tensor(masks.embeddings.sizes_wh, device=masks.index.device)[masks.index]
-            boxes = _ordered(decoded.detach()[chosen]).clamp(0, 1).to(masks.index.device) * sizes_wh.repeat(1, 2)
+            boxes = ordered(decoded.detach()[chosen]).clamp(0, 1).to(masks.index.device) * sizes_wh.repeat(1, 2)
         tokens = heads.sam_tokens(states[chosen]).to(masks.index.device)
         logits = self.masks(masks.embeddings, masks.index, boxes, tokens)
         cross_entropy, dice = _mask_losses(logits, masks.shares, masks.inside)
@@ -270,12 +270,6 @@ def _mask_losses(logits: torch.Tensor, shares: torch.Tensor, inside: torch.Tenso
     predicted = logits.sigmoid() * inside
     overlap, total = (predicted * shares).sum(dim=(1, 2)), (predicted + shares).sum(dim=(1, 2))
     return cross_entropy.sum(), (1 - (2 * overlap + 1) / (total + 1)).sum()
-
-
-def _ordered(boxes: torch.Tensor) -> torch.Tensor:
-    """Return boxes (N, 4) with their corners in order."""
-    first, second = boxes[:, :2], boxes[:, 2:]
-    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=1)
 
 
 def _iou(boxes: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
