@@ -67,7 +67,9 @@ class MaskTrainer(nn.Module):
         encoder = self._frozen[0].sam.prompt_encoder
         sparse = tokens.float()
         if boxes_xyxy is not None:
-            sparse = torch.cat([self._box_tokens(embeddings, index, boxes_xyxy), sparse], dim=1)
+            with torch.no_grad():
+                of_boxes = self._frozen[0].box_tokens(embeddings, index, boxes_xyxy.float())
+            sparse = torch.cat([of_boxes, sparse], dim=1)
         position, no_mask = encoder.get_dense_pe(), encoder.no_mask_embed.weight.detach().reshape(1, -1, 1, 1)
         logits = tokens.new_zeros(len(index), self.side, self.side, dtype=torch.float32)
         for image in torch.unique(index).tolist():
@@ -104,13 +106,6 @@ class MaskTrainer(nn.Module):
             shares[number] = (rows @ torch.from_numpy(np.ascontiguousarray(mask)).float() @ columns.T).to(device)
             inside[number] = ((rows.sum(dim=1) > 0)[:, None] & (columns.sum(dim=1) > 0)).to(device)
         return shares, inside
-
-    @torch.no_grad()
-    def _box_tokens(self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
-        scale = self._frozen[0].frame.scale_xy(embeddings.sizes_wh).to(index.device)[index]
-        boxes = boxes_xyxy.detach().float() * scale.repeat(1, 2) - 0.5
-        sparse: torch.Tensor = self._frozen[0].sam.prompt_encoder(points=None, boxes=boxes, masks=None)[0]
-        return sparse
 
 
 def require_segment_anything(segmenter: Segmenter) -> SegmentAnything:

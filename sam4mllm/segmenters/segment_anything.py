@@ -115,10 +115,14 @@ class SegmentAnything(Segmenter):
         """Decode N embedded prompts to the best mask of each, as `decode_points`; see `Segmenter.decode_embedded`."""
         sparse = tokens.to(self.device)
         if boxes_xyxy is not None:
-            boxes = boxes_xyxy * self._scale_xy(embeddings, index).repeat(1, 2) - 0.5
-            of_boxes, _ = self._sam.prompt_encoder(points=None, boxes=boxes, masks=None)
-            sparse = torch.cat([of_boxes, sparse], dim=1)
+            sparse = torch.cat([self.box_tokens(embeddings, index, boxes_xyxy), sparse], dim=1)
         return self._decode_sparse(embeddings, index, sparse)
+
+    def box_tokens(self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
+        """Return the sparse prompt tokens (N, 2, C) of boxes (N, 4) in pixels of their images `index` (N,)."""
+        boxes = boxes_xyxy * self._scale_xy(embeddings, index).repeat(1, 2) - 0.5
+        tokens: torch.Tensor = self._sam.prompt_encoder(points=None, boxes=boxes, masks=None)[0]
+        return tokens
 
     def _scale_xy(self, embeddings: Embeddings, index: torch.Tensor) -> torch.Tensor:
         """Return the factors (N, 2) from pixels of each prompt's image to pixels of the square."""
