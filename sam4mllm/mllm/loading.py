@@ -199,7 +199,7 @@ def _load_model(
     """Load the weights of `source`; `base` is its name in errors. `quantization_config` is None or transformers'.
 
     Raises:
-        ModelError: The base cannot be loaded, is not complete, or some of its weights are missing.
+        ModelError: The base cannot be loaded, or some of its weights are missing.
     """
     import torch
     from transformers import AutoModelForImageTextToText

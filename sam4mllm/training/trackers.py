@@ -41,7 +41,7 @@ class Trackers:
         callbacks = trainer.callback_handler.callbacks
         self._trainer = trainer
         for index, callback in enumerate(callbacks):
-            if kinds and isinstance(callback, kinds):
+            if isinstance(callback, kinds):
                 # TensorBoard's is in the folder of checkpoints by default, which may be removed after a training.
                 if getattr(callback, "logging_dir", "") is None:
                     callback.logging_dir = str(self._run.path / TENSORBOARD_FOLDER)
