@@ -24,13 +24,16 @@ class LocatedTrainer(CheckedTrainer):
         super().__init__(**options)
         self._locations = locations
         self._counts: torch.Tensor | None = None
+        # Whether the loss is divided by the number of tokens of all processes, and not by those of this one.
+        self._divides_over_processes = False
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of the next optimizer step, after counting their locations."""
         batches, items = super().get_batch_samples(*args, **kwargs)
         self._locations.parts.end_step()
         counts = self._locations.counts([batch.get(LOCATIONS) for batch in batches])
-        self._counts = self._summed(counts.float()) if self._divides_over_processes(items) else counts
+        self._divides_over_processes = items is not None and self.args.average_tokens_across_devices
+        self._counts = self._summed(counts.float()) if self._divides_over_processes else counts
         return batches, items
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -52,7 +55,7 @@ class LocatedTrainer(CheckedTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log the loss with the means of its parts since the last time."""
         if "loss" in logs:
-            divided = self._divides_over_processes(self._last_items)
+            divided = self._divides_over_processes
             logs = {**logs, **self._locations.parts.means(self._summed, text_is_divided=divided)}
         super().log(logs, *args, **kwargs)
 
@@ -61,11 +64,6 @@ class LocatedTrainer(CheckedTrainer):
         if loss is None:
             self._locations.parts.discard_step()
         return loss
-
-    def _divides_over_processes(self, items: Any) -> bool:
-        """Return whether the loss is divided by the tokens of all processes, whose number `items` then is."""
-        self._last_items = items
-        return items is not None and self.args.average_tokens_across_devices
 
     def _summed(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of a tensor over all processes, on the training's device."""
