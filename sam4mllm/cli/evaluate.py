@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sam4mllm.cli.options import (
     add_batch_option,
@@ -118,20 +118,13 @@ def _evaluate(options: Namespace) -> int:
         evaluation = evaluate(
             options.run,
             options.adapter,
-            datasets=options.dataset,
-            splits=options.split,
-            output=options.output,
             protocol=options.protocol,
             min_pixels=options.min_pixels,
             baselines=options.baseline,
             cases=options.cases,
             chat=options.chat,
             chat_images=options.chat_images,
-            on_split=lambda split: print_summary(split.summary),
-            command=["sam4mllm", *options.arguments],
-            processes=options.processes,
-            **{key: value for key, value in data_arguments(options).items() if key != "split"},
-            **pipeline_arguments(options),
+            **_evaluation_arguments(options),
         )
     return _report(evaluation, options)
 
@@ -146,16 +139,23 @@ def _evaluate_task(options: Namespace) -> int:
             options.run,
             options.adapter,
             task=options.task,
-            datasets=options.dataset,
-            splits=options.split,
-            output=options.output,
-            on_split=lambda split: print_summary(split.summary),
-            command=["sam4mllm", *options.arguments],
-            processes=options.processes,
-            **{key: value for key, value in data_arguments(options).items() if key != "split"},
-            **pipeline_arguments(options),
+            **_evaluation_arguments(options),
         )
     return _report(evaluation, options)
+
+
+def _evaluation_arguments(options: Namespace) -> dict[str, Any]:
+    """Return the arguments of `evaluate` that `evaluate_task` has as well."""
+    return {
+        "datasets": options.dataset,
+        "splits": options.split,
+        "output": options.output,
+        "on_split": lambda split: print_summary(split.summary),
+        "command": ["sam4mllm", *options.arguments],
+        "processes": options.processes,
+        **{key: value for key, value in data_arguments(options).items() if key != "split"},
+        **pipeline_arguments(options),
+    }
 
 
 def _report(evaluation: Evaluation | TaskEvaluation, options: Namespace) -> int:
