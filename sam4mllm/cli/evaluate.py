@@ -274,7 +274,8 @@ SCORE = Subcommand(
     "score a file of predictions, made by this or any other program",
     _score_options,
     _score,
-    detail="A query without a prediction counts as an empty mask. The exit status is 1 if no query has one.",
+    detail="A query without a prediction counts as an empty mask, or as a wrong answer in tasks without masks. The "
+    "exit status is 1 if no query has one.",
 )
 
 CALIBRATE = Subcommand(
