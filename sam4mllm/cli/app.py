@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from sam4mllm.cli.options import add_batch_option, add_model_options, pipeline_arguments, positive_int
+from sam4mllm.cli.options import (
+    add_address_options,
+    add_batch_option,
+    add_model_options,
+    pipeline_arguments,
+    positive_int,
+)
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError, ModelError
 from sam4mllm.utils.atomic_io import check_folder_of
@@ -17,8 +22,7 @@ from sam4mllm.utils.atomic_io import check_folder_of
 def _app_options(parser: ArgumentParser) -> None:
     add_model_options(parser)
     add_batch_option(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: this machine alone)")
-    parser.add_argument("--port", type=_port, default=7860, help="default: 7860")
+    add_address_options(parser, 7860)
     parser.add_argument("--compare", metavar="RUN", help="a second run folder or base model, to show beside the first")
     parser.add_argument(
         "--root",
@@ -76,12 +80,6 @@ def _app(options: Namespace) -> int:
         print(f"page at {address}; stop it with Ctrl-C", file=sys.stderr, flush=True)
         threading.Event().wait()
     return 0
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 65535; got {text!r}")
-    return int(text)
 
 
 APP = Subcommand(

@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sam4mllm.cli.options import add_batch_option, add_model_options, pipeline_arguments
+from sam4mllm.cli.options import add_address_options, add_batch_option, add_model_options, pipeline_arguments
 from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
 
@@ -16,8 +16,7 @@ from sam4mllm.errors import DataError
 def _label_studio_options(parser: ArgumentParser) -> None:
     add_model_options(parser)
     add_batch_option(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: this machine alone)")
-    parser.add_argument("--port", type=_port, default=9090, help="default: 9090; 0 is any free port")
+    add_address_options(parser, 9090, any_free=True)
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of local images; no file outside it is read")
     parser.add_argument(
         "--label-studio-url",
@@ -61,12 +60,6 @@ def _label_studio(options: Namespace) -> int:
         print(f"ML backend at http://{host!s}:{port}; stop it with Ctrl-C", file=sys.stderr, flush=True)
         server.serve_forever()
     return 0
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 65535; got {text!r}")
-    return int(text)
 
 
 def _url(text: str) -> str:

@@ -232,6 +232,20 @@ def add_batch_option(parser: ArgumentParser) -> None:
     )
 
 
+def add_address_options(parser: ArgumentParser, port: int, *, any_free: bool = False) -> None:
+    """Add `--host` and `--port`, whose default is `port`; with `any_free`, port 0 is allowed, for any free one."""
+    lowest = 0 if any_free else 1
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not lowest <= int(text) <= 65535:
+            raise argparse.ArgumentTypeError(f"expected a number from {lowest} to 65535; got {text!r}")
+        return int(text)
+
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: this machine alone)")
+    help = f"default: {port}" + ("; 0 is any free port" if any_free else "")
+    parser.add_argument("--port", type=parse, default=port, help=help)
+
+
 def positive_int(text: str) -> int:
     """Parse an integer of at least 1."""
     try:
