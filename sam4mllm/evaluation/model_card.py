@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.loading import EMBEDDED_BASES
+from sam4mllm.mllm.loading import is_hub_id
 from sam4mllm.recipe.licenses import BASES, license_lines
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.runs.file_names import RESULTS, VERSIONS
@@ -28,7 +27,7 @@ def model_card(run: RunFolder, repo_id: str) -> str:
     """
     recipe = run.recipe
     base = recipe.model.base
-    on_hub = base not in EMBEDDED_BASES and not Path(base).expanduser().exists()
+    on_hub = is_hub_id(base)
     linked = f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{base}`"
     row = next((each for each in BASES if each.matches(base)), None)
     metadata = {

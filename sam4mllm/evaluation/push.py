@@ -12,7 +12,7 @@ from typing import Any
 
 from sam4mllm.errors import ModelError, ServerError
 from sam4mllm.evaluation.model_card import model_card
-from sam4mllm.mllm.loading import EMBEDDED_BASES
+from sam4mllm.mllm.loading import EMBEDDED_BASES, is_hub_id
 from sam4mllm.runs.hub_runs import MODEL_CARD, RUN_PATTERNS
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.utils.messages import first_line
@@ -55,7 +55,7 @@ def plan_upload(run: str | Path, repo_id: str) -> Upload:
         raise ModelError(f"{repo_id!r}: a repository of the Hub is USER/NAME, with letters, digits, '.', '_' and '-'")
     recipe = folder.recipe
     base = recipe.model.base
-    is_local = Path(base).expanduser().exists() or base.count("/") != 1
+    is_local = not is_hub_id(base) or base.count("/") != 1
     if not folder.is_merged and base not in EMBEDDED_BASES and is_local:
         raise ModelError(
             f"{folder.path}: the base of this adapter, {base}, is a folder of this machine, which no other has; merge "
