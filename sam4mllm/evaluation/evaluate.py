@@ -120,7 +120,10 @@ def evaluate(
         (0, 0, 'results.json')
     """
     start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
-    data_options, pipeline_options = _separate(options, with_chat=chat is not None)
+    data_options, pipeline_options = separate_options(options)
+    # Chat questions are asked of the base as well, with the adapter disabled, so by default it is not merged then.
+    if chat is not None and pipeline_options.get("merge_adapter") is None:
+        pipeline_options["merge_adapter"] = False
     suite, dialogues = choose_suite(datasets, splits, root, **data_options), _read_chat(chat, chat_images)
     samples = processes.compute_on_machine(partial(read_suite, suite, settings))
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
@@ -161,16 +164,11 @@ def read_suite(suite: Suite, settings: EvalSettings) -> list[list[Sample]]:
     return by_split
 
 
-def _separate(options: EvaluateOptions, *, with_chat: bool) -> tuple[DataOptions, PipelineOptions]:
-    """Split the options into those of data sets and those of the pipeline.
-
-    Chat questions are asked of the base as well, with the adapter disabled, so by default it is not merged then.
-    """
+def separate_options(options: EvaluateOptions) -> tuple[DataOptions, PipelineOptions]:
+    """Split the options into those of data sets and those of the pipeline."""
     given = cast(dict[str, Any], options)
     data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
     pipeline = {key: value for key, value in given.items() if key not in data}
-    if with_chat and pipeline.get("merge_adapter") is None:
-        pipeline["merge_adapter"] = False
     return cast(DataOptions, data), cast(PipelineOptions, pipeline)
 
 

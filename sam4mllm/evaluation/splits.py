@@ -100,7 +100,7 @@ class EvaluatedSplit:
             "scores": self.scores.to_json(),
             "baselines": {baseline: scores.to_json() for baseline, scores in self.baselines.items()},
             "reliability": {"calibrated_on": self.calibrated_on, **self.reliability.to_json()},
-            "statuses": {name: getattr(self.summary, name) for name in ("ok", "no_object", "malformed", "error")},
+            "statuses": self.summary.statuses,
             "predictions": self.summary.predictions.relative_to(home).as_posix(),
             "page": None if self.page is None else self.page.relative_to(home).as_posix(),
             "seconds": round(self.seconds, 1),

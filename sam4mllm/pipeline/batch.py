@@ -80,7 +80,12 @@ class BatchSummary:
     @property
     def total(self) -> int:
         """The number of lines."""
-        return self.ok + self.no_object + self.malformed + self.error
+        return sum(self.statuses.values())
+
+    @property
+    def statuses(self) -> dict[str, int]:
+        """The number of lines of each status."""
+        return {"ok": self.ok, "no_object": self.no_object, "malformed": self.malformed, "error": self.error}
 
     def to_json(self) -> dict[str, Any]:
         """Return what `predict --json` writes."""

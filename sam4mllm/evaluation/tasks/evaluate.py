@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from sam4mllm.data.entry import DataEntry, data_entry
 from sam4mllm.errors import ArgumentError
-from sam4mllm.evaluation.evaluate import EvaluateOptions
+from sam4mllm.evaluation.evaluate import EvaluateOptions, separate_options
 from sam4mllm.evaluation.results import results_record, write_results
 from sam4mllm.evaluation.suite import DataOptions, Suite, check_some_image, choose_suite, home_of
 from sam4mllm.evaluation.tasks.answers import AnswerLine, read_answers
@@ -47,7 +47,7 @@ class TaskEvaluatedSplit:
         return {
             "data": self.entry.model_dump(mode="json"),
             "scores": self.scores.to_json(),
-            "statuses": {name: getattr(self.summary, name) for name in ("ok", "no_object", "malformed", "error")},
+            "statuses": self.summary.statuses,
             "predictions": self.summary.predictions.relative_to(home).as_posix(),
             "seconds": round(self.seconds, 1),
         }
@@ -115,8 +115,11 @@ def evaluate_task(
         LaunchError: Another job writes to `output`.
     """
     start = time.perf_counter()
-    data, pipeline_options = _separate(options, task)
-    suite = choose_suite(datasets, splits, root, **data)
+    data_options, pipeline_options = separate_options(options)
+    if pipeline_options.get("segmenter") is not None:
+        raise ArgumentError("segmenter", f"has no meaning for the task {task}, which needs no masks; leave it out")
+    pipeline_options["segmenter"] = NoSegmenter(resolve_device(pipeline_options.get("device", "auto")))
+    suite = choose_suite(datasets, splits, root, **data_options)
     items = processes.compute_on_machine(lambda: [_read(task, entry) for entry in suite.entries])
     pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
     predictor = TaskPredictor(pipeline, items[0].task)
@@ -178,17 +181,6 @@ def _read(task: str, entry: DataEntry) -> TaskSplit:
     split = read_task(task, entry)
     check_some_image(entry, (query.image for query in split.queries()))
     return split
-
-
-def _separate(options: EvaluateOptions, task: str) -> tuple[DataOptions, dict[str, Any]]:
-    """Split the options into those of data sets and those of the pipeline, which is loaded without a segmenter."""
-    given = cast(dict[str, Any], options)
-    data = {key: value for key, value in given.items() if key in DataOptions.__annotations__}
-    pipeline = {key: value for key, value in given.items() if key not in data}
-    if pipeline.get("segmenter") is not None:
-        raise ArgumentError("segmenter", f"has no meaning for the task {task}, which needs no masks; leave it out")
-    device = resolve_device(pipeline.get("device", "auto"))
-    return cast(DataOptions, data), pipeline | {"segmenter": NoSegmenter(device)}
 
 
 def _evaluate_split(
