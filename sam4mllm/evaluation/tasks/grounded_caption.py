@@ -92,14 +92,14 @@ def grounding_facts(marked: Sequence[MarkedPhrase], annotated: Sequence[MarkedPh
     boxes = [box for each in marked for box in each.boxes]
     groups = [enclosing_box(each.boxes) for each in marked if each.boxes]
 
-    def has_same_noun(phrase: MarkedPhrase) -> list[Box]:
+    def with_same_noun(phrase: MarkedPhrase) -> list[Box]:
         noun = _last_word(phrase.phrase)
         return [box for each in marked if _last_word(each.phrase) == noun for box in each.boxes]
 
     return {
         "recall_any": [any(is_correct(box, each.boxes) for box in boxes) for each in annotated],
         "recall_merged": [is_correct(enclosing_box(each.boxes), groups) for each in annotated],
-        "recall_phrase": [any(is_correct(box, each.boxes) for box in has_same_noun(each)) for each in annotated],
+        "recall_phrase": [any(is_correct(box, each.boxes) for box in with_same_noun(each)) for each in annotated],
         "precision": [any(is_correct(box, each.boxes) for each in annotated) for box in boxes],
     }
 

@@ -73,8 +73,8 @@ class Pope:
         pairs = []
         for each in self._questions:
             line = answers.get(each.id)
-            known = line is not None and line.status == "ok"
-            pairs.append((answers_yes(line.answer or "") if known and line is not None else not each.yes, each.yes))
+            yes = answers_yes(line.answer or "") if line is not None and line.status == "ok" else not each.yes
+            pairs.append((yes, each.yes))
         return TaskScores(
             self.task,
             self.dataset,
