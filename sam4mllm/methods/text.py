@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
@@ -129,9 +130,9 @@ def region_text(method: Method, text: str, boxes: Sequence[Box], size_wh: tuple[
     parts = text.split(REGION)
     if len(parts) != len(boxes) + 1:
         raise ValueError(f"{text!r:.80} has {len(parts) - 1} regions; got {len(boxes)} boxes")
-    marked = [(index, [MaskObject("", None, box)]) for index, box in enumerate(boxes)]
-    ends = [sum(map(len, parts[: index + 1])) for index in range(len(boxes))]
-    return _written(method, "".join(parts), [(ends[index], items) for index, items in marked], size_wh, space="")
+    ends = accumulate(map(len, parts[:-1]))
+    regions = [(end, [MaskObject("", None, box)]) for end, box in zip(ends, boxes, strict=True)]
+    return _written(method, "".join(parts), regions, size_wh, space="")
 
 
 def mark_text(
