@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from sam4mllm.utils.distributed import DistributedContext
-from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
+from tests.data.tiny_datasets import ref
+from tests.tiny_home import write_tiny_home
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,21 +54,11 @@ def _launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 def write_home(folder: Path) -> Path:
     """Write six training and three validation images with two phrases each, a tiny MLLM and a tiny SAM."""
-    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
-    save_tiny_sam(folder / "sam.pth")
-    data, numbers = folder / "data", range(1, 10)
-    write_instances(
-        data / "refcoco",
-        [image_record(number, 60, 40) for number in numbers],
-        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
-    )
     refs = [
-        ref(n, 10 * n, n, "train" if n < 7 else "val", "thing " + "x" * n, f"the {n}th thing that is") for n in numbers
+        ref(n, 10 * n, n, "train" if n < 7 else "val", "thing " + "x" * n, f"the {n}th thing that is")
+        for n in range(1, 10)
     ]
-    write_refs(data / "refcoco", refs)
-    write_noise(data, numbers)
-    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
-    return folder
+    return write_tiny_home(folder, RECIPE, refs)
 
 
 def in_threads(count: int, work: Callable[[DistributedContext], Any], **settings: Any) -> list[Any]:

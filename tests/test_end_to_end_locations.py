@@ -12,8 +12,7 @@ from sam4mllm.cli.main import main
 from sam4mllm.errors import ModelError
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.runs.run_folder import RunFolder
-from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
-from tests.data.tiny_datasets import annotation, image_record, ref, write_instances, write_noise, write_refs
+from tests.tiny_home import write_tiny_home
 
 RECIPE = """
 output: {home}/run
@@ -37,21 +36,7 @@ CPU = ["--device", "cpu"]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("locations")
-    save_tiny_mllm("fast_vlm", folder / "base", seed=1)
-    save_tiny_sam(folder / "sam.pth")
-    data = folder / "data"
-    numbers = range(1, 5)
-    write_instances(
-        data / "refcoco",
-        [image_record(number, 60, 40) for number in numbers],
-        [annotation(10 * number, number, x=5 + number, y=6, width=20, height=15) for number in numbers],
-    )
-    splits = {1: "train", 2: "train", 3: "train", 4: "val"}
-    write_refs(data / "refcoco", [ref(n, 10 * n, n, splits[n], f"thing {n}", "the only thing") for n in numbers])
-    write_noise(data, numbers)
-    (folder / "recipe.yaml").write_text(RECIPE.format(home=folder))
-    return folder
+    return write_tiny_home(tmp_path_factory.mktemp("locations"), RECIPE)
 
 
 @pytest.fixture(scope="module")
