@@ -121,12 +121,9 @@ def evaluate(
     """
     start, settings = time.perf_counter(), EvalSettings(protocol, min_pixels, tuple(dict.fromkeys(baselines)), cases)
     data_options, pipeline_options = separate_options(options)
-    # Chat questions are asked of the base as well, with the adapter disabled, so by default it is not merged then.
-    if chat is not None and pipeline_options.get("merge_adapter") is None:
-        pipeline_options["merge_adapter"] = False
     suite, dialogues = choose_suite(datasets, splits, root, **data_options), _read_chat(chat, chat_images)
     samples = processes.compute_on_machine(partial(read_suite, suite, settings))
-    pipeline = Pipeline.from_pretrained(model, adapter, **pipeline_options)
+    pipeline = _load_pipeline(model, adapter, pipeline_options, with_chat=chat is not None)
     folder = Path(output) if output is not None else suite.default_output(home_of(model))
     with folder_lock(folder, "evaluating", subfolders=suite.folders(Path()), active=processes.is_main):
         done = _evaluate_splits(pipeline, suite, samples, folder, settings, on_split, processes)
@@ -139,6 +136,15 @@ def evaluate(
         content = {"chat": chat_record(chat, chat_scores)} if chat is not None else {}
         content |= record(done, home=folder, seconds=time.perf_counter() - start)
         return Evaluation(str(model), suite, done, content, write_results(content, folder), chat_scores)
+
+
+def _load_pipeline(
+    model: str | Path, adapter: str | Path | None, options: PipelineOptions, *, with_chat: bool
+) -> Pipeline:
+    """Load the pipeline; for chat questions, which are asked of the base as well, the adapter is not merged."""
+    if with_chat and options.get("merge_adapter") is None:
+        options["merge_adapter"] = False
+    return Pipeline.from_pretrained(model, adapter, **options)
 
 
 def _write_splits(

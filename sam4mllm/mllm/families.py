@@ -7,7 +7,9 @@ its processor limits image sizes, which modules LoRA adapts, and which modules a
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sam4mllm.geometry import Grid, ResizedGrid
 from sam4mllm.mllm.image_size import (
@@ -75,41 +77,43 @@ _CONNECTOR = ("connector",)
 
 # LLaVA was trained on decimal shares of the padded square, which cost twice the tokens. LFM2.5-VL was trained on boxes
 # in JSON, whose scale is not known here. For SmolVLM, Idefics3, Gemma 3 and FastVLM no convention is published.
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (
-        Family("qwen2_5_vl", "Qwen2.5-VL", _PIXELS, AREA, _MERGER),
-        Family("qwen3_vl", "Qwen3-VL", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
-        Family("qwen3_vl_moe", "Qwen3-VL MoE", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
-        Family("qwen3_5", "Qwen3.5", _THOUSANDTHS, AREA, _MERGER),
-        Family("qwen3_5_moe", "Qwen3.5 MoE", _THOUSANDTHS, AREA, _MERGER),
-        Family("qwen2_vl", "Qwen2-VL", _THOUSANDTHS, AREA, _MERGER),
-        Family("internvl", "InternVL", _DOUBLE_BRACKETS, TILES, _PROJECTOR),
-        Family("llava_next", "LLaVA-NeXT", None, TILE_SHAPES, _PROJECTOR),
-        Family("llava_onevision", "LLaVA-OneVision", None, TILE_SHAPES, _PROJECTOR),
-        Family("llava", "LLaVA", None, FIXED, _PROJECTOR),
-        Family("smolvlm", "SmolVLM", None, LONGEST_SIDE, _CONNECTOR, needs=("num2words",)),
-        Family("idefics3", "Idefics3", None, LONGEST_SIDE, _CONNECTOR),
-        Family("gemma3", "Gemma 3", None, FIXED, _PROJECTOR),
-        Family("fast_vlm", "FastVLM", None, FIXED, _PROJECTOR),
-        Family("gemma4", "Gemma 4", _Y_FIRST, SOFT_TOKENS, ("embed_vision",), ("embed_audio",)),
-        Family(
-            "gemma4_unified",
-            "Gemma 4 Unified",
-            _Y_FIRST,
-            SOFT_TOKENS,
-            ("embed_vision.multimodal_embedder",),
-            ("embed_audio",),
-        ),
-        Family("glm4v", "GLM-4.1V", _BOX_TAGS, AREA, _MERGER),
-        Family("glm4v_moe", "GLM-4.5V", _BOX_TAGS, AREA, _MERGER),
-        Family("glm46v", "GLM-4.6V", _BOX_TAGS, AREA, _MERGER),
-        Family("lfm2_vl", "LFM2.5-VL", None, TOKENS_AND_TILES, _PROJECTOR),
-        Family("molmo2", "Molmo2", _THOUSANDTHS, CROPS, _PROJECTOR),
-        # Not "merger", with which peft's suffix match would also select the vision tower's `vit_merger`.
-        Family("minicpmv4_6", "MiniCPM-V 4.6", _THOUSANDTHS, SLICES, ("model.merger",)),
-    )
-}
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        family.model_type: family
+        for family in (
+            Family("qwen2_5_vl", "Qwen2.5-VL", _PIXELS, AREA, _MERGER),
+            Family("qwen3_vl", "Qwen3-VL", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
+            Family("qwen3_vl_moe", "Qwen3-VL MoE", _THOUSANDTHS, AREA, _MERGER, _DEEPSTACK),
+            Family("qwen3_5", "Qwen3.5", _THOUSANDTHS, AREA, _MERGER),
+            Family("qwen3_5_moe", "Qwen3.5 MoE", _THOUSANDTHS, AREA, _MERGER),
+            Family("qwen2_vl", "Qwen2-VL", _THOUSANDTHS, AREA, _MERGER),
+            Family("internvl", "InternVL", _DOUBLE_BRACKETS, TILES, _PROJECTOR),
+            Family("llava_next", "LLaVA-NeXT", None, TILE_SHAPES, _PROJECTOR),
+            Family("llava_onevision", "LLaVA-OneVision", None, TILE_SHAPES, _PROJECTOR),
+            Family("llava", "LLaVA", None, FIXED, _PROJECTOR),
+            Family("smolvlm", "SmolVLM", None, LONGEST_SIDE, _CONNECTOR, needs=("num2words",)),
+            Family("idefics3", "Idefics3", None, LONGEST_SIDE, _CONNECTOR),
+            Family("gemma3", "Gemma 3", None, FIXED, _PROJECTOR),
+            Family("fast_vlm", "FastVLM", None, FIXED, _PROJECTOR),
+            Family("gemma4", "Gemma 4", _Y_FIRST, SOFT_TOKENS, ("embed_vision",), ("embed_audio",)),
+            Family(
+                "gemma4_unified",
+                "Gemma 4 Unified",
+                _Y_FIRST,
+                SOFT_TOKENS,
+                ("embed_vision.multimodal_embedder",),
+                ("embed_audio",),
+            ),
+            Family("glm4v", "GLM-4.1V", _BOX_TAGS, AREA, _MERGER),
+            Family("glm4v_moe", "GLM-4.5V", _BOX_TAGS, AREA, _MERGER),
+            Family("glm46v", "GLM-4.6V", _BOX_TAGS, AREA, _MERGER),
+            Family("lfm2_vl", "LFM2.5-VL", None, TOKENS_AND_TILES, _PROJECTOR),
+            Family("molmo2", "Molmo2", _THOUSANDTHS, CROPS, _PROJECTOR),
+            # Not "merger", with which peft's suffix match would also select the vision tower's `vit_merger`.
+            Family("minicpmv4_6", "MiniCPM-V 4.6", _THOUSANDTHS, SLICES, ("model.merger",)),
+        )
+    }
+)
 """The families by model type.
 
 To add a family:

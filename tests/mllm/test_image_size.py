@@ -182,7 +182,9 @@ def test_the_rule_of_an_unlisted_family_is_derived_from_its_image_processor(imag
 
 def test_an_unlisted_family_gets_its_limits_from_the_processor(tmp_path, monkeypatch):
     base = str(save_tiny_mllm("qwen2_vl", tmp_path / "base"))
-    monkeypatch.delitem(FAMILIES, "qwen2_vl")
+    unlisted = {model_type: family for model_type, family in FAMILIES.items() if model_type != "qwen2_vl"}
+    for module in ("families", "loading"):
+        monkeypatch.setattr(f"sam4mllm.mllm.{module}.FAMILIES", unlisted)
     with pytest.warns(UserWarning, match="'qwen2_vl' is not in the table of families"):
         processor, family = load_processor(base, {"max_pixels": 1568})
     assert family.image_size is AREA and processor.image_processor.size["longest_edge"] == 1568
