@@ -18,7 +18,7 @@ from sam4mllm.labeling.backend import LabelStudioBackend
 logger = logging.getLogger(__name__)
 
 LARGEST_REQUEST_BYTES = 256 * 2**20
-"""The maximum size of a request; the annotated tasks of a project have some megabytes."""
+"""The maximum size of a request, which may hold all annotated tasks of a project."""
 
 _IDLE_S = 60
 
