@@ -99,6 +99,11 @@ class Method(Protocol):
         ...
 
     @property
+    def tokens_alone(self) -> bool:
+        """Whether SAM gets these prompt tokens without the boxes."""
+        ...
+
+    @property
     def answer_form(self) -> AnswerForm | LocationForm:
         """The form of the answers that `ask` generates, to which they can be constrained."""
         ...

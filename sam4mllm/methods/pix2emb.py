@@ -65,6 +65,10 @@ class Pix2Emb:
     def needs_prompt_tokens(self) -> bool:
         return self.prompt != "box"
 
+    @property
+    def tokens_alone(self) -> bool:
+        return self.prompt == "embedding"
+
     def settings(self) -> dict[str, Any]:
         fields = {key: value for key, value in asdict(self).items() if key != "packing"}
         return {"name": self.name, **fields, **packing_setting(self.packing, self.phrases)}
@@ -146,8 +150,8 @@ class Pix2Emb:
             tuple(SamPrompt(each.box.from_shares(size_wh)) for each in locations),
             reply.text,
             confidence=tuple(Confidence(reply.mean_logprob(*_span(each))) for each in locations),
-            sam_tokens=() if self.prompt == "box" else tuple(each.sam_tokens for each in locations),
-            tokens_alone=self.prompt == "embedding",
+            sam_tokens=tuple(each.sam_tokens for each in locations) if self.needs_prompt_tokens else (),
+            tokens_alone=self.tokens_alone,
         )
 
 

@@ -58,6 +58,7 @@ class Ppg:
     needs_probabilities = False
     needs_locations = False
     needs_prompt_tokens = False
+    tokens_alone = False
 
     def __post_init__(self) -> None:
         if min(self.positives, self.negatives) < 0:

@@ -93,6 +93,7 @@ class Pqpp:
     needs_probabilities = True
     needs_locations = False
     needs_prompt_tokens = False
+    tokens_alone = False
 
     def __post_init__(self) -> None:
         if self.form not in ("list", "single") or self.asked not in ("grid", "pattern"):

@@ -14,7 +14,6 @@ from sam4mllm.data.masks import encode
 from sam4mllm.errors import DataError
 from sam4mllm.geometry import Box, SamPrompt
 from sam4mllm.methods.base import Answer, Method
-from sam4mllm.methods.pix2emb import Pix2Emb
 from sam4mllm.methods.text import Mark, TextAnswer, TextQuestion
 
 if TYPE_CHECKING:
@@ -93,5 +92,5 @@ def answer_of_marks(method: Method, answer: TextAnswer) -> Answer:
         tuple(SamPrompt(mark.box) for mark in answer.marks),
         answer.text,
         sam_tokens=tokens if method.needs_prompt_tokens else (),
-        tokens_alone=isinstance(method, Pix2Emb) and method.prompt == "embedding",
+        tokens_alone=method.tokens_alone,
     )

@@ -7,7 +7,6 @@ Locations are those of the training conversations: the true boxes, with which al
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from sam4mllm.data.images import load_image
 from sam4mllm.data.predictions import PredictionLine, queries_of
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods.base import Method, PromptTarget, has_targets
-from sam4mllm.methods.pix2emb import Pix2Emb
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.engine import DecodedLocation, Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -41,8 +40,8 @@ def oracle_predictions(
     Raises:
         DataError: An image cannot be read.
     """
-    if isinstance(method, Pix2Emb):
-        method = replace(method, prompt="box")
+    if method.needs_prompt_tokens:
+        method = method_from_settings({**method.settings(), "prompt": "box"})
     by_image: dict[Path, list[Sample]] = {}
     for sample in samples:
         by_image.setdefault(sample.image, []).append(sample)

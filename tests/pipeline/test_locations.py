@@ -95,6 +95,16 @@ def test_sam_gets_the_box_the_embedding_or_both(prompt: LocationPrompt, decoded:
     assert results[0].prompts == [SamPrompt(LEFT.from_shares((8, 12))), SamPrompt(LOW.from_shares((8, 12)))]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "masks"), [("box", [LEFT, LOW]), ("both", [LEFT, LOW]), ("embedding", [WHOLE, LEFT])]
+)
+def test_marks_of_a_text_prompt_sam_as_the_method_does(prompt: LocationPrompt, masks: list[Box]) -> None:
+    pipeline, _ = make_pipeline(prompt, REPLIES[0])
+    result = pipeline.ask(IMAGES[1], "What are the two?")
+    assert [mark.box for mark in result.marks] == [box.from_shares((8, 12)) for box in (LEFT, LOW)]
+    assert np.array_equal(result.masks.numpy(), [mask_of_box(box.from_shares((8, 12)), (8, 12)) for box in masks])
+
+
 def test_a_segmenter_without_prompt_tokens_is_refused_unless_the_box_is_the_prompt() -> None:
     for prompt in ("embedding", "both"):
         with pytest.raises(ModelError, match=r"BoxSegmenter takes no prompts as embeddings.*method\.prompt: box"):
