@@ -77,9 +77,9 @@ def method_of_recipe(recipe: Recipe, loaded: tuple[Any, Family] | None = None) -
     return method_from_settings(recipe.method.model_dump(), native)
 
 
-def recipe_needs_targets(recipe: Recipe) -> bool:
-    """Return whether training needs the prompts that SAM selects, which depends on its method."""
-    return method_from_settings(recipe.method.model_dump()).needs_targets
+def plain_method(recipe: Recipe) -> Method:
+    """Build the method of a recipe for what does not depend on coordinates: `coordinates: family` is the plain grid."""
+    return method_from_settings(recipe.method.model_dump())
 
 
 def _build(method: Callable[..., Built], settings: Settings) -> Built:

@@ -27,7 +27,7 @@ from typing import Any
 
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.methods.base import Method
-from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.methods.registry import method_from_settings, plain_method
 from sam4mllm.recipe.compare import differences, is_longer
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
@@ -79,7 +79,7 @@ class RunFolder:
         run.checkpoints.folder.mkdir(parents=True, exist_ok=True)
         if keeps_method:
             method = run.method
-        run.write_settings(recipe, method or method_from_settings(recipe.method.model_dump()))
+        run.write_settings(recipe, method or plain_method(recipe))
         return run
 
     @classmethod

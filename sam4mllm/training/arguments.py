@@ -12,7 +12,7 @@ from typing import Any
 
 from sam4mllm.data.mixture import Mixture
 from sam4mllm.errors import LaunchError, RecipeError
-from sam4mllm.methods.registry import method_from_settings
+from sam4mllm.methods.registry import plain_method
 from sam4mllm.mllm.locations import LocationSettings
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.recipe.schema import Recipe
@@ -174,7 +174,7 @@ def check_locations(arguments: Any, recipe: Recipe) -> None:
     Raises:
         RecipeError: FSDP or ZeRO-3 is set for such a method.
     """
-    if weights_are_sharded(arguments) and method_from_settings(recipe.method.model_dump()).needs_locations:
+    if weights_are_sharded(arguments) and plain_method(recipe).needs_locations:
         raise RecipeError(
             f"training: {recipe.method.name} cannot be trained under FSDP or ZeRO-3, which hold its location heads in "
             "parts; leave them out (processes of torchrun without them work), or train ppg"
@@ -183,8 +183,7 @@ def check_locations(arguments: Any, recipe: Recipe) -> None:
 
 def added_tokens(recipe: Recipe) -> frozenset[str]:
     """Return the texts of the tokens that a recipe's method adds to the tokenizer, which no phrase or chat may hold."""
-    method = method_from_settings(recipe.method.model_dump())
-    return frozenset({LOCATION_TOKEN} if method.needs_locations else ())
+    return frozenset({LOCATION_TOKEN} if plain_method(recipe).needs_locations else ())
 
 
 def location_settings(recipe: Recipe, segmenter: Segmenter | None = None) -> LocationSettings | None:
@@ -196,7 +195,7 @@ def location_settings(recipe: Recipe, segmenter: Segmenter | None = None) -> Loc
     Raises:
         ModelError: The segmenter takes no prompt tokens.
     """
-    method = method_from_settings(recipe.method.model_dump())
+    method = plain_method(recipe)
     if not method.needs_locations:
         return None
     if segmenter is None or not method.needs_prompt_tokens:

@@ -15,7 +15,7 @@ from sam4mllm.data.images import load_image
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.errors import ModelError
 from sam4mllm.methods.base import Method
-from sam4mllm.methods.registry import method_from_settings, recipe_needs_targets
+from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.mllm.image_size import native_coordinates
 from sam4mllm.mllm.loading import Mllm, is_hub_id, longest_input
 from sam4mllm.recipe.schema import Recipe
@@ -73,7 +73,7 @@ def dry_run(recipe: Recipe | str | Path, *, tflops: float = DEFAULT_TFLOPS) -> D
         texts = [*mixture.annotated, *held_out]
         check_texts(mllm.processor, texts, mixture.dialogues, added=added_tokens(recipe))
         notes += long_chat_notes(mllm.processor, longest_input(mllm.model.config), mixture.dialogues)
-    samples = mixture.samples if recipe_needs_targets(recipe) else []
+    samples = mixture.samples if method.needs_targets else []
     known = placeholder_targets(samples, settings, recipe.targets.store)
     training_set = make_training_set(mixture, known.targets, method)
     _open_first_images(mixture)

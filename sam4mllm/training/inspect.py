@@ -16,7 +16,7 @@ from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.geometry import SamPrompt
 from sam4mllm.methods.base import Method
-from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.methods.text_training import caption_conversations, region_conversations
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.targets.store import ObjectTarget
@@ -66,7 +66,7 @@ def inspect_targets(
     samples, region_samples, captions = _chosen(shown, mixture.samples, regions, mixture.captions)
     output = recipe.output / "inspect" if output is None else Path(output)
     with folder_lock(output, "drawing", subfolders=("images",)):
-        store = targets_of(recipe, samples if recipe_needs_targets(recipe) else [], device)
+        store = targets_of(recipe, samples if method.needs_targets else [], device)
         with bar("draw", len(shown), unit="phrases") as advance:
             return write_page(
                 samples,

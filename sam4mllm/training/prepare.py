@@ -14,7 +14,7 @@ from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import RecipeError
 from sam4mllm.evaluation.metrics import CORRECT_IOU
-from sam4mllm.methods.registry import recipe_needs_targets
+from sam4mllm.methods.registry import plain_method
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import Recipe
 from sam4mllm.segmenters.loading import load_segmenter
@@ -174,7 +174,7 @@ def prepare_targets(
     """
     name = recipe_name(recipe)
     recipe = resolve_recipe(recipe)
-    if not recipe_needs_targets(recipe):
+    if not plain_method(recipe).needs_targets:
         raise RecipeError(
             f"{name}: {recipe.method.name} is trained without SAM's targets; nothing to prepare, run train"
         )

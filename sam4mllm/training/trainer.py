@@ -15,7 +15,7 @@ from typing import Any
 from sam4mllm.data.mixture import Mixture, read_mixture
 from sam4mllm.data.sample import Sample
 from sam4mllm.methods.base import Method, PromptTarget
-from sam4mllm.methods.registry import method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.mllm.families import Family
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
@@ -248,7 +248,7 @@ def _training_set(
 ) -> TrainingSet:
     """Compute the targets that the store lacks and make the conversations of one epoch; their counts are logged."""
     targets: Mapping[str, PromptTarget] = {}
-    if recipe_needs_targets(recipe):
+    if method.needs_targets:
         settings = TargetSettings.from_recipe(recipe)
         store = compute_targets(mixture.samples, segmenter, settings, recipe.targets.store, processes)
         targets = store.read()

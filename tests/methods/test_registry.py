@@ -7,7 +7,7 @@ import pytest
 
 from sam4mllm.errors import RecipeError
 from sam4mllm.geometry import ResizedGrid
-from sam4mllm.methods.registry import METHODS, method_from_settings, method_of_recipe, recipe_needs_targets
+from sam4mllm.methods.registry import METHODS, method_from_settings, method_of_recipe, plain_method
 from sam4mllm.prompts.coordinates import Coordinates
 from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
@@ -78,7 +78,6 @@ def test_unknown_coordinates_are_refused(tmp_path, fast_vlm):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_of_the_table_builds_its_method_from_a_recipes_settings(tmp_path, name):
     recipe = make_recipe(tmp_path, "base", f"method.name={name}")
-    method = method_from_settings(recipe.method.model_dump())
+    method = plain_method(recipe)
     assert method.name == name == method.settings()["name"]
     assert method_from_settings(method.settings()) == method
-    assert recipe_needs_targets(recipe) is method.needs_targets
