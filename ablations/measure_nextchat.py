@@ -15,7 +15,7 @@ from typing import Any
 from measure_methods import BOX_ALONE, PPG, SPLITS, SeedExperiment
 from measure_methods import VARIANTS as METHODS
 from methods_rows import Lines
-from methods_table import Summary, cell, summarize
+from methods_table import Summary, cell, difference_table, differences, plain, summarize
 from safetensors import safe_open
 from transformers import AutoTokenizer, TrainerCallback
 
@@ -29,20 +29,25 @@ from sam4mllm.utils.hub import ADAPTER_WEIGHTS
 DESCRIPTION = """Compare boxes as text with locations as embeddings: one base, one data set, equal steps or seconds.
 
 Rows: the question for boxes alone; PPG, also with a regression loss of its boxes (training only); PQPP; pix2emb with
-SAM prompted by the decoded box, by the embedding or by both, also without the cycle losses. Each seed has its own
-generated scenes and trainings. In the second half of the rows, "equal seconds", each training has as many steps as fit
+SAM prompted by the decoded box, by the embedding or by both, also without the cycle losses. Each method is trained at
+the learning rate of its recipe of generated scenes. Each seed has its own generated scenes and trainings. In the second
+half of the rows, "equal seconds", each training has as many steps as fit
 into the time of PPG's training, by the median seconds a step that were measured with equal steps on the same seed.
 
 Columns: RES cIoU and gIoU, Acc@0.5, generalized cIoU, gIoU and N-acc; the share of malformed answers; the expected
 calibration error (ECE) of the uncalibrated scores of objects; tokens of an answer; seconds per query; millions of
-trained parameters; steps and seconds per step. The seconds per query are left out where an earlier, interrupted start
-generated a part of the answers; equal seconds measured beside other work on the machine are not equal.
+trained parameters; steps and seconds per step. A second table has differences of two rows of one seed: mean, standard
+deviation, and how many seeds have the sign of the mean.
+
+The seconds per query are left out where an earlier, interrupted start generated a part of the answers; equal seconds
+measured beside other work on the machine are not equal.
 """
 
 BASE = "shapes-locations"
 """The base model of the rows by default, which was pre-trained on boxes as text and on location tokens."""
 
-_PIX2EMB = ("method.name=pix2emb",)
+# The rate is that of the recipe shapes_pix2emb: at PPG's, the heads unlearn what the base was pre-trained on.
+_PIX2EMB = ("method.name=pix2emb", "training.learning_rate=1e-4")
 VARIANTS: dict[str, tuple[str, ...]] = {
     BOX_ALONE: METHODS[BOX_ALONE],
     PPG: (),
@@ -58,6 +63,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 EQUAL_SECONDS = ", equal seconds"
 """The end of the names of rows whose trainings take the time of PPG's."""
 
+DIFFERENCES = (
+    *((name, PPG) for name in VARIANTS if name != PPG),
+    ("pix2emb, both", "pix2emb, box"),
+    ("pix2emb, both", "pix2emb, embedding"),
+    ("pix2emb, both", "pix2emb, both, no cycle"),
+    (f"pix2emb, both{EQUAL_SECONDS}", PPG),
+)
+"""The pairs of rows whose difference is computed seed by seed: the first minus the second."""
+
 _TITLES = {
     "res_ciou": "RES cIoU",
     "res_giou": "RES gIoU",
@@ -72,6 +86,10 @@ _TITLES = {
     "parameters": "M trained",
     "steps": "steps",
     "seconds_a_step": "s/step",
+}
+# The figures whose differences are computed.
+_COMPARED = {
+    key: _TITLES[key] for key in ("res_ciou", "res_giou", "res_acc_50", "gres_ciou", "gres_giou", "gres_n_acc")
 }
 # The figures that are not in percent, with their decimals.
 _DECIMALS = {"answer_tokens": 1, "seconds_a_query": 3, "parameters": 3, "steps": 0, "seconds_a_step": 3}
@@ -210,14 +228,11 @@ def tables(rows: Rows) -> list[str]:
         lines.append(
             f"| {name} | " + " | ".join(cell(each, _DECIMALS.get(key)) for key, each in figures.items()) + " |"
         )
-    return lines
+    return [*lines, "", *difference_table(rows, DIFFERENCES, _COMPARED)]
 
 
 def to_json(rows: Rows) -> dict[str, Any]:
     """Return the rows of every seed and their summaries as plain JSON."""
-    plain = {
-        name: {key: None if each is None else asdict(each) for key, each in figures.items()}
-        for name, figures in summaries(rows).items()
-    }
     by_seed = {name: {seed: asdict(row) for seed, row in each.items()} for name, each in rows.items()}
-    return {"rows": by_seed, "summaries": plain}
+    compared = differences(rows, DIFFERENCES, _COMPARED)
+    return {"rows": by_seed, "summaries": plain(summaries(rows)), "differences": plain(compared)}

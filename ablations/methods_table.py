@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -88,8 +88,10 @@ def summarize_rows(rows: Rows) -> dict[str, dict[str, Summary | None]]:
     return summaries
 
 
-def differences(rows: Rows, pairs: Pairs = DIFFERENCES) -> dict[str, dict[str, Summary | None]]:
-    """Summarize the paired differences of `METRICS` for each pair of rows that shares a seed."""
+def differences(
+    rows: Mapping[str, Mapping[int, object]], pairs: Pairs = DIFFERENCES, metrics: Iterable[str] = METRICS
+) -> dict[str, dict[str, Summary | None]]:
+    """Summarize the paired differences of `metrics` for each pair of rows that shares a seed."""
     summaries = {}
     for first, second in pairs:
         firsts, seconds = rows.get(first, {}), rows.get(second, {})
@@ -98,7 +100,7 @@ def differences(rows: Rows, pairs: Pairs = DIFFERENCES) -> dict[str, dict[str, S
                 key: summarize(
                     {seed: _minus(getattr(firsts[seed], key), getattr(seconds[seed], key)) for seed in shared}
                 )
-                for key in METRICS
+                for key in metrics
             }
     return summaries
 
@@ -109,8 +111,15 @@ def tables(rows: Rows, pairs: Pairs = DIFFERENCES) -> list[str]:
     for name, figures in summarize_rows(rows).items():
         cells = [cell(summary, _DECIMALS.get(key)) for key, summary in figures.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", *_header("difference", list(METRICS.values()))]
-    for name, figures in differences(rows, pairs).items():
+    return [*lines, "", *difference_table(rows, pairs)]
+
+
+def difference_table(
+    rows: Mapping[str, Mapping[int, object]], pairs: Pairs, metrics: Mapping[str, str] = METRICS
+) -> list[str]:
+    """Return the paired differences as a Markdown table; `metrics` are their figures with their titles."""
+    lines = _header("difference", list(metrics.values()))
+    for name, figures in differences(rows, pairs, metrics).items():
         cells = [_difference_cell(summary) for summary in figures.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
@@ -120,12 +129,13 @@ def to_json(rows: Rows, pairs: Pairs = DIFFERENCES) -> dict[str, Any]:
     """Return the rows of every seed, and the summaries of rows and differences, as plain JSON."""
     return {
         "rows": {name: {seed: asdict(row) for seed, row in by_seed.items()} for name, by_seed in rows.items()},
-        "summaries": _plain(summarize_rows(rows)),
-        "differences": _plain(differences(rows, pairs)),
+        "summaries": plain(summarize_rows(rows)),
+        "differences": plain(differences(rows, pairs)),
     }
 
 
-def _plain(summaries: Mapping[str, Mapping[str, Summary | None]]) -> dict[str, Any]:
+def plain(summaries: Mapping[str, Mapping[str, Summary | None]]) -> dict[str, Any]:
+    """Return summaries as plain JSON."""
     return {
         name: {key: None if each is None else asdict(each) for key, each in figures.items()}
         for name, figures in summaries.items()

@@ -13,7 +13,6 @@ a stopped experiment resumes. `python ablations/run.py EXPERIMENT --help` descri
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,14 +25,12 @@ import measure_nextchat
 import measure_packing
 import measure_votes
 import methods_table
+from experiment_setup import RECIPE, options_of_seed, read_samples, read_validation, recipes_of, write_figures
 from measure_nextchat import EQUAL_SECONDS, NextchatRow
 from methods_rows import Row
 
-from sam4mllm.data.entry import DataEntry
 from sam4mllm.data.predictions import queries_of, read_predictions
-from sam4mllm.data.reading import read_dataset, read_with_masks
-from sam4mllm.data.sample import Sample
-from sam4mllm.errors import RecipeError, Sam4mllmError
+from sam4mllm.errors import Sam4mllmError
 from sam4mllm.evaluation.score import score_predictions
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -43,12 +40,9 @@ from sam4mllm.segmenters.loading import load_segmenter
 from sam4mllm.synthetic.writer import shapes_in
 from sam4mllm.targets.settings import TargetSettings
 from sam4mllm.training.trainer import train
-from sam4mllm.utils.atomic_io import atomic_write_text
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 from sam4mllm.utils.progress import bar
-
-RECIPE = "shapes_ppg"
 
 
 @dataclass(frozen=True)
@@ -62,16 +56,16 @@ class Experiment:
 
 def run_filter(options: argparse.Namespace) -> list[str]:
     """Measure the targets of all variants, train each if asked, and return the table."""
-    recipes = _recipes(options, measure_filter.VARIANTS)
+    recipes = recipes_of(options, measure_filter.VARIANTS)
     recipe = next(iter(recipes.values()))
     device = resolve_device(options.device)
     segmenter = load_segmenter(recipe.segmenter.checkpoint, device, recipe.segmenter.dtype)
     settings = {variant: TargetSettings.from_recipe(each) for variant, each in recipes.items()}
-    objects, rows = measure_filter.measure(_held_out(recipe)[1], segmenter, settings, recipe.targets.store)
+    objects, rows = measure_filter.measure(read_validation(recipe)[1], segmenter, settings, recipe.targets.store)
 
     def write() -> None:
         rows_as_json = {variant: vars(row) for variant, row in rows.items()}
-        _write_json(options, {"objects": objects, "steps": options.train, "rows": rows_as_json})
+        write_figures(options, {"objects": objects, "steps": options.train, "rows": rows_as_json})
 
     write()
     for variant, trained_recipe in _to_train(options, measure_filter.VARIANTS):
@@ -84,7 +78,7 @@ def run_filter(options: argparse.Namespace) -> list[str]:
 
 def train_and_score(recipe: Recipe, device: str) -> tuple[float, float]:
     """Train the recipe and score its last adapter on the validation split: cIoU and the share of malformed answers."""
-    entry, samples = _held_out(recipe)
+    entry, samples = read_validation(recipe)
     run = train(recipe, device=device)
     pipeline = Pipeline.from_pretrained(run.path, device=device)
     with bar("answers", len(samples), unit="phrases") as advance:
@@ -102,43 +96,48 @@ def run_methods(options: argparse.Namespace) -> list[str]:
     rows: dict[str, dict[int, Row]] = {name: {} for name in names}
     queries: dict[int, dict[str, int]] = {}
     for seed in range(options.seeds):
-        folder = options.work / f"seed-{seed}"
+        of_seed = options_of_seed(options, seed)
         # The last adapter is measured, so nothing is validated.
         fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
         variants = {name: (*settings, *fixed) for name, settings in measure_methods.VARIANTS.items()}
-        recipes = _recipes(argparse.Namespace(**{**vars(options), "work": folder}), variants, seed=seed)
-        samples = _samples(recipes[measure_methods.PPG].data.train[0].root, options.split)
+        recipes = recipes_of(of_seed, variants, seed=seed)
+        samples = read_samples(recipes[measure_methods.PPG].data.train[0].root, options.split)
         queries[seed] = {name: len(each) for name, each in samples.items()}
-        experiment = measure_methods.SeedExperiment(seed, recipes, samples, options.split, folder, device)
+        experiment = measure_methods.SeedExperiment(seed, recipes, samples, options.split, of_seed.work, device)
         for name in names:
             rows[name][seed] = experiment.row(name)
             measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
             figures = {"steps": options.steps, "split": options.split, "queries": queries}
-            _write_json(options, {**figures, **methods_table.to_json(measured)})
+            write_figures(options, {**figures, **methods_table.to_json(measured)})
     return methods_table.tables(rows)
 
 
 def run_nextchat(options: argparse.Namespace) -> list[str]:
     """Train and measure each row for equal steps, then for equal seconds, unless an earlier start did."""
-    device = resolve_device(options.device)
     names = (*measure_nextchat.VARIANTS, *(name + EQUAL_SECONDS for name in measure_nextchat.VARIANTS))
     rows: dict[str, dict[int, NextchatRow]] = {name: {} for name in names}
-    for seed in range(options.seeds):
-        in_folder = argparse.Namespace(**{**vars(options), "work": options.work / f"seed-{seed}"})
-        # The last adapter is measured, so nothing is validated.
-        fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
-        variants = {name: (*settings, *fixed) for name, settings in measure_nextchat.VARIANTS.items()}
-        recipes = _recipes(in_folder, variants, [f"model.base={measure_nextchat.BASE}"], seed)
-        samples = _samples(recipes[measure_methods.PPG].data.train[0].root, options.split)
-        experiment = measure_nextchat.NextchatExperiment(seed, recipes, samples, options.split, in_folder.work, device)
-        for name in names:
-            row = name.removesuffix(EQUAL_SECONDS)
+    experiments = [_nextchat_of_seed(options, seed) for seed in range(options.seeds)]
+    for name in names:
+        row = name.removesuffix(EQUAL_SECONDS)
+        for seed, experiment in enumerate(experiments):
             timed = experiment if row == name else experiment.with_equal_seconds(row)
             rows[name][seed] = timed.nextchat_row(row)
             measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
             figures = {"steps": options.steps, "split": options.split}
-            _write_json(options, {**figures, **measure_nextchat.to_json(measured)})
+            write_figures(options, {**figures, **measure_nextchat.to_json(measured)})
     return measure_nextchat.tables(rows)
+
+
+def _nextchat_of_seed(options: argparse.Namespace, seed: int) -> measure_nextchat.NextchatExperiment:
+    """Return the experiment of one seed, with the seed's own scenes and a recipe for each row."""
+    of_seed = options_of_seed(options, seed)
+    # The last adapter is measured, so nothing is validated.
+    fixed = (f"seed={seed}", f"training.max_steps={options.steps}", "data.validation=null")
+    variants = {name: (*settings, *fixed) for name, settings in measure_nextchat.VARIANTS.items()}
+    recipes = recipes_of(of_seed, variants, [f"model.base={measure_nextchat.BASE}"], seed)
+    data, device = recipes[measure_methods.PPG].data.train[0].root, resolve_device(options.device)
+    samples = read_samples(data, options.split)
+    return measure_nextchat.NextchatExperiment(seed, recipes, samples, options.split, of_seed.work, device)
 
 
 def run_packing(options: argparse.Namespace) -> list[str]:
@@ -147,22 +146,22 @@ def run_packing(options: argparse.Namespace) -> list[str]:
     rows: dict[str, dict[int, Row]] = {name: {} for name in measure_packing.VARIANTS}
     trainings: dict[str, dict[int, measure_packing.Training]] = {name: {} for name in measure_packing.VARIANTS}
     for seed in range(options.seeds):
-        in_folder = argparse.Namespace(**{**vars(options), "work": options.work / f"seed-{seed}"})
+        of_seed = options_of_seed(options, seed)
         # The last adapter is measured, so nothing is validated.
         fixed = (f"seed={seed}", "data.validation=null")
         variants = {name: (*settings, *fixed) for name, settings in measure_packing.ALL.items()}
         plans = {
             name: measure_packing.plan(recipe, options.epochs)
-            for name, recipe in _recipes(in_folder, variants, seed=seed).items()
+            for name, recipe in recipes_of(of_seed, variants, seed=seed).items()
         }
-        recipes = _recipes(in_folder, {name: (*variants[name], *plans[name][0]) for name in variants}, seed=seed)
-        samples = _samples(recipes[measure_packing.ONE].data.train[0].root, options.split)
-        experiment = measure_packing.PackingExperiment(seed, recipes, samples, options.split, in_folder.work, device)
+        recipes = recipes_of(of_seed, {name: (*variants[name], *plans[name][0]) for name in variants}, seed=seed)
+        samples = read_samples(recipes[measure_packing.ONE].data.train[0].root, options.split)
+        experiment = measure_packing.PackingExperiment(seed, recipes, samples, options.split, of_seed.work, device)
         for name in rows:
             rows[name][seed] = experiment.row(name)
             trainings[name][seed] = replace(plans[name][1], seconds=experiment.seconds(name))
             measured = {name: by_seed for name, by_seed in rows.items() if by_seed}
-            _write_json(options, {"split": options.split, **measure_packing.to_json(measured, trainings)})
+            write_figures(options, {"split": options.split, **measure_packing.to_json(measured, trainings)})
     return measure_packing.tables(rows, trainings)
 
 
@@ -175,22 +174,14 @@ def run_votes(options: argparse.Namespace) -> list[str]:
     rows: dict[str, dict[int, Row]] = {measure_votes.name_of(votes): {} for votes in options.votes}
     for seed in range(options.seeds):
         work = options.work / f"seed-{seed}"
-        samples = _samples(shapes_in(work, options.scenes, options.held_out, seed), options.split)
+        samples = read_samples(shapes_in(work, options.scenes, options.held_out, seed), options.split)
         for votes in options.votes:
             name, output = measure_votes.name_of(votes), work / f"votes-{votes}-{options.split}"
             row = measure_votes.measure_seed(votes, samples, output, **model)
             rows[name][seed] = row
             figures = {"model": model["model"], "split": options.split, "temperature": options.temperature}
-            _write_json(options, {**figures, **measure_votes.to_json({n: r for n, r in rows.items() if r})})
+            write_figures(options, {**figures, **measure_votes.to_json({n: r for n, r in rows.items() if r})})
     return measure_votes.tables(rows)
-
-
-def _samples(data: Path | None, split: str) -> dict[str, list[Sample]]:
-    """Return the held-out samples of each generated data set under `data`; `split` is a key of `SPLITS`."""
-    return {
-        name: [sample for part in parts for sample in read_dataset(name, data, part)]
-        for name, parts in measure_methods.SPLITS[split].items()
-    }
 
 
 def _training_options(parser: argparse.ArgumentParser) -> None:
@@ -223,22 +214,6 @@ EXPERIMENTS = {
 }
 
 
-def _recipes(
-    options: argparse.Namespace,
-    variants: Mapping[str, Sequence[str]],
-    equal: Sequence[str] = (),
-    seed: int | None = None,
-) -> dict[str, Recipe]:
-    """Return the recipe of each variant, which reads and writes under `options.work`; `seed` is that of the data."""
-    if seed is None:
-        seed = load_recipe(RECIPE, options.overrides).seed
-    data = shapes_in(options.work, options.scenes, options.held_out, seed)
-    roots = [f"data.train.{index}.root={data}" for index in range(len(load_recipe(RECIPE).data.train))]
-    folders = [*roots, f"data.validation.root={data}", f"targets.store={options.work / 'targets'}"]
-    common = [*folders, f"output={options.work}", *equal, *options.overrides]
-    return {variant: load_recipe(RECIPE, [*common, *settings]) for variant, settings in variants.items()}
-
-
 def _to_train(options: argparse.Namespace, variants: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, Recipe]]:
     """Yield each variant with its recipe for each seed of --seeds; nothing without --train."""
     for seed in range(options.seeds if options.train else 0):
@@ -246,25 +221,11 @@ def _to_train(options: argparse.Namespace, variants: Mapping[str, Sequence[str]]
             print(f"{variant}, seed {seed}: {options.train} steps", file=sys.stderr, flush=True)
             output = options.work / f"{_folder_name(variant)}-{options.train}-{seed}"
             equal = (f"training.max_steps={options.train}", f"seed={seed}", "training.validate.every_steps=0")
-            yield variant, _recipes(options, {variant: (*settings, *equal, f"output={output}")})[variant]
+            yield variant, recipes_of(options, {variant: (*settings, *equal, f"output={output}")})[variant]
 
 
 def _folder_name(variant: str) -> str:
     return variant.replace(",", "").replace(" ", "-")
-
-
-def _held_out(recipe: Recipe) -> tuple[DataEntry, list[Sample]]:
-    entry = recipe.data.validation
-    if entry is None:
-        raise RecipeError("data.validation: is null; the experiment needs its split")
-    return entry, read_with_masks(entry)
-
-
-def _write_json(options: argparse.Namespace, figures: Mapping[str, Any]) -> None:
-    if options.json is not None:
-        record = {"settings": list(options.overrides), "scenes": [options.scenes, options.held_out], **figures}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(options.json, json.dumps(record, indent=2) + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:

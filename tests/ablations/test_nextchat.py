@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -58,10 +59,12 @@ def test_parameters_are_the_values_in_the_adapter(nextchat: ModuleType, tmp_path
 def test_the_table_has_percent_and_plain_figures(nextchat: ModuleType) -> None:
     fields = dict.fromkeys(nextchat.NextchatRow.__dataclass_fields__)
     row = nextchat.NextchatRow(**{**fields, "res_ciou": 0.5, "answer_tokens": 1.25, "steps": 30, "parameters": 0.5})
-    lines = nextchat.tables({"PPG": {0: row}})
+    better = replace(row, res_ciou=0.75)
+    lines = nextchat.tables({"PPG": {0: row}, "pix2emb, both": {0: better}})
     cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
     assert cells[:2] == ["PPG", "50.0"] and cells[-4:] == ["-", "0.500", "30", "-"]
     assert len(cells) == len(lines[0].strip("|").split("|"))
+    assert lines[-1].startswith("| pix2emb, both - PPG | +25.0 | - |")
 
 
 def test_the_experiment_runs_on_tiny_models_and_resumes(
@@ -85,4 +88,4 @@ def test_the_experiment_runs_on_tiny_models_and_resumes(
     monkeypatch.setattr("sam4mllm.training.trainer.fit", refuse)
     load_script("run").main(arguments)
     again = capsys.readouterr().out.splitlines()
-    assert again == printed[-len(again) :] and len(again) == 8
+    assert again == printed[-len(again) :] and len(again) == 14
