@@ -20,7 +20,7 @@ def _push_options(parser: ArgumentParser) -> None:
 
 
 def _push(options: Namespace) -> int:
-    from sam4mllm.evaluation.push import plan_upload, push
+    from sam4mllm.evaluation.push import plan_upload, send
 
     upload = plan_upload(options.run, options.repo_id)
     record = upload.to_json()
@@ -33,7 +33,7 @@ def _push(options: Namespace) -> int:
         if upload.card is not None and options.json != STDOUT:
             print(f"\n{upload.card}", end="")
     else:
-        print(push(options.run, options.repo_id, private=options.private), file=sys.stderr)
+        print(send(upload, private=options.private), file=sys.stderr)
     write_json(record, options.json)
     return 0
 

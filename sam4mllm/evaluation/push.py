@@ -24,12 +24,14 @@ _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 class Upload:
     """What is uploaded.
 
+    run: the run folder.
     repo_id: the repository, "user/name".
     files: the files of the run folder.
     card: the model card; None if the run folder has one, which is among the files.
     notes: what the user should know before the upload, such as folders of this machine that the recipe names.
     """
 
+    run: Path
     repo_id: str
     files: tuple[Path, ...]
     card: str | None
@@ -67,7 +69,7 @@ def plan_upload(run: str | Path, repo_id: str) -> Upload:
     local = sorted({str(path) for entry in data for path in (entry.root, entry.path) if path and path.is_absolute()})
     notes = [f"recipe.yaml names folders of this machine: {', '.join(local)}"] if local else []
     notes += [f"{MODEL_CARD} of the run folder is uploaded as it is"] if has_card else []
-    return Upload(repo_id, files, None if has_card else model_card(folder, repo_id), tuple(notes))
+    return Upload(folder.path, repo_id, files, None if has_card else model_card(folder, repo_id), tuple(notes))
 
 
 def push(run: str | Path, repo_id: str, *, private: bool = False) -> str:
@@ -84,17 +86,25 @@ def push(run: str | Path, repo_id: str, *, private: bool = False) -> str:
         ModelError: As `plan_upload`.
         ServerError: The Hub refuses the upload, or does not respond.
     """
+    return send(plan_upload(run, repo_id), private=private)
+
+
+def send(upload: Upload, *, private: bool = False) -> str:
+    """Send a planned upload as `push` does, and return the address of its page.
+
+    Raises:
+        ServerError: The Hub refuses the upload, or does not respond.
+    """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    upload = plan_upload(run, repo_id)
     operations = [CommitOperationAdd(file.name, file) for file in upload.files]
     if upload.card is not None:
         operations.append(CommitOperationAdd(MODEL_CARD, upload.card.encode()))
     api = HfApi()
     try:
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.create_commit(repo_id, operations, commit_message=f"Upload {Path(run).name} with sam4mllm")
+        address = api.create_repo(upload.repo_id, private=private, exist_ok=True)
+        api.create_commit(upload.repo_id, operations, commit_message=f"Upload {upload.run.name} with sam4mllm")
     # The exceptions' classes depend on the version of the client: those of requests, httpx or httpx2.
     except Exception as error:
-        raise ServerError(f"{api.endpoint}: the upload to {repo_id} failed: {first_line(error)}") from error
+        raise ServerError(f"{api.endpoint}: the upload to {upload.repo_id} failed: {first_line(error)}") from error
     return str(address)
