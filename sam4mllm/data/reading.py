@@ -142,7 +142,8 @@ def read_captions(entry: DataEntry) -> list[GroundedCaption]:
         DataError: A folder or file that is missing or malformed; a data set without grounded captions.
     """
     if entry.row.captions is None:
-        raise DataError(f"{entry.name}: has no grounded captions; those of flickr30k and jsonl can be read")
+        known = [name for name in dataset_names() if dataset_row(name).captions is not None]
+        raise DataError(f"{entry.name}: has no grounded captions; those of {', '.join(known)} can be read")
     return _read(entry, entry.row.captions)
 
 

@@ -57,7 +57,7 @@ class DatasetRow:
     split_by: the default of the key `split_by`: the name in brackets in `refs(unc).p`.
     protocol: the evaluation protocol of masks (a name in `sam4mllm.evaluation.protocols`); None for boxes and chat.
     published: the data set's name in `sam4mllm.evaluation.published`; None if no published figures are comparable.
-    coco_images: whether the images are those of COCO's train2014, in one folder that several data sets share.
+    coco_images: whether the images are COCO's, in one folder that several data sets share.
     creates_images: whether the reader writes to the folder `images`, which then need not exist.
     part_of: the data set whose splits these images belong to, if it is another one.
     captions: "module:function"; None if the data set has no grounded captions.
@@ -206,7 +206,14 @@ _ROWS = (
         for name, module in (("labelstudio", "label_studio"), ("cvat", "cvat"), ("labelme", "labelme"))
     ),
     DatasetRow("chat", "chat", reader="sam4mllm.data.readers.chat:read", needs=("path",), takes=("images",)),
-    DatasetRow("pope", "chat", reader="sam4mllm.data.readers.pope:read", needs=("path",), takes=("images",)),
+    DatasetRow(
+        "pope",
+        "chat",
+        reader="sam4mllm.data.readers.pope:read",
+        needs=("path",),
+        takes=("images",),
+        coco_images=True,
+    ),
     DatasetRow(
         "reasonseg-explanations",
         "chat",

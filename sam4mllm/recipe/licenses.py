@@ -229,8 +229,7 @@ def _of_data(entry: DataEntry) -> list[License]:
     if entry.root is not None and is_generated(entry.root):
         return [_EMBEDDED]
     row = _find(DATASETS, entry.dataset, *([] if entry.path is None else [entry.path.name]))
-    uses_coco = entry.row.coco_images or entry.dataset == "pope"
-    return [*([] if row is None else [row]), *([COCO] if uses_coco else [])]
+    return [*([] if row is None else [row]), *([COCO] if entry.row.coco_images else [])]
 
 
 def _line(kind: str, name: str, row: License | None) -> str:

@@ -53,6 +53,7 @@ def test_every_published_data_set_has_a_row() -> None:
             "data.train=[{dataset: chat, path: data/llava_instruct_150k.json}]",
             "data LLaVA-Instruct: CC BY 4.0, and OpenAI's terms of use (commercial use: with conditions; https://",
         ),
+        ("data.train=[{dataset: pope, path: coco_pope_random.json}]", "data COCO (images and masks): annotations CC"),
         (
             "data.train=[{dataset: flickr30k, root: d, split: train}]",
             "data Flickr30k Entities: images for non-commercial",

@@ -169,7 +169,11 @@ def test_several_processes_share_the_questions_and_the_main_one_scores(
     [
         ("res", {"datasets": "refcoco", "splits": "val"}, "task: is one of rec, region-caption"),
         ("pope", {"datasets": "refcoco", "splits": "val"}, "refcoco val: has no yes/no questions"),
-        ("grounded-caption", {"datasets": "refcoco", "splits": "val"}, "refcoco val: has no grounded captions"),
+        (
+            "grounded-caption",
+            {"datasets": "refcoco", "splits": "val"},
+            "captions; those of jsonl, flickr30k can be read",
+        ),
         ("rec", {"datasets": "refcoco", "splits": "val", "segmenter": "sam.pth"}, "segmenter: has no meaning"),
         ("rec", {"datasets": ["pope", "refcoco"], "path": "a.json"}, "pope is evaluated alone"),
     ],
