@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sam4mllm.data.masks import Rle, decode, encode
 from sam4mllm.data.records import is_integer, shorten
+from sam4mllm.data.rle_runs import run_lengths
 from sam4mllm.errors import DataError
 
 _CHANNELS = 4
@@ -27,13 +28,11 @@ _OPAQUE = 128
 def to_brush(rle: Rle) -> list[int]:
     """Encode a mask as the bytes of Label Studio's brush; pixels of the mask are opaque white."""
     pixels = decode(rle).reshape(-1)
-    changes = np.flatnonzero(np.diff(pixels)) + 1
-    starts = np.concatenate([[0], changes])
-    lengths = np.diff(np.concatenate([starts, [len(pixels)]])) * _CHANNELS
+    lengths = run_lengths(pixels)
+    last = np.cumsum(lengths) - 1
     bits = [f"{len(pixels) * _CHANNELS:032b}{_VALUE_BITS - 1:05b}", *(f"{size - 1:04b}" for size in _COUNT_BITS)]
-    for start, length in zip(starts.tolist(), lengths.tolist(), strict=True):
-        value = "1" * _VALUE_BITS if pixels[start] else "0" * _VALUE_BITS
-        remaining = length
+    for is_on, remaining in zip(pixels[last], (lengths * _CHANNELS).tolist(), strict=True):
+        value = "1" * _VALUE_BITS if is_on else "0" * _VALUE_BITS
         while remaining:
             count = min(remaining, 1 << _COUNT_BITS[-1])
             index = next(number for number, size in enumerate(_COUNT_BITS) if count <= 1 << size)

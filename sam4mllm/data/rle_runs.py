@@ -1,8 +1,12 @@
-"""The runs of COCO's compressed counts as an array: what `masks.check_rle` computes in a loop, for nearly all masks."""
+"""Lengths of runs as arrays: of values, and those in COCO's compressed counts.
+
+`masks.check_rle` decodes the counts in a loop for the few masks that `run_array` does not take.
+"""
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +15,16 @@ import numpy.typing as npt
 # sum of values.
 _MOST_CHARACTERS = 1 << 16
 _MOST_IN_A_VALUE = 6
+
+
+def run_lengths(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the lengths of the runs of equal values in `values` (N,), in their order: (runs,), whose sum is N.
+
+    Examples:
+        >>> run_lengths(np.array([5, 5, 5, 0, 1, 1])).tolist()
+        [3, 1, 2]
+    """
+    return np.diff(np.flatnonzero(np.diff(values)) + 1, prepend=0, append=len(values))
 
 
 # A prediction's counts are checked when they are read and used when they are scored; the next line follows then.

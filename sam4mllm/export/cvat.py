@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-import numpy as np
-
 from sam4mllm.data.masks import decode
 from sam4mllm.data.readers.cvat import NO_OBJECT, PHRASE
+from sam4mllm.data.rle_runs import run_lengths
 from sam4mllm.errors import PredictionsError
 from sam4mllm.export.formats import OBJECT_LABEL, ExportOptions
 from sam4mllm.export.instances import ImageInstances, Instance, phrases_of, unique_names
@@ -99,8 +98,7 @@ def _add_mask(image: Element, instance: Instance, label: str) -> Element:
     """Add a mask: the runs of its box, row by row, beginning with those of 0."""
     left, top, right, bottom = (int(side) for side in instance.box)
     pixels = decode(instance.rle)[top:bottom, left:right].reshape(-1)
-    changes = np.flatnonzero(np.diff(pixels)) + 1
-    runs = np.diff(np.concatenate([[0], changes, [len(pixels)]])).tolist()
+    runs = run_lengths(pixels).tolist()
     return SubElement(
         image,
         "mask",

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from sam4mllm.data.rle_runs import run_lengths
 from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.segmenters.frame import Upsampling
 from sam4mllm.targets.sampling import PointGroups
@@ -154,9 +156,8 @@ def _ious(
         decoded = segmenter.decode_points(image, index[part], part_boxes, points[part], labels[part])
         # A batch may end within an object and hold several: compare each run of prompts with its object's mask.
         owners = prompts.owner[part]
-        cuts = np.flatnonzero(np.diff(owners)) + 1
         ious = []
-        for first, last in zip([0, *cuts.tolist()], [*cuts.tolist(), len(owners)], strict=True):
+        for first, last in pairwise([0, *np.cumsum(run_lengths(owners)).tolist()]):
             truth = truths[owners[first]]
             ious.append(coarse_iou(decoded.low_res_logits[first:last], truth.mask, upsampling, truth.counted))
         return ious

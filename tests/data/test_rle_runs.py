@@ -1,6 +1,8 @@
-"""The array of runs, beside the loop that reports what is wrong with malformed counts."""
+"""Lengths of runs: of values, and of counts beside the loop that reports what is wrong with malformed ones."""
 
 from __future__ import annotations
+
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -9,7 +11,15 @@ from hypothesis import strategies as st
 
 from sam4mllm.data import masks
 from sam4mllm.data.masks import check_rle, encode
-from sam4mllm.data.rle_runs import run_array
+from sam4mllm.data.rle_runs import run_array, run_lengths
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1))
+def test_runs_of_values(values: list[int]) -> None:
+    expected = [len(list(run)) for _, run in groupby(values)]
+    assert run_lengths(np.array(values)).tolist() == expected
+    assert run_lengths(np.array(values, dtype=np.uint8)).tolist() == expected
 
 
 @settings(max_examples=300, deadline=None)
