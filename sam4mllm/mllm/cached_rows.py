@@ -56,7 +56,7 @@ class CachedRows:
         with region_inputs(mllm, boxes_of_rows(tokens, inputs["input_ids"], mask)):
             output = mllm.model(**inputs, **positions, use_cache=True, logits_to_keep=1)
         deltas = inner.rope_deltas if own_ids else torch.zeros_like(mask[:, :1]) if own else None
-        return cls(mllm, output.past_key_values, mask, deltas), output.logits[:, -1]
+        return cls(mllm, output[cache_name()], mask, deltas), output.logits[:, -1]
 
     def __len__(self) -> int:
         return len(self.mask)
@@ -112,11 +112,11 @@ class CachedRows:
                 input_ids=ids.to(device),
                 attention_mask=self.mask,
                 position_ids=position_ids,
-                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=torch.tensor(columns, device=device),
+                **{cache_name(): self.cache},
             )
-        self.cache = output.past_key_values
+        self.cache = output[cache_name()]
         # A class without `logits_to_keep` (MiniCPM-V 4.6) returns the logits of all positions.
         return output.logits if output.logits.shape[1] == len(columns) else output.logits[:, columns]
 
@@ -224,6 +224,13 @@ def join(parts: Sequence[CachedRows]) -> CachedRows:
                         states[key] = torch.cat([getattr(each, name)[key] for each in layers])
     deltas = None if first.rope_deltas is None else torch.cat([part.rope_deltas for part in parts])  # type: ignore[misc]
     return CachedRows(first.mllm, cache, padded((part.mask for part in parts), 1), deltas)
+
+
+def cache_name() -> str:
+    """Return the name of the cache among the arguments and outputs of models, which transformers 5.24 renamed."""
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    return "cache" if hasattr(CausalLMOutputWithPast, "cache") else "past_key_values"
 
 
 def _without_padding(inputs: Any) -> Any:

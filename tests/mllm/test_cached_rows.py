@@ -1,15 +1,17 @@
-"""Rows whose cache has tensors that no rule of padding is known for: they are never joined or shortened silently."""
+"""The name of a model's cache; rows whose cache has unknown tensors, which are never joined or shortened silently."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, cast
 
 import pytest
 import torch
+from transformers import FastVlmForConditionalGeneration
 from transformers.cache_utils import Cache, DynamicIndexedLayer, DynamicLayer, StaticLayer
 
 from sam4mllm.errors import ModelError
-from sam4mllm.mllm.cached_rows import CachedRows, join
+from sam4mllm.mllm.cached_rows import CachedRows, cache_name, join
 from sam4mllm.mllm.loading import Mllm
 
 
@@ -42,3 +44,8 @@ def test_rows_of_keys_and_values_are_joined() -> None:
     assert joined.mask.tolist() == [[1, 1, 1], [0, 1, 1]]
     assert joined.cache.layers[0].keys[1, 0, :, 0].tolist() == [0, 1, 1]
     assert joined.shorten([1, 0]) and joined.mask.tolist() == [[0, 1, 1], [0, 1, 1]]
+
+
+def test_the_cache_has_the_name_that_models_of_this_version_of_transformers_expect() -> None:
+    forward = inspect.signature(FastVlmForConditionalGeneration.forward)
+    assert cache_name() in forward.parameters and ("cache" in forward.parameters) == (cache_name() == "cache")
