@@ -60,6 +60,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 """The rows, and the settings in which they differ."""
 
+TIMED_STEPS = 15
+"""The number of steps of the training in which the seconds of a row's step are measured."""
+
 EQUAL_SECONDS = ", equal seconds"
 """The end of the names of rows whose trainings take the time of PPG's."""
 
@@ -114,19 +117,23 @@ class NextchatRow:
     seconds_a_query: float | None
     parameters: float
     steps: int
-    seconds_a_step: float | None
+    seconds_a_step: float
 
 
 class NextchatExperiment(SeedExperiment):
-    """The rows of one seed, whose trainings are timed step by step."""
+    """The rows of one seed, with the seconds that a step of their trainings takes."""
 
     def training_callbacks(self, name: str) -> list[TrainerCallback]:
         return [_StepTimer(self._step_file(name))]
 
-    def seconds_a_step(self, name: str) -> float | None:
-        """Return the median seconds of a step of a row's training; None if it took no step since they are measured."""
-        file = self._step_file(name)
-        return json.loads(file.read_text(encoding="utf-8"))["seconds_a_step"] if file.is_file() else None
+    def seconds_a_step(self, name: str) -> float:
+        """Return the median seconds of a step of a row, from a short training unless an earlier start had it."""
+        timed = self._with_steps(name, TIMED_STEPS)
+        file = timed._step_file(name)
+        if not file.is_file():
+            timed._trained(name)
+        seconds: float = json.loads(file.read_text(encoding="utf-8"))["seconds_a_step"]
+        return seconds
 
     def nextchat_row(self, name: str) -> NextchatRow:
         """Return the figures of a row, which is trained and predicted first unless an earlier start did."""
@@ -147,14 +154,13 @@ class NextchatExperiment(SeedExperiment):
         )
 
     def with_equal_seconds(self, name: str) -> NextchatExperiment:
-        """Return the experiment whose row `name` is trained for the time of PPG's training.
+        """Return the experiment whose row `name` is trained for the time of PPG's training."""
+        steps = self.recipes[name].training.arguments["max_steps"]
+        return self._with_steps(name, max(1, round(steps * self.seconds_a_step(PPG) / self.seconds_a_step(name))))
 
-        Both have to be measured first. Without their times, the number of steps stays.
-        """
-        recipe, own, of_ppg = self.recipes[name], self.seconds_a_step(name), self.seconds_a_step(PPG)
-        if own is None or of_ppg is None:
-            return self
-        steps = max(1, round(recipe.training.arguments["max_steps"] * of_ppg / own))
+    def _with_steps(self, name: str, steps: int) -> NextchatExperiment:
+        """Return the experiment whose row `name` is trained for another number of steps."""
+        recipe = self.recipes[name]
         training = type(recipe.training)(**{**recipe.training.model_dump(by_alias=True), "max_steps": steps})
         return replace(self, recipes={**self.recipes, name: recipe.model_copy(update={"training": training})})
 

@@ -2,7 +2,7 @@
 
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
-    python ablations/run.py nextchat --work runs/nextchat --steps 300 --seeds 3 --json ablations/logs/nextchat.json
+    python ablations/run.py nextchat --work runs/nextchat --steps 150 --seeds 3 --json ablations/logs/nextchat.json
     python ablations/run.py packing --work runs/packing --epochs 1 --seeds 3 --json ablations/logs/packing.json
     python ablations/run.py votes --work runs/votes --json ablations/logs/votes.json
 
@@ -117,6 +117,9 @@ def run_nextchat(options: argparse.Namespace) -> list[str]:
     names = (*measure_nextchat.VARIANTS, *(name + EQUAL_SECONDS for name in measure_nextchat.VARIANTS))
     rows: dict[str, dict[int, NextchatRow]] = {name: {} for name in names}
     experiments = [_nextchat_of_seed(options, seed) for seed in range(options.seeds)]
+    for experiment in experiments:
+        for name in measure_nextchat.VARIANTS:
+            experiment.seconds_a_step(name)
     for name in names:
         row = name.removesuffix(EQUAL_SECONDS)
         for seed, experiment in enumerate(experiments):

@@ -20,9 +20,9 @@ def nextchat() -> ModuleType:
     return load_script("measure_nextchat")
 
 
-@pytest.mark.parametrize(("own", "steps"), [(0.5, 40), (0.2, 100), (1000.0, 1), (None, 100)])
+@pytest.mark.parametrize(("own", "steps"), [(0.5, 40), (0.2, 100), (1000.0, 1)])
 def test_equal_seconds_are_as_many_steps_as_fit_into_the_time_of_ppg(
-    nextchat: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: float | None, steps: int
+    nextchat: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: float, steps: int
 ) -> None:
     recipes = {
         name: load_recipe("shapes_ppg", [*settings, "training.max_steps=100"])
@@ -72,6 +72,7 @@ def test_the_experiment_runs_on_tiny_models_and_resumes(
 ) -> None:
     rows = ("PPG", "pix2emb, both")
     monkeypatch.setattr(nextchat, "VARIANTS", {name: nextchat.VARIANTS[name] for name in ("box alone", *rows)})
+    monkeypatch.setattr(nextchat, "TIMED_STEPS", 2)
     arguments = small_experiment("nextchat", tmp_path, "--steps", "1", "--seeds", "1", "--split", "val")
     load_script("run").main(arguments)
     printed, record = capsys.readouterr().out.splitlines(), json.loads((tmp_path / "table.json").read_text())
@@ -81,6 +82,8 @@ def test_the_experiment_runs_on_tiny_models_and_resumes(
     # The heads and the token's row are trained beside LoRA's weights.
     assert both["parameters"] > ppg["parameters"] > 0
     assert record["rows"]["PPG, equal seconds"] == record["rows"]["PPG"]
+    # One row for equal steps, one for equal seconds where these are other steps, and one for the time of a step.
+    assert len(list(tmp_path.glob("work/seed-0/PPG-*/adapter_model.safetensors"))) == 2
 
     def refuse(*given: object, **also: object) -> None:
         raise AssertionError("trained again")
