@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sam4mllm.errors import ModelError
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.utils.hub import ADAPTER_CONFIG
+from sam4mllm.utils.weight_files import save_weights
 
 if TYPE_CHECKING:
     import torch
@@ -186,13 +187,10 @@ def save_model(model: Any, folder: Path) -> None:
 
     `model` is a transformers model without an adapter.
     """
-    from safetensors.torch import save_file
-
     with _without_heads(model) as heads:
         model.save_pretrained(folder)
     if heads is not None:
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in heads.state_dict().items()}
-        save_file(weights, folder / HEADS_FILE)
+        save_weights(heads.state_dict(), folder / HEADS_FILE)
 
 
 @contextmanager

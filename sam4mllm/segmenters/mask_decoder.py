@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from sam4mllm.errors import ModelError
@@ -24,6 +24,7 @@ from sam4mllm.segmenters.base import Embeddings, Segmenter
 from sam4mllm.segmenters.embedding_cache import EmbeddingCache
 from sam4mllm.segmenters.segment_anything import SegmentAnything
 from sam4mllm.utils.hub import MASK_DECODER
+from sam4mllm.utils.weight_files import save_weights
 
 
 class MaskTrainer(nn.Module):
@@ -163,8 +164,7 @@ def save_mask_decoder(model: nn.Module, folder: Path) -> None:
     """Write the mask decoder that is trained as a part of `model` to `folder`; nothing if there is none."""
     decoder = _trained_decoder(model)
     if decoder is not None:
-        weights = {name: weight.detach().cpu().contiguous() for name, weight in decoder.state_dict().items()}
-        save_file(weights, folder / MASK_DECODER)
+        save_weights(decoder.state_dict(), folder / MASK_DECODER)
 
 
 def _trained_decoder(model: nn.Module) -> nn.Module | None:

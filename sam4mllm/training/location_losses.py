@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.ops import generalized_box_iou_loss
 
@@ -38,6 +38,7 @@ from sam4mllm.segmenters.embedding_cache import EmbeddingCache
 from sam4mllm.segmenters.mask_decoder import MaskTrainer
 from sam4mllm.training.batch_locations import BatchLocations
 from sam4mllm.training.loss_parts import LossParts
+from sam4mllm.utils.weight_files import save_weights
 
 LOSS_MODULES = "location_losses.safetensors"
 """The name of the file in a checkpoint with the weights that are trained by these losses alone."""
@@ -175,9 +176,7 @@ class LocationLosses(nn.Module):
         """Write the weights that these losses alone train to `folder`, for a checkpoint; nothing without any."""
         weights = self._own_weights()
         if weights:
-            save_file(
-                {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}, folder / LOSS_MODULES
-            )
+            save_weights(weights, folder / LOSS_MODULES)
 
     def load(self, folder: Path) -> None:
         """Read the weights that `save` wrote."""
