@@ -65,6 +65,10 @@ class AnswerLine:
     error: str | None = None
     finished: bool = True
 
+    def line(self, query: Query) -> AnswerLine:
+        """Return this line, which `TaskPredictor` makes for the query that it answers."""
+        return self
+
     def to_json(self) -> dict[str, Any]:
         """Return the line of predictions.jsonl; `boxes_xyxy`, `phrases` and `finished` only where they are known."""
         return {

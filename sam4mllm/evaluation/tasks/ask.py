@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sam4mllm.data.images import Rgb
-from sam4mllm.data.predictions import Query, Status
+from sam4mllm.data.predictions import Query
 from sam4mllm.errors import ModelError
-from sam4mllm.evaluation.tasks.answers import AnswerLine, MarkedPhrase, TaskQuery
+from sam4mllm.evaluation.tasks.answers import AnswerLine, TaskQuery
 from sam4mllm.evaluation.tasks.base import TaskName
 from sam4mllm.evaluation.tasks.grounded_caption import marked_phrases
 from sam4mllm.geometry import Box
@@ -17,32 +16,6 @@ from sam4mllm.methods.base import Question
 from sam4mllm.methods.text import TextQuestion, ask_text
 from sam4mllm.mllm.constrained_engine import constrained_engine
 from sam4mllm.pipeline.pipeline import Pipeline
-
-
-@dataclass(frozen=True, slots=True)
-class TaskAnswer:
-    """The answer to a query; the fields are those of `AnswerLine`."""
-
-    status: Status
-    answer: str
-    boxes: tuple[Box, ...] | None = None
-    phrases: tuple[MarkedPhrase, ...] | None = None
-    error: str | None = None
-    finished: bool = True
-
-    def line(self, query: Query) -> AnswerLine:
-        """Return the line of predictions.jsonl for the query that this answers."""
-        return AnswerLine(
-            id=query.id,
-            status=self.status,
-            answer=self.answer,
-            boxes=self.boxes,
-            phrases=self.phrases,
-            image=query.image,
-            question=query.phrase,
-            error=self.error,
-            finished=self.finished,
-        )
 
 
 class TaskPredictor:
@@ -69,35 +42,46 @@ class TaskPredictor:
         left_out = ("segmenter", "calibration") if self._task == "rec" else ("segmenter", "calibration", "constrained")
         return {"task": self._task, **{key: value for key, value in known.items() if key not in left_out}}
 
-    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[TaskAnswer]:
+    def answer_queries(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[AnswerLine]:
         """Return the answers to (index of the image, query) pairs, in their order."""
         return self._boxes(images, queries) if self._task == "rec" else self._texts(images, queries)
 
-    def _boxes(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[TaskAnswer]:
+    def _boxes(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[AnswerLine]:
         questions = [Question(images[index], query.phrase, _size_wh(images[index])) for index, query in queries]
         answers = self._pipeline.method.ask(self._engine, questions, self._pipeline.max_new_tokens)
         return [
-            TaskAnswer(
-                status=answer.status,
-                answer=answer.text,
+            AnswerLine(
+                query.id,
+                answer.status,
+                answer.text,
                 boxes=tuple(prompt.box for prompt in answer.prompts if prompt.box is not None),
+                image=query.image,
+                question=query.phrase,
                 error=answer.reason,
             )
-            for answer in answers
+            for (_, query), answer in zip(queries, answers, strict=True)
         ]
 
-    def _texts(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[TaskAnswer]:
+    def _texts(self, images: Sequence[Rgb], queries: Sequence[tuple[int, Query]]) -> list[AnswerLine]:
         questions = [
             TextQuestion(images[index], _size_wh(images[index]), query.phrase, _regions(query))
             for index, query in queries
         ]
-        found = []
-        for answer in ask_text(self._pipeline.method, self._engine, questions, self._pipeline.max_new_tokens):
-            phrases = None
-            if self._task == "grounded-caption":
-                phrases = marked_phrases(answer.text, [(mark.end, mark.box) for mark in answer.marks])
-            found.append(TaskAnswer("ok", answer.text, phrases=phrases, finished=answer.finished))
-        return found
+        answers = ask_text(self._pipeline.method, self._engine, questions, self._pipeline.max_new_tokens)
+        marked = self._task == "grounded-caption"
+        return [
+            AnswerLine(
+                query.id,
+                answer=answer.text,
+                phrases=marked_phrases(answer.text, [(each.end, each.box) for each in answer.marks])
+                if marked
+                else None,
+                image=query.image,
+                question=query.phrase,
+                finished=answer.finished,
+            )
+            for (_, query), answer in zip(queries, answers, strict=True)
+        ]
 
 
 def _size_wh(image: Rgb) -> tuple[int, int]:
