@@ -34,11 +34,11 @@ _INPUT_OPTIONS = (
 )
 """The options of all subcommands whose value may be a file that is read."""
 
-_WRITE_ONE_FILE = ("ask", "convert", "segment")
-"""The subcommands whose `--output` is a file; that of all others is a folder, but for `export` the format decides."""
-
 _JSON_BEGIN, _LINES_BEGIN = b"{\n", b'{"'
 """How the files of `--json` and those of `convert` begin; lines of JSON do not begin as the former do."""
+
+_FILE_BEGINS = {"ask": b"", "segment": b"", "convert": _LINES_BEGIN}
+"""The subcommands whose `--output` is a file, and how it begins; for `export` the format decides."""
 
 
 @dataclass(slots=True)
@@ -70,7 +70,7 @@ def check_outputs(options: Namespace) -> None:
     datasets = getattr(options, "dataset", None) or []
     for dataset in [datasets] if isinstance(datasets, str) else datasets:
         inputs.add_data(dataset, options.root, options.path, options.phrases)
-    folder = None if _writes_one_file(options) else getattr(options, "output", None)
+    folder = getattr(options, "output", None) if _output_begins(options) is None else None
     if folder is not None:
         _check_folder(Path(folder), inputs)
     written: list[Path] = []
@@ -86,10 +86,11 @@ def check_outputs(options: Namespace) -> None:
         remove_leftovers(file)
 
 
-def _writes_one_file(options: Namespace) -> bool:
+def _output_begins(options: Namespace) -> bytes | None:
+    """Return how the content of a file of `--output` begins; None if that option is a folder or does not exist."""
     if options.subcommand == "export":
-        return not FORMATS[options.to].is_folder
-    return options.subcommand in _WRITE_ONE_FILE
+        return FORMATS[options.to].beginning
+    return _FILE_BEGINS.get(options.subcommand)
 
 
 def check_not_recipe_data(recipe: Recipe, file: str | None) -> None:
@@ -108,14 +109,10 @@ def check_not_recipe_data(recipe: Recipe, file: str | None) -> None:
 
 def _output_files(options: Namespace) -> Iterator[tuple[str, Path, bytes]]:
     """Yield the option and the path of each output that is a file, and how the content of earlier such files begins."""
-    if options.subcommand == "export":
-        if (beginning := FORMATS[options.to].beginning) is not None:
-            yield "--output", options.output, beginning
-    elif options.subcommand in _WRITE_ONE_FILE:
-        if options.output is not None:
-            yield "-o", options.output, _LINES_BEGIN if options.subcommand == "convert" else b""
-        if getattr(options, "mask", None) is not None:
-            yield "--mask", options.mask, b""
+    if (beginning := _output_begins(options)) is not None and options.output is not None:
+        yield "--output", options.output, beginning
+    if getattr(options, "mask", None) is not None:
+        yield "--mask", options.mask, b""
     if getattr(options, "json", None) not in (None, STDOUT):
         yield "--json", Path(options.json), _JSON_BEGIN
 

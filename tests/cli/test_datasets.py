@@ -33,7 +33,7 @@ def test_convert_does_not_overwrite_its_source(tmp_path: Path, capsys: pytest.Ca
     source.write_text(json.dumps({"image": "a.png", "phrase": "nothing"}) + "\n")
     before = source.read_bytes()
     assert main(["convert", "--dataset", "jsonl", "--path", str(source), "-o", str(source)]) == 2
-    assert "own.jsonl: is read by this command; give another file with -o" in capsys.readouterr().err
+    assert "own.jsonl: is read by this command; give another file with --output" in capsys.readouterr().err
     assert source.read_bytes() == before
 
 
