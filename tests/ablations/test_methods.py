@@ -23,6 +23,7 @@ from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.testing import save_tiny_mllm
 from tests.scripts import load_script, small_experiment
 from tests.segmenters.fakes import MisledSegmenter
+from tests.simulated import Killed
 from tests.targets.examples import make_samples
 
 # "left" misleads the segmenter by its negative point.
@@ -194,10 +195,6 @@ def test_another_split_uses_the_same_training_and_another_base_model_does_not(
     save_tiny_mllm("fast_vlm", tmp_path / "base", seed=2)
     with pytest.raises(AssertionError, match="trained again"):
         load_script("run").main(arguments)
-
-
-class Killed(BaseException):
-    """Simulates a kill: it is not caught by `except Exception`."""
 
 
 def test_a_killed_experiment_resumes_in_the_middle_of_a_row(

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from sam4mllm.cli.main import main
@@ -14,23 +13,15 @@ from sam4mllm.data.masks import decode
 from sam4mllm.geometry import Box
 from sam4mllm.methods.pix2emb import Pix2Emb
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.mllm.engine import DecodedLocation, Reply
+from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import LOCATION_TOKEN, Location
 from sam4mllm.segmenters.fake import BoxSegmenter
 from tests.data.tiny_datasets import write_image
+from tests.simulated import located
 
 LEFT, RIGHT = Box(0, 0, 0.5, 1), Box(0.5, 0, 1, 0.5)
-
-
-def located(text: str, *boxes: Box, finished: bool = True) -> Reply:
-    starts = [index for index in range(len(text)) if text.startswith(LOCATION_TOKEN, index)]
-    locations = [
-        DecodedLocation(box, torch.zeros(1, 4), start + len(LOCATION_TOKEN))
-        for start, box in zip(starts, boxes, strict=True)
-    ]
-    return Reply(text, finished, locations=tuple(locations))
 
 
 def script(monkeypatch: pytest.MonkeyPatch, name: str, reply: Reply) -> ScriptedEngine:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
@@ -13,9 +12,10 @@ from sam4mllm.geometry import Box
 from sam4mllm.methods.base import Question
 from sam4mllm.methods.pix2emb import Pix2Emb
 from sam4mllm.methods.registry import method_from_settings
-from sam4mllm.mllm.engine import DecodedLocation, Reply
+from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.prompts.conversation import LOCATION_TOKEN, Conversation, Location, Turn
+from tests.simulated import located
 
 SIZE_WH = (100, 50)
 IMAGE = Path("street.jpg")
@@ -34,17 +34,6 @@ LEFT, RIGHT = masked("left", 10), masked("right", 60)
 
 def sample(phrase: str, *objects: MaskObject) -> Sample:
     return Sample(f"own/{phrase}", IMAGE, SIZE_WH, phrase, objects)
-
-
-def located(text: str, *boxes: Box, finished: bool = True) -> Reply:
-    """A reply whose location tokens have these boxes, and prompt tokens that hold their number."""
-    ends = [index + N for index in range(len(text)) if text.startswith(LOCATION_TOKEN, index)]
-    locations = tuple(
-        DecodedLocation(box, torch.full((1, 4), float(number)), end)
-        for number, (box, end) in enumerate(zip(boxes, ends, strict=True))
-    )
-    tokens = tuple((end, -0.5 * (index + 1)) for index, end in enumerate(ends)) or ((len(text), -2.0),)
-    return Reply(text, finished, tokens, locations)
 
 
 def ask(reply: str | Reply, method: Pix2Emb = PIX2EMB):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.errors import DataError, ModelError
@@ -16,11 +15,12 @@ from sam4mllm.methods.ppg import Ppg
 from sam4mllm.methods.pqpp import Pqpp
 from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.methods.text import Mark, TextAnswer, TextQuestion, ask_text, mark_text, parse_text, region_text
-from sam4mllm.mllm.engine import DecodedLocation, Reply
+from sam4mllm.mllm.engine import Reply
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.mllm.server_engine import ServerEngine
-from sam4mllm.prompts.conversation import LOCATION_TOKEN, LocatedText, Location
+from sam4mllm.prompts.conversation import LocatedText, Location
 from sam4mllm.recipe.schema import MethodSection
+from tests.simulated import located
 
 SIZE = (1000, 500)
 SHARES = Box(0.1, 0.2, 0.3, 0.4)
@@ -28,17 +28,6 @@ RING, STAR = Box(100, 100, 300, 200), Box(400, 200, 600, 400)
 OBJECTS = [MaskObject("star", None, STAR), MaskObject("ring", None, RING)]
 PPG = Ppg(2, 1, grid=1000, phrases=5)
 PIX2EMB = Pix2Emb(prompt="both", sam_tokens=1, phrases=5)
-
-
-def location(end: int, box: Box = SHARES) -> DecodedLocation:
-    return DecodedLocation(box, torch.full((1, 4), float(end)), end)
-
-
-def located(text: str) -> Reply:
-    """A reply with a location for each token in its text."""
-    parts = text.split(LOCATION_TOKEN)
-    ends = [len(LOCATION_TOKEN.join(parts[:count])) + len(LOCATION_TOKEN) for count in range(1, len(parts))]
-    return Reply(text, locations=tuple(map(location, ends)))
 
 
 def test_regions_of_a_question_are_written_as_boxes_or_as_tokens() -> None:
@@ -80,9 +69,7 @@ def test_marks_that_are_written_are_read_again(method: Method) -> None:
     text, mentions = "A ring beside the both, on grey.", [(6, OBJECTS[1:]), (22, OBJECTS)]
     written = mark_text(method, text, mentions, SIZE)
     if isinstance(written, LocatedText):
-        spans = [each.start + len(LOCATION_TOKEN) for each in written.locations]
-        found = tuple(location(end, each.box) for end, each in zip(spans, written.locations, strict=True))
-        reply = Reply(written.text, locations=found)
+        reply = located(written.text, *(each.box for each in written.locations))
     else:
         reply = Reply(written)
     answer = parse_text(method, reply, SIZE)
@@ -122,7 +109,7 @@ def test_boxes_in_a_generated_text_are_marks(generated: str, text: str, ends: li
     ],
 )
 def test_location_tokens_in_a_generated_text_are_marks(generated: str, text: str, ends: list[int]) -> None:
-    answer = parse_text(PIX2EMB, located(generated), SIZE)
+    answer = parse_text(PIX2EMB, located(generated, *[SHARES] * len(ends)), SIZE)
     assert (answer.text, [mark.end for mark in answer.marks]) == (text, ends)
     assert all(mark.box == pytest.approx((100, 100, 300, 200)) for mark in answer.marks)
     assert all(mark.sam_tokens is not None for mark in answer.marks)
@@ -143,7 +130,7 @@ def test_questions_are_asked_in_the_form_of_the_method() -> None:
     assert [each.turns[0].text for each in engine.asked] == ["What is at [100,200,300,400]?", "Cats?"]
     assert answers == [TextAnswer("A ring", (Mark(6, Box(1.5, 1.25, 3.5, 2.25)),)), TextAnswer("no", (), False)]
 
-    engine = ScriptedEngine({"What is at": located("A ring<location>"), "Cats": "no"})
+    engine = ScriptedEngine({"What is at": located("A ring<location>", SHARES), "Cats": "no"})
     first, second = ask_text(PIX2EMB, engine, questions, 16)
     assert engine.asked[0].turns[0].text == "What is at <location>?"
     assert engine.asked[0].turns[0].locations == (Location(RING.to_shares(SIZE), 11),)

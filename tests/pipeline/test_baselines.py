@@ -22,6 +22,7 @@ from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.segmenters.fake import BoxSegmenter
 from tests.data.tiny_datasets import write_image
+from tests.simulated import Killed
 
 ANSWERS = {
     "left": "[100,100,399,899] +(200,200)(300,300) -(320,320)",
@@ -29,10 +30,6 @@ ANSWERS = {
     "dragon": "No object found.",
     "riddle": "who knows",
 }
-
-
-class Killed(BaseException):
-    """Simulates a kill: it is not caught by `except Exception`."""
 
 
 class Counting(BoxSegmenter):

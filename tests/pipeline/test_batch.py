@@ -26,6 +26,7 @@ from sam4mllm.pipeline.result import Result, prediction_line
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.calibration import fit_calibration
 from sam4mllm.segmenters.fake import BoxSegmenter
+from tests.simulated import Killed
 
 
 def answer(conversation: Conversation) -> str:
@@ -37,10 +38,6 @@ def answer(conversation: Conversation) -> str:
         return "it is hard to say"
     number = int(question.split('"')[1].split()[-1])
     return f"[{number:03d},{number:03d},500,500] +(300,300)(310,310) -(900,900)"
-
-
-class Killed(BaseException):
-    """Simulates a kill: it is not caught by `except Exception`."""
 
 
 def make_pipeline(image_batch: int = 2, die_after: int | None = None) -> tuple[Pipeline, ScriptedEngine]:

@@ -14,7 +14,7 @@ from sam4mllm.data.sample import Sample
 from sam4mllm.errors import ModelError
 from sam4mllm.geometry import Box, SamPrompt, mask_of_box
 from sam4mllm.methods.pix2emb import Pix2Emb
-from sam4mllm.mllm.engine import DecodedLocation, Reply, Sampling
+from sam4mllm.mllm.engine import Reply, Sampling
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.baselines import BoxPredictor
 from sam4mllm.pipeline.oracle import oracle_predictions
@@ -24,6 +24,7 @@ from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.recipe.schema import LocationPrompt
 from sam4mllm.segmenters.base import DecodedMasks, Embeddings
 from sam4mllm.segmenters.fake import BoxSegmenter
+from tests.simulated import located
 from tests.targets.examples import make_samples
 
 WHOLE, LEFT, LOW = Box(0, 0, 1, 1), Box(0, 0, 0.5, 1), Box(0, 0.5, 1, 1)
@@ -53,24 +54,17 @@ class TokenSegmenter(BoxSegmenter):
         return self.decode_points(embeddings, index, boxes_xyxy, points, labels)
 
 
-def reply(*locations: tuple[Box, Box]) -> Reply:
-    """A reply with locations of these (box, box of the prompt token) pairs."""
-    count = len(LOCATION_TOKEN)
-    return Reply(
-        LOCATION_TOKEN * len(locations),
-        locations=tuple(
-            DecodedLocation(box, torch.tensor([token]), count * (number + 1))
-            for number, (box, token) in enumerate(locations)
-        ),
-    )
-
-
 def make_pipeline(prompt: LocationPrompt, *replies: str | Reply) -> tuple[Pipeline, TokenSegmenter]:
     segmenter = TokenSegmenter()
     return Pipeline(Pix2Emb(prompt, 1, 1), ScriptedEngine(replies), segmenter), segmenter
 
 
-REPLIES = (reply((LEFT, WHOLE), (LOW, LEFT)), "No object found.", "malformed", reply((LOW, WHOLE)))
+REPLIES = (
+    located(LOCATION_TOKEN * 2, LEFT, LOW, prompt_tokens=[WHOLE, LEFT]),
+    "No object found.",
+    "malformed",
+    located(LOCATION_TOKEN, LOW, prompt_tokens=[WHOLE]),
+)
 PHRASES = [(1, "two"), (0, "none"), (0, "bad"), (0, "one")]
 
 

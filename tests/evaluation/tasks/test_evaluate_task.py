@@ -19,7 +19,7 @@ from sam4mllm.geometry import Box
 from sam4mllm.methods.base import Method
 from sam4mllm.methods.pix2emb import Pix2Emb
 from sam4mllm.methods.ppg import Ppg
-from sam4mllm.mllm.engine import DecodedLocation, Reply, Sampling
+from sam4mllm.mllm.engine import Reply, Sampling
 from sam4mllm.mllm.scripted_engine import ScriptedEngine
 from sam4mllm.pipeline.batch import predict
 from sam4mllm.pipeline.pipeline import Pipeline
@@ -28,6 +28,7 @@ from sam4mllm.segmenters.fake import NoSegmenter
 from sam4mllm.synthetic.writer import write_dataset
 from tests.data.tiny_datasets import flickr30k_object, write_flickr30k, write_image
 from tests.launch import in_threads
+from tests.simulated import located
 
 SHARES = Box(0.2, 0.2, 0.8, 0.8)
 PPG, PIX2EMB = Ppg(0, 0, 10, 1), Pix2Emb(prompt="both", sam_tokens=1, phrases=1)
@@ -44,7 +45,7 @@ def answer(conversation: Conversation) -> Reply:
         return Reply("No, there is none." if "dog" in question else "Yes.")
     assert "Where is" in question
     if "Mark" in question:
-        return Reply("<location>", locations=(DecodedLocation(SHARES, torch.zeros(1, 4), len("<location>")),))
+        return located("<location>", SHARES)
     return Reply("[2,2,7,7]")
 
 
