@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sam4mllm.app.limits import Limits
+from sam4mllm.data.folder_queries import images_of, queries_about
 from sam4mllm.data.images import IMAGE_SUFFIXES
-from sam4mllm.data.predictions import Query
 from sam4mllm.data.records import shorten
 from sam4mllm.errors import DataError
 from sam4mllm.export.export import export_predictions
@@ -75,7 +75,7 @@ class ImageFolders:
         folder = self.root / name if name and "\0" not in name else None
         if folder is None or not self._is_within(folder) or not folder.is_dir():
             raise DataError(f"{shorten(name)}: no such folder of images below the root")
-        images = sorted(self._images(folder))
+        images = self._images(folder)
         if not images:
             raise DataError(f"{shorten(name)}: no image in it (suffixes: {', '.join(sorted(IMAGE_SUFFIXES))})")
         if len(images) > self._limits.folder_images:
@@ -100,12 +100,7 @@ class ImageFolders:
         Raises:
             DataError: As `images`; an answer cannot be exported.
         """
-        images = self.images(name)
-        queries = [
-            Query(f"{path.name}/{number}", path, phrase)
-            for path in images
-            for number, phrase in enumerate(phrases, start=1)
-        ]
+        queries = queries_about(self.images(name), phrases)
         job = Path(tempfile.mkdtemp(prefix="folder-", dir=work))
         summary = predict(models, queries, job, advance=advance)
         coco = job / "coco.json"
@@ -121,8 +116,4 @@ class ImageFolders:
         return path.resolve().is_relative_to(self.root)
 
     def _images(self, folder: Path) -> list[Path]:
-        return [
-            path
-            for path in folder.iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES and self._is_within(path) and path.is_file()
-        ]
+        return [path for path in images_of(folder) if self._is_within(path)]

@@ -21,6 +21,7 @@ from sam4mllm.cli.subcommand import Subcommand
 from sam4mllm.errors import DataError
 
 if TYPE_CHECKING:
+    from sam4mllm.data.predictions import Query
     from sam4mllm.pipeline.pipeline import Pipeline
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -76,7 +77,18 @@ def _segment(options: Namespace) -> int:
 def _predict_options(parser: ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument(
-        "queries", metavar="QUERIES.jsonl", nargs="?", type=Path, help='lines of {"id", "image", "phrase"}'
+        "queries",
+        metavar="QUERIES",
+        nargs="?",
+        type=Path,
+        help='a file of lines {"id", "image", "phrase"}, or a folder of images, with --phrase',
+    )
+    parser.add_argument(
+        "--phrase",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="for a folder: a phrase that is asked about each image; may be given several times",
     )
     add_dataset_options(parser, required=False)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
@@ -85,23 +97,12 @@ def _predict_options(parser: ArgumentParser) -> None:
 
 
 def _predict(options: Namespace) -> int:
-    """Answer the queries of a file or of a data set; the exit status is 1 when a query has status "error"."""
-    from sam4mllm.data.predictions import queries_of, read_queries
-    from sam4mllm.data.reading import read_dataset
+    """Answer the queries of a file, a folder or a data set; the exit status is 1 when a query has status "error"."""
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.utils.progress import bar
 
-    if (options.queries is None) == (options.dataset is None):
-        raise DataError("predict reads either a file QUERIES.jsonl or a data set named by --dataset; give one of them")
+    queries = _read_queries(options)
     processes = options.processes
-    if options.queries is None:
-        arguments = data_arguments(options)
-        with errors_name_options():
-            queries = processes.compute_on_machine(lambda: queries_of(read_dataset(options.dataset, **arguments)))
-    else:
-        if given := ", ".join(given_data_options(options)):
-            raise DataError(f"{given}: belongs to a data set, but {options.queries} is a file of queries; leave it out")
-        queries = read_queries(options.queries)
     pipeline = _load_pipeline(options)
     with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
         summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
@@ -110,6 +111,29 @@ def _predict(options: Namespace) -> int:
     print_summary(summary)
     write_json(summary.to_json(), options.json)
     return 1 if summary.error else 0
+
+
+def _read_queries(options: Namespace) -> list[Query]:
+    """Read the queries of a file, of a folder of images and `--phrase`, or of the data set of `--dataset`."""
+    from sam4mllm.data.folder_queries import folder_queries
+    from sam4mllm.data.predictions import queries_of, read_queries
+    from sam4mllm.data.reading import read_dataset
+
+    source: Path | None = options.queries
+    if (source is None) == (options.dataset is None):
+        raise DataError("predict reads either QUERIES or a data set named by --dataset; give one of them")
+    is_folder = source is not None and source.is_dir()
+    if is_folder and not options.phrase:
+        raise DataError(f"{source}: is a folder; give a phrase about its images: --phrase TEXT")
+    if options.phrase and not is_folder:
+        raise DataError(f"--phrase: is about a folder of images, but {source or '--dataset'} has phrases of its own")
+    if source is None:
+        arguments = data_arguments(options)
+        with errors_name_options():
+            return options.processes.compute_on_machine(lambda: queries_of(read_dataset(options.dataset, **arguments)))
+    if given := ", ".join(given_data_options(options)):
+        raise DataError(f"{given}: belongs to a data set, but {source} is not one; leave it out")
+    return folder_queries(source, options.phrase) if is_folder else read_queries(source)
 
 
 def _load_pipeline(options: Namespace) -> Pipeline:
@@ -131,9 +155,9 @@ PREDICT = Subcommand(
     "segment many images",
     _predict_options,
     _predict,
-    detail="Answers a file of queries, or all queries of a data set. Writes DIR/predictions.jsonl; resumes from "
-    'complete shards. A query that cannot be answered gets status "error"; all others are answered, and the exit '
-    "status is 1.",
+    detail="Answers a file of queries, phrases about a folder of images, or all queries of a data set. Writes "
+    'DIR/predictions.jsonl; resumes from complete shards. A query that cannot be answered gets status "error"; all '
+    "others are answered, and the exit status is 1.",
     distributed=True,
     resumes=True,
 )

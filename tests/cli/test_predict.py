@@ -95,3 +95,46 @@ def test_options_of_a_data_set_are_refused_beside_queries(tmp_path: Path, capsys
     assert "--root, --split: belongs to a data set" in capsys.readouterr().err
     assert main([*arguments, "--column", "phrase=answer"]) == 2
     assert "--column: belongs to a data set" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("scripted")
+def test_predict_answers_phrases_about_a_folder_of_images(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "below/c.png"):
+        write_image(tmp_path / "photos" / name)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    arguments = ["predict", "run", str(tmp_path / "photos"), "--phrase", "left", "--phrase", "a dragon"]
+    assert main([*arguments, "--output", str(tmp_path / "out")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["phrase"], line["status"]) for line in lines] == [
+        ("a.JPG/1", "left", "ok"),
+        ("a.JPG/2", "a dragon", "no_object"),
+        ("b.png/1", "left", "ok"),
+        ("b.png/2", "a dragon", "no_object"),
+    ]
+    assert lines[0]["image"] == str(tmp_path / "photos/a.JPG")
+
+
+@pytest.mark.usefixtures("scripted")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photos"], "photos: is a folder; give a phrase about its images: --phrase TEXT"),
+        (["photos", "--phrase", " "], "--phrase: the phrase is empty"),
+        (["photos", "--phrase", "left", "--split", "val"], "--split: belongs to a data set, but photos is not one"),
+        (["empty", "--phrase", "left"], "empty: no image in it (suffixes: .jpg"),
+        (["q.jsonl", "--phrase", "left"], "--phrase: is about a folder of images, but q.jsonl has phrases of its own"),
+        (["--dataset", "jsonl", "--path", "q.jsonl", "--phrase", "left"], "but --dataset has phrases of its own"),
+    ],
+)
+def test_phrases_belong_to_a_folder_that_has_images(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_image(tmp_path / "photos/a.png")
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", "run", *arguments, "--output", "out"]) == 2
+    assert message in capsys.readouterr().err
