@@ -73,6 +73,10 @@ class InputFrame:
         ]
         return torch.tensor(factors, dtype=torch.float32).reshape(-1, 2)
 
+    def prompt_scale_xy(self, sizes_wh: Sequence[tuple[int, int]], index: torch.Tensor) -> torch.Tensor:
+        """Return the factors (N, 2) of `scale_xy` for prompts about the images `index` (N,), on its device."""
+        return self.scale_xy(sizes_wh).to(index.device)[index]
+
     def extent_hw(self, size_wh: tuple[int, int], coarse_side: int) -> tuple[int, int]:
         """Return the rows and columns of logits (coarse_side, coarse_side) that the pixels of an image depend on.
 

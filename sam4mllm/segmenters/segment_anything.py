@@ -97,7 +97,7 @@ class SegmentAnything(Segmenter):
         labels: torch.Tensor,
     ) -> DecodedMasks:
         """Decode N prompts to the mask with the highest predicted IoU of SAM's three; see `Segmenter.decode_points`."""
-        scale = self._scale_xy(embeddings, index)
+        scale = self._frame.prompt_scale_xy(embeddings.sizes_wh, index)
         points = (points_xy * scale[:, None] - 0.5, labels) if points_xy.shape[1] else None
         boxes = None if boxes_xyxy is None else boxes_xyxy * scale.repeat(1, 2) - 0.5
         sparse, _ = self._sam.prompt_encoder(points=points, boxes=boxes, masks=None)
@@ -120,13 +120,9 @@ class SegmentAnything(Segmenter):
 
     def box_tokens(self, embeddings: Embeddings, index: torch.Tensor, boxes_xyxy: torch.Tensor) -> torch.Tensor:
         """Return the sparse prompt tokens (N, 2, C) of boxes (N, 4) in pixels of their images `index` (N,)."""
-        boxes = boxes_xyxy * self._scale_xy(embeddings, index).repeat(1, 2) - 0.5
+        boxes = boxes_xyxy * self._frame.prompt_scale_xy(embeddings.sizes_wh, index).repeat(1, 2) - 0.5
         tokens: torch.Tensor = self._sam.prompt_encoder(points=None, boxes=boxes, masks=None)[0]
         return tokens
-
-    def _scale_xy(self, embeddings: Embeddings, index: torch.Tensor) -> torch.Tensor:
-        """Return the factors (N, 2) from pixels of each prompt's image to pixels of the square."""
-        return self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
 
     def _decode_sparse(self, embeddings: Embeddings, index: torch.Tensor, sparse: torch.Tensor) -> DecodedMasks:
         """Decode prompts, given by their sparse prompt tokens (N, K, C)."""

@@ -91,7 +91,7 @@ class TransformersSam(Segmenter):
         labels: torch.Tensor,
     ) -> DecodedMasks:
         """Decode N prompts to the mask with the highest predicted IoU of each; see `Segmenter.decode_points`."""
-        scale = self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        scale = self._frame.prompt_scale_xy(embeddings.sizes_wh, index)
         axes = _axes(index)
         points = points_xy * scale[:, None] - 0.5
         has_points = points.shape[1] > 0
@@ -123,7 +123,7 @@ class TransformersSam(Segmenter):
         if not self.family.takes_tokens:
             raise self._without_tokens()
         # Without boxes, zeros stand for them: the prompt encoder returns the embedding of "no mask" with them.
-        axes, scale = _axes(index), self._frame.scale_xy(embeddings.sizes_wh).to(self.device)[index]
+        axes, scale = _axes(index), self._frame.prompt_scale_xy(embeddings.sizes_wh, index)
         boxes = torch.zeros(len(index), 4, device=self.device) if boxes_xyxy is None else boxes_xyxy
         of_boxes, dense = self.model.prompt_encoder(
             input_points=None,

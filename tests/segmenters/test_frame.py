@@ -71,8 +71,11 @@ def test_a_square_frames_upsampling_equals_the_sam2_processor(size_wh: tuple[int
 
 
 def test_a_square_frame_scales_each_side_independently() -> None:
-    scale = SquareFrame(64).scale_xy([(100, 75), (17, 90)])
-    torch.testing.assert_close(scale, torch.tensor([[64 / 100, 64 / 75], [64 / 17, 64 / 90]]))
+    sizes_wh = [(100, 75), (17, 90)]
+    expected = torch.tensor([[64 / 100, 64 / 75], [64 / 17, 64 / 90]])
+    torch.testing.assert_close(SquareFrame(64).scale_xy(sizes_wh), expected)
+    index = torch.tensor([1, 0, 1])
+    torch.testing.assert_close(SquareFrame(64).prompt_scale_xy(sizes_wh, index), expected[index])
 
 
 def test_pixels_are_normalized_and_the_padding_is_0() -> None:
