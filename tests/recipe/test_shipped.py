@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,16 @@ def test_every_shipped_recipe_loads_and_opens_with_its_commands(name: str) -> No
     assert sum(line.startswith("# Source: ") for line in comment) == 1
     assert sum(line.startswith("# GPU memory: ") for line in comment) == 1 and "ESTIMATE" in " ".join(comment)
     assert any(line.startswith("# Published results") for line in comment)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_the_readme_states_the_memory_in_a_recipes_comment(name: str) -> None:
+    (memory,) = [line for line in opening(name) if line.startswith("# GPU memory: ")]
+    found = re.match(r"# GPU memory: about (\d+ GiB), plus 10 % and 1 GiB for CUDA\.", memory)
+    readme = (CHECKOUT.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| [{name}](recipes/{name}.yaml) |")]
+    assert row.endswith(f" | {found[1] if found else 'none'} |")
+    assert found or "no GPU is needed" in memory
 
 
 REFERRING = ("refcoco val", "refcoco testA", "refcoco testB", "refcoco+ val", "refcoco+ testA", "refcoco+ testB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sam4mllm.errors import DataError, ModelError, RecipeError
 from sam4mllm.methods.registry import method_of_recipe
 from sam4mllm.mllm.loading import Mllm, load_mllm
 from sam4mllm.mllm.lora import attach_lora
-from sam4mllm.recipe.loading import Recipe, load_recipe
+from sam4mllm.recipe.loading import Recipe, load_recipe, shipped_recipes
 from sam4mllm.segmenters.fake import BoxSegmenter
 from sam4mllm.synthetic.writer import write_dataset
 from sam4mllm.targets.placeholders import placeholder_targets
@@ -194,3 +195,17 @@ def test_the_command_writes_json_and_no_run(here: Path, capsys: pytest.CaptureFi
     assert not (here / "runs/demo/recipe.yaml").exists()
     assert main(["train", "shapes_ppg", "--json", "-"]) == 2
     assert "add --dry-run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(shipped_recipes()) if name.startswith("shapes_")])
+def test_recipes_of_generated_data_state_the_memory_that_is_estimated(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_dataset("runs/demo/shapes", scenes=4, seed=0)
+    comment = shipped_recipes()[name].read_text(encoding="utf-8")
+    (stated,) = re.findall(r"The dry run's formula, an ESTIMATE, gives ([\d.]+) GiB", comment)
+    memory = dry_run(name).memory
+    assert memory is not None and memory["total"] is not None
+    # The longest conversation about these few scenes is shorter than that of the comment's data.
+    assert float(stated) == pytest.approx(memory["total"] / 2**30, rel=0.3)
