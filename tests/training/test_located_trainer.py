@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,14 @@ from sam4mllm.training.location_losses import LOSS_MODULES
 from sam4mllm.training.loss_parts import PARTS
 from sam4mllm.utils.hub import ADAPTER_WEIGHTS, MASK_DECODER
 from tests.launch import torchrun
-from tests.training.helpers import StopAt, adapter_of, largest_difference, make_conversations, validations
+from tests.training.helpers import (
+    StopAt,
+    adapter_of,
+    largest_difference,
+    make_conversations,
+    run_killed,
+    validations,
+)
 from tests.training.located import boxes_in_text, fit_located, located_conversations
 from tests.training.test_checked_trainer import Patch, refuse_forward
 
@@ -111,20 +114,8 @@ def weights_of(run: RunFolder) -> dict[str, bytes]:
 
 
 def test_a_killed_run_is_resumed_to_equal_bytes(tmp_path: Path, fast_vlm: str, uninterrupted_masks: RunFolder) -> None:
-    script = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from pathlib import Path
-from tests.training.helpers import StopAt
-from tests.training.located import fit_located
-class Kill(StopAt):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-fit_located(Path({str(tmp_path)!r}), {fast_vlm!r}, *{(*STEPS[:2], MASKS)!r}, stop=Kill(3))
-"""
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=dict(os.environ))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    settings = (*STEPS[:2], MASKS)
+    run_killed(f"fit_located(Path({str(tmp_path)!r}), {fast_vlm!r}, *{settings!r}, stop=KillAt(3))")
     assert (tmp_path / "run/checkpoints/checkpoint-2" / LOSS_MODULES).is_file()
     run = fit_located(tmp_path, fast_vlm, *STEPS[:2], MASKS)
     assert weights_of(run) == weights_of(uninterrupted_masks)

@@ -1,10 +1,6 @@
 """An interrupted training ends with the adapter of an uninterrupted one."""
 
 import math
-import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +12,15 @@ from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.trainer import fit
-from tests.training.helpers import StopAt, adapter_of, largest_difference, make_conversations, make_recipe, run_fit
+from tests.training.helpers import (
+    StopAt,
+    adapter_of,
+    largest_difference,
+    make_conversations,
+    make_recipe,
+    run_fit,
+    run_killed,
+)
 
 
 class LearningRates(TrainerCallback):
@@ -52,19 +56,7 @@ def test_an_incomplete_checkpoint_is_not_resumed_from(tmp_path, fast_vlm, uninte
 
 
 def test_a_killed_process_is_resumed(tmp_path, fast_vlm, uninterrupted):
-    script = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from pathlib import Path
-from tests.training.helpers import StopAt, make_recipe, run_fit
-class Kill(StopAt):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
-run_fit(make_recipe(Path({str(tmp_path)!r}), {fast_vlm!r}), stop=Kill(5))
-"""
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_killed(f"run_fit(make_recipe(Path({str(tmp_path)!r}), {fast_vlm!r}), stop=KillAt(5))")
     run = run_fit(make_recipe(tmp_path, fast_vlm))
     assert largest_difference(adapter_of(run.path), adapter_of(uninterrupted.path)) <= 1e-6
 
