@@ -189,7 +189,7 @@ def time_predict(recipe: Recipe, data: Path, queries: int, device: str) -> Stage
     engine = FixedAnswers(constrained_engine(loaded.engine, form) if loaded.constrained else loaded.engine)
     pipeline = Pipeline(loaded.method, engine, loaded.segmenter, max_new_tokens=loaded.max_new_tokens)
     all_queries = queries_of(read_dataset("refcoco", data, "train"))[: queries + WARM_UP * recipe.generation.batch_size]
-    pipeline([(query.image, query.phrase) for query in all_queries[:-queries]])
+    pipeline([(str(query.image), query.phrase) for query in all_queries[:-queries]])
     engine.tokens = 0
     with measured(device) as stage:
         predict(pipeline, all_queries[-queries:], recipe.output / f"answers-{time.time_ns()}")

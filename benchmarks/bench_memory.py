@@ -25,7 +25,8 @@ from PIL import Image
 from script import positive, write_json
 from timing import machine
 
-from sam4mllm.data.predictions import queries_of, read_predictions, read_queries
+from sam4mllm.data.predictions import queries_of, read_predictions
+from sam4mllm.data.query_files import read_queries
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.evaluation.report import text_table
 from sam4mllm.evaluation.score import score

@@ -11,7 +11,8 @@ from PIL import Image
 
 from sam4mllm import Pipeline, load_recipe
 from sam4mllm.cli.main import parse
-from sam4mllm.data.predictions import read_predictions, read_queries
+from sam4mllm.data.predictions import read_predictions
+from sam4mllm.data.query_files import read_queries
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.data.sample import MaskObject
 from sam4mllm.demo import HELD_OUT_SCENES, TRAINING_SCENES

@@ -70,6 +70,8 @@ def answer_seeds() -> Iterable[bytes]:
 class _FileInMemory:
     """A file with some content in the place of a path: a file system is a hundred times slower."""
 
+    suffix = ".jsonl"
+
     def __init__(self, content: bytes) -> None:
         self.content = content
 
@@ -88,7 +90,8 @@ def check_lines(data: bytes) -> None:
     """
     from sam4mllm.data.json_lines import dump_line
     from sam4mllm.data.masks import decode
-    from sam4mllm.data.predictions import read_predictions, read_queries
+    from sam4mllm.data.predictions import read_predictions
+    from sam4mllm.data.query_files import read_queries
     from sam4mllm.errors import Sam4mllmError
 
     for read in (read_queries, read_predictions):

@@ -81,7 +81,7 @@ def _predict_options(parser: ArgumentParser) -> None:
         metavar="QUERIES",
         nargs="?",
         type=Path,
-        help='a file of lines {"id", "image", "phrase"}, or a folder of images, with --phrase',
+        help='a file of lines {"id", "image", "phrase"}, or .parquet with these columns; or a folder, with --phrase',
     )
     parser.add_argument(
         "--phrase",
@@ -116,7 +116,8 @@ def _predict(options: Namespace) -> int:
 def _read_queries(options: Namespace) -> list[Query]:
     """Read the queries of a file, of a folder of images and `--phrase`, or of the data set of `--dataset`."""
     from sam4mllm.data.folder_queries import folder_queries
-    from sam4mllm.data.predictions import queries_of, read_queries
+    from sam4mllm.data.predictions import queries_of
+    from sam4mllm.data.query_files import read_queries
     from sam4mllm.data.reading import read_dataset
 
     source: Path | None = options.queries

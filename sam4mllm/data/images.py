@@ -9,8 +9,9 @@ import os
 import re
 import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeAlias, TypeVar
+from typing import IO, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngImageFile
 
+from sam4mllm.data.image_sources import ImageSource, StoredImage
 from sam4mllm.data.records import file_exists
 from sam4mllm.errors import DataError
 
@@ -55,20 +57,29 @@ def image_key(image: ImageInput | None) -> object:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
 
 
-def load_image(path: str | os.PathLike[str]) -> Rgb:
+def load_image(path: str | os.PathLike[str] | StoredImage) -> Rgb:
     """Load an image file as RGB (H, W, 3) uint8, with its EXIF orientation applied.
 
     Raises:
         DataError: No such file; not an image, a damaged one, one that is too large, or one with 32 bits per pixel.
     """
+    return decode_image(path.read(), path) if isinstance(path, StoredImage) else _opened(Path(path), _decoded)
 
-    def decode(image: Image.Image) -> Rgb:
-        transpose = _transpose_of(image)
-        image.load()
-        # Not by ImageOps.exif_transpose: it writes all EXIF data again, and fails for malformed EXIF data.
-        return to_rgb(image if transpose is None else image.transpose(transpose))
 
-    return _opened(Path(path), decode)
+def decode_image(content: bytes, name: ImageSource) -> Rgb:
+    """Decode the bytes of an image file as `load_image` does; `name` is its name in errors.
+
+    Raises:
+        DataError: As `load_image`.
+    """
+    return _opened(name, _decoded, BytesIO(content))
+
+
+def _decoded(image: Image.Image) -> Rgb:
+    transpose = _transpose_of(image)
+    image.load()
+    # Not by ImageOps.exif_transpose: it writes all EXIF data again, and fails for malformed EXIF data.
+    return to_rgb(image if transpose is None else image.transpose(transpose))
 
 
 def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -101,12 +112,15 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     return Image.open(source, formats=[*_USUAL_FORMATS, *others])
 
 
-def _opened(path: Path, use: Callable[[Image.Image], Used]) -> Used:
-    """Open an image file and return what `use` returns for it; every error is a DataError that names the file."""
-    if not file_exists(path):
+def _opened(path: ImageSource, use: Callable[[Image.Image], Used], content: IO[bytes] | None = None) -> Used:
+    """Open an image file and return what `use` returns for it; every error is a DataError that names the file.
+
+    `content` is opened in place of the file, which is required for an image that is not a local file.
+    """
+    if content is None and not (isinstance(path, Path) and file_exists(path)):
         raise DataError(f"{path}: no such file; an image was expected", "image")
     try:
-        with open_image(path) as image:
+        with open_image(content or cast(Path, path)) as image:
             return use(image)
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)", "image") from None
@@ -208,7 +222,7 @@ def _stored_size_wh(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _too_large(path: Path, error: Image.DecompressionBombError) -> DataError:
+def _too_large(path: ImageSource, error: Image.DecompressionBombError) -> DataError:
     """Return the error about an image of more pixels than Pillow opens; Pillow reports the count and its limit."""
     pixels, limit = re.findall(r"\d+", str(error))[:2]
     return DataError(

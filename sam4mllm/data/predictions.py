@@ -1,4 +1,4 @@
-"""Queries and predictions: reading, validating and writing the lines of queries.jsonl and predictions.jsonl.
+"""Queries and predictions: the lines of queries.jsonl, and reading and validating those of predictions.jsonl.
 
 A query is one phrase about one image; a prediction is the answer to it, by this program or any other. Scores need only
 `id`, `status` and the objects' `segmentation`; the other fields are validated if they are given, and None if not.
@@ -8,19 +8,18 @@ Predictions are read line by line, so that memory does not depend on the length 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import AliasChoices, BeforeValidator, Field
 
+from sam4mllm.data.image_sources import ImageSource, image_source
 from sam4mllm.data.json_lines import JsonRecord, encodable
 from sam4mllm.data.masks import Rle, check_rle
 from sam4mllm.data.records import (
     Record,
     Text,
-    check_not_empty,
-    check_phrase,
     parse_record,
     raise_problems,
     read_lines,
@@ -38,12 +37,12 @@ class Query:
     """One phrase about one image, to be answered by a model.
 
     id: unique in its file; the prediction has the same id.
-    image: the path as it was given.
+    image: the file or the URL as it was given, or the row of a Parquet file that contains the image.
     phrase: the referring expression; it may be empty in published data sets (RefCOCOg has such).
     """
 
     id: str
-    image: Path
+    image: ImageSource
     phrase: str
 
     def to_json(self) -> dict[str, Any]:
@@ -127,7 +126,7 @@ class PredictionLine:
     id: str
     status: Status
     objects: tuple[PredictedObject, ...] = ()
-    image: Path | None = None
+    image: ImageSource | None = None
     phrase: str | None = None
     answer: str | None = None
     error: str | None = None
@@ -152,12 +151,6 @@ class PredictionLine:
 def is_cut_off(status: str, reason: str | None) -> bool:
     """Return whether an answer is malformed because the limit of tokens cut it off; `reason` is its line's `error`."""
     return status == "malformed" and reason is not None and reason.startswith(CUT_OFF)
-
-
-class _QueryRecord(Record):
-    id: Text
-    image: Text
-    phrase: Text
 
 
 class _ConfidenceRecord(Record):
@@ -229,29 +222,6 @@ def queries_of(samples: Iterable[Sample]) -> list[Query]:
     return [Query(sample.id, sample.image, sample.phrase) for sample in samples]
 
 
-def read_queries(path: Path) -> list[Query]:
-    """Read all queries of a queries.jsonl, in order; blank lines are skipped.
-
-    Raises:
-        DataError: No such file, no query in it, or bad lines (all are counted, the first ten listed): not a JSON
-            object, a field missing or of another type, an empty phrase, an id that an earlier line has.
-    """
-    first_lines: dict[str, int] = {}
-    images: dict[Path, Path] = {}
-    queries: list[Query] = []
-    problems: list[DataError] = []
-    for number, query in read_lines(path, _query, problems):
-        if query.id in first_lines:
-            problems.append(DataError(f"line {number}: the id {query.id!r} is also in line {first_lines[query.id]}"))
-        first_lines.setdefault(query.id, number)
-        # All queries about an image share one path: a Path takes more memory than the rest of a query.
-        queries.append(replace(query, image=images.setdefault(query.image, query.image)))
-    raise_problems(path, problems)
-    if not queries:
-        raise DataError(f'{path}: no query in it; a line is {{"id": text, "image": path, "phrase": text}}')
-    return queries
-
-
 def read_predictions(path: Path) -> Iterator[PredictionLine]:
     """Read the predictions of a predictions.jsonl one by one, in order; blank lines are skipped.
 
@@ -281,17 +251,10 @@ def prediction_from_json(value: object) -> PredictionLine:
         id=record.id,
         status=record.status,
         objects=tuple(item.predicted_object() for item in record.objects),
-        image=None if record.image is None else Path(record.image),
+        image=None if record.image is None else image_source(record.image),
         phrase=record.phrase,
         answer=record.answer,
         error=record.error,
         score=record.score,
         confidence=None if record.confidence is None else record.confidence.confidence(),
     )
-
-
-def _query(value: object) -> Query:
-    record = parse_record(_QueryRecord, value)
-    where = f"query {shorten(record.id)}"
-    check_phrase(check_not_empty(record.phrase, where), where)
-    return Query(record.id, Path(record.image), record.phrase)

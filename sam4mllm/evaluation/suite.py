@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from sam4mllm.data.entry import DataEntry, data_entry
+from sam4mllm.data.image_sources import ImageSource
 from sam4mllm.data.reading import benchmarks_in, held_out_splits
 from sam4mllm.data.records import file_exists
 from sam4mllm.data.registry import DATASETS, dataset_names, dataset_row, is_generated
@@ -98,14 +99,14 @@ def is_comparable(entry: DataEntry, samples: Sequence[Sample], protocol: str | N
     return usual and same_size and not is_generated(entry.root)
 
 
-def check_some_image(entry: DataEntry, images: Iterable[Path]) -> None:
+def check_some_image(entry: DataEntry, images: Iterable[ImageSource]) -> None:
     """Check that an image of a split exists, before a model is loaded, because predictions take hours.
 
     Raises:
         DataError: None of them exists.
     """
     paths = dict.fromkeys(images)
-    if not any(map(file_exists, paths)):
+    if not any(not isinstance(path, Path) or file_exists(path) for path in paths):
         raise DataError(
             f"{entry.name}: none of its {len(paths)} images exists (the first would be "
             f"{next(iter(paths))}); give their folder with --images"

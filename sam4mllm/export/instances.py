@@ -85,7 +85,7 @@ def read_instances(path: Path, min_score: float | None = None) -> tuple[list[Ima
     Raises:
         PredictionsError: No such file, or bad lines; a line without image or phrase; an object without a score where
             `min_score` is given; masks of two sizes on one image; an image whose size is unknown: it has no mask, and
-            there is no file of it.
+            there is no file of it; an image at a URL.
     """
     counts = ExportCounts()
     images: dict[Path, _OpenImage] = {}
@@ -97,6 +97,8 @@ def read_instances(path: Path, min_score: float | None = None) -> tuple[list[Ima
             missing = "image" if line.image is None else "phrase"
             raise PredictionsError(f"{path}: the line of {line.id!r} has no field {missing!r}, which an export needs")
         where = f"{path}: {line.id!r}"
+        if not isinstance(line.image, Path):
+            raise PredictionsError(f"{where}: its image is at {line.image}; only local images can be exported")
         image = images.setdefault(line.image, _OpenImage())
         kept = [each for item in line.objects if (each := _instance(item, min_score, where, counts)) is not None]
         for item in line.objects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sam4mllm.data.images import Rgb, load_image
+from sam4mllm.data.image_sources import ImageSource, StoredImage
+from sam4mllm.data.images import Rgb, decode_image, load_image
 from sam4mllm.data.records import file_exists
 from sam4mllm.errors import DataError
 from sam4mllm.utils.atomic_io import file_sha256
@@ -39,6 +41,11 @@ class ImageVersion:
         """Read the file's record, then its bytes, so that a later replacement has another record."""
         size, mtime_ns, ctime_ns, inode = _record(path)
         return cls(file_sha256(path), size, mtime_ns, ctime_ns, inode)
+
+    @classmethod
+    def of_bytes(cls, content: bytes) -> ImageVersion:
+        """Return the version of an image that is not a local file, which has no record."""
+        return cls(hashlib.sha256(content).hexdigest(), len(content), -1, -1, -1)
 
     @classmethod
     def from_json(cls, value: dict[str, Any] | str) -> ImageVersion:
@@ -72,15 +79,22 @@ class DecodedImage:
     None if there was no file, or none that can be opened.
     """
 
-    path: Path
+    path: ImageSource
     version: ImageVersion | None
     pixels: Rgb | None
     error: str | None = None
 
     @classmethod
-    def load(cls, path: Path) -> DecodedImage:
+    def load(cls, path: ImageSource) -> DecodedImage:
         """Read and decode a file; an image that cannot be read has an `error`."""
         version = None
+        if isinstance(path, StoredImage):
+            try:
+                content = path.read()
+                version = ImageVersion.of_bytes(content)
+                return cls(path, version, decode_image(content, path))
+            except DataError as error:
+                return cls(path, version, None, str(error))
         # A file that cannot be opened, or has no valid name, is an error of `load_image`, which states the reason.
         with suppress(OSError, ValueError):
             version = ImageVersion.of(path)
@@ -97,12 +111,12 @@ class ReadAhead:
     """
 
     def __init__(self, ahead: int) -> None:
-        self._paths: deque[Path] = deque()
+        self._paths: deque[ImageSource] = deque()
         self._ahead = ahead
         self._pool = ThreadPoolExecutor(_READERS, "read-ahead")
         self._queue: deque[Future[DecodedImage]] = deque()
 
-    def add(self, paths: Iterable[Path]) -> None:
+    def add(self, paths: Iterable[ImageSource]) -> None:
         """Append images, which are decoded after those before them."""
         self._paths.extend(paths)
 

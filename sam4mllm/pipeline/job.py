@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from sam4mllm.data.image_sources import ImageSource
 from sam4mllm.data.json_lines import dump_line
 from sam4mllm.data.predictions import (
     Confidence,
@@ -169,7 +170,7 @@ def rescored(record: object, calibration: Calibration) -> PredictionLine:
 
 def group_by_image(queries: Sequence[Query]) -> list[list[Query]]:
     """Group queries by image, in the order of each image's first query."""
-    groups: dict[Path, list[Query]] = {}
+    groups: dict[ImageSource, list[Query]] = {}
     for query in queries:
         groups.setdefault(query.image, []).append(query)
     return list(groups.values())

@@ -21,8 +21,8 @@ from sam4mllm.data.predictions import (
     prediction_from_json,
     queries_of,
     read_predictions,
-    read_queries,
 )
+from sam4mllm.data.query_files import read_queries
 from sam4mllm.data.sample import Sample
 from sam4mllm.errors import DataError, PredictionsError
 from sam4mllm.geometry import Box, Point, SamPrompt

@@ -21,6 +21,7 @@ from typing import Any, get_args
 
 from pydantic import Field
 
+from sam4mllm.data.image_sources import ImageSource
 from sam4mllm.data.json_lines import encodable
 from sam4mllm.data.predictions import Query, Status
 from sam4mllm.data.records import Record, Text, parse_record, raise_problems, read_lines, shorten
@@ -60,7 +61,7 @@ class AnswerLine:
     answer: str | None = None
     boxes: tuple[Box, ...] | None = None
     phrases: tuple[MarkedPhrase, ...] | None = None
-    image: Path | None = None
+    image: ImageSource | None = None
     question: str | None = None
     error: str | None = None
     finished: bool = True

@@ -12,7 +12,8 @@ import pytest
 
 from sam4mllm.data import records
 from sam4mllm.data.entry import data_entry
-from sam4mllm.data.predictions import read_predictions, read_queries
+from sam4mllm.data.predictions import read_predictions
+from sam4mllm.data.query_files import read_queries
 from sam4mllm.data.reading import coco_ids_of, images_of_splits, read_dataset, read_dialogues
 from sam4mllm.errors import DataError, Sam4mllmError
 from tests.data.tiny_datasets import (
