@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest test-labeling test-app package sbom audit coverage mutation fuzz check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest test-labeling package sbom audit coverage mutation fuzz check static format-check lint types \
 	imports docs fix clean help
 .DEFAULT_GOAL := help
 
@@ -17,7 +17,6 @@ help:
 	@echo "make test-oldest  run all tests with the oldest supported versions of the dependencies, in .venv-oldest"
 	@echo "make test-newest  the same with the newest ones, in .venv-newest"
 	@echo "make test-labeling  test exports and the ML backend with label-studio-sdk and datumaro, in .venv-labeling"
-	@echo "make test-app  test the page of sam4mllm app with gradio and a headless Chromium, in .venv-app"
 	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
@@ -39,7 +38,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: sam4mllm needs Python >= 3.11 on PATH; none was found" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e ".[dev,app]" -c constraints.txt
 	@touch $(READY)
 
 demo: install
@@ -48,12 +47,14 @@ demo: install
 demo-full: install
 	$(BIN)/sam4mllm demo --full
 
-# Several processes run the files of tests, each file in one process, because its tests share models and data.
+# Several processes run the files of tests, each file in one process, because its tests share models and data. The tests
+# in the browser need Debian's packages chromium and chromium-driver, or the like, and are skipped without.
 PARALLEL ?= -n auto --maxprocesses 4 --dist loadfile
 test: install
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# Other tests: make test-oldest TESTS="tests/data tests/cli"
+# Other tests: make test-oldest TESTS="tests/data tests/cli". Neither has gradio, which excludes the newest pillow and
+# the oldest fastapi.
 TESTS ?=
 test-oldest:
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
@@ -83,16 +84,6 @@ $(LABELING): $(READY) tests/labeling_tools/requirements.txt
 test-labeling: $(LABELING)
 	.venv-labeling/bin/python -c "import label_studio_sdk, datumaro"
 	.venv-labeling/bin/python -m pytest tests/labeling_tools
-
-# gradio and selenium.
-APP := .venv-app/.ready
-$(APP): $(READY) tests/app_page/requirements.txt
-	$(call layered_environment,.venv-app,--no-deps -r tests/app_page/requirements.txt)
-
-# The tests in the browser need Debian's packages chromium and chromium-driver, or the like, and are skipped without.
-test-app: $(APP)
-	.venv-app/bin/python -c "import gradio, selenium"
-	.venv-app/bin/python -m pytest tests/app_page tests/app
 
 package: install
 	$(BIN)/python tools/check_package.py
