@@ -1,12 +1,13 @@
 """Experiment trackers of `training.report_to` (TensorBoard, W&B, trackio ...), which transformers connects.
 
 transformers reports the loss, the learning rate and the norm of the gradient. The validations are added here: cIoU, the
-share of malformed answers, the share of points on the object and, in TensorBoard, images of the first cases. The last
+share of malformed answers, the share of points on the object and, in these three, images of the first cases. The last
 validation comes after the training, so trackers are closed after it.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from sam4mllm.training.validation import Validation, ValidationCase
 
 TENSORBOARD_FOLDER = "tensorboard"
 """The folder in a run folder for TensorBoard's events, unless TENSORBOARD_LOGGING_DIR names another."""
+
+_IMAGE_MODULES = {"WandbCallback": "wandb", "TrackioCallback": "trackio"}
+"""The classes of transformers' callbacks whose packages have `log` and `Image`, with the names of these packages."""
 
 _LONG_SIDE = 384
 
@@ -57,20 +61,28 @@ class Trackers:
             if tracker.has_begun:
                 trainer = self._trainer
                 tracker.on_log(trainer.args, trainer.state, trainer.control, model=trainer.model, logs=logs)
-                self._report_images(getattr(tracker, "tb_writer", None), validation)
+                self._report_images(tracker, validation)
 
     def close(self) -> None:
         """Close the trackers."""
         for tracker in self._open:
             tracker.close()
 
-    def _report_images(self, writer: Any, validation: Validation) -> None:
-        if writer is None:
+    def _report_images(self, tracker: _OpenTracker, validation: Validation) -> None:
+        """Report the drawn cases to a tracker that takes images, in the main process."""
+        writer, module = getattr(tracker, "tb_writer", None), _IMAGE_MODULES.get(tracker.kind)
+        state = self._trainer.state
+        if (writer is None and module is None) or not state.is_world_process_zero:
             return
-        step = self._trainer.state.global_step
-        for index, case in enumerate(validation.cases):
-            writer.add_image(f"validation/{index}", np.asarray(draw_case(case)), step, dataformats="HWC")
-        writer.flush()
+        images = {f"validation/{index}": draw_case(case) for index, case in enumerate(validation.cases)}
+        if writer is not None:
+            for name, image in images.items():
+                writer.add_image(name, np.asarray(image), state.global_step, dataformats="HWC")
+            writer.flush()
+        elif module is not None and images:
+            package = import_module(module)
+            logged = {name: package.Image(image) for name, image in images.items()}
+            package.log({**logged, "train/global_step": state.global_step})
 
 
 def draw_case(case: ValidationCase) -> Any:
@@ -90,6 +102,7 @@ class _OpenTracker:
         self._callback = callback
         self._end: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.has_begun = False
+        self.kind = type(callback).__name__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._callback, name)

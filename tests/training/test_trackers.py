@@ -1,10 +1,12 @@
-"""Trackers: TensorBoard gets losses, validations and images, also of the last step; other runs get no tracker."""
+"""Trackers get losses, validations and images, also of the last step; runs without a tracker report nothing."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from sam4mllm.data.masks import encode
 from sam4mllm.data.sample import MaskObject, Sample
 from sam4mllm.geometry import Box, Point, SamPrompt
 from sam4mllm.pipeline.result import Result
-from sam4mllm.training.trackers import TENSORBOARD_FOLDER
+from sam4mllm.runs.run_folder import RunFolder
+from sam4mllm.training.trackers import TENSORBOARD_FOLDER, Trackers
 from sam4mllm.training.validation import Validation, ValidationCase
 from tests.data.tiny_datasets import write_image
 from tests.training.helpers import adapter_of, largest_difference, make_recipe, run_fit
@@ -80,3 +83,41 @@ def test_a_training_without_validation_closes_its_tracker(tmp_path: Path, fast_v
     run_fit(recipe)
     assert len(list((run.path / TENSORBOARD_FOLDER).iterdir())) == 1
     assert json.loads((run.path / "versions.json").read_text())
+
+
+@pytest.mark.parametrize(("callback", "package"), [("WandbCallback", "wandb"), ("TrackioCallback", "trackio")])
+@pytest.mark.parametrize("is_main", [True, False])
+def test_packages_that_take_images_get_them_from_the_main_process(
+    callback: str, package: str, is_main: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The packages are not installed here; transformers' callbacks call `log` of the package as this one does."""
+    figures: list[Any] = []
+    images: list[dict[str, Any]] = []
+    methods = {
+        "on_train_begin": lambda *_, **__: None,
+        "on_log": lambda *_, logs, **__: figures.append(logs),
+        "on_train_end": lambda *_, **__: figures.append("end"),
+    }
+    tracker = type(callback, (), methods)
+    module = SimpleNamespace(Image=lambda image: image.size, log=images.append)
+    monkeypatch.setitem(sys.modules, package, module)
+    monkeypatch.setattr("transformers.integrations.get_reporting_integration_callbacks", lambda names: [tracker])
+    handler = SimpleNamespace(callbacks=[tracker()])
+    state = SimpleNamespace(global_step=7, is_world_process_zero=is_main)
+    trainer = SimpleNamespace(args=SimpleNamespace(report_to=[package]), state=state, control=None, model=None)
+    trainer.callback_handler = handler
+
+    trackers = Trackers(RunFolder(tmp_path / "run"))
+    trackers.attach(trainer)
+    validation = validation_with_case(tmp_path)
+    trackers.report(validation)
+    assert not figures and not images
+    (attached,) = handler.callbacks
+    attached.on_train_begin()
+    trackers.report(validation)
+    attached.on_train_end()
+    trackers.close()
+    assert figures == [{"eval_ciou": 0.5, "eval_malformed": 0.25, "eval_points_on": 0.75}, "end"]
+    assert [sorted(each) for each in images] == ([["train/global_step", "validation/0"]] if is_main else [])
+    if is_main:
+        assert images[0]["train/global_step"] == 7 and images[0]["validation/0"][0] > 2 * 40
