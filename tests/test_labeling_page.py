@@ -29,7 +29,8 @@ def write_labels(folder: Path) -> None:
     mask[1:5, 2:8] = True
     region = {"id": "r", "type": "brushlabels", "original_width": 20, "original_height": 10}
     region["value"] = {"format": "rle", "rle": to_brush(encode(mask)), "brushlabels": ["left"]}
-    tasks = [{"id": 1, "data": {"image": "photos/a.png"}, "annotations": [{"result": [region]}]}]
+    image = "/data/local-files/?d=photos/a.png"
+    tasks = [{"id": 1, "data": {"image": image}, "annotations": [{"result": [region]}]}]
     (folder / "label-studio-export.json").write_text(json.dumps(tasks))
     write_image(folder / "labelme/a.png", 20, 10)
     shape = {"label": "left", "points": [[2, 1], [8, 1], [8, 5], [2, 5]], "shape_type": "polygon"}
@@ -46,8 +47,6 @@ def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Pipeline, "from_pretrained", scripted_pipeline)
     write_image(tmp_path / "photos/a.png", 20, 10)
-    queries = [{"id": name, "image": "photos/a.png", "phrase": name} for name in ("left", "right", "dragon")]
-    Path("queries.jsonl").write_text("".join(json.dumps(query) + "\n" for query in queries))
     write_labels(tmp_path)
     run = [words for words in commands(PAGE) if words[0] == "sam4mllm"]
     subcommands = ["predict", *["export"] * 3, "label-studio", "check", *["convert"] * 3]
@@ -61,11 +60,13 @@ def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.Monk
             assert run_while_serving(words[2:], lambda port, body=body: check_setup(port, body), monkeypatch) == 0
             continue
         assert main(words[1:]) == 0, words
+    tasks = json.loads(Path("for-label-studio/tasks.json").read_text())
+    assert [task["data"]["image"] for task in tasks] == ["/data/local-files/?d=photos/a.png"]
     names = ("corrected", "corrected-cvat", "corrected-labelme")
     corrected = [read_dataset("jsonl", path=Path(f"{name}.jsonl")) for name in names]
     assert [[(each.phrase, len(each.objects)) for each in samples] for samples in corrected] == [
         [("left", 1)],
-        [("left", 1), ("right", 1), ("dragon", 0)],
+        [("the left one", 1), ("the right one", 1), ("the dragon", 0)],
         [("left", 1)],
     ]
     assert [int(samples[0].mask().sum()) for samples in corrected] == [24, 24, 24]
