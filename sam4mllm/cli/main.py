@@ -9,7 +9,8 @@ import argparse
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from sam4mllm import __version__
 from sam4mllm.cli import app, ask, datasets, demo, evaluate, export, label_studio, predict, prepare, push, train
@@ -20,30 +21,32 @@ from sam4mllm.utils.distributed import join_processes
 from sam4mllm.utils.interruption import INTERRUPTED, INTERRUPTED_LINE, exit_soon_after_interrupt
 from sam4mllm.utils.library_logging import silence_libraries
 
-SUBCOMMANDS: dict[str, Subcommand] = {
-    subcommand.name: subcommand
-    for subcommand in (
-        demo.DEMO,
-        prepare.PREPARE,
-        prepare.INSPECT,
-        train.TRAIN,
-        predict.SEGMENT,
-        predict.PREDICT,
-        ask.ASK,
-        app.APP,
-        evaluate.EVALUATE,
-        evaluate.CALIBRATE,
-        evaluate.SCORE,
-        export.EXPORT,
-        label_studio.LABEL_STUDIO,
-        datasets.CHECK,
-        datasets.CONVERT,
-        train.MERGE,
-        push.PUSH,
-        demo.DOCTOR,
-        datasets.SHAPES,
-    )
-}
+SUBCOMMANDS: Mapping[str, Subcommand] = MappingProxyType(
+    {
+        subcommand.name: subcommand
+        for subcommand in (
+            demo.DEMO,
+            prepare.PREPARE,
+            prepare.INSPECT,
+            train.TRAIN,
+            predict.SEGMENT,
+            predict.PREDICT,
+            ask.ASK,
+            app.APP,
+            evaluate.EVALUATE,
+            evaluate.CALIBRATE,
+            evaluate.SCORE,
+            export.EXPORT,
+            label_studio.LABEL_STUDIO,
+            datasets.CHECK,
+            datasets.CONVERT,
+            train.MERGE,
+            push.PUSH,
+            demo.DOCTOR,
+            datasets.SHAPES,
+        )
+    }
+)
 """Every subcommand by name, in the order of `sam4mllm --help`."""
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 from sam4mllm.doctor import input_checks, location_checks, training_checks
 from sam4mllm.doctor.family_under_test import FamilyUnderTest
@@ -19,32 +20,34 @@ from sam4mllm.utils.progress import Advance, ignore
 
 FamilyCheck = Callable[[FamilyUnderTest], None]
 
-FAMILY_CHECKS: dict[str, FamilyCheck] = {
-    check.__name__: check
-    for check in (
-        input_checks.loads,
-        input_checks.loss_on_answers_only,
-        input_checks.prompts_match_training,
-        input_checks.chat_without_image,
-        training_checks.loss_falls,
-        input_checks.batch_equals_singles,
-        input_checks.yes_no_probabilities,
-        training_checks.lora_in_language_model_only,
-        training_checks.loads_with_peft,
-        training_checks.merges,
-        training_checks.projector_fully_fine_tuned,
-        input_checks.coordinates_round_trip,
-        input_checks.constrained_decoding,
-        input_checks.image_size_limits,
-        input_checks.images_not_cropped,
-        location_checks.locations,
-        training_checks.isolated_phrases,
-        training_checks.gradient_checkpointing,
-        training_checks.optimizer_8bit,
-        training_checks.nf4,
-        training_checks.int8,
-    )
-}
+FAMILY_CHECKS: Mapping[str, FamilyCheck] = MappingProxyType(
+    {
+        check.__name__: check
+        for check in (
+            input_checks.loads,
+            input_checks.loss_on_answers_only,
+            input_checks.prompts_match_training,
+            input_checks.chat_without_image,
+            training_checks.loss_falls,
+            input_checks.batch_equals_singles,
+            input_checks.yes_no_probabilities,
+            training_checks.lora_in_language_model_only,
+            training_checks.loads_with_peft,
+            training_checks.merges,
+            training_checks.projector_fully_fine_tuned,
+            input_checks.coordinates_round_trip,
+            input_checks.constrained_decoding,
+            input_checks.image_size_limits,
+            input_checks.images_not_cropped,
+            location_checks.locations,
+            training_checks.isolated_phrases,
+            training_checks.gradient_checkpointing,
+            training_checks.optimizer_8bit,
+            training_checks.nf4,
+            training_checks.int8,
+        )
+    }
+)
 """The checks by name, in the order of the table. A check returns None if it passes and raises an exception if not."""
 
 

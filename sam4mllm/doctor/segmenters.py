@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 import torch
 
@@ -18,19 +19,21 @@ from sam4mllm.testing.tiny_segmenters import SEGMENT_ANYTHING, save_tiny_segment
 
 SegmenterCheck = Callable[[SegmenterUnderTest], None]
 
-SEGMENTER_CHECKS: dict[str, SegmenterCheck] = {
-    check.__name__: check
-    for check in (
-        segmenter_checks.loads,
-        segmenter_checks.refuses_missing_weights,
-        segmenter_checks.batch_equals_singles,
-        segmenter_checks.masks_have_image_size,
-        segmenter_checks.pixels_match_library,
-        segmenter_checks.masks_match_library,
-        segmenter_checks.bfloat16,
-        segmenter_checks.float16,
-    )
-}
+SEGMENTER_CHECKS: Mapping[str, SegmenterCheck] = MappingProxyType(
+    {
+        check.__name__: check
+        for check in (
+            segmenter_checks.loads,
+            segmenter_checks.refuses_missing_weights,
+            segmenter_checks.batch_equals_singles,
+            segmenter_checks.masks_have_image_size,
+            segmenter_checks.pixels_match_library,
+            segmenter_checks.masks_match_library,
+            segmenter_checks.bfloat16,
+            segmenter_checks.float16,
+        )
+    }
+)
 """The checks of every segmenter by name, in the order of the table."""
 
 
@@ -59,11 +62,11 @@ def check_segmenters(device: str = "cpu") -> dict[str, dict[str, CheckResult]]:
         return {name: _check_tiny_model(name, Path(folder) / name, device) for name in names}
 
 
-def checks_of(name: str) -> dict[str, SegmenterCheck]:
+def checks_of(name: str) -> Mapping[str, SegmenterCheck]:
     """Return the checks of the segmenter `name`, by their names."""
     if name != SEGMENT_ANYTHING:
         return SEGMENTER_CHECKS
-    return SEGMENTER_CHECKS | {"matches_sam_model": segmenter_checks.matches_sam_model}
+    return {**SEGMENTER_CHECKS, "matches_sam_model": segmenter_checks.matches_sam_model}
 
 
 def _check_tiny_model(name: str, folder: Path, device: str) -> dict[str, CheckResult]:

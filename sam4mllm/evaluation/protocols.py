@@ -12,8 +12,9 @@ pixels are excluded from intersection and union under every protocol; ReasonSeg 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sam4mllm.data.registry import DATASETS
 from sam4mllm.errors import DataError
@@ -78,11 +79,13 @@ def _answered(areas: Areas, answered_no_target: bool, min_pixels: int) -> bool:
     return not answered_no_target and areas.predicted >= min_pixels
 
 
-PROTOCOLS: dict[str, EvalProtocol] = {
-    "refcoco": EvalProtocol("refcoco", score_refcoco, has_no_target=False, has_boxes=True),
-    "grefcoco": EvalProtocol("grefcoco", score_grefcoco, has_no_target=True, has_boxes=False),
-    "reasonseg": EvalProtocol("reasonseg", score_reasonseg, has_no_target=False, has_boxes=False),
-}
+PROTOCOLS: Mapping[str, EvalProtocol] = MappingProxyType(
+    {
+        "refcoco": EvalProtocol("refcoco", score_refcoco, has_no_target=False, has_boxes=True),
+        "grefcoco": EvalProtocol("grefcoco", score_grefcoco, has_no_target=True, has_boxes=False),
+        "reasonseg": EvalProtocol("reasonseg", score_reasonseg, has_no_target=False, has_boxes=False),
+    }
+)
 
 
 def protocol_for(dataset: str, protocol: str | None = None) -> EvalProtocol:
@@ -94,6 +97,6 @@ def protocol_for(dataset: str, protocol: str | None = None) -> EvalProtocol:
     name = protocol
     if name is None and dataset in DATASETS:
         name = DATASETS[dataset].protocol
-    if name not in PROTOCOLS:
+    if name is None or name not in PROTOCOLS:
         raise DataError(f"no protocol {protocol!r} for the data set {dataset!r}; name one of: {', '.join(PROTOCOLS)}")
     return PROTOCOLS[name]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sam4mllm.errors import DataError
@@ -62,17 +63,19 @@ class ExportFormat:
         writer(*arguments)
 
 
-FORMATS: dict[str, ExportFormat] = {
-    row.name: row
-    for row in (
-        ExportFormat("coco", "sam4mllm.export.coco", b'{"info"'),
-        ExportFormat("yolo", "sam4mllm.export.yolo"),
-        ExportFormat("labelstudio", "sam4mllm.export.label_studio"),
-        ExportFormat("cvat", "sam4mllm.export.cvat"),
-        ExportFormat("png", "sam4mllm.export.png"),
-        ExportFormat("fiftyone", "sam4mllm.export.fiftyone"),
-    )
-}
+FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            ExportFormat("coco", "sam4mllm.export.coco", b'{"info"'),
+            ExportFormat("yolo", "sam4mllm.export.yolo"),
+            ExportFormat("labelstudio", "sam4mllm.export.label_studio"),
+            ExportFormat("cvat", "sam4mllm.export.cvat"),
+            ExportFormat("png", "sam4mllm.export.png"),
+            ExportFormat("fiftyone", "sam4mllm.export.fiftyone"),
+        )
+    }
+)
 """Every format by its name, in the order of `--help`."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sam4mllm.errors import RecipeError
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 Settings = Mapping[str, Any]
 Built = TypeVar("Built")
 
-METHODS: dict[str, Callable[[Settings], Method]] = {
-    Ppg.name: lambda settings: _build(Ppg, settings),
-    Pqpp.name: lambda settings: _build(Pqpp, settings),
-    Pix2Emb.name: lambda settings: _build(Pix2Emb, settings),
-}
+METHODS: Mapping[str, Callable[[Settings], Method]] = MappingProxyType(
+    {
+        Ppg.name: lambda settings: _build(Ppg, settings),
+        Pqpp.name: lambda settings: _build(Pqpp, settings),
+        Pix2Emb.name: lambda settings: _build(Pix2Emb, settings),
+    }
+)
 """Each method's name in recipes, with the function that builds the method from the settings of a `method` section.
 
 To add a method:
@@ -46,7 +49,7 @@ def method_from_settings(settings: Settings, native: Coordinates | None = None) 
     name = settings.get("name")
     if name == "both":
         raise RecipeError(f"method {BOTH_REMOVED}")
-    if name not in METHODS:
+    if name is None or name not in METHODS:
         raise RecipeError(f"method {name!r} is unknown; the methods are: {', '.join(sorted(METHODS))}")
     if unknown := sorted(settings.keys() - MethodSection.model_fields.keys()):
         known = sorted(MethodSection.model_fields.keys() - {"name"})

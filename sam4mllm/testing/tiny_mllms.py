@@ -6,8 +6,9 @@ model with some hundred thousand weights within seconds. The tokenizer has a tok
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sam4mllm.testing.tiny_gemma4 import save_gemma4, save_gemma4_unified
@@ -147,30 +148,32 @@ def save_gemma3(folder: Path, *, seed: int = 1) -> Path:
     return save(folder, Gemma3ForConditionalGeneration, config, processor, seed, ("<eos>", "<end_of_turn>"))
 
 
-TINY_MLLMS: dict[str, Callable[..., Path]] = {
-    "qwen2_5_vl": save_qwen2_5_vl,
-    "qwen3_vl": save_qwen3_vl,
-    "qwen3_vl_moe": save_qwen3_vl_moe,
-    "qwen3_5": save_qwen3_5,
-    "qwen3_5_moe": save_qwen3_5_moe,
-    "qwen2_vl": save_qwen2_vl,
-    "internvl": save_internvl,
-    "llava_next": save_llava_next,
-    "llava_onevision": save_llava_onevision,
-    "llava": save_llava,
-    "smolvlm": save_smolvlm,
-    "idefics3": save_idefics3,
-    "gemma3": save_gemma3,
-    "fast_vlm": save_fast_vlm,
-    "gemma4": save_gemma4,
-    "gemma4_unified": save_gemma4_unified,
-    "glm4v": save_glm4v,
-    "glm4v_moe": save_glm4v_moe,
-    "glm46v": save_glm46v,
-    "lfm2_vl": save_lfm2_vl,
-    "molmo2": save_molmo2,
-    "minicpmv4_6": save_minicpmv4_6,
-}
+TINY_MLLMS: Mapping[str, Callable[..., Path]] = MappingProxyType(
+    {
+        "qwen2_5_vl": save_qwen2_5_vl,
+        "qwen3_vl": save_qwen3_vl,
+        "qwen3_vl_moe": save_qwen3_vl_moe,
+        "qwen3_5": save_qwen3_5,
+        "qwen3_5_moe": save_qwen3_5_moe,
+        "qwen2_vl": save_qwen2_vl,
+        "internvl": save_internvl,
+        "llava_next": save_llava_next,
+        "llava_onevision": save_llava_onevision,
+        "llava": save_llava,
+        "smolvlm": save_smolvlm,
+        "idefics3": save_idefics3,
+        "gemma3": save_gemma3,
+        "fast_vlm": save_fast_vlm,
+        "gemma4": save_gemma4,
+        "gemma4_unified": save_gemma4_unified,
+        "glm4v": save_glm4v,
+        "glm4v_moe": save_glm4v_moe,
+        "glm46v": save_glm46v,
+        "lfm2_vl": save_lfm2_vl,
+        "molmo2": save_molmo2,
+        "minicpmv4_6": save_minicpmv4_6,
+    }
+)
 """The function that saves a tiny model, by model type."""
 
 

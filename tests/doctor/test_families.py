@@ -39,7 +39,7 @@ def test_a_model_that_cannot_be_built_fails_every_check_with_the_reason(monkeypa
     def breaks(folder):
         raise ImportError("no such class")
 
-    monkeypatch.setitem(families.TINY_MLLMS, "qwen2_vl", breaks)
+    monkeypatch.setattr(families, "TINY_MLLMS", {"qwen2_vl": breaks})
     results = check_families(["qwen2_vl"])["qwen2_vl"]
     assert results == dict.fromkeys(FAMILY_CHECKS, "ImportError: no such class")
 

@@ -185,9 +185,9 @@ def test_a_model_whose_masks_are_not_made_by_transformers_is_an_error(tmp_path, 
     assert ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] is sdpa_mask
 
 
-def test_an_attention_without_masks_from_functions_is_refused(tmp_path):
+def test_an_attention_without_masks_from_functions_is_refused(tmp_path, monkeypatch):
     mllm = adapted(save_tiny_mllm("fast_vlm", tmp_path))
-    AttentionInterface.register("without_masks", lambda *_, **__: None)
+    monkeypatch.setitem(AttentionInterface._global_mapping, "without_masks", lambda *_, **__: None)
     mllm.model.get_base_model().get_decoder().config._attn_implementation = "without_masks"
     with pytest.raises(ModelError, match=r"'without_masks' does not take; set model\.attn_implementation to sdpa"):
         isolate_branches(mllm.model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from sam4mllm.data.predictions import queries_of, read_predictions
@@ -34,8 +35,17 @@ def answer(conversation: Conversation) -> str:
 
 def run_job(home: Path, output: Path, batch: int, run: Path, processes: DistributedContext) -> None:
     """Write `output`/{targets,run,answers,masks,box-alone}; `run` is the run folder whose model answers."""
-    torch.set_num_threads(1)
-    prepare.SHARD_OBJECTS = 2
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "SHARD_OBJECTS", 2)
+        torch.set_num_threads(1)
+        try:
+            _run_job(home, output, batch, run, processes)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _run_job(home: Path, output: Path, batch: int, run: Path, processes: DistributedContext) -> None:
     overrides = (f"output={output}/run", f"targets.store={output}/targets")
     recipe = load_recipe(home / "recipe.yaml", [*overrides, f"training.per_device_train_batch_size={batch}"])
     train(recipe, device="cpu", processes=processes)

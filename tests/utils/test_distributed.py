@@ -23,12 +23,8 @@ from tests.utils import distributed_job
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`one` as a single process leaves it with batches of 2, `two` as two processes with batches of 1."""
-    import torch
-
     folder = write_home(tmp_path_factory.mktemp("home"))
-    threads = torch.get_num_threads()
     distributed_job.run_job(folder, folder / "one", 2, folder / "one/run", SINGLE_PROCESS)
-    torch.set_num_threads(threads)
     job = torchrun(str(ROOT / "tests/utils/distributed_job.py"), str(folder), f"{folder}/two", "1", f"{folder}/one/run")
     assert job.returncode == 0, job.stderr
     return folder
