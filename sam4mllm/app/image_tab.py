@@ -165,7 +165,7 @@ class ImageTab:
             copy, count = self._data.save(
                 session.file, correction.size_wh, correction.phrase, masks, name.strip() or None
             )
-            return f"{copy.name}, {correction.phrase}: {len(masks)} objects; the data set has {count} lines"
+            return f"{copy.name}, {correction.phrase}; objects: {len(masks)}; lines of the data set: {count}"
 
     def _session(self, request: gr.Request) -> Session:
         return self._sessions[str(request.session_hash)]

@@ -1,8 +1,8 @@
 """A folder for Label Studio: `tasks.json`, tasks with predictions, and the project's `labeling_config.xml`.
 
 A task's data are the URL of the image and its phrases. Each mask is a brush region with its score. The label of a
-region is its phrase, or `object`, with the phrase as the text of the region. Paths in URLs of local files begin at Label
-Studio's document root, and the project needs a storage of local files for a folder below it.
+region is its phrase, or `object`, with the phrase as the text of the region. Paths in URLs of local files begin at
+Label Studio's document root, and the project needs a storage of local files for a folder below it.
 """
 
 from __future__ import annotations

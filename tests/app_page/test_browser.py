@@ -114,7 +114,7 @@ def test_an_answer_is_corrected_by_clicks_and_saved(site: Served, driver: Any, t
     page.shown(".objects", "[100,100,399,499] +(200,200)(300,300) -(900,900)")
     page.shown("#corrected-legend", "1 left")
     page.click("#save")
-    page.shown("#saved textarea", "left: 1 objects; the data set has 1 lines")
+    page.shown("#saved textarea", "left; objects: 1; lines of the data set: 1")
 
     # The second phrase was answered by "no object"; a click adds one.
     page.click("#phrase input")
@@ -130,7 +130,7 @@ def test_an_answer_is_corrected_by_clicks_and_saved(site: Served, driver: Any, t
     page.shown(TOAST, "'../<b>street' is not a valid name of an image")
     page.type("#name input, #name textarea", "street")
     page.click("#save")
-    page.shown("#saved textarea", "street.png, dragon: 1 objects; the data set has 2 lines")
+    page.shown("#saved textarea", "street.png, dragon; objects: 1; lines of the data set: 2")
 
     left, dragon = read_dataset("jsonl", path=site.data)
     assert left.objects[0].box == (2, 1, 8, 5) and dragon.image == site.data.parent / "images/street.png"
