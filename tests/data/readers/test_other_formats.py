@@ -36,7 +36,7 @@ RECORD = b'{"image": "a.png", "phrase": "it"}'
         (POINTER, "is a Git LFS pointer in place of the content; run `git lfs pull`"),
         (PAGE, "is an HTML or XML page, as failed downloads are; download the file again"),
         (b"[" + RECORD + b"]", r"is JSON; convert it with pickle.dump, or give the file refs\(...\).p"),
-        (gzip.compress(b"anything"), "is compressed with gzip; decompress it first"),
+        (gzip.compress(b"anything", mtime=0), "is compressed with gzip; decompress it first"),
         (b"PK\x03\x04rest", "is a zip archive; unpack it first"),
         (b"", "is empty; download the file again"),
         (pickle.dumps([{"ref_id": 1}] * 9, protocol=2)[:-9], "is truncated; download it again"),
@@ -56,7 +56,7 @@ def test_refs_of_another_format(tmp_path: Path, content: bytes, message: str) ->
     [
         (POINTER, "is a Git LFS pointer"),
         (PAGE, "is an HTML or XML page"),
-        (gzip.compress(b"[]"), "is compressed with gzip"),
+        (gzip.compress(b"[]", mtime=0), "is compressed with gzip"),
         (pickle.dumps([], protocol=2), "is a pickle"),
         ("[]".encode("utf-16"), "is text in UTF-16"),
     ],
@@ -72,7 +72,7 @@ def test_json_of_another_format(tmp_path: Path, content: bytes, message: str) ->
     ("content", "message"),
     [
         (b"\n [" + RECORD + b",\n" + RECORD + b"]", "is a JSON list; write one record per line, without brackets"),
-        (gzip.compress(RECORD), "is compressed with gzip; decompress it first"),
+        (gzip.compress(RECORD, mtime=0), "is compressed with gzip; decompress it first"),
         (RECORD.decode().encode("utf-16"), "is text in UTF-16; save it as UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00", r"is a PNG image \(lines of JSON were expected\)"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is a JPEG image"),
