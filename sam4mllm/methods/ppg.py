@@ -165,10 +165,9 @@ class Ppg:
     def _located(self, answer: str, prompts: Sequence[SamPrompt], size_wh: tuple[int, int]) -> LocatedText:
         """Return an answer with the prompts' boxes as locations, each where its text opens the box."""
         opening = self.grammar.coordinates.box[0].strip()
-        spans = self.grammar.parse(answer, size_wh).box_spans
         locations = [
-            Location(require_box(prompt).to_shares(size_wh), answer.index(opening, start))
-            for prompt, (start, _) in zip(prompts, spans, strict=True)
+            Location(require_box(prompt).to_shares(size_wh), answer.index(opening, written.start()))
+            for prompt, written in zip(prompts, self.grammar.box_pattern.finditer(answer), strict=True)
         ]
         return LocatedText(answer, tuple(locations))
 

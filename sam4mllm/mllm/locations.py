@@ -94,7 +94,11 @@ def location_adapter_settings(mllm: Mllm) -> dict[str, Any]:
 
 
 def decode_locations(mllm: Mllm, tokens: Sequence[int], states: Sequence[torch.Tensor]) -> tuple[DecodedLocation, ...]:
-    """Return the locations of the location tokens in a generated answer, of which `states` (d,) has one for each."""
+    """Return the locations of the location tokens in a generated answer, of which `states` (d,) has one for each.
+
+    Raises:
+        ModelError: A state is not finite, which half precision can cause.
+    """
     import torch
 
     from sam4mllm.mllm.location_heads import ordered
@@ -105,6 +109,11 @@ def decode_locations(mllm: Mllm, tokens: Sequence[int], states: Sequence[torch.T
     ends = [end for end, each in zip(ends, tokens, strict=True) if each == token]
     with torch.no_grad():
         stacked = torch.stack(list(states))
+        if not stacked.isfinite().all():
+            raise ModelError(
+                "the hidden states of location tokens are not finite, so they have no locations; load the model with "
+                "dtype bfloat16 or float32, or train it again with a lower learning rate"
+            )
         boxes = ordered(heads.decode_boxes(stacked)).clamp(0, 1).tolist()
         sam_tokens = heads.sam_tokens(stacked).cpu()
     return tuple(

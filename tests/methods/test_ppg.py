@@ -214,3 +214,10 @@ def test_a_box_loss_adds_locations_where_the_boxes_begin_and_changes_no_text(coo
     first = answer.text.index(opening)
     assert [place.start for place in answer.locations] == [first, answer.text.index(opening, answer.text.index(";"))]
     assert method_from_settings(located.settings()) == located and "box_loss" not in plain.settings()
+
+
+def test_a_box_loss_of_more_objects_than_an_answer_is_parsed_to_has_all_their_locations():
+    boxes = tuple(MaskObject(str(number), None, Box(number % 90, 5, number % 90 + 5, 9)) for number in range(1001))
+    crowd = Sample("own/crowd", IMAGE, SIZE_WH, "the crowd", boxes)
+    (conversation,) = replace(PPG, box_loss=0.5).training_conversations([crowd], {})
+    assert len(conversation.turns[-1].locations) == 1001

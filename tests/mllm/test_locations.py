@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from sam4mllm.errors import ModelError, RecipeError
 from sam4mllm.mllm.loading import Mllm, load_mllm
-from sam4mllm.mllm.location_weights import HEADS_FILE, save_model
-from sam4mllm.mllm.locations import LocationSettings, add_locations
+from sam4mllm.mllm.location_weights import HEADS_FILE, hidden_size_of, save_model
+from sam4mllm.mllm.locations import LocationSettings, add_locations, decode_locations
 from sam4mllm.mllm.lora import adapter_disabled, attach_lora, has_adapter, merge_for_inference
 from sam4mllm.prompts.conversation import LOCATION_TOKEN
 from sam4mllm.testing import save_tiny_mllm
@@ -212,3 +212,12 @@ def test_heads_that_are_damaged_or_of_another_width_are_refused(fast_vlm: str, q
     save_file(narrow, tmp_path / HEADS_FILE)
     with pytest.raises(ModelError, match="of width 32, but the model is of width 64"):
         load_mllm(str(tmp_path))
+
+
+def test_states_that_are_not_finite_have_no_locations(tmp_path: Path) -> None:
+    mllm = trained(str(save_tiny_mllm("fast_vlm", tmp_path, seed=1)))
+    states = [torch.zeros(hidden_size_of(mllm.model)), torch.full((hidden_size_of(mllm.model),), torch.inf)]
+    assert mllm.location_id is not None
+    assert len(decode_locations(mllm, [mllm.location_id], states[:1])) == 1
+    with pytest.raises(ModelError, match=r"states of location tokens are not finite.* dtype bfloat16 or float32"):
+        decode_locations(mllm, [mllm.location_id] * 2, states)
