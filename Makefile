@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: install demo demo-full test test-oldest test-newest test-labeling package sbom audit coverage mutation fuzz check static format-check lint types \
+.PHONY: install demo demo-full test test-oldest test-newest test-labeling test-ray package sbom audit coverage mutation fuzz check static format-check lint types \
 	imports docs fix clean help
 .DEFAULT_GOAL := help
 
@@ -17,6 +17,7 @@ help:
 	@echo "make test-oldest  run all tests with the oldest supported versions of the dependencies, in .venv-oldest"
 	@echo "make test-newest  the same with the newest ones, in .venv-newest"
 	@echo "make test-labeling  test exports and the ML backend with label-studio-sdk and datumaro, in .venv-labeling"
+	@echo "make test-ray  test predict --ray on a local Ray cluster, in .venv-ray"
 	@echo "make package   build sdist and wheel, and check the wheel in an empty environment"
 	@echo "make sbom      write the installed versions to dist/sbom.json (CycloneDX)"
 	@echo "make audit     look the tested versions up in the database of known vulnerabilities"
@@ -84,6 +85,16 @@ $(LABELING): $(READY) tests/labeling_tools/requirements.txt
 test-labeling: $(LABELING)
 	.venv-labeling/bin/python -c "import label_studio_sdk, datumaro"
 	.venv-labeling/bin/python -m pytest tests/labeling_tools
+
+# ray.
+RAY := .venv-ray/.ready
+$(RAY): $(READY) tests/ray_cluster/requirements.txt
+	$(call layered_environment,.venv-ray,--no-deps -r tests/ray_cluster/requirements.txt)
+
+# A cluster that does not start, or a worker that is waited for, ends the tests with the stacks of the threads.
+test-ray: $(RAY)
+	.venv-ray/bin/python -c "import ray.data"
+	.venv-ray/bin/python -m pytest -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true tests/ray_cluster
 
 package: install
 	$(BIN)/python tools/check_package.py

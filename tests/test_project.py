@@ -37,13 +37,17 @@ def test_every_requirement_has_a_lower_bound_and_a_tested_version_above_it() -> 
         assert as_numbers(tested[name]) >= as_numbers(bound), name
 
 
+NARROWER = {"ray": "2.64"}
+"""Bounds below the next major version; pyproject.toml gives their reasons."""
+
+
 def test_every_dependency_is_bounded_by_the_major_version_after_the_tested_one() -> None:
     # gradio requires pillow 12; `make test-newest`, which has no gradio, tests pillow 13.
     tested = {**constraints(), "pillow": "13"}
     extras = {name: lines for name, lines in PROJECT["optional-dependencies"].items() if name != "dev"}
     for line in requirement_lines({**PROJECT, "optional-dependencies": extras}):
         name, upper = line.split(">=")[0], line.rpartition(",<")[2]
-        assert as_numbers(tested[name])[0] == int(upper) - 1, line
+        assert upper == NARROWER.get(name, str(as_numbers(tested[name])[0] + 1)), line
 
 
 @pytest.mark.parametrize("line", ["torch", "torch<3", "torch~=2.1", "torch>=2.*"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +17,18 @@ from sam4mllm.cli.options import (
     errors_name_options,
     given_data_options,
     pipeline_arguments,
+    positive_int,
 )
 from sam4mllm.cli.output import STDOUT, check_image_files, print_summary, write_json
 from sam4mllm.cli.subcommand import Subcommand
-from sam4mllm.errors import DataError
+from sam4mllm.errors import DataError, LaunchError
 
 if TYPE_CHECKING:
     from sam4mllm.data.predictions import Query
+    from sam4mllm.pipeline.batch import BatchSummary
     from sam4mllm.pipeline.pipeline import Pipeline
+    from sam4mllm.pipeline.plan import PipelineOptions
+    from sam4mllm.utils.progress import Advance
 
 _LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
 """Suffixes of the image formats that keep every pixel of a mask as it is."""
@@ -93,6 +99,17 @@ def _predict_options(parser: ArgumentParser) -> None:
     add_dataset_options(parser, required=False)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR")
     add_batch_option(parser)
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="answer on a Ray cluster, by default the one that runs on this machine or is in RAY_ADDRESS, else a new "
+        "one; needs pip install 'sam4mllm[ray]'",
+    )
+    parser.add_argument(
+        "--ray-workers", type=positive_int, metavar="N", help="default: one per GPU, or one per machine without GPUs"
+    )
     add_json_option(parser)
 
 
@@ -101,11 +118,15 @@ def _predict(options: Namespace) -> int:
     from sam4mllm.pipeline.batch import predict
     from sam4mllm.utils.progress import bar
 
+    _check_ray(options)
     queries = _read_queries(options)
     processes = options.processes
-    pipeline = _load_pipeline(options)
+    pipeline = None if options.ray else _load_pipeline(options)
     with bar("predict", len(queries), unit="phrases", shown=processes.is_main) as advance:
-        summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
+        if pipeline is None:
+            summary = _predict_on_cluster(options, queries, advance)
+        else:
+            summary = predict(pipeline, queries, options.output, advance=advance, processes=processes)
     if not processes.is_main:
         return 0
     print_summary(summary)
@@ -137,10 +158,46 @@ def _read_queries(options: Namespace) -> list[Query]:
     return folder_queries(source, options.phrase) if is_folder else read_queries(source)
 
 
+def _check_ray(options: Namespace) -> None:
+    """Check the options of a cluster before any work.
+
+    Raises:
+        DataError: They contradict each other.
+        LaunchError: The subcommand was started by a launcher.
+    """
+    if options.ray is None:
+        if options.ray_workers is not None:
+            raise DataError("--ray-workers: is for a Ray cluster; give --ray as well")
+        return
+    if options.processes.world_size > 1:
+        raise LaunchError("--ray starts processes itself; give the command without torchrun or accelerate")
+    if Path(options.ray).exists():
+        raise DataError(f"--ray {options.ray}: is a file, and the address of a cluster was expected; give --ray last")
+
+
+def _predict_on_cluster(options: Namespace, queries: Sequence[Query], advance: Advance) -> BatchSummary:
+    from sam4mllm.pipeline.cluster import predict_on_cluster
+
+    arguments = pipeline_arguments(options)
+    return predict_on_cluster(
+        partial(_from_pretrained, options.run, options.adapter, arguments),
+        queries,
+        options.output,
+        address=options.ray,
+        workers=options.ray_workers,
+        use_gpus=options.device != "cpu" and options.server is None,
+        advance=advance,
+    )
+
+
 def _load_pipeline(options: Namespace) -> Pipeline:
+    return _from_pretrained(options.run, options.adapter, pipeline_arguments(options))
+
+
+def _from_pretrained(run: str, adapter: str | None, arguments: PipelineOptions) -> Pipeline:
     from sam4mllm.pipeline.pipeline import Pipeline
 
-    return Pipeline.from_pretrained(options.run, options.adapter, **pipeline_arguments(options))
+    return Pipeline.from_pretrained(run, adapter, **arguments)
 
 
 SEGMENT = Subcommand(

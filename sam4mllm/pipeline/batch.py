@@ -10,7 +10,7 @@ neither changes a byte.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from sam4mllm.errors import Sam4mllmError, ServerError
 from sam4mllm.pipeline.image_files import ImageVersion, ReadAhead
 from sam4mllm.pipeline.job import SHARD_SIZE, Job, group_by_image
 from sam4mllm.pipeline.pipeline import Pipeline
+from sam4mllm.runs.calibration import Calibration
 from sam4mllm.utils.distributed import SINGLE_PROCESS, DistributedContext
 from sam4mllm.utils.folder_lock import folder_lock
 from sam4mllm.utils.memory import DeviceBatch, is_out_of_memory, release_memory
@@ -139,9 +140,7 @@ def _predict(
 ) -> BatchSummary:
     """Answer all queries into the locked folder `output`; see `predict`."""
     # 1. Shards hold scores without calibration, which is applied when they are merged. Votes need it earlier.
-    calibration = None
-    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None and pipeline.votes is None:
-        calibration, pipeline = pipeline.calibration, pipeline.uncalibrated()
+    pipeline, calibration = calibrated_later(pipeline)
 
     # 2. The main process creates the job before the others open it, and all agree on what is to be done.
     if processes.is_main:
@@ -154,7 +153,7 @@ def _predict(
     advance = processes.aggregate_progress(advance)
 
     # 3. Each process computes the next shard that no other has taken.
-    _answer_shards(pipeline, job, processes.distribute(pending), advance)
+    _write_answers(pipeline, job, processes.distribute(pending), advance)
 
     # 4. The main process merges the shards when all of them exist.
     processes.barrier()
@@ -162,39 +161,69 @@ def _predict(
     return BatchSummary(job.predictions, **processes.broadcast_result(lambda: job.merge(calibration)))
 
 
-def _answer_shards(pipeline: Predictor, job: Job, shards: Iterator[int], advance: Advance) -> None:
-    """Answer and write shards; at most two batches of images and two shards of lines are in memory."""
-    at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
-    with ReadAhead(pipeline.image_batch) as ahead, ThreadPoolExecutor(1, "write-behind") as writer:
+def calibrated_later(pipeline: Predictor) -> tuple[Predictor, Calibration | None]:
+    """Return the predictor that answers shards, and the calibration that is applied when they are merged, if any."""
+    if isinstance(pipeline, Pipeline) and pipeline.calibration is not None and pipeline.votes is None:
+        return pipeline.uncalibrated(), pipeline.calibration
+    return pipeline, None
+
+
+def _write_answers(pipeline: Predictor, job: Job, shards: Iterator[int], advance: Advance) -> None:
+    """Answer and write shards; at most two shards of lines are in memory."""
+    with ThreadPoolExecutor(1, "write-behind") as writer:
         written: Future[None] | None = None
-        for index in _add_images(job, shards, ahead):
-            lines: list[str] = []
-            versions: dict[str, ImageVersion] = {}
-            groups = group_by_image(job.shards[index])
-            for answered in at_once.map(groups, partial(_answer_groups, pipeline, ahead)):
-                lines += map(dump_line, answered.lines)
-                versions |= answered.versions
-                ahead.drop(answered.images)
-                advance(len(answered.lines))
+        for shard in answer_shards(pipeline, ((index, job.shards[index]) for index in shards), advance):
             # An error of the previous write is raised here, before another shard is written.
             if written is not None:
                 written.result()
-            written = writer.submit(job.write_shard, index, lines, versions)
+            written = writer.submit(job.write_shard, shard.index, shard.lines, shard.images)
         if written is not None:
             written.result()
 
 
-def _add_images(job: Job, shards: Iterator[int], ahead: ReadAhead) -> Iterator[int]:
+@dataclass(frozen=True, slots=True)
+class AnsweredShard:
+    """The lines of a shard, in the order of `group_by_image`, and the versions of its images that could be opened."""
+
+    index: int
+    lines: list[str]
+    images: dict[str, ImageVersion]
+
+
+def answer_shards(
+    pipeline: Predictor, shards: Iterable[tuple[int, Sequence[Query]]], advance: Advance = ignore
+) -> Iterator[AnsweredShard]:
+    """Answer shards, given as index and queries; at most two batches of images are in memory.
+
+    Raises:
+        DeviceMemoryError: Memory does not suffice for one query.
+    """
+    at_once = DeviceBatch(pipeline.image_batch, "images", "free memory on the device, or use smaller models or images")
+    with ReadAhead(pipeline.image_batch) as ahead:
+        for index, queries in _add_images(shards, ahead):
+            lines: list[str] = []
+            versions: dict[str, ImageVersion] = {}
+            for answered in at_once.map(group_by_image(queries), partial(_answer_groups, pipeline, ahead)):
+                lines += map(dump_line, answered.lines)
+                versions |= answered.versions
+                ahead.drop(answered.images)
+                advance(len(answered.lines))
+            yield AnsweredShard(index, lines, versions)
+
+
+def _add_images(
+    shards: Iterable[tuple[int, Sequence[Query]]], ahead: ReadAhead
+) -> Iterator[tuple[int, Sequence[Query]]]:
     """Yield the shards, after the images of each and of the one behind it are added to `ahead`.
 
     A process takes no more than one shard ahead, however few images a shard has: other processes may be free for them.
     """
-    previous: int | None = None
-    for index in shards:
-        ahead.add(group[0].image for group in group_by_image(job.shards[index]))
+    previous: tuple[int, Sequence[Query]] | None = None
+    for shard in shards:
+        ahead.add(group[0].image for group in group_by_image(shard[1]))
         if previous is not None:
             yield previous
-        previous = index
+        previous = shard
     if previous is not None:
         yield previous
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +139,27 @@ def test_phrases_belong_to_a_folder_that_has_images(
     (tmp_path / "empty").mkdir()
     assert main(["predict", "run", *arguments, "--output", "out"]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (["--ray", "{queries}"], "is a file, and the address of a cluster was expected"),
+        (["--ray-workers", "2"], "--ray-workers: is for a Ray cluster; give --ray as well"),
+        (["--ray", "ray://head:10001"], "--ray ray://head:10001: Ray Data does not run through Ray's client"),
+        (["--ray"], "--ray needs Ray: pip install 'sam4mllm[ray]'"),
+    ],
+)
+def test_options_of_a_cluster_are_checked_first(
+    given: list[str],
+    problem: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (queries := tmp_path / "q.jsonl").write_text(json.dumps({"id": "1", "image": "a.png", "phrase": "left"}))
+    given = [each.format(queries=queries) for each in given]
+    assert main(["predict", "run", str(queries), "--output", str(tmp_path / "out"), *given]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
