@@ -49,7 +49,7 @@ def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.Monk
     write_image(tmp_path / "photos/a.png", 20, 10)
     write_labels(tmp_path)
     run = [words for words in commands(PAGE) if words[0] == "sam4mllm"]
-    subcommands = ["predict", *["export"] * 3, "label-studio", "check", *["convert"] * 3]
+    subcommands = ["predict", *["export"] * 3, "label-studio", "check", *["convert"] * 4]
     assert [words[1] for words in run] == subcommands
     for words in run:
         if "annotations.xml" in words:
@@ -62,11 +62,12 @@ def test_from_answers_to_corrected_data(tmp_path: Path, monkeypatch: pytest.Monk
         assert main(words[1:]) == 0, words
     tasks = json.loads(Path("for-label-studio/tasks.json").read_text())
     assert [task["data"]["image"] for task in tasks] == ["/data/local-files/?d=photos/a.png"]
-    names = ("corrected", "corrected-cvat", "corrected-labelme")
+    names = ("corrected", "corrected-cvat", "corrected-labelme", "corrected-coco")
     corrected = [read_dataset("jsonl", path=Path(f"{name}.jsonl")) for name in names]
     assert [[(each.phrase, len(each.objects)) for each in samples] for samples in corrected] == [
         [("left", 1)],
         [("the left one", 1), ("the right one", 1), ("the dragon", 0)],
         [("left", 1)],
+        [("the left one", 1), ("the right one", 1), ("the dragon", 0)],
     ]
-    assert [int(samples[0].mask().sum()) for samples in corrected] == [24, 24, 24]
+    assert [int(samples[0].mask().sum()) for samples in corrected] == [24, 24, 24, 24]

@@ -203,7 +203,12 @@ _ROWS = (
             takes=("images",),
             protocol="grefcoco",
         )
-        for name, module in (("labelstudio", "label_studio"), ("cvat", "cvat"), ("labelme", "labelme"))
+        for name, module in (
+            ("labelstudio", "label_studio"),
+            ("cvat", "cvat"),
+            ("labelme", "labelme"),
+            ("coco-categories", "coco_categories"),
+        )
     ),
     DatasetRow("chat", "chat", reader="sam4mllm.data.readers.chat:read", needs=("path",), takes=("images",)),
     DatasetRow(

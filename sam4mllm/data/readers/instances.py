@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import Field
+
 from sam4mllm.data.boxes import check_box
 from sam4mllm.data.images import known_size_wh, size_mismatch
 from sam4mllm.data.masks import from_segmentation, tight_box
@@ -31,6 +33,7 @@ _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 class _InstancesFile(Record):
     images: list[Any]
     annotations: list[Any]
+    categories: list[Any] = Field(default=[])
 
 
 class _Identified(Record):
@@ -70,6 +73,11 @@ class Instances:
         boxes_alone: Whether an annotation may have a bbox alone, with no segmentation or an empty one, as exports of
             detection data have.
 
+    Attributes:
+        path: The file.
+        image_records, annotation_records: The records of the file by id, in its order; they are validated when used.
+        categories: The records of the categories, unvalidated.
+
     Raises:
         DataError: No such file, not a file of COCO's instances, or a duplicate id.
     """
@@ -80,8 +88,9 @@ class Instances:
         self._folder = images
         self._name = name
         content = parse_record(_InstancesFile, read_instances(path), str(path))
-        self._image_records = self._by_id(content.images, "images")
-        self._annotation_records = self._by_id(content.annotations, "annotations")
+        self.image_records = self._by_id(content.images, "images")
+        self.annotation_records = self._by_id(content.annotations, "annotations")
+        self.categories = content.categories
         self._paths: dict[int, Path] = {}
         self._images: dict[int, CocoImage] = {}
         self._objects: dict[int, MaskObject] = {}
@@ -96,7 +105,7 @@ class Instances:
         if image_id not in self._images:
             path = self.path_of(image_id, where)
             where_image = f"{self.path}, image {image_id}"
-            record = parse_record(_ImageSize, self._image_records[image_id], where_image)
+            record = parse_record(_ImageSize, self.image_records[image_id], where_image)
             size_wh = record.width, record.height
             if min(size_wh) < 1:
                 raise DataError(
@@ -115,10 +124,10 @@ class Instances:
             DataError: No such image, or a record without a name, or one that leaves the folder of the images.
         """
         if image_id not in self._paths:
-            if image_id not in self._image_records:
+            if image_id not in self.image_records:
                 raise DataError(f"{where}: {self.path} has no image {image_id}", "reference")
             where_image = f"{self.path}, image {image_id}"
-            record = parse_record(_ImageName, self._image_records[image_id], where_image)
+            record = parse_record(_ImageName, self.image_records[image_id], where_image)
             self._paths[image_id] = image_path(self._folder, record.file_name, where_image)
         return self._paths[image_id]
 
@@ -137,7 +146,7 @@ class Instances:
             DataError: No such annotation, one of another image, or one whose box or mask is not COCO's or is of
                 another size than its image; a mask without a pixel, or a box that does not fit its mask.
         """
-        if annotation_id in self._objects and self._annotation_records[annotation_id]["image_id"] == image_id:
+        if annotation_id in self._objects and self.annotation_records[annotation_id]["image_id"] == image_id:
             return self._objects[annotation_id]
         record, where_annotation = self._annotation(annotation_id, where), f"{self.path}, annotation {annotation_id}"
         if record.image_id != image_id:
@@ -162,9 +171,9 @@ class Instances:
         return self._objects[annotation_id]
 
     def _annotation(self, annotation_id: int, where: str) -> _Annotation:
-        if annotation_id not in self._annotation_records:
+        if annotation_id not in self.annotation_records:
             raise DataError(f"{where}: {self.path} has no annotation {annotation_id}", "reference")
-        record = self._annotation_records[annotation_id]
+        record = self.annotation_records[annotation_id]
         return parse_record(_Annotation, record, f"{self.path}, annotation {annotation_id}")
 
     def _by_id(self, records: list[Any], key: str) -> dict[int, dict[str, Any]]:
