@@ -2,7 +2,7 @@
 
     python ablations/run.py filter --work runs/filter --train 200 --seeds 3 --json runs/filter/table.json
     python ablations/run.py methods --work runs/methods --steps 200 --seeds 3 --json ablations/logs/methods.json
-    python ablations/run.py nextchat --work runs/nextchat --steps 150 --seeds 3 --json ablations/logs/nextchat.json
+    python ablations/run.py nextchat --work runs/nextchat --steps 300 --seeds 3 --json ablations/logs/nextchat.json
     python ablations/run.py packing --work runs/packing --epochs 1 --seeds 3 --json ablations/logs/packing.json
     python ablations/run.py votes --work runs/votes --json ablations/logs/votes.json
 
