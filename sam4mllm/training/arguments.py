@@ -169,15 +169,28 @@ def check_text_only(arguments: Any, recipe: Recipe, mixture: Mixture, processes:
 
 
 def check_locations(arguments: Any, recipe: Recipe) -> None:
-    """Refuse a method with location heads where each process holds a part of the weights, which is not tested.
+    """Refuse location heads whose weights other libraries divide or cast.
+
+    Under FSDP and ZeRO-3 each process holds a part of them, which is not tested. DeepSpeed casts all weights where it
+    trains in bfloat16 or float16, but the heads compute in float32.
 
     Raises:
-        RecipeError: FSDP or ZeRO-3 is set for such a method.
+        RecipeError: FSDP or ZeRO-3 is set for a method with location heads, or DeepSpeed with bf16 or fp16 for a method
+            with losses of locations.
     """
+    from sam4mllm.training.location_losses import LocationWeights
+
     if weights_are_sharded(arguments) and plain_method(recipe).needs_locations:
         raise RecipeError(
             f"training: {recipe.method.name} cannot be trained under FSDP or ZeRO-3, which hold its location heads in "
             "parts; leave them out (processes of torchrun without them work), or train ppg"
+        )
+    is_half = arguments.bf16 or arguments.fp16
+    if arguments.deepspeed_plugin is not None and is_half and LocationWeights.of(recipe.method) is not None:
+        setting = recipe.method.name if plain_method(recipe).needs_locations else "method.box_loss"
+        raise RecipeError(
+            f"training.deepspeed: with bf16 or fp16 DeepSpeed casts all weights, but the box decoder of {setting} "
+            "computes in float32; leave deepspeed out (processes of torchrun without it work), or bf16 and fp16"
         )
 
 

@@ -115,11 +115,28 @@ def test_chat_without_an_image_is_refused_where_processes_would_wait_for_each_ot
 def test_location_heads_are_not_trained_in_parts(tmp_path, fast_vlm, method, fsdp, zero_stage, is_refused):
     recipe = make_recipe(tmp_path, fast_vlm, f"method={method}")
     plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
-    arguments = SimpleNamespace(fsdp=fsdp, deepspeed_plugin=plugin)
+    arguments = SimpleNamespace(fsdp=fsdp, deepspeed_plugin=plugin, bf16=False, fp16=False)
     if not is_refused:
         check_locations(arguments, recipe)
         return
     with pytest.raises(RecipeError, match="pix2emb cannot be trained under FSDP or ZeRO-3, which hold its location"):
+        check_locations(arguments, recipe)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize(
+    ("method", "refused"),
+    [("pix2emb", "box decoder of pix2emb"), ("{box_loss: 0.5}", r"of method\.box_loss computes"), ("ppg", None)],
+)
+def test_heads_in_float32_are_not_trained_where_deepspeed_casts_them(tmp_path, fast_vlm, method, refused, precision):
+    recipe = make_recipe(tmp_path, fast_vlm, f"method={method}")
+    settings = {"fsdp": None, "bf16": False, "fp16": False, precision: True}
+    check_locations(SimpleNamespace(**settings, deepspeed_plugin=None), recipe)
+    arguments = SimpleNamespace(**settings, deepspeed_plugin=SimpleNamespace(zero_stage=2))
+    if refused is None:
+        check_locations(arguments, recipe)
+        return
+    with pytest.raises(RecipeError, match=rf"training\.deepspeed: with bf16 or fp16 .*{refused}"):
         check_locations(arguments, recipe)
 
 
