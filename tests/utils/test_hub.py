@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import datasets
 import pytest
 from huggingface_hub import constants
 
@@ -29,8 +30,9 @@ def nothing_listens() -> Iterator[str]:
 
 @pytest.fixture
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Hub's library is not in offline mode, and is restored after the test."""
+    """The Hub's library and that of data sets are not in offline mode, and are restored after the test."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
 
@@ -41,6 +43,7 @@ def test_a_hub_that_does_not_respond_is_reported_once_and_then_only_the_cache_is
     use_cache_if_unreachable()
     use_cache_if_unreachable()
     assert constants.is_offline_mode() and os.environ["HF_HUB_OFFLINE"] == "1"
+    assert datasets.config.HF_HUB_OFFLINE
     (message,) = caplog.messages
     assert message.startswith(f"{nothing_listens} does not respond (ConnectError") and "HF_HUB_OFFLINE=1" in message
 
