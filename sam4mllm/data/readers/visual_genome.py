@@ -8,8 +8,8 @@ In the first versions an image's number is `image_id` in place of `id`. Images a
 `VG_100K_2/{number}.jpg`, as their `url` names them, or all in one folder. A box that
 leaves its image is an error as in every format; `skip_bad` leaves it out.
 
-The file is read image by image. Boxes and phrases are kept as arrays, and a sample is made when it is asked for, so that
-no list of samples takes memory.
+The file is read image by image. Boxes and phrases are kept as arrays, and a sample is made when it is asked for, so
+that no list of samples takes memory.
 """
 
 from __future__ import annotations
