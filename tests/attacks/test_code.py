@@ -275,8 +275,8 @@ FORBIDDEN = {
     "yaml.load",
     *("numpy.load", "np.load", "joblib.load"),
 }
-# These read what a process of the same job has written into a folder of this user, or has sent through Ray, which itself
-# unpickles all that its processes send.
+# These read what a process of the same job has written into a folder of this user, or has sent through Ray, which
+# itself unpickles all that its processes send.
 OF_THE_JOB = {"utils/shared_result.py": {"pickle.load"}, "pipeline/cluster.py": {"pickle.loads"}}
 
 
