@@ -38,12 +38,13 @@ class LocationSettings:
 
     Attributes:
         sam_tokens: The number K of sparse prompt tokens for SAM per location.
-        sam_width: The width C of SAM's prompt tokens.
+        sam_width: The width C of SAM's prompt tokens; None if it does not matter: the one of the model's heads, or, for
+            new heads, segment_anything's.
         not_a_point: SAM's embedding (C,) of "not a point", with which all prompt tokens begin; None for random ones.
     """
 
     sam_tokens: int = 1
-    sam_width: int = 256
+    sam_width: int | None = None
     not_a_point: torch.Tensor | None = None
 
 
@@ -71,15 +72,16 @@ def add_locations(mllm: Mllm, settings: LocationSettings, seed: int) -> Mllm:
     if heads is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            heads = LocationHeads(hidden_size, settings.sam_tokens, settings.sam_width)
+            width = {} if settings.sam_width is None else {"sam_width": settings.sam_width}
+            heads = LocationHeads(hidden_size, settings.sam_tokens, **width)
         if settings.not_a_point is not None:
             heads.begin_as_box_prompt(settings.not_a_point)
         attach_heads(model, heads)
-    elif (heads.sam_token_count, heads.sam_width) != (settings.sam_tokens, settings.sam_width):
+    elif heads.sam_token_count != settings.sam_tokens or settings.sam_width not in (None, heads.sam_width):
         raise ModelError(
             f"the base has location heads with {heads.sam_token_count} prompt tokens for SAM, of width "
-            f"{heads.sam_width}, but {settings.sam_tokens} of width {settings.sam_width} are asked for; set "
-            f"method.sam_tokens: {heads.sam_token_count}, and take a segmenter of that width"
+            f"{heads.sam_width}, but {settings.sam_tokens} of width {settings.sam_width or heads.sam_width} are asked "
+            f"for; set method.sam_tokens: {heads.sam_token_count}, and take a segmenter of that width"
         )
     return mllm
 

@@ -202,8 +202,8 @@ def added_tokens(recipe: Recipe) -> frozenset[str]:
 def location_settings(recipe: Recipe, segmenter: Segmenter | None = None) -> LocationSettings | None:
     """Return the settings of the location heads of a recipe's method; None for a method without.
 
-    Prompt tokens have the segmenter's width and begin as its embedding of "not a point". Where they are not used, or
-    the segmenter is not loaded, they have segment_anything's width.
+    Prompt tokens have the segmenter's width and begin as its embedding of "not a point". Their width is left open where
+    they are not used, or the segmenter is not loaded.
 
     Raises:
         ModelError: The segmenter takes no prompt tokens.

@@ -152,6 +152,16 @@ def test_a_complete_model_keeps_its_heads_in_a_file_of_their_own(base: str, tmp_
     assert (tmp_path / "merged" / HEADS_FILE).is_file()
 
 
+def test_heads_of_any_width_are_kept_where_prompt_tokens_are_not_used(fast_vlm: str) -> None:
+    # method.prompt: box leaves the width open, and the heads of the base were refused for it.
+    mllm = add_locations(load_mllm(fast_vlm), SETTINGS, 0)
+    heads = mllm.location_heads
+    assert heads is not None and heads.sam_width == SETTINGS.sam_width
+    assert add_locations(mllm, LocationSettings(SETTINGS.sam_tokens), 0).location_heads is heads
+    with pytest.raises(ModelError, match="take a segmenter of that width"):
+        add_locations(mllm, LocationSettings(SETTINGS.sam_tokens, heads.sam_width + 1), 0)
+
+
 def test_the_heads_of_a_disabled_adapter_are_the_bases(fast_vlm: str) -> None:
     mllm = trained(fast_vlm)
     tuned = mllm.location_heads

@@ -145,7 +145,7 @@ def test_heads_in_float32_are_not_trained_where_deepspeed_casts_them(tmp_path, f
     [
         (["method=ppg"], None, None),
         (["method=pix2emb", "method.sam_tokens=3"], 3, 16),
-        (["method=pix2emb", "method.prompt=box"], 1, 256),
+        (["method=pix2emb", "method.prompt=box"], 1, None),
     ],
 )
 def test_location_heads_have_the_width_of_the_segmenters_prompt_tokens(tmp_path, fast_vlm, overrides, tokens, width):
