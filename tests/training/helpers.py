@@ -21,6 +21,7 @@ from sam4mllm.recipe.loading import Recipe, load_recipe
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.trainer import fit
 from sam4mllm.training.validation import Validation
+from sam4mllm.utils.atomic_io import atomic_write_text
 
 RECIPE = """
 seed: 3
@@ -43,8 +44,9 @@ training:
 
 
 def make_recipe(folder: Path, base: str, *overrides: str) -> Recipe:
+    """Write and read a recipe; the processes of a launcher may do so in one folder at the same time."""
     file = folder / "recipe.yaml"
-    file.write_text(RECIPE.format(output=folder / "run", base=base))
+    atomic_write_text(file, RECIPE.format(output=folder / "run", base=base))
     return load_recipe(file, overrides)
 
 
