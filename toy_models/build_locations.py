@@ -32,6 +32,7 @@ from torchvision.ops import box_iou, generalized_box_iou_loss
 from transformers import AttentionInterface
 
 from sam4mllm.mllm.loading import EMBEDDED, Mllm, load_mllm
+from sam4mllm.mllm.location_heads import ordered
 from sam4mllm.mllm.location_weights import add_rows, add_token
 from sam4mllm.mllm.locations import LocationSettings
 from sam4mllm.mllm.lora import attach_lora
@@ -168,12 +169,6 @@ class Pretraining:
             found.append((*decoded, truths[image][shapes[of_image]]))
         logits, iou, truth = (torch.cat(parts) for parts in zip(*found, strict=True))
         return logits, iou, truth
-
-
-def ordered(boxes: Tensor) -> Tensor:
-    """Return boxes (N, 4) with their corners in order."""
-    first, second = boxes[:, :2], boxes[:, 2:]
-    return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], -1)
 
 
 @torch.no_grad()
