@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeAlias, TypeVar, cast
+from typing import IO, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +63,10 @@ def load_image(path: str | os.PathLike[str] | StoredImage) -> Rgb:
     Raises:
         DataError: No such file; not an image, a damaged one, one that is too large, or one with 32 bits per pixel.
     """
-    return decode_image(path.read(), path) if isinstance(path, StoredImage) else _opened(Path(path), _decoded)
+    if isinstance(path, StoredImage):
+        return decode_image(path.read(), path)
+    file = Path(path)
+    return _opened(file, file, _decoded)
 
 
 def decode_image(content: bytes, name: ImageSource) -> Rgb:
@@ -72,7 +75,7 @@ def decode_image(content: bytes, name: ImageSource) -> Rgb:
     Raises:
         DataError: As `load_image`.
     """
-    return _opened(name, _decoded, BytesIO(content))
+    return _opened(BytesIO(content), name, _decoded)
 
 
 def _decoded(image: Image.Image) -> Rgb:
@@ -101,7 +104,8 @@ def check_image(path: str | os.PathLike[str]) -> tuple[int, int]:
             to_rgb(image)
         return (height, width) if transpose in _SWAPS_SIDES else (width, height)
 
-    return _opened(Path(path), check)
+    file = Path(path)
+    return _opened(file, file, check)
 
 
 def open_image(source: Path | IO[bytes]) -> Image.Image:
@@ -112,25 +116,22 @@ def open_image(source: Path | IO[bytes]) -> Image.Image:
     return Image.open(source, formats=[*_USUAL_FORMATS, *others])
 
 
-def _opened(path: ImageSource, use: Callable[[Image.Image], Used], content: IO[bytes] | None = None) -> Used:
-    """Open an image file and return what `use` returns for it; every error is a DataError that names the file.
-
-    `content` is opened in place of the file, which is required for an image that is not a local file.
-    """
-    if content is None and not (isinstance(path, Path) and file_exists(path)):
-        raise DataError(f"{path}: no such file; an image was expected", "image")
+def _opened(source: Path | IO[bytes], name: ImageSource, use: Callable[[Image.Image], Used]) -> Used:
+    """Open an image file and return what `use` returns for it; every error is a DataError with the file's name."""
+    if isinstance(source, Path) and not file_exists(source):
+        raise DataError(f"{name}: no such file; an image was expected", "image")
     try:
-        with open_image(content or cast(Path, path)) as image:
+        with open_image(source) as image:
             return use(image)
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image that can be read (JPEG, PNG, WebP, ...)", "image") from None
+        raise DataError(f"{name}: not an image that can be read (JPEG, PNG, WebP, ...)", "image") from None
     except Image.DecompressionBombError as error:
-        raise _too_large(path, error) from error
+        raise _too_large(name, error) from error
     except DataError as error:
-        raise DataError(f"{path}: {error}", "image") from error
+        raise DataError(f"{name}: {error}", "image") from error
     # A damaged image may raise nearly anything: Pillow's decoders have no exception type of their own.
     except Exception as error:
-        raise DataError(f"{path}: the image is damaged: {error}", "image") from error
+        raise DataError(f"{name}: the image is damaged: {error}", "image") from error
 
 
 def to_rgb(image: Image.Image) -> Rgb:
@@ -222,11 +223,11 @@ def _stored_size_wh(path: Path) -> tuple[int, int]:
         return image.size
 
 
-def _too_large(path: ImageSource, error: Image.DecompressionBombError) -> DataError:
+def _too_large(name: ImageSource, error: Image.DecompressionBombError) -> DataError:
     """Return the error about an image of more pixels than Pillow opens; Pillow reports the count and its limit."""
     pixels, limit = re.findall(r"\d+", str(error))[:2]
     return DataError(
-        f"{path}: the image is too large: {pixels} pixels, and at most {limit} are supported; reduce or crop it, and "
+        f"{name}: the image is too large: {pixels} pixels, and at most {limit} are supported; reduce or crop it, and "
         "its annotations with it",
         "image",
     )
