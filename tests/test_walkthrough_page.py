@@ -19,8 +19,9 @@ from sam4mllm.methods.registry import method_from_settings
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.schema import MethodSection
-from sam4mllm.testing import BoxSegmenter, ScriptedEngine, save_tiny_mllm, save_tiny_sam
+from sam4mllm.testing import BoxSegmenter, ScriptedEngine
 from tests.test_readme import commands
+from tests.tiny_home import tiny_settings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "walkthrough.md").read_text(encoding="utf-8")
 COMMANDS = [words[1:] for words in commands(PAGE) if words[0] == "sam4mllm"]
@@ -65,15 +66,7 @@ def test_from_labeled_images_to_a_training_on_corrections(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     ((name, recipe),) = re.findall(r"`([\w.-]+)`:\n\n```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     Path(name).write_text(recipe, encoding="utf-8")
-    smaller = [
-        f"model.base={save_tiny_mllm('fast_vlm', tmp_path / 'base', seed=1)}",
-        f"segmenter.checkpoint={save_tiny_sam(tmp_path / 'sam.pth')}",
-        "training.max_steps=2",
-        "training.validate.every_steps=0",
-        "training.validate.samples=2",
-        "targets.groups=2",
-        "generation.max_new_tokens=6",
-    ]
+    smaller = tiny_settings(tmp_path)
     image = Path("photos/images/mscoco/images/train2014/COCO_train2014_000000000001.jpg")
     for subcommand, *arguments in COMMANDS[1:]:
         if subcommand == "app":

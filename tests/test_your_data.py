@@ -14,9 +14,9 @@ from sam4mllm.cli.main import main
 from sam4mllm.data.reading import read_dataset
 from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.recipe.yaml_text import read_yaml
-from sam4mllm.testing import save_tiny_mllm, save_tiny_sam
 from tests.data.tiny_datasets import annotation, image_record, write_image, write_instances
 from tests.test_readme import blocks, commands
+from tests.tiny_home import tiny_settings
 
 PAGE = (Path(__file__).parent.parent / "docs" / "your-data.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`([\w.-]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL))
@@ -28,15 +28,7 @@ def test_from_ten_images_to_a_tuned_adapter(
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():
         Path(name).write_text(text, encoding="utf-8")
-    smaller = [
-        f"model.base={save_tiny_mllm('fast_vlm', tmp_path / 'base', seed=1)}",
-        f"segmenter.checkpoint={save_tiny_sam(tmp_path / 'sam.pth')}",
-        "training.max_steps=2",
-        "training.validate.every_steps=0",
-        "training.validate.samples=2",
-        "targets.groups=2",
-        "generation.max_new_tokens=6",
-    ]
+    smaller = tiny_settings(tmp_path)
     run = [words for words in commands(PAGE) if words]
     subcommands = [words[1] for words in run]
     assert {words[0] for words in run} == {"sam4mllm"}

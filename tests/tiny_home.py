@@ -27,3 +27,16 @@ def write_tiny_home(folder: Path, recipe: str, refs: Sequence[dict[str, Any]] = 
     write_noise(data, numbers)
     (folder / "recipe.yaml").write_text(recipe.format(home=folder))
     return folder
+
+
+def tiny_settings(folder: Path) -> list[str]:
+    """Write models to `folder`, and return the settings by which a recipe of a documentation page runs on them."""
+    return [
+        f"model.base={save_tiny_mllm('fast_vlm', folder / 'base', seed=1)}",
+        f"segmenter.checkpoint={save_tiny_sam(folder / 'sam.pth')}",
+        "training.max_steps=2",
+        "training.validate.every_steps=0",
+        "training.validate.samples=2",
+        "targets.groups=2",
+        "generation.max_new_tokens=6",
+    ]

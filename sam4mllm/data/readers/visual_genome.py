@@ -5,8 +5,8 @@
     image_data.json: [{"image_id": number, "width": pixels, "height": pixels, "url": text, "coco_id": number | null}]
 
 In the first versions an image's number is `image_id` in place of `id`. Images are `VG_100K/{number}.jpg` and
-`VG_100K_2/{number}.jpg`, as their `url` names them, or all in one folder. A box that
-leaves its image is an error as in every format; `skip_bad` leaves it out.
+`VG_100K_2/{number}.jpg`, as their `url` names them, or all in one folder. A box that leaves its image is an error as in
+every format; `skip_bad` leaves it out.
 
 The file is read image by image. Boxes and phrases are kept as arrays, and a sample is made when it is asked for, so
 that no list of samples takes memory.
