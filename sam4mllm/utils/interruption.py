@@ -11,6 +11,9 @@ from contextlib import contextmanager
 INTERRUPTED = 130
 """The exit status of a process that was interrupted."""
 
+# No signal has the number 0.
+_END = b"\0"
+
 INTERRUPTED_LINE = "sam4mllm: interrupted; run the same command again"
 """What an interrupted subcommand writes to standard error; " to resume" follows where it resumes."""
 
@@ -33,8 +36,9 @@ def exit_soon_after_interrupt(message: str, seconds: float = 1.5) -> Iterator[No
     ended = threading.Event()
 
     def watch() -> None:
-        # The system's signal handler writes the number of each signal, also while no Python code runs.
-        while received := os.read(reader, 1):
+        # The system's signal handler writes the number of each signal, also while no Python code runs. The end is a
+        # byte, because forked processes, as those of a data loader, may hold the pipe open for longer.
+        while (received := os.read(reader, 1)) != _END:
             if received[0] == signal.SIGINT and not ended.wait(seconds):
                 os.write(2, f"{message}\n".encode())
                 os._exit(INTERRUPTED)
@@ -47,6 +51,8 @@ def exit_soon_after_interrupt(message: str, seconds: float = 1.5) -> Iterator[No
     finally:
         signal.set_wakeup_fd(previous)
         ended.set()
-        os.close(writer)
+        os.set_blocking(writer, True)
+        os.write(writer, _END)
         watcher.join()
+        os.close(writer)
         os.close(reader)

@@ -55,6 +55,23 @@ def test_an_interrupted_process_ends(work: str, status: int, output: str, error:
     assert process.returncode == status
 
 
+def test_the_block_ends_while_a_forked_process_lives() -> None:
+    script = """
+import os, signal, sys, time
+from sam4mllm.utils.interruption import exit_soon_after_interrupt
+with exit_soon_after_interrupt("stopped", 0.3):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+print("ended", flush=True)
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=30)
+    assert (done.stdout, done.stderr, done.returncode) == ("ended\n", "", 0)
+
+
 def test_the_process_continues_after_the_block() -> None:
     with pytest.raises(KeyboardInterrupt), exit_soon_after_interrupt("stopped", 0.1):
         os.kill(os.getpid(), signal.SIGINT)
