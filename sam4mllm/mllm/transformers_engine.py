@@ -22,6 +22,7 @@ from sam4mllm.mllm.sharded_generation import generate_sharded, sharded_over_proc
 from sam4mllm.mllm.shared_prefix import PrefixStore, SharedPrefixes, compute_with_store, make_prompts
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.prompts.yes_no import YesNo, YesNoQuery
+from sam4mllm.utils.attention import without_cudnn_attention
 from sam4mllm.utils.memory import DeviceBatch
 
 
@@ -289,10 +290,11 @@ def _area(image: Any) -> int:
 
 @contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
-    """Put the model into evaluation mode, and back into its former mode afterwards."""
+    """Put the model into evaluation mode without cuDNN's attention, and back into its former mode afterwards."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with without_cudnn_attention():
+            yield
     finally:
         model.train(was_training)

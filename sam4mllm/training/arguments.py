@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from sam4mllm.data.mixture import Mixture
@@ -34,6 +36,13 @@ RESERVED = {
 GROUP_BY_LENGTH = "group_by_length"
 """The value of `train_sampling_strategy` with which batches have rows of similar lengths."""
 
+_LOADER_PROCESSES = 4
+"""Processes that make batches for each GPU, at most, by default."""
+
+_SHARED_MEMORY = Path("/dev/shm")
+_ENOUGH_SHARED_MEMORY = 2**30
+"""Bytes of shared memory, by which these processes pass on their batches; containers have 64 MB by default."""
+
 _GATHER_TO_SAVE = "stage3_gather_16bit_weights_on_model_save"
 
 
@@ -59,6 +68,8 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
         "disable_tqdm": not sys.stderr.isatty(),
         "use_cpu": on_cpu,
         "dataloader_pin_memory": not on_cpu,
+        # Other processes make the next batches while a GPU computes; on a CPU they would compete with it.
+        "dataloader_num_workers": 0 if on_cpu else loader_processes(),
     }
     fixed = {
         "output_dir": str(RunFolder(recipe.output).checkpoints.folder),
@@ -93,6 +104,17 @@ def training_arguments(recipe: Recipe, device: str) -> Any:
             )
         )
     return arguments
+
+
+def loader_processes() -> int:
+    """Return the number of processes that make batches for one GPU: 0 where this one has to make them.
+
+    The CPUs that this process may use are divided among the processes that a launcher started on this machine.
+    """
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).total < _ENOUGH_SHARED_MEMORY:
+        return 0
+    return min(_LOADER_PROCESSES, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _check_packages(recipe: Recipe) -> None:

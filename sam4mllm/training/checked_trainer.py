@@ -8,7 +8,9 @@ is that of a run with smaller batches and more accumulation from the start, up t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,6 +24,7 @@ from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.checkpoints import CHECKPOINT, numbered_folders
 from sam4mllm.training.collator import IGNORED, Collator, describe
 from sam4mllm.training.saving import NamedCheckpointTrainer
+from sam4mllm.utils.attention import without_cudnn_attention
 from sam4mllm.utils.hub import ADAPTER_WEIGHTS
 from sam4mllm.utils.memory import is_out_of_memory, release_memory
 from sam4mllm.utils.messages import first_and_more, first_line
@@ -61,7 +64,8 @@ class CheckedTrainer(NamedCheckpointTrainer):
             ModelError: A file of the checkpoint is a pickle of other objects than states of training.
         """
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
+            with without_cudnn_attention(), _single_threaded_tokenizers():
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **options)
         except UnpicklingError as error:
             raise ModelError(
                 f"{resume_from_checkpoint}: a file in it is a pickle of other objects than the states of training, and "
@@ -188,7 +192,7 @@ class CheckedTrainer(NamedCheckpointTrainer):
         """
         model, was_training = self.model_wrapped, self.model.training
         model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with torch.no_grad(), without_cudnn_attention(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, self._prepare_inputs(self._collator([conversation])))
         model.train(was_training)
         if not torch.isfinite(loss):
@@ -205,6 +209,20 @@ class CheckedTrainer(NamedCheckpointTrainer):
         if local and not torch.isfinite(torch.nn.utils.get_total_norm(local, torch.inf)):
             conversations = [each for batch in self._batches for each in batch]
             raise TrainingError(self._problem("a gradient is not finite", conversations))
+
+
+@contextmanager
+def _single_threaded_tokenizers() -> Iterator[None]:
+    """Set TOKENIZERS_PARALLELISM inside the block, if it is unset: tokenizers warn in each process forked after use."""
+    name = "TOKENIZERS_PARALLELISM"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 class _FiniteGradients(TrainerCallback):

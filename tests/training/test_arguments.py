@@ -14,6 +14,7 @@ from sam4mllm.training.arguments import (
     check_launch,
     check_locations,
     check_text_only,
+    loader_processes,
     location_settings,
     training_arguments,
 )
@@ -56,6 +57,37 @@ def test_missing_bitsandbytes_is_reported_before_training(tmp_path, fast_vlm, mo
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RecipeError, match=rf"{missing} is not installed; pip install 'sam4mllm\[quantization\]'"):
         training_arguments(make_recipe(tmp_path, fast_vlm, *overrides), "cpu")
+
+
+def test_other_processes_make_the_batches_of_a_gpu(tmp_path, fast_vlm, monkeypatch):
+    monkeypatch.setattr("sam4mllm.training.arguments.loader_processes", lambda: 3)
+    recipe, chosen = (make_recipe(tmp_path, fast_vlm, *more) for more in ((), ("training.dataloader_num_workers=7",)))
+    assert training_arguments(recipe, "cpu").dataloader_num_workers == 0
+    assert training_arguments(recipe, "cuda").dataloader_num_workers == 3
+    assert {training_arguments(chosen, device).dataloader_num_workers for device in ("cpu", "cuda")} == {7}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "launched", "shared_memory", "expected"),
+    [
+        (16, None, 2**34, 4),
+        (3, None, 2**34, 3),
+        (16, "8", 2**34, 2),
+        # Too few CPUs, and the shared memory of a container.
+        (4, "8", 2**34, 0),
+        (16, None, 64 * 2**20, 0),
+    ],
+)
+def test_loader_processes_fit_into_cpus_and_shared_memory(
+    monkeypatch, tmp_path, cpus, launched, shared_memory, expected
+):
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cpus)), raising=False)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=shared_memory))
+    monkeypatch.setattr("sam4mllm.training.arguments._SHARED_MEMORY", tmp_path)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if launched:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", launched)
+    assert loader_processes() == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:0"])
