@@ -58,6 +58,7 @@ def attach_lora(
         insert_rows(model)
     _freeze_running_statistics(model)
     _tune_in_float32(model)
+    _leave_casts_to_autocast(model)
     return replace(mllm, model=model)
 
 
@@ -216,6 +217,24 @@ def _tune_in_float32(model: Any) -> None:
                 copy.float()
                 copy.register_forward_pre_hook(to_float32)
                 copy.register_forward_hook(to_model_dtype)
+
+
+def _leave_casts_to_autocast(model: Any) -> None:
+    """Let autocast alone convert the inputs of LoRA layers where it is enabled, as peft does for quantized layers.
+
+    Autocast multiplies in half precision. peft would convert each input to the float32 of the adapter's weights before,
+    and autocast back, for each of the layers: copies of four bytes a value, which take time and memory.
+    """
+    import torch
+    from peft.tuners.lora import Linear
+
+    def set_casting(module: Any, inputs: tuple[Any, ...]) -> None:
+        module.cast_input_dtype_enabled = not torch.is_autocast_enabled(inputs[0].device.type)
+
+    for layer in model.modules():
+        # Variants such as DoRA compute with the input outside of matrix products, in its dtype.
+        if isinstance(layer, Linear) and not layer.lora_variant:
+            layer.register_forward_pre_hook(set_casting)
 
 
 def _is_half(value: Any) -> bool:

@@ -7,15 +7,17 @@ Memory of one GPU for the longest batch, with b bytes per value (2 under bf16 or
     adapter           4 bytes for each trained parameter
     gradients         4 bytes for each trained parameter
     optimizer states  8 bytes for each trained parameter (Adam), or 2 (8-bit Adam)
-    activations       per token and layer, without gradient checkpointing: b * (in + out) for each linear layer,
-                      16 * hidden for norms and residuals, and for each adapted linear layer 2 * rank and, with dropout,
-                      4 * in; with checkpointing b * hidden per layer, and one layer in full. b for each trained
-                      parameter: its copy under autocast.
+    activations       per token and layer, without gradient checkpointing: 16 * hidden for norms and residuals, b * out
+                      for each linear layer and b * in for each distinct input of linear layers, 2 * rank for each
+                      adapted one. With dropout an adapted layer has an input of its own, and a mask: (b + 1) * in.
+                      Without autocast peft converts the input of each to float32: 4 bytes instead of b. With
+                      checkpointing b * hidden per layer, and one layer in full. b for each trained parameter: its copy
+                      under autocast.
     logits            vocabulary * (b + 12) per token: as computed, in float32, their log-softmax and its gradient
     segmenter         the size of its file
 
 The activations' formula was compared with the tensors that autograd saves on a CPU in layers of Qwen2.5-VL and Qwen3-VL
-(hidden 512 and 1024, LoRA of rank 8 and 128, bfloat16): it was at most 8 % too high and 3 % too low. Not counted are
+(hidden 512 and 1024, LoRA of rank 8 and 128, bfloat16): it was at most 10 % too high and 2 % too low. Not counted are
 the activations of the frozen vision tower, which are not saved, the copies of the prefix in recurrent layers with
 `method.packing: isolated`, CUDA's context, and memory that the allocator caches: allow a tenth and 1 GiB more.
 
@@ -111,8 +113,6 @@ def model_size(
         The counts; None for a class whose language model has no list of layers with an output layer, which the formulas
         assume.
     """
-    from peft.tuners.lora import LoraLayer
-
     base = mllm.model.get_base_model()
     decoder = base.get_decoder()
     output = base.get_output_embeddings()
@@ -123,17 +123,6 @@ def model_size(
     frozen = {name: p for name, p in base.named_parameters() if not p.requires_grad and "lora_" not in name}
     layers = list(decoder.layers)
     dtype_bytes = 2 if half or quantization is not None else mllm.dtype.itemsize
-    activation_bytes = 16 * decoder.config.hidden_size
-    for name, module in layers[0].named_modules():
-        weight = getattr(module, "weight", None)
-        if weight is None or weight.ndim != 2 or "lora_" in name or name.endswith("base_layer"):
-            continue
-        outputs, inputs = weight.shape
-        activation_bytes += dtype_bytes * (inputs + outputs)
-        if isinstance(module, LoraLayer):
-            ranks = module.r.values()
-            has_dropout = any(getattr(each, "p", 0) > 0 for each in module.lora_dropout.values())
-            activation_bytes += 2 * sum(ranks) + (4 * inputs if has_dropout else 0)
     in_layers = sum(p.numel() for layer in layers for n, p in layer.named_parameters() if "lora_" not in n)
     vision_tower, patch = vision_tower_size(base)
     return ModelSize(
@@ -146,10 +135,40 @@ def model_size(
         layers=len(layers),
         hidden=decoder.config.hidden_size,
         vocabulary=output.weight.shape[0],
-        activation_bytes=activation_bytes,
+        activation_bytes=16 * decoder.config.hidden_size + _linear_activation_bytes(layers[0], dtype_bytes, half),
         autocast_bytes=dtype_bytes * sum(parameter.numel() for parameter in trained.values()) if half else 0,
         dtype_bytes=dtype_bytes,
     )
+
+
+def _linear_activation_bytes(layer: Any, dtype_bytes: int, half: bool) -> int:
+    """Return the bytes that the backward pass of a layer's linear layers needs for one token.
+
+    Without autocast (`half` is False), peft converts the input of each adapted layer to float32.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    total, distinct = 0, set()
+    is_copied = not half and dtype_bytes < 4
+    adapter_bytes = 4 if is_copied else dtype_bytes
+    for name, module in layer.named_modules():
+        weight = getattr(module, "weight", None)
+        if weight is None or weight.ndim != 2 or "lora_" in name or name.endswith("base_layer"):
+            continue
+        outputs, inputs = weight.shape
+        total += dtype_bytes * outputs
+        adapted = isinstance(module, LoraLayer)
+        if adapted:
+            total += 2 * sum(module.r.values())
+        if adapted and any(getattr(each, "p", 0) > 0 for each in module.lora_dropout.values()):
+            total += (adapter_bytes + 1) * inputs
+        elif adapted and is_copied:
+            total += adapter_bytes * inputs
+        else:
+            # Linear layers of one module with equal widths share their input, as those of query, key and value do. The
+            # input of attention's output layer has another source; it is counted where its width is another one.
+            distinct.add((name.rpartition(".")[0], inputs))
+    return total + dtype_bytes * sum(inputs for _, inputs in distinct)
 
 
 def memory(size: ModelSize, tokens: int, *, optimizer: str, checkpointing: bool, segmenter_bytes: int | None) -> Memory:

@@ -1,4 +1,4 @@
-"""Merging for inference: logits and answers are those of base and adapter, for every kind of adapter and family."""
+"""Adapters: training under autocast; merging for inference, after which logits and answers are those of the adapter."""
 
 from __future__ import annotations
 
@@ -135,3 +135,23 @@ def test_an_adapter_that_peft_cannot_merge_is_refused_with_the_option_that_keeps
     adapter = save_adapter(fast_vlm, tmp_path / "adapter", alora_invocation_tokens=[1, 2])
     with pytest.raises(ModelError, match=r"aLoRA does not support merging; .* --no-merge-adapter"):
         merge_for_inference(load_mllm(fast_vlm, adapter))
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_dropout": 0.5}, {"use_dora": True}])
+def test_under_autocast_adapters_compute_in_half_precision_and_elsewhere_in_float32(
+    lora: dict[str, Any], fast_vlm: str
+) -> None:
+    tuned = attach_lora(load_mllm(fast_vlm, dtype="bfloat16"), {"r": 4, **lora}, seed=0)
+    layer = next(module for name, module in tuned.model.named_modules() if name in adapted_modules(tuned))
+    seen: list[torch.dtype] = []
+    layer.lora_A["default"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].dtype))
+    inputs = torch.ones(3, layer.in_features, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(inputs)
+    output.float().sum().backward()
+    assert layer(inputs).dtype == output.dtype == torch.bfloat16
+    assert layer.lora_A["default"].weight.dtype == layer.lora_B["default"].weight.grad.dtype == torch.float32
+    assert inputs.grad is not None and inputs.grad.isfinite().all()
+    assert seen[-1] == torch.float32
+    # DoRA computes with its input outside of matrix products, so peft converts it.
+    assert lora.get("use_dora") or seen[0] == torch.bfloat16

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from sam4mllm.mllm.families import family_of
 from sam4mllm.mllm.loading import Mllm, Quantization
@@ -137,6 +138,10 @@ def saved_by_torch(mllm: Mllm, tokens: int) -> int:
     return sum(size for size, _ in kept.values())
 
 
+def lora_layers(mllm: Mllm) -> list[Any]:
+    return [module for module in mllm.model.modules() if isinstance(module, LoraLayer)]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
 def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout: float) -> None:
     lora = {"r": 16, "lora_alpha": 16, "lora_dropout": dropout}
@@ -146,6 +151,9 @@ def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout
     tokens = 128
     really = saved_by_torch(tuned[4], tokens) - saved_by_torch(tuned[2], tokens)
     really -= sizes[4].autocast_bytes - sizes[2].autocast_bytes
+    if dropout:
+        # The mask of dropout has the inputs' dtype on a CPU, but one byte a value on a GPU.
+        really -= tokens * sum(module.in_features for module in lora_layers(tuned[2]))
     for mllm in tuned.values():
         mllm.model.unload()
     assert 2 * tokens * sizes[4].activation_bytes == pytest.approx(really, rel=0.1)
