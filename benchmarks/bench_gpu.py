@@ -2,35 +2,33 @@
 
     python benchmarks/bench_gpu.py --work runs/bench-gpu --peak-tflops 989 --json runs/bench-gpu/figures.json
     python benchmarks/bench_gpu.py --work runs/bench-gpu --mllm qwen2.5-vl-3b --sam vit_b --batch 4
+    python benchmarks/bench_gpu.py --work runs/bench-gpu --trainings bf16 --set training.gradient_checkpointing=false
 
 The stages are those of the package; the images are `shapes` scenes, which the MLLM's processor resizes to the size of a
 photograph (`--pixels`), and SAM to its input size. "phrases/s" of training counts the phrases after the first steps.
 MFU is the dry run's count of operations (without the recomputation of checkpointing) divided by the time and
-`--peak-tflops`, the device's peak rate in bfloat16 without sparsity according to its data sheet. A random model never
-ends an answer, so each answer has `--max-new-tokens` tokens; SAM then gets the answer of a trained model. Memory is the
-peak that torch had allocated in the stage; it is not measured without a GPU.
+`--peak-tflops`, the device's peak rate in bfloat16 without sparsity according to its data sheet. A random model ends
+its answers at chance or after `--max-new-tokens` tokens; SAM then gets the answer of a trained model. Memory is
+the peak that torch had allocated in the stage. "GPU busy" is the mean of nvidia-smi's samples of utilization.gpu, the
+share of time in which a kernel ran. Neither is measured without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from questions import FixedAnswers
 from real_size import MLLMS, SAMS, save_mllm, save_sam
 from script import write_json
-from timing import machine, now
-from transformers import TrainerCallback
+from stages import WARM_UP, Clock, Stage, measured
+from timing import machine
 
 from sam4mllm.data.mixture import read_mixture
 from sam4mllm.data.predictions import queries_of
@@ -51,8 +49,7 @@ from sam4mllm.training.trainer import train
 from sam4mllm.utils.device import resolve_device
 from sam4mllm.utils.library_logging import silence_libraries
 
-WARM_UP = 3
-"""Steps, and batches of queries, that are not timed."""
+STAGES = ("prepare", "train", "predict")
 
 RECIPE = """
 output: {work}/{name}
@@ -74,51 +71,6 @@ training:
   optim: {optimizer}
 generation: {{batch_size: {ask_batch}, max_new_tokens: {max_new_tokens}}}
 """
-
-
-@dataclass
-class Stage:
-    """The time of a stage, and the number of items done in it; `memory` is in bytes, None without a GPU."""
-
-    seconds: float = 0.0
-    done: int = 0
-    memory: int | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        """Return the figures for the JSON file."""
-        return {"seconds": self.seconds, "done": self.done, "a_second": self.done / self.seconds} | {
-            "peak_bytes": self.memory,
-            **self.extra,
-        }
-
-
-@contextmanager
-def measured(device: str) -> Iterator[Stage]:
-    """Measure the peak memory of the block, and its time unless the block sets `seconds` itself."""
-    gc.collect()
-    if device.startswith("cuda"):
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    stage = Stage()
-    start = now(device)
-    yield stage
-    stage.seconds = stage.seconds or now(device) - start
-    if device.startswith("cuda"):
-        stage.memory = torch.cuda.max_memory_allocated(device)
-
-
-class Clock(TrainerCallback):
-    """The times at which the warm-up and the last step ended."""
-
-    def __init__(self, device: str) -> None:
-        self._device = device
-        self.start = self.end = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == WARM_UP:
-            self.start = now(self._device)
-        self.end = now(self._device)
 
 
 def write_recipe(options: argparse.Namespace, name: str, device: str) -> Path:
@@ -155,19 +107,19 @@ def time_prepare(recipe: Recipe, device: str) -> Stage:
     return stage
 
 
-def time_train(file: Path, device: str, peak_tflops: float | None) -> Stage:
+def time_train(recipe: Recipe, device: str, peak_tflops: float | None) -> Stage:
     """Time the training steps after the warm-up."""
-    recipe = load_recipe(file)
     shutil.rmtree(recipe.output, ignore_errors=True)
     expected = dry_run(recipe, tflops=1.0)
     # The MFU does not count the operations that checkpointing repeats.
-    without_recomputation = dry_run(load_recipe(file, ["training.gradient_checkpointing=false"]), tflops=1.0)
+    arguments = recipe.training.arguments
+    training = type(recipe.training)(**{**recipe.training.model_dump(by_alias=True), "gradient_checkpointing": False})
+    without_recomputation = dry_run(recipe.model_copy(update={"training": training}), tflops=1.0)
     assert expected.memory is not None and without_recomputation.seconds_per_epoch is not None
-    clock = Clock(device)
+    clock = Clock(device, arguments["max_steps"])
     with measured(device) as stage:
         train(recipe, device=device, callbacks=[clock])
-        stage.seconds = clock.end - clock.start
-    arguments = recipe.training.arguments
+        stage.seconds, stage.busy = clock.end - clock.start, clock.busy
     conversations = arguments["per_device_train_batch_size"] * (arguments["max_steps"] - WARM_UP)
     stage.done = round(conversations * expected.phrases / expected.conversations)
     operations = without_recomputation.seconds_per_epoch * 1e12 / expected.conversations * conversations
@@ -214,11 +166,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     for name in options.trainings:
         file = write_recipe(options, name, device)
-        recipe = load_recipe(file)
-        if not stages:
+        recipe = load_recipe(file, options.set)
+        if "prepare" in options.stages and not stages:
             add("prepare", time_prepare(recipe, device))
-        add(f"train {name}", time_train(file, device, options.peak_tflops))
-        add(f"predict {name}", time_predict(recipe, data, options.queries, device))
+        if "train" in options.stages:
+            add(f"train {name}", time_train(recipe, device, options.peak_tflops))
+        if "predict" in options.stages:
+            add(f"predict {name}", time_predict(recipe, data, options.queries, device))
     options_as_json = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     records = {name: stage.record() for name, stage in stages.items()}
     return {"machine": machine(device), "options": options_as_json, "stages": records}
@@ -232,7 +186,7 @@ def table(record: dict[str, Any]) -> list[str]:
 
     rows = []
     for name, stage in record["stages"].items():
-        tokens, mfu = stage.get("tokens_a_second"), stage.get("mfu")
+        tokens, mfu, busy = stage.get("tokens_a_second"), stage.get("mfu"), stage["gpu_busy"]
         rows.append(
             [
                 name,
@@ -241,6 +195,7 @@ def table(record: dict[str, Any]) -> list[str]:
                 memory(stage["peak_bytes"]),
                 memory(stage.get("expected_bytes")),
                 "-" if mfu is None else f"{100 * mfu:.1f} %",
+                "-" if busy is None else f"{100 * busy:.0f} %",
                 "",
             ]
         )
@@ -248,7 +203,7 @@ def table(record: dict[str, Any]) -> list[str]:
     return [
         f"{options['mllm']} and SAM {options['sam']}, random weights, on {about['processor']}, torch {about['torch']}",
         "",
-        *text_table(["", "", "tokens/s", "peak memory", "estimated by the dry run", "MFU", ""], rows),
+        *text_table(["", "", "tokens/s", "peak memory", "estimated by the dry run", "MFU", "GPU busy", ""], rows),
     ]
 
 
@@ -260,6 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--mllm", choices=tuple(MLLMS), default="qwen3-vl-8b")
     parser.add_argument("--sam", choices=SAMS, default="vit_h")
     parser.add_argument("--trainings", nargs="+", choices=("bf16", "nf4"), default=["bf16", "nf4"])
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="predict needs an earlier training (default: all)"
+    )
     parser.add_argument("--scenes", type=int, default=64, metavar="N", help="images (default: 64)")
     parser.add_argument("--pixels", type=int, default=640 * 480, help="area of an image (default: 640 x 480)")
     parser.add_argument("--phrases", type=int, default=5, metavar="N", help="maximum per conversation (default: 5)")
@@ -268,6 +226,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=128, metavar="N", help="timed queries (default: 128)")
     parser.add_argument("--ask-batch", type=int, default=32, metavar="N", help="queries per batch (default: 32)")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="default: 64")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the recipe, as of `train`"
+    )
     parser.add_argument("--peak-tflops", type=float, help="the device's peak rate in bfloat16, for the MFU")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")

@@ -1,7 +1,7 @@
 """Save models of real sizes with random weights, for benchmarks of time and memory.
 
-The sizes are those of the published configs (`config.json` of the Hub id in the comment of each). The tokenizer works
-on bytes, so a question has about four times the tokens that it has for the real model; that of `CPU_MLLM` has words.
+The sizes are those of the published configs (`config.json` of the Hub id in the comment of each). The tokenizer has the
+words of questions, and digits, so that a question has about as many tokens as for the real model.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ _QWEN2_5_VL_7B = {
     },
     "vision": {**_VISION_2_5, "out_hidden_size": 3584},
 }
-# The proportions of Qwen2.5-VL-3B at a size that a CPU runs in seconds. Unlike the others, it has a tokenizer of words
-# and digits, which generates its tokens alone, and its images have 256 tokens.
+# The proportions of Qwen2.5-VL-3B at a size that a CPU runs in seconds. Its images have 256 tokens.
 _QWEN2_5_VL_CPU = {
     "text": {
         "hidden_size": 768,
@@ -137,14 +136,14 @@ def save_mllm(name: str, folder: Path, device: str) -> Path:
         return save_tiny(folder)
     tiny = save_tiny(folder / "tiny")
     config, processor = config_of(name, tiny), AutoProcessor.from_pretrained(tiny)
+    use_words(config, processor)
     if name == CPU_MLLM:
-        use_words(config, processor)
+        processor.image_processor.size = {"shortest_edge": CPU_PIXELS, "longest_edge": CPU_PIXELS}
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
-    if name == CPU_MLLM:
-        # The output layer has the same weights, and the most probable token of a random model has a positive logit.
-        model.get_input_embeddings().weight.data[len(processor.tokenizer) :] = 0
+    # Tokens that the tokenizer lacks are not generated: the most probable token of a random model has a positive logit.
+    model.get_output_embeddings().weight.data[len(processor.tokenizer) :] = 0
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     processor.save_pretrained(folder)
@@ -153,7 +152,7 @@ def save_mllm(name: str, folder: Path, device: str) -> Path:
 
 
 def use_words(config: Any, processor: Any) -> None:
-    """Give the processor a tokenizer of the words of questions and of digits, and images of 256 tokens, in place."""
+    """Give the processor a tokenizer of the words of questions and of digits, in place."""
     texts = [question.turns[0].text for question in questions_of(200, seed=1)]
     words = ["".join(letter for letter in text if not letter.isdigit()) for text in texts]
     tokenizer = processor.tokenizer.train_new_from_iterator(words, vocab_size=1000)
@@ -165,7 +164,6 @@ def use_words(config: Any, processor: Any) -> None:
     config.text_config.eos_token_id = tokenizer.eos_token_id
     config.text_config.pad_token_id = tokenizer.pad_token_id
     processor.tokenizer = tokenizer
-    processor.image_processor.size = {"shortest_edge": CPU_PIXELS, "longest_edge": CPU_PIXELS}
 
 
 def load_cpu_mllm(work: Path, device: str) -> Mllm:
