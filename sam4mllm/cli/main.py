@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Sam4mllmError as error:
         if options.traceback:
             raise
-        print(f"sam4mllm: error: {_original_message(error)}", file=sys.stderr)
+        print(f"sam4mllm: error: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
@@ -143,11 +143,3 @@ def _run(subcommand: Subcommand, options: Namespace) -> int:
             distributed = ", ".join(each.name for each in SUBCOMMANDS.values() if each.distributed)
             raise LaunchError(f"{subcommand.name} runs in one process; only {distributed} can be started by a launcher")
         return subcommand.run(options)
-
-
-def _original_message(error: Sam4mllmError) -> str:
-    """Return the error's message without the traceback that torch adds to the error of a data loader's worker."""
-    message = str(error)
-    if not message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
-        return message
-    return message.rstrip().rpartition(f"{type(error).__name__}: ")[2]

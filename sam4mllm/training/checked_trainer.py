@@ -19,7 +19,7 @@ import torch
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from sam4mllm.errors import DeviceMemoryError, ModelError, TrainingError
+from sam4mllm.errors import DeviceMemoryError, ModelError, Sam4mllmError, TrainingError
 from sam4mllm.prompts.conversation import Conversation
 from sam4mllm.runs.checkpoints import CHECKPOINT, numbered_folders
 from sam4mllm.training.collator import IGNORED, Collator, describe
@@ -71,6 +71,9 @@ class CheckedTrainer(NamedCheckpointTrainer):
                 f"{resume_from_checkpoint}: a file in it is a pickle of other objects than the states of training, and "
                 "was not read; remove that folder to resume from an earlier checkpoint"
             ) from error
+        except Sam4mllmError as error:
+            error.args = (_original_message(error),)
+            raise
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         """Return the order that was given, or the trainer's own."""
@@ -209,6 +212,14 @@ class CheckedTrainer(NamedCheckpointTrainer):
         if local and not torch.isfinite(torch.nn.utils.get_total_norm(local, torch.inf)):
             conversations = [each for batch in self._batches for each in batch]
             raise TrainingError(self._problem("a gradient is not finite", conversations))
+
+
+def _original_message(error: Sam4mllmError) -> str:
+    """Return the error's message without the traceback that torch adds to the error of a data loader's worker."""
+    message = str(error)
+    if not message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        return message
+    return message.rstrip().rpartition(f"{type(error).__name__}: ")[2]
 
 
 @contextmanager

@@ -179,20 +179,6 @@ def test_memory_that_runs_out_where_nothing_can_be_divided_gets_one_line(
     assert written.count("\n") == 1
 
 
-def test_an_error_of_a_data_loaders_worker_is_printed_without_its_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def train(*arguments: object, **settings: object) -> None:
-        raise DataError(
-            "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
-            '  File "x.py", line 1, in y\nsam4mllm.errors.DataError: a.png: cannot be read\n'
-        )
-
-    monkeypatch.setattr("sam4mllm.training.trainer.train", train)
-    assert main(["train", "shapes_ppg"]) == 2
-    assert capsys.readouterr().err == "sam4mllm: error: a.png: cannot be read\n"
-
-
 def test_standard_output_can_be_piped_to_a_program_that_stops_reading(root: Path, tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text("")
     command = f"{sys.executable} -m sam4mllm score {tmp_path}/p.jsonl --dataset refcoco --root {root} --split val"

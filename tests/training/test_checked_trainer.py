@@ -11,7 +11,8 @@ import torch
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
-from sam4mllm.errors import DeviceMemoryError, TrainingError
+from sam4mllm.errors import DataError, DeviceMemoryError, TrainingError
+from sam4mllm.prompts.conversation import training_conversation
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.checked_trainer import CheckedTrainer, last_finite_checkpoint
 from tests.training.helpers import adapter_of, largest_difference, make_recipe, run_fit
@@ -210,3 +211,12 @@ def test_several_processes_are_told_the_sizes_with_which_the_run_resumes(tmp_pat
     (tmp_path / "whole").mkdir()
     whole = run_fit(make_recipe(tmp_path / "whole", fast_vlm, *overrides))
     assert largest_difference(adapter_of(resumed.path), adapter_of(whole.path)) <= 1e-5
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_data_loaders_worker_is_raised_with_its_own_message(tmp_path, fast_vlm, workers):
+    missing = training_conversation(tmp_path / "none.jpg", [("Where?", "[1,2,3,4]")])
+    recipe = make_recipe(tmp_path, fast_vlm, f"training.dataloader_num_workers={workers}")
+    with pytest.raises(DataError, match=r"none\.jpg: no such file") as caught:
+        run_fit(recipe, conversations=[missing])
+    assert "\n" not in str(caught.value)
