@@ -107,19 +107,19 @@ def time_prepare(recipe: Recipe, device: str) -> Stage:
     return stage
 
 
-def time_train(recipe: Recipe, device: str, peak_tflops: float | None) -> Stage:
-    """Time the training steps after the warm-up."""
+def time_train(file: Path, settings: Sequence[str], device: str, peak_tflops: float | None) -> Stage:
+    """Time the training steps after the warm-up, of the recipe in `file` with other `settings`."""
+    recipe = load_recipe(file, settings)
     shutil.rmtree(recipe.output, ignore_errors=True)
     expected = dry_run(recipe, tflops=1.0)
     # The MFU does not count the operations that checkpointing repeats.
-    arguments = recipe.training.arguments
-    training = type(recipe.training)(**{**recipe.training.model_dump(by_alias=True), "gradient_checkpointing": False})
-    without_recomputation = dry_run(recipe.model_copy(update={"training": training}), tflops=1.0)
+    without_recomputation = dry_run(load_recipe(file, [*settings, "training.gradient_checkpointing=false"]), tflops=1.0)
     assert expected.memory is not None and without_recomputation.seconds_per_epoch is not None
+    arguments = recipe.training.arguments
     clock = Clock(device, arguments["max_steps"])
-    with measured(device) as stage:
+    with measured(device, timed=False) as stage:
         train(recipe, device=device, callbacks=[clock])
-        stage.seconds, stage.busy = clock.end - clock.start, clock.busy
+    stage.seconds, stage.busy = clock.end - clock.start, clock.busy
     conversations = arguments["per_device_train_batch_size"] * (arguments["max_steps"] - WARM_UP)
     stage.done = round(conversations * expected.phrases / expected.conversations)
     operations = without_recomputation.seconds_per_epoch * 1e12 / expected.conversations * conversations
@@ -170,7 +170,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if "prepare" in options.stages and not stages:
             add("prepare", time_prepare(recipe, device))
         if "train" in options.stages:
-            add(f"train {name}", time_train(recipe, device, options.peak_tflops))
+            add(f"train {name}", time_train(file, options.set, device, options.peak_tflops))
         if "predict" in options.stages:
             add(f"predict {name}", time_predict(recipe, data, options.queries, device))
     options_as_json = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}

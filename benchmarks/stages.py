@@ -42,19 +42,19 @@ class Stage:
 
 
 @contextmanager
-def measured(device: str) -> Iterator[Stage]:
-    """Measure the block's peak memory, and its time and busy GPU unless the block sets `seconds` and `busy` itself."""
+def measured(device: str, *, timed: bool = True) -> Iterator[Stage]:
+    """Measure the block's peak memory and, if `timed`, its time and how busy the GPU is."""
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    stage, utilization = Stage(), Utilization(device)
+    stage, utilization = Stage(), Utilization(device) if timed else None
     start = now(device)
     try:
         yield stage
     finally:
-        end, busy = now(device), utilization.stop()
-    if not stage.seconds:
+        end, busy = now(device), utilization.stop() if utilization else None
+    if timed:
         stage.seconds, stage.busy = end - start, busy
     if device.startswith("cuda"):
         stage.memory = torch.cuda.max_memory_allocated(device)
