@@ -14,20 +14,16 @@ from sam4mllm.recipe.loading import load_recipe
 from sam4mllm.testing.tiny_mllms import save_internvl
 from sam4mllm.testing.tiny_qwen import save_qwen2_5_vl, save_qwen3_vl
 from tests.data.tiny_datasets import IMAGES, image_record
-from tests.tiny_home import write_tiny_home
+from tests.tiny_home import TINY_RECIPE, write_tiny_home
 
-RECIPE = """
-output: {home}/run
-model: {{base: {home}/base}}
-segmenter: {{checkpoint: {home}/sam.pth}}
-data:
-  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
-  validation: {{dataset: refcoco, root: {home}/data, split: val}}
-targets: {{groups: 4, store: {home}/targets}}
+RECIPE = (
+    TINY_RECIPE
+    + """targets: {{groups: 4, store: {home}/targets}}
 lora: {{r: 2}}
 training: {{max_steps: 2, per_device_train_batch_size: 2, validate: {{every_steps: 1, samples: 2}}}}
 generation: {{max_new_tokens: 6}}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,11 @@ from sam4mllm.cli.main import main
 from sam4mllm.errors import ModelError
 from sam4mllm.pipeline.pipeline import Pipeline
 from sam4mllm.runs.run_folder import RunFolder
-from tests.tiny_home import write_tiny_home
+from tests.tiny_home import TINY_RECIPE, write_tiny_home
 
-RECIPE = """
-output: {home}/run
-model: {{base: {home}/base}}
-segmenter: {{checkpoint: {home}/sam.pth}}
-data:
-  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
-  validation: {{dataset: refcoco, root: {home}/data, split: val}}
-method: pix2emb
+RECIPE = (
+    TINY_RECIPE
+    + """method: pix2emb
 lora: {{r: 2}}
 training:
   max_steps: 12
@@ -31,6 +26,7 @@ training:
   validate: {{every_steps: 6, samples: 2}}
 generation: {{max_new_tokens: 6}}
 """
+)
 CPU = ["--device", "cpu"]
 
 

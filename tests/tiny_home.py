@@ -13,6 +13,17 @@ FOUR_REFS = [ref(n, 10 * n, n, "train" if n < 4 else "val", f"thing {n}", "the o
 """Three training images and a validation image, with two phrases each."""
 
 
+TINY_RECIPE = """
+output: {home}/run
+model: {{base: {home}/base}}
+segmenter: {{checkpoint: {home}/sam.pth}}
+data:
+  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
+  validation: {{dataset: refcoco, root: {home}/data, split: val}}
+"""
+"""The beginning of a recipe for `write_tiny_home`: its models and its data."""
+
+
 def write_tiny_home(folder: Path, recipe: str, refs: Sequence[dict[str, Any]] = FOUR_REFS) -> Path:
     """Write models, recipe.yaml, in which `{home}` is the folder, and a RefCOCO with an image for each of `refs`."""
     save_tiny_mllm("fast_vlm", folder / "base", seed=1)

@@ -19,24 +19,20 @@ from sam4mllm.mllm.lora import attach_lora
 from sam4mllm.runs.run_folder import RunFolder
 from sam4mllm.training.trainer import fit
 from sam4mllm.utils.memory import release_memory
-from tests.tiny_home import write_tiny_home
+from tests.tiny_home import TINY_RECIPE, write_tiny_home
 from tests.training.helpers import make_conversations, make_recipe
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-RECIPE = """
-output: {home}/run
-model: {{base: {home}/base}}
-segmenter: {{checkpoint: {home}/sam.pth}}
-data:
-  train: [{{dataset: refcoco, root: {home}/data, split: train}}]
-  validation: {{dataset: refcoco, root: {home}/data, split: val}}
-targets: {{groups: 4, store: {home}/targets}}
+RECIPE = (
+    TINY_RECIPE
+    + """targets: {{groups: 4, store: {home}/targets}}
 lora: {{r: 2, lora_dropout: 0.1}}
 training: {{max_steps: 4, per_device_train_batch_size: 2, validate: {{every_steps: 2, samples: 2}}}}
 generation: {{max_new_tokens: 24}}
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -112,13 +112,13 @@ def models() -> dict[int, Mllm]:
     return models
 
 
-def counted(mllm: Mllm, quantization: Quantization | None = None) -> ModelSize:
-    size = model_size(mllm, quantization, half=True)
+def counted(mllm: Mllm, quantization: Quantization | None = None, half: bool = True) -> ModelSize:
+    size = model_size(mllm, quantization, half=half)
     assert size is not None
     return size
 
 
-def saved_by_torch(mllm: Mllm, tokens: int) -> int:
+def saved_by_torch(mllm: Mllm, tokens: int, half: bool = True) -> int:
     """Bytes that autograd saves in one forward pass, without the weights."""
     model = mllm.model
     model.enable_input_require_grads()
@@ -133,7 +133,8 @@ def saved_by_torch(mllm: Mllm, tokens: int) -> int:
         return tensor
 
     ids = torch.zeros((1, tokens), dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return sum(size for size, _ in kept.values())
 
@@ -142,18 +143,20 @@ def lora_layers(mllm: Mllm) -> list[Any]:
     return [module for module in mllm.model.modules() if isinstance(module, LoraLayer)]
 
 
+@pytest.mark.parametrize("half", [True, False], ids=["autocast", "without autocast"])
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
-def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout: float) -> None:
+def test_activations_are_about_what_torch_saves(models: dict[int, Mllm], dropout: float, half: bool) -> None:
     lora = {"r": 16, "lora_alpha": 16, "lora_dropout": dropout}
     tuned = {layers: attach_lora(replace(mllm), lora, 0) for layers, mllm in models.items()}
-    sizes = {layers: counted(mllm) for layers, mllm in tuned.items()}
+    sizes = {layers: counted(mllm, half=half) for layers, mllm in tuned.items()}
     # The difference between the depths, without the copies of the adapter's weights, is what two layers save.
     tokens = 128
-    really = saved_by_torch(tuned[4], tokens) - saved_by_torch(tuned[2], tokens)
+    really = saved_by_torch(tuned[4], tokens, half) - saved_by_torch(tuned[2], tokens, half)
     really -= sizes[4].autocast_bytes - sizes[2].autocast_bytes
     if dropout:
         # The mask of dropout has the inputs' dtype on a CPU, but one byte a value on a GPU.
-        really -= tokens * sum(module.in_features for module in lora_layers(tuned[2]))
+        inputs = sum(module.in_features for module in lora_layers(tuned[2]))
+        really -= tokens * inputs * ((2 if half else 4) - 1)
     for mllm in tuned.values():
         mllm.model.unload()
     assert 2 * tokens * sizes[4].activation_bytes == pytest.approx(really, rel=0.1)
